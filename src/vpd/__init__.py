@@ -1,0 +1,58 @@
+"""Dense perception from a pre-trained text-to-image diffusion model.
+
+Names are imported when they are first used, so that `import vpd` and `vpd --help` do not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vpd.backbones.stable_diffusion import StableDiffusionBackbone
+    from vpd.errors import UsageError
+    from vpd.images import pad_to_multiple
+    from vpd.loading import load
+    from vpd.predictions import DepthPrediction, MaskPrediction, SegmentationPrediction
+    from vpd.tasks.depth import DepthModel
+    from vpd.tasks.referring import ReferringModel
+    from vpd.tasks.segmentation import SegmentationModel
+    from vpd.types import Features
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DepthModel",
+    "DepthPrediction",
+    "Features",
+    "MaskPrediction",
+    "ReferringModel",
+    "SegmentationModel",
+    "SegmentationPrediction",
+    "StableDiffusionBackbone",
+    "UsageError",
+    "load",
+    "pad_to_multiple",
+]
+
+_HOMES = {
+    "DepthModel": "vpd.tasks.depth",
+    "DepthPrediction": "vpd.predictions",
+    "Features": "vpd.types",
+    "MaskPrediction": "vpd.predictions",
+    "ReferringModel": "vpd.tasks.referring",
+    "SegmentationModel": "vpd.tasks.segmentation",
+    "SegmentationPrediction": "vpd.predictions",
+    "StableDiffusionBackbone": "vpd.backbones.stable_diffusion",
+    "UsageError": "vpd.errors",
+    "load": "vpd.loading",
+    "pad_to_multiple": "vpd.images",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vpd' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

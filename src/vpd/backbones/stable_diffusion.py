@@ -1,0 +1,181 @@
+"""Stable Diffusion as a feature extractor: an image goes through VAE encoder and UNet once, nothing is denoised."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+
+from vpd.backbones.sources import load_unet_and_vae
+from vpd.backbones.unet_walk import attention_levels, check_unet, strip_unet, tap_channels, walk_unet
+from vpd.config import BackboneConfig
+from vpd.types import Features
+
+
+class StableDiffusionBackbone(nn.Module):
+    """Images and text embeddings -> UNet features and cross-attention maps.
+
+    Knows nothing of tasks or vocabulary. The VAE encoder is frozen; the UNet trains.
+
+    Args:
+        unet: The denoising network; its layers after the last feature are dropped.
+        vae: The image autoencoder; its decoder is dropped.
+        timestep: Constant diffusion timestep, 0 to 999; 1 = almost no noise, as the reference uses.
+        latent_scaling: `scaled` (times the VAE's factor) or `none` (as the published VPD checkpoints).
+        detach_maps: Let no gradient flow through the attention maps.
+        gradient_checkpointing: Recompute the UNet's blocks in the backward pass instead of storing them.
+        source: Where the weights came from, for the record.
+
+    Shape:
+        images `(b, 3, H, W)` in [-1, 1], any H and W; text_embeds `(b, k, text_dim)` -> `Features`. Map sizes
+        are H and W divided by the stride, rounded up.
+
+    Raises:
+        UsageError: If the UNet is not of the Stable Diffusion 1.x / 2.x family.
+    """
+
+    def __init__(
+        self,
+        *,
+        unet: UNet2DConditionModel,
+        vae: AutoencoderKL,
+        timestep: int = 1,
+        latent_scaling: Literal["none", "scaled"] = "scaled",
+        detach_maps: bool = False,
+        gradient_checkpointing: bool = False,
+        source: str = "",
+    ) -> None:
+        super().__init__()
+        self.config = BackboneConfig(
+            unet=_architecture(unet),
+            vae=_architecture(vae),
+            timestep=timestep,
+            latent_scaling=latent_scaling,
+            detach_maps=detach_maps,
+            source=source,
+        )
+        check_unet(self.config.unet)
+        self.gradient_checkpointing = gradient_checkpointing
+        self.unet = strip_unet(unet)
+        self.vae = vae
+        self.vae.decoder = self.vae.post_quant_conv = None
+        self.vae.requires_grad_(False)
+
+    @classmethod
+    def from_config(cls, config: BackboneConfig) -> StableDiffusionBackbone:
+        """A backbone with random weights."""
+        check_unet(config.unet)
+        options = config.model_dump(exclude={"unet", "vae"})
+        return cls(
+            unet=UNet2DConditionModel.from_config(config.unet),
+            vae=AutoencoderKL.from_config(config.vae),
+            **options,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        timestep: int = 1,
+        latent_scaling: Literal["none", "scaled"] = "scaled",
+        detach_maps: bool = False,
+        gradient_checkpointing: bool = False,
+    ) -> StableDiffusionBackbone:
+        """The backbone of a Stable Diffusion 1.x or 2.x model, in float32.
+
+        Args:
+            source: A folder in diffusers layout, a hub id, or a single LDM file (`.safetensors`, `.ckpt`).
+            timestep: As for the class.
+            latent_scaling: As for the class.
+            detach_maps: As for the class.
+            gradient_checkpointing: As for the class.
+
+        Raises:
+            UsageError: If the source cannot be found or is of another family.
+        """
+        unet, vae = load_unet_and_vae(source)
+        return cls(
+            unet=unet,
+            vae=vae,
+            timestep=timestep,
+            latent_scaling=latent_scaling,
+            detach_maps=detach_maps,
+            gradient_checkpointing=gradient_checkpointing,
+            source=str(source),
+        )
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Image pixels to one step of each map, finest first."""
+        return tuple(self.latent_stride * 2**level for level in range(len(self.channels)))
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of each map, finest first; text and vocabulary do not enter here."""
+        return tap_channels(self.unet.config)
+
+    @property
+    def attention_strides(self) -> tuple[int, ...]:
+        """Strides that have a cross-attention map."""
+        return tuple(self.strides[level] for level in attention_levels(self.unet.config))
+
+    @property
+    def latent_stride(self) -> int:
+        """Image pixels to one latent: 8 in Stable Diffusion."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def text_dim(self) -> int:
+        """Width of the text embeddings the UNet was trained with: 768 in SD 1.x, 1024 in 2.x."""
+        return int(self.unet.config.cross_attention_dim)
+
+    def channels_with_attention(self, num_tokens: int) -> tuple[int, ...]:
+        """Channels of `Features.with_attention()` for `num_tokens` tokens or class prompts."""
+        return tuple(
+            channels + num_tokens * (stride in self.attention_strides)
+            for channels, stride in zip(self.channels, self.strides, strict=True)
+        )
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Mode of the latent distribution, `(b, 4, H/8, W/8)`, for images in [-1, 1]; no gradient.
+
+        Images whose sides are no multiple of the latent stride get zeros (mid-grey) at the right and bottom.
+        """
+        height, width = images.shape[-2:]
+        images = F.pad(images, (0, -width % self.latent_stride, 0, -height % self.latent_stride))
+        moments = self.vae.encoder(images)
+        if self.vae.quant_conv is not None:
+            moments = self.vae.quant_conv(moments)
+        latents = moments[:, : self.vae.config.latent_channels]
+        if self.config.latent_scaling == "none":
+            return latents
+        shift = self.vae.config.get("shift_factor") or 0.0
+        return (latents - shift) * self.vae.config.scaling_factor
+
+    def forward(self, images: Tensor, text_embeds: Tensor) -> Features:
+        """One pass through VAE encoder and UNet; see the class for shapes."""
+        return self.features(self.encode(images), text_embeds)
+
+    def features(self, latents: Tensor, text_embeds: Tensor) -> Features:
+        """The UNet's part of `forward`, from latents `(b, 4, h, w)` as `encode` returns them."""
+        maps, attention = walk_unet(
+            self.unet,
+            latents,
+            timestep=self.config.timestep,
+            text_embeds=text_embeds,
+            gradient_checkpointing=self.gradient_checkpointing,
+            detach_maps=self.config.detach_maps,
+        )
+        by_stride = {self.strides[level]: attended for level, attended in attention.items()}
+        return Features(maps=maps, strides=self.strides, attention=by_stride)
+
+
+def _architecture(model: UNet2DConditionModel | AutoencoderKL) -> dict[str, Any]:
+    """The model's configuration without diffusers' own notes."""
+    return {name: value for name, value in model.config.items() if not name.startswith("_")}

@@ -1,0 +1,95 @@
+"""The command `vpd`. Every verb is a function in a module of its own that imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+import vpd
+
+VERBS = ("predict", "train", "eval", "convert", "data", "pretrain", "info", "doctor", "demo")
+_MODULES = {"eval": "evaluate"}
+_GROUPS = ("data", "pretrain")
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit.
+
+    Exit status: 0 all done; 1 some inputs failed, each named; 2 the request is wrong, one message says how;
+    130 interrupted; 143 stopped by SIGTERM.
+
+    Args:
+        arguments: Words after `vpd`; none = those of the process.
+    """
+    _quiet()
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        build_app()(args=arguments, prog_name="vpd")
+    except Exception as error:
+        from vpd.cli.failures import DEBUG_VARIABLE, describe
+
+        message = None if os.environ.get(DEBUG_VARIABLE) else describe(error)
+        if message is None:
+            raise
+        print(f"vpd: {message}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0)
+
+
+def build_app() -> typer.Typer:
+    """The command line with all its verbs."""
+    app = typer.Typer(
+        help=vpd.__doc__,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_frame)
+    for verb in VERBS:
+        name = f"vpd.cli.{_MODULES.get(verb, verb)}"
+        if importlib.util.find_spec(name) is None:
+            continue
+        module = importlib.import_module(name)
+        if verb in _GROUPS:
+            app.add_typer(module.app, name=verb)
+        else:
+            app.command(verb)(getattr(module, _MODULES.get(verb, verb)))
+    return app
+
+
+def _frame(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and warnings, as VPD_DEBUG=1 does.")] = False,
+) -> None:
+    if version:
+        print(f"vpd {vpd.__version__}")
+        raise typer.Exit
+    if debug:
+        os.environ["VPD_DEBUG"] = "1"
+
+
+def _quiet() -> None:
+    """Keep other packages' warnings and progress bars off the user's screen."""
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    logging.getLogger("vpd").setLevel(logging.INFO)
+    if os.environ.get("VPD_DEBUG"):
+        return
+    warnings.simplefilter("ignore")
+    for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "HF_HUB_VERBOSITY"):
+        os.environ.setdefault(variable, "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(143)

@@ -1,0 +1,49 @@
+"""From an exception to the words a user gets: one clear message, and a traceback only for our own mistakes."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from vpd.errors import UsageError
+
+DEBUG_VARIABLE = "VPD_DEBUG"
+
+
+def describe(error: Exception) -> str | None:
+    """What to tell the user about an error that the request or the machine caused; none = a mistake of ours."""
+    if isinstance(error, ValidationError):
+        return _describe_fields(error)
+    if isinstance(error, UsageError):
+        return str(error)
+    if isinstance(error, OSError):
+        return _describe_system(error)
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which must not be imported for this
+        return "The device has not enough memory. Use a smaller --batch or --size, or --device cpu."
+    if isinstance(error, ValueError):
+        return f"{error} ({DEBUG_VARIABLE}=1 shows where)"
+    return None
+
+
+def _describe_fields(error: ValidationError) -> str:
+    """Every wrong key with its path, what is wrong with it and what it was."""
+    lines = []
+    for field in error.errors(include_url=False):
+        path = ".".join(str(part) for part in field["loc"]) or "value"
+        message = "unknown key" if field["type"] == "extra_forbidden" else field["msg"].removeprefix("Value error, ")
+        given = "" if field["type"] == "missing" else f" (got {_short(field['input'])})"
+        lines.append(f"{path}: {message}{given}")
+    if len(lines) == 1:
+        return f"{error.title}: {lines[0]}"
+    return f"{error.title} has {len(lines)} wrong keys:\n  " + "\n  ".join(lines)
+
+
+def _describe_system(error: OSError) -> str:
+    """The system's reason with the file it speaks of."""
+    if error.strerror is None:
+        return str(error) or type(error).__name__
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,128 @@
+"""What a model folder says about its model; every field is written to `config.json` and read back."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, model_validator
+
+Task = Literal["segment", "refer", "depth"]
+Recipe = Literal["reference", "default"]
+
+FORMAT_VERSION = 1
+
+
+class Frozen(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """Base of all configuration: immutable, and unknown keys are errors."""
+
+
+class Fit(Frozen):
+    """How an image is brought to the scale a model was trained at, and cut into windows."""
+
+    mode: Literal["resize_short", "squash", "native"] = "resize_short"
+    """`resize_short`: keep the aspect ratio, short side to `size_px`, long side at most `max_long_px`;
+    `squash`: to a square of `size_px`, as the reference does for referring; `native`: leave as it is."""
+    size_px: PositiveInt = 512
+    """Short side, or side of the square, pixels."""
+    max_long_px: PositiveInt = 2048
+    """`resize_short` shrinks further where the long side would exceed this, pixels."""
+    window_px: PositiveInt | None = None
+    """Side of sliding windows, pixels; none = the whole image in one pass."""
+    stride_px: PositiveInt | None = None
+    """Distance of two windows, pixels; the last one is moved back to the border."""
+    antialias: bool = True
+    """Smooth when shrinking; false = as OpenCV, with which the published segmentation models were trained."""
+    flip: bool = False
+    """Average the outputs for the image and for its mirror image."""
+
+    @model_validator(mode="after")
+    def _check_windows(self) -> Fit:
+        if (self.window_px is None) != (self.stride_px is None):
+            raise ValueError("window_px and stride_px go together: give both or neither")
+        if self.window_px and self.stride_px and self.stride_px > self.window_px:
+            raise ValueError(f"stride_px={self.stride_px} leaves gaps between windows of {self.window_px} px")
+        return self
+
+
+class BackboneConfig(Frozen):
+    """Architecture of the diffusion model's parts and how they are run."""
+
+    unet: dict[str, Any]
+    """Configuration of diffusers' `UNet2DConditionModel`."""
+    vae: dict[str, Any]
+    """Configuration of diffusers' `AutoencoderKL`."""
+    timestep: Annotated[int, Field(ge=0, le=999)] = 1
+    """Constant diffusion timestep; 1 = almost no noise, as the reference uses."""
+    latent_scaling: Literal["none", "scaled"] = "scaled"
+    """`scaled`: latents times the VAE's scaling factor, as the UNet was pre-trained (TADP: NYU 0.248 -> 0.235);
+    `none`: as the published VPD checkpoints were trained."""
+    detach_maps: bool = False
+    """Let no gradient flow through the attention maps that the head gets, as in the reference's training."""
+    source: str = ""
+    """Where the diffusion weights came from."""
+
+
+class _TaskConfig(Frozen):
+    """What the three tasks have in common."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    """Layout of the model folder."""
+    recipe: Recipe = "default"
+    """`reference` = as published, quirks included; `default` = what we recommend."""
+    backbone: BackboneConfig
+    """The diffusion model."""
+    fit: Fit
+    """How `predict` fits an image of any size."""
+    licence: str = "unknown"
+    """Licence of the weights."""
+    notes: dict[str, Any] = {}
+    """Where the weights came from: training run, converted file."""
+
+
+class SegmentConfig(_TaskConfig):
+    """A semantic segmentation model."""
+
+    task: Literal["segment"] = "segment"
+    classes: tuple[str, ...] = Field(min_length=1)
+    """Class names, in the order of the labels."""
+    head: Literal["fpn", "open"] = "fpn"
+    """`fpn`: the published head, made for exactly these classes; `open`: matches pixels with class texts, so
+    that classes can be changed without new weights."""
+    head_channels: PositiveInt = 256
+    """Width of the head."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Dropout before the last layer of the head."""
+    count_ignored: bool = False
+    """Count ignored pixels in the mean of the loss, as the reference does."""
+
+
+class ReferConfig(_TaskConfig):
+    """A referring segmentation model."""
+
+    task: Literal["refer"] = "refer"
+    token_length: Annotated[int, Field(ge=3, le=77)] = 40
+    """Tokens an expression is padded or cut to: 40 for RefCOCO and RefCOCO+, 77 for RefCOCOg."""
+    head_channels: PositiveInt = 640
+    """Width of the head."""
+    class_weights: tuple[float, float] = (0.9, 1.1)
+    """Weights of background and object in the cross-entropy."""
+
+
+class DepthConfig(_TaskConfig):
+    """A metric depth model."""
+
+    task: Literal["depth"] = "depth"
+    scenes: tuple[str, ...] = Field(min_length=1)
+    """Scene names, in the order of their embeddings."""
+    max_depth_m: PositiveFloat = 10.0
+    """Largest depth the model can output, metres."""
+    head_channels: PositiveInt = 192
+    """Width of the head's last layers (192 in the reference)."""
+    feature_channels: PositiveInt = 1536
+    """Width of the fused features at stride 32 (8 times `head_channels` in the reference)."""
+    deconv_channels: tuple[PositiveInt, ...] = (32, 32, 32)
+    """Filters of the deconvolutions."""
+
+
+ModelConfig = Annotated[SegmentConfig | ReferConfig | DepthConfig, Field(discriminator="task")]
+"""Any of the three, told apart by `task`."""

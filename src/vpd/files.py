@@ -1,0 +1,130 @@
+"""Files that are either there in full or not there at all, and line files that survive a torn last line."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vpd.errors import UsageError
+
+TEMPORARY_PREFIX = ".tmp-"
+"""Start of the name of a file that is being written; a killed run may leave one behind."""
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Write a file so that a reader, or a crash at any moment, sees the old file or the new one whole.
+
+    Args:
+        path: The file to write; its folder must exist.
+
+    Yields:
+        A temporary path in the same folder and with the same suffix, to be written by the caller. It becomes
+        `path` when the block ends, and is removed when the block raises.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"Cannot write {path}: there is no folder {path.parent}. Make it first.")
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{path.suffix}")
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically; numbers that are not finite become `null`."""
+    with atomic_write(path) as temporary:
+        text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def append_json_line(path: str | Path, value: Any) -> None:
+    """Add one line to a line file and force it to the disk; a line that a crash left torn is closed first."""
+    path = Path(path)
+    line = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False) + "\n"
+    with path.open("a+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size:
+            file.seek(size - 1)
+            if file.read(1) != b"\n":
+                line = "\n" + line
+        file.write(line.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_json_lines(path: str | Path) -> list[Any]:
+    """Values of the lines of a line file, without torn ones; empty when there is no file."""
+    path = Path(path)
+    if not path.exists():
+        return []
+    values = []
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            values.append(json.loads(line))
+        except ValueError:  # empty, or torn
+            continue
+    return values
+
+
+def writable_folder(path: str | Path) -> Path:
+    """The folder, made where it is missing, once it is certain that files can be written into it.
+
+    Args:
+        path: Folder to write into.
+
+    Returns:
+        The same folder.
+
+    Raises:
+        UsageError: If it is a file, cannot be made, or takes no files.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not path.stat().st_mode & 0o222:  # root may write here all the same, but somebody locked it
+            raise PermissionError("its permissions are read-only")
+        probe = path / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = "it is a file" if path.is_file() else error.strerror or str(error)
+        raise UsageError(
+            f"Cannot write into the folder {path}: {reason}. Give another folder, or change its permissions."
+        ) from error
+    return path
+
+
+def _sync(path: Path) -> None:
+    """Force a file, or the names in a folder, to the disk; folders only where the system can."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _finite(value: Any) -> Any:
+    """The value with NaN and infinities replaced by None; JSON has no word for them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,185 @@
+"""Images in and out of tensors: find, read, scale and pad. All pixels of files come through here."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from vpd.decoding import LOSSLESS_FORMATS, MAX_PIXELS, PHOTO_FORMATS, check_size, decode_file, to_rgb
+from vpd.errors import UsageError
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "find_images",
+    "pad_to_multiple",
+    "read_depth",
+    "read_image",
+    "read_labels",
+    "resize_short",
+    "to_tensor",
+]
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+"""What counts as an image when a folder is searched, in lower case."""
+
+
+def read_image(source: str | Path | Image.Image | NDArray[Any]) -> Image.Image:
+    """An upright RGB picture from a file, a PIL image or an array.
+
+    Args:
+        source: Path; PIL image of any mode; or array `(H, W)`, `(H, W, 3)` or `(H, W, 4)`, uint8 or uint16.
+
+    Returns:
+        RGB picture: turned as its EXIF orientation says, 16 bits scaled to 8, transparent parts on white.
+
+    Raises:
+        UsageError: If the file is missing, empty, damaged, too large or no image, or the array is of another
+            form.
+    """
+    if isinstance(source, np.ndarray):
+        return _image_of_array(source)
+    if isinstance(source, Image.Image):
+        name = str(getattr(source, "filename", "") or "image")
+        check_size(source.size, name)
+        return to_rgb(source, name)
+    image, _ = decode_file(Path(source), PHOTO_FORMATS)
+    return to_rgb(image, str(source))
+
+
+def read_labels(path: str | Path) -> NDArray[np.uint8]:
+    """Label values `(H, W)` of a one-channel picture: grey, or indices of a palette, never colours.
+
+    Raises:
+        UsageError: If the file cannot be read, has several channels or values above 255.
+    """
+    image, raw_mode = decode_file(Path(path), LOSSLESS_FORMATS)
+    if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
+        raise UsageError(
+            f"{path}: labels need one channel (8 or 16 bits or palette); this picture has mode {image.mode}"
+        )
+    values = np.asarray(image)
+    if values.dtype.itemsize > 1 and (values.min() < 0 or values.max() > 255):
+        raise UsageError(f"{path}: label values are {values.min()}..{values.max()}; they must be 0..255")
+    if raw_mode in ("L;2", "L;4"):  # Pillow spreads the grey of 2 and 4 bits over 0..255
+        values = values // (85 if raw_mode == "L;2" else 17)
+    return values.astype(np.uint8)
+
+
+def read_depth(path: str | Path, scale: float = 1000.0) -> NDArray[np.float32]:
+    """Depth `(H, W)` in metres from a 16-bit or floating-point picture; 0 = not measured.
+
+    Args:
+        path: PNG or TIFF of one channel.
+        scale: File units in one metre: 1000 for millimetres (NYU), 256 for KITTI.
+
+    Raises:
+        UsageError: If the file cannot be read or has 8 bits or several channels.
+    """
+    image, _ = decode_file(Path(path), LOSSLESS_FORMATS)
+    if not image.mode.startswith("I") and image.mode != "F":
+        raise UsageError(
+            f"{path}: depth needs one channel of 16 bits or float; this picture has mode {image.mode}"
+        )
+    depth_m = np.asarray(image).astype(np.float32) / np.float32(scale)
+    depth_m[~(np.isfinite(depth_m) & (depth_m > 0))] = 0
+    return depth_m
+
+
+def find_images(sources: Sequence[str]) -> list[Path]:
+    """Image files that a user's words name, each once: files, folders (with all below) and glob patterns.
+
+    A file that is named outright is returned whether or not it exists or looks like an image, so that reading
+    it says what is wrong with it. Inside folders and patterns the order is natural (`2.png` before `10.png`).
+
+    Raises:
+        UsageError: If a folder holds no image, or a pattern matches none; all of those are named.
+    """
+    found: dict[Path, None] = {}
+    empty = []
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            images = _images_in(path)
+        elif path.exists() or not glob.has_magic(source):
+            images = [path]
+        else:
+            matches = (Path(name) for name in glob.glob(source, recursive=True))  # noqa: PTH207, Path.glob takes no absolute pattern
+            images = sorted(
+                {image for match in matches for image in (_images_in(match) if match.is_dir() else [match])},
+                key=_natural_order,
+            )
+            images = [image for image in images if image.suffix.lower() in IMAGE_SUFFIXES]
+        if not images:
+            empty.append(source)
+        found.update(dict.fromkeys(images))
+    if empty:
+        raise UsageError(f"no images in: {', '.join(empty)}. Known: {', '.join(IMAGE_SUFFIXES)}")
+    return list(found)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """RGB picture -> `(1, 3, H, W)` float32 in [-1, 1]."""
+    pixels = torch.from_numpy(np.array(image.convert("RGB")))
+    return pixels.permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def pad_to_multiple(images: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int]]:
+    """Pad right and bottom with zeros (mid-grey in [-1, 1]), as the reference does.
+
+    Args:
+        images: `(b, c, H, W)`.
+        multiple: What height and width shall be multiples of.
+
+    Returns:
+        The padded images and the size `(H, W)` before, to crop results to.
+    """
+    height, width = images.shape[-2:]
+    return F.pad(images, (0, -width % multiple, 0, -height % multiple)), (height, width)
+
+
+def resize_short(size: tuple[int, int], short: int, long_max: int) -> tuple[int, int]:
+    """Size `(h, w)` of the same shape with short side `short`, or less where the long side passes `long_max`.
+
+    Equal to mmseg's keep-ratio resize to `(long_max, short)`: halves round up.
+    """
+    height, width = size
+    scale = min(long_max / max(height, width), short / min(height, width))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def _image_of_array(pixels: NDArray[Any]) -> Image.Image:
+    is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
+    if not is_image or pixels.dtype not in (np.uint8, np.uint16):
+        raise UsageError(
+            f"image array is {pixels.dtype} {pixels.shape}; it must be uint8 or uint16 and (H, W), (H, W, 3) "
+            "or (H, W, 4). Scale floating-point images to 0..255 and call .astype(numpy.uint8) first"
+        )
+    check_size((pixels.shape[1], pixels.shape[0]), "image array")
+    if pixels.dtype == np.uint16:
+        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return to_rgb(Image.fromarray(np.ascontiguousarray(pixels)), "image array")
+
+
+def _images_in(folder: Path) -> list[Path]:
+    inside = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    visible = (
+        path for path in inside if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    return sorted(visible, key=_natural_order)
+
+
+def _natural_order(path: Path) -> list[tuple[int, int, str]]:
+    """Sorting key in which numbers inside names count as numbers."""
+    parts = re.split(r"([0-9]+)", str(path).lower())
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts]

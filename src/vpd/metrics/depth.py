@@ -1,0 +1,155 @@
+"""Depth: the nine errors of the NYU and KITTI benchmarks, their crops and valid ranges."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from vpd.metrics.accumulator import Accumulator
+
+Crop = Literal["nyu", "garg", "eigen"]
+"""Part of an image that a benchmark counts: Eigen's for NYU, Garg's or Eigen's for KITTI."""
+
+ERRORS = ("d1", "d2", "d3", "abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog")
+"""Names of the errors, in the order of `depth_errors`."""
+
+
+def crop_window(crop: Crop | None, height: int, width: int) -> tuple[slice, slice]:
+    """Rows and columns that a benchmark counts.
+
+    Args:
+        crop: `nyu`: rows 45:471, columns 41:601, made for 480x640; `garg`, `eigen`: fractions of the size,
+            for KITTI; none: everything.
+        height: Rows of the depth map, after `kb_crop` where that is used, as in the reference.
+        width: Its columns.
+
+    Raises:
+        ValueError: If the crop is unknown, or nothing is left of a map of this size.
+    """
+    if crop is None:
+        return slice(0, height), slice(0, width)
+    if crop == "nyu":
+        top, bottom, left, right = 45, min(471, height), 41, min(601, width)
+    elif crop == "garg":
+        top, bottom = int(0.40810811 * height), int(0.99189189 * height)
+        left, right = int(0.03594771 * width), int(0.96405229 * width)
+    elif crop == "eigen":
+        top, bottom = int(0.3324324 * height), int(0.91351351 * height)
+        left, right = int(0.0359477 * width), int(0.96405229 * width)
+    else:
+        raise ValueError(f"Unknown crop {crop!r}. Choose one of: {', '.join(get_args(Crop))}, or none.")
+    if bottom <= top or right <= left:
+        raise ValueError(f"Nothing is left of a {height}x{width} map in crop {crop!r}: evaluate without a crop.")
+    return slice(top, bottom), slice(left, right)
+
+
+def kb_crop(maps: Tensor) -> Tensor:
+    """KITTI benchmark crop of an image or depth map: `(..., H, W) -> (..., 352, 1216)`, bottom and centre.
+
+    Raises:
+        ValueError: If a side is too small.
+    """
+    height, width = maps.shape[-2:]
+    if height < 352 or width < 1216:
+        raise ValueError(f"Image is {height}x{width}; the KITTI benchmark crop needs at least 352x1216.")
+    top, left = height - 352, (width - 1216) // 2
+    return maps[..., top:, left : left + 1216]
+
+
+def evaluated_pixels(
+    pred_m: Tensor, target_m: Tensor, *, min_depth_m: float, max_depth_m: float, crop: Crop | None = None
+) -> tuple[Tensor, Tensor]:
+    """Predicted and true depth of the pixels that count.
+
+    Infinite predictions become `max_depth_m` and NaN `min_depth_m` first; nothing is clipped to the range.
+
+    Args:
+        pred_m: `(H, W)` or `(1, H, W)`, metres.
+        target_m: Same shape, metres; counts where min_depth_m < target_m < max_depth_m.
+        min_depth_m: Smallest depth that counts, metres.
+        max_depth_m: Largest depth that counts, metres.
+        crop: See `crop_window`.
+
+    Returns:
+        Two float64 vectors of the same length.
+
+    Raises:
+        ValueError: If shapes differ, and as `crop_window`.
+    """
+    if pred_m.shape != target_m.shape:
+        raise ValueError(
+            f"Predicted depth is {tuple(pred_m.shape)}, true depth is {tuple(target_m.shape)}; they must "
+            "have the same shape. Crop or resize the prediction to the true depth."
+        )
+    rows, columns = crop_window(crop, *target_m.shape[-2:])
+    pred, target = pred_m[..., rows, columns].double(), target_m[..., rows, columns].double()
+    pred = torch.nan_to_num(pred, nan=min_depth_m, posinf=max_depth_m, neginf=max_depth_m)
+    counted = (target > min_depth_m) & (target < max_depth_m)
+    return pred[counted], target[counted]
+
+
+def depth_errors(pred_m: Tensor, target_m: Tensor) -> Tensor:
+    """The nine errors of one image, in the order of `ERRORS`.
+
+    `d1`..`d3`: share of pixels whose ratio to the truth is below 1.25, 1.25^2, 1.25^3; `silog` has the
+    training loss's weight 0.5. A prediction of 0 or less makes the logarithmic errors infinite or NaN.
+
+    Args:
+        pred_m: Depth of the pixels that count, metres, any shape.
+        target_m: True depth of the same pixels, metres, > 0.
+
+    Returns:
+        `(9,)` of the inputs' type; NaN if there is no pixel.
+
+    Source: Eigen et al. 2014, section 4.2 (https://arxiv.org/abs/1406.2283).
+    """
+    ratio = torch.where(pred_m > 0, torch.maximum(target_m / pred_m, pred_m / target_m), torch.inf)
+    within = [(ratio < 1.25**power).to(pred_m.dtype).mean() for power in (1, 2, 3)]
+    diff, log_diff = pred_m - target_m, pred_m.log() - target_m.log()
+    squared_log = log_diff.square().mean()
+    return torch.stack(
+        [
+            *within,
+            (diff.abs() / target_m).mean(),
+            (diff.square() / target_m).mean(),
+            diff.square().mean().sqrt(),
+            squared_log.sqrt(),
+            (pred_m.log10() - target_m.log10()).abs().mean(),
+            (squared_log - 0.5 * log_diff.mean().square()).sqrt(),
+        ]
+    )
+
+
+class DepthMetrics(Accumulator):
+    """The nine errors of each image, averaged over images (not pixels).
+
+    Images without a pixel that counts are left out.
+
+    Args:
+        min_depth_m: Smallest true depth that counts, metres.
+        max_depth_m: Largest true depth that counts, metres (10 for NYU, 80 for KITTI).
+        crop: See `crop_window`.
+    """
+
+    def __init__(self, *, min_depth_m: float = 1e-3, max_depth_m: float = 10.0, crop: Crop | None = None):
+        self.min_depth_m = min_depth_m
+        self.max_depth_m = max_depth_m
+        self.crop = crop
+        self.totals = torch.zeros(len(ERRORS) + 1, dtype=torch.float64)  # sum of each error, images
+
+    def update(self, pred_m: Tensor, target_m: Tensor) -> None:
+        """Count one image, `(H, W)` or `(1, H, W)`, metres. Raises as `evaluated_pixels`."""
+        pred, target = evaluated_pixels(
+            pred_m, target_m, min_depth_m=self.min_depth_m, max_depth_m=self.max_depth_m, crop=self.crop
+        )
+        if target.numel():
+            self.totals[:-1] += depth_errors(pred, target).cpu()
+            self.totals[-1] += 1
+
+    def compute(self) -> dict[str, float | list[float]]:
+        """Mean of each of `ERRORS`, and `images`, how many were counted."""
+        *errors, images = self.totals
+        means = {name: float(error / images) for name, error in zip(ERRORS, errors, strict=True)}
+        return {**means, "images": float(images)}

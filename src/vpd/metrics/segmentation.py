@@ -1,0 +1,98 @@
+"""Semantic segmentation: confusion matrix, IoU and accuracy of each class."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vpd.metrics.accumulator import Accumulator
+from vpd.types import IGNORE_LABEL
+
+
+def reduce_zero_label(labels: Tensor) -> Tensor:
+    """ADE20K's labels 0..150 -> 0..149 with 0, "other objects", ignored.
+
+    Args:
+        labels: Any shape, uint8; 255 stays ignored.
+
+    Returns:
+        New uint8 tensor of the same shape.
+
+    Raises:
+        ValueError: If the labels are not uint8: the rule wraps around at 255.
+    """
+    if labels.dtype != torch.uint8:
+        raise ValueError(f"Labels are {labels.dtype}; the zero label is reduced in uint8. Cast them first.")
+    reduced = torch.where(labels == 0, IGNORE_LABEL, labels).to(torch.uint8) - 1  # 255 -> 254 for a moment
+    return torch.where(reduced == IGNORE_LABEL - 1, IGNORE_LABEL, reduced).to(torch.uint8)
+
+
+def confusion_matrix(pred: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Count pixels by true and predicted class.
+
+    Args:
+        pred: Predicted classes, any shape, integers in 0..num_classes - 1.
+        labels: True classes, same shape; 255 = ignored.
+        num_classes: Number of classes `n`.
+
+    Returns:
+        `(n, n)` int64: rows true class, columns predicted class.
+
+    Raises:
+        ValueError: If shapes differ, or a counted pixel has a class outside 0..num_classes - 1.
+    """
+    if pred.shape != labels.shape:
+        raise ValueError(
+            f"Prediction is {tuple(pred.shape)}, labels are {tuple(labels.shape)}; they must have the same "
+            "shape. Resize the logits to the labels' size, never the labels."
+        )
+    counted = labels != IGNORE_LABEL
+    truth, guess = labels[counted].long(), pred[counted].long()
+    for name, classes in (("Labels", truth), ("Predictions", guess)):
+        if not classes.numel():
+            continue
+        low, high = int(classes.min()), int(classes.max())
+        if low < 0 or high >= num_classes:
+            raise ValueError(
+                f"{name} hold classes {low}..{high}; there are {num_classes}: 0..{num_classes - 1}, and "
+                f"{IGNORE_LABEL} for ignored pixels. Check the class list."
+            )
+    cells = torch.bincount(truth * num_classes + guess, minlength=num_classes**2)
+    return cells.reshape(num_classes, num_classes)
+
+
+def class_areas(confusion: Tensor) -> Tensor:
+    """Pixels of each class: `(n, n)` confusion -> `(4, n)` intersection, union, predicted, true."""
+    intersection, predicted, true = confusion.diagonal(), confusion.sum(dim=0), confusion.sum(dim=1)
+    return torch.stack([intersection, predicted + true - intersection, predicted, true])
+
+
+class SegmentationMetrics(Accumulator):
+    """mIoU, mAcc, aAcc and the values of each class, over all pixels of a data set.
+
+    A class in neither prediction nor labels has IoU NaN; a class without labels has accuracy NaN. NaNs are
+    left out of the means. All values are shares, not per cent.
+
+    Args:
+        num_classes: Number of classes.
+    """
+
+    def __init__(self, num_classes: int):
+        self.num_classes = num_classes
+        self.totals = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+
+    def update(self, pred: Tensor, labels: Tensor) -> None:
+        """Count predictions against `labels`, same shape, 255 = ignored. Raises as `confusion_matrix`."""
+        self.totals += confusion_matrix(pred, labels, self.num_classes).cpu()
+
+    def compute(self) -> dict[str, float | list[float]]:
+        """`mIoU`, `mAcc`, `aAcc`, and lists `IoU`, `Acc` in the order of the classes."""
+        intersection, union, _, true = class_areas(self.totals).double()
+        iou, accuracy = intersection / union, intersection / true  # 0 / 0 = NaN: absent
+        return {
+            "mIoU": float(iou.nanmean()),
+            "mAcc": float(accuracy.nanmean()),
+            "aAcc": float(intersection.sum() / true.sum()),
+            "IoU": iou.tolist(),
+            "Acc": accuracy.tolist(),
+        }

@@ -1,0 +1,211 @@
+"""Metric depth: a scene prompt and diffusion features -> metres for every pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vpd.backbones.stable_diffusion import StableDiffusionBackbone
+from vpd.config import DepthConfig, Fit, Recipe
+from vpd.errors import UsageError
+from vpd.heads.deconv import DeconvHead
+from vpd.predictions import DepthPrediction
+from vpd.prompts.encoder import TextEncoder
+from vpd.prompts.names import embed_names
+from vpd.tasks.inference import resize_strips
+from vpd.tasks.losses import silog_loss
+from vpd.tasks.model import ImageSource, PerceptionModel, as_list, read_groups, recipe_backbone
+from vpd.tasks.segmentation import unique_names
+from vpd.types import Batch
+
+REFERENCE_FIT = Fit(
+    mode="resize_short", size_px=480, max_long_px=1920, window_px=480, stride_px=160, flip=True
+)
+"""640x480 is cut into two 480x480 windows, each run with its mirror image: 4 passes, as published."""
+
+MEAN_SCENE = "mean of all scenes"
+"""What a prediction says of its prompt where no scene was given."""
+
+
+class DepthModel(PerceptionModel):
+    """Images and scene prompts -> depth in metres.
+
+    Args:
+        config: What the model is.
+        backbone: The diffusion model.
+        text_encoder: Not needed: the scenes' embeddings travel with the model.
+
+    Shape:
+        images `(b, 3, H, W)` in [-1, 1], text_embeds `(b, 1, d)` -> `(b, 1, H, W)` metres
+    """
+
+    config: DepthConfig
+    head: DeconvHead
+    scene_embeddings: Tensor
+
+    def __init__(
+        self,
+        config: DepthConfig,
+        *,
+        backbone: StableDiffusionBackbone,
+        text_encoder: TextEncoder | None = None,
+    ) -> None:
+        head = DeconvHead(
+            channels=backbone.channels,
+            strides=backbone.strides,
+            max_depth_m=config.max_depth_m,
+            feature_channels=config.feature_channels,
+            deconv_channels=config.deconv_channels,
+            head_channels=config.head_channels,
+        )
+        super().__init__(config, backbone=backbone, head=head, text_encoder=text_encoder)
+        self.register_buffer("scene_embeddings", torch.zeros(len(config.scenes), backbone.text_dim))
+
+    @classmethod
+    def from_diffusion(
+        cls,
+        source: str | Path,
+        *,
+        scenes: Sequence[str],
+        max_depth_m: float = 10.0,
+        recipe: Recipe = "default",
+        fit: Fit | None = None,
+        gradient_checkpointing: bool = False,
+        **options: Any,
+    ) -> DepthModel:
+        """A model to train: pre-trained diffusion weights, a new head.
+
+        Args:
+            source: Stable Diffusion: folder, hub id or single file.
+            scenes: Names of scene classes to make prompts from, such as `kitchen`.
+            max_depth_m: Largest depth the model can output, metres.
+            recipe: `reference` as published, or `default`.
+            fit: How `predict` fits images; none = short side 480, square windows, each with its mirror image.
+            gradient_checkpointing: Recompute the UNet's blocks in the backward pass.
+            options: Other fields of `DepthConfig`.
+
+        Raises:
+            UsageError: If the source has no text encoder.
+        """
+        scenes = unique_names(scenes)
+        encoder = TextEncoder.from_pretrained(source)
+        backbone = recipe_backbone(source, recipe, gradient_checkpointing=gradient_checkpointing)
+        config = DepthConfig(
+            recipe=recipe,
+            backbone=backbone.config,
+            scenes=scenes,
+            max_depth_m=max_depth_m,
+            fit=fit or REFERENCE_FIT,
+            **options,
+        )
+        model = cls(config, backbone=backbone)
+        model.scene_embeddings.copy_(embed_names(encoder, scenes))
+        return model
+
+    def forward(self, images: Tensor, text_embeds: Tensor | None = None) -> Tensor:
+        """Depth `(b, 1, H, W)`, metres; `text_embeds` `(b, 1, d)`, or none for the mean of all scenes."""
+        height, width = images.shape[-2:]
+        if text_embeds is None:
+            text_embeds = self.scene_prompts([None] * len(images))
+        fused = self.head.fused(self._features(images, text_embeds).maps)
+        # What was fused from the padding is cut off before decoding, as in the reference (480 px: 16 -> 15).
+        stride = self.head.fused_stride
+        fused = fused[..., : -(-height // stride), : -(-width // stride)]
+        return self.head.decode(fused)[..., :height, :width]
+
+    def scene_prompts(self, scenes: Sequence[str | None]) -> Tensor:
+        """Embeddings of scenes, `(b, 1, d)`; the mean of all scenes where there is none.
+
+        Raises:
+            UsageError: If the model does not know a scene.
+        """
+        known = self.config.scenes
+        rows = []
+        for scene in scenes:
+            if scene is not None and scene not in known:
+                raise UsageError(
+                    f"This model does not know the scene {scene!r}. It knows: {', '.join(known)}."
+                )
+            rows.append(
+                self.scene_embeddings.mean(dim=0)
+                if scene is None
+                else self.scene_embeddings[known.index(scene)]
+            )
+        return torch.stack(rows)[:, None]
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Scale-invariant log error of a batch with `depth_m`."""
+        if batch.depth_m is None:
+            raise UsageError("Depth trains on depth maps; this data has none.")
+        scenes = batch.scenes or [None] * len(batch.images)
+        return silog_loss(self(batch.images, self.scene_prompts(scenes)), batch.depth_m)
+
+    @overload
+    def predict(self, images: ImageSource, **options: Any) -> DepthPrediction: ...
+
+    @overload
+    def predict(self, images: Sequence[ImageSource], **options: Any) -> list[DepthPrediction]: ...
+
+    def predict(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        *,
+        scene: str | Sequence[str | None] | None = None,
+        size: int | None = None,
+        batch_size: int = 1,
+    ) -> DepthPrediction | list[DepthPrediction]:
+        """Depth in metres at each image's own size.
+
+        Args:
+            images: A path, PIL image, `(H, W, 3)` uint8 array, or a list of them; any size.
+            scene: Scene class, one of the model's; or one for each image; none = the mean of all.
+            size: Short side to run at, pixels; none = what the model was trained at.
+            batch_size: Images of equal fitted size that go through the network together.
+
+        Returns:
+            One prediction for one image, a list for a list.
+
+        Raises:
+            UsageError: If an image cannot be read, or a scene is not known.
+        """
+        sources, is_list = as_list(images)
+        scenes = [scene] * len(sources) if scene is None or isinstance(scene, str) else list(scene)
+        if len(scenes) != len(sources):
+            raise UsageError(
+                f"There are {len(sources)} images but {len(scenes)} scenes; give one, or one each."
+            )
+        embeds = self.scene_prompts(scenes) if scenes else self.scene_embeddings[:, None]
+        fit = self._fit(size)
+        predictions = []
+        with self._predicting():
+            for group in read_groups(sources, fit, batch_size):
+                text_embeds = embeds[[index for index, _, _ in group]]
+                pixels = torch.cat([pixels for _, _, pixels in group])
+                for (index, picture, _), depth in zip(
+                    group, self.fitted_depth(pixels, text_embeds, fit), strict=True
+                ):
+                    depth_m = torch.cat(list(resize_strips(depth, picture.height, picture.width)), dim=1)[
+                        0
+                    ].cpu()
+                    predictions.append(
+                        DepthPrediction(
+                            depth_m=depth_m,
+                            max_depth_m=self.config.max_depth_m,
+                            scene=scenes[index] or MEAN_SCENE,
+                            image=picture,
+                        )
+                    )
+        return predictions if is_list else predictions[0]
+
+    def fitted_depth(self, images: Tensor, text_embeds: Tensor, fit: Fit) -> Tensor:
+        """Depth `(b, 1, h, w)` of fitted images, averaged over windows and, where `fit.flip`, mirror images."""
+        depth = torch.cat(list(self._outputs(images, text_embeds, fit)), dim=-2)
+        if not fit.flip:
+            return depth
+        mirrored = torch.cat(list(self._outputs(images.flip(-1), text_embeds, fit)), dim=-2)
+        return (depth + mirrored.flip(-1)) / 2

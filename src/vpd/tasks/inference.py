@@ -1,0 +1,107 @@
+"""From an image of any size to network inputs and back: fitting, sliding windows, resizing by strips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from vpd.config import Fit
+from vpd.images import resize_short
+
+Forward = Callable[[Tensor], Tensor]
+"""Images `(b, 3, h, w)` -> outputs `(b, c, h, w)`."""
+
+STRIP_PIXELS = 2**19
+"""Pixels of the image that are brought to full size at a time: 150 classes of them take 315 MB."""
+
+
+def fitted_size(fit: Fit, height: int, width: int) -> tuple[int, int]:
+    """Height and width an image is resized to; the aspect ratio is kept unless the model squashes."""
+    if fit.mode == "native":
+        return height, width
+    if fit.mode == "squash":
+        return fit.size_px, fit.size_px
+    return resize_short((height, width), fit.size_px, max(fit.max_long_px, fit.size_px))
+
+
+def fit_image(picture: Image.Image, fit: Fit) -> Tensor:
+    """RGB picture -> `(1, 3, h, w)` in [-1, 1], float32, at the model's scale."""
+    height, width = fitted_size(fit, picture.height, picture.width)
+    if fit.antialias and (height, width) != (picture.height, picture.width):
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None].float()
+    if pixels.shape[-2:] != (height, width):
+        pixels = F.interpolate(pixels, size=(height, width), mode="bilinear", align_corners=False).round()
+    return pixels / 127.5 - 1
+
+
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """First pixels of windows along one axis; the last window is moved back to end at the border."""
+    if length <= window:
+        return [0]
+    return [min(start, length - window) for start in range(0, length - window + stride, stride)]
+
+
+def slide(forward: Forward, images: Tensor, fit: Fit) -> Iterator[Tensor]:
+    """Outputs of sliding windows, averaged where they overlap, as strips of finished rows from top to bottom.
+
+    Args:
+        forward: The network.
+        images: `(b, 3, h, w)`.
+        fit: Window and stride; without a window the whole image is one strip.
+
+    Yields:
+        `(b, c, rows, w)`; concatenated along the rows they are `(b, c, h, w)`. No more than one row of
+        windows is held at a time.
+    """
+    height, width = images.shape[-2:]
+    if fit.window_px is None or fit.stride_px is None:
+        yield forward(images)
+        return
+    window_h, window_w = min(fit.window_px, height), min(fit.window_px, width)
+    tops = window_starts(height, fit.window_px, fit.stride_px)
+    lefts = window_starts(width, fit.window_px, fit.stride_px)
+    total = coverage = None
+    for top, next_top in zip(tops, [*tops[1:], height], strict=True):
+        for left in lefts:
+            output = forward(images[..., top : top + window_h, left : left + window_w])
+            if total is None:
+                total = output.new_zeros(*output.shape[:2], window_h, width)
+                coverage = output.new_zeros(window_h, width)
+            total[..., left : left + window_w] += output
+            coverage[..., left : left + window_w] += 1
+        done = min(next_top - top, window_h)
+        yield total[..., :done, :] / coverage[:done]
+        total = F.pad(total[..., done:, :], (0, 0, 0, done))
+        coverage = F.pad(coverage[done:], (0, 0, 0, done))
+
+
+def resize_strips(outputs: Tensor, height: int, width: int) -> Iterator[Tensor]:
+    """Bilinear resizing to `(height, width)`, `STRIP_PIXELS` at a time.
+
+    Args:
+        outputs: `(c, h, w)`.
+        height: Rows wanted.
+        width: Columns wanted.
+
+    Yields:
+        `(c, rows, width)`; concatenated along the rows they equal `F.interpolate` with align_corners=False.
+    """
+    source_height = outputs.shape[-2]
+    rows_a_strip = max(1, STRIP_PIXELS // width)
+    for first in range(0, height, rows_a_strip):
+        rows = torch.arange(first, min(first + rows_a_strip, height), device=outputs.device)
+        position = ((rows + 0.5) * (source_height / height) - 0.5).clamp(min=0)
+        above = position.long().clamp(max=source_height - 1)
+        below = (above + 1).clamp(max=source_height - 1)
+        weight = (position - above).to(outputs.dtype)[:, None]
+        strip = outputs[:, above] * (1 - weight) + outputs[:, below] * weight
+        if strip.shape[-1] == width:
+            yield strip
+        else:
+            yield F.interpolate(strip[None], size=(len(rows), width), mode="bilinear", align_corners=False)[0]

@@ -1,0 +1,164 @@
+"""Referring segmentation: an expression and an image -> the mask of the object it means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vpd.backbones.stable_diffusion import StableDiffusionBackbone
+from vpd.config import Fit, Recipe, ReferConfig
+from vpd.errors import UsageError
+from vpd.heads.cascade import CascadeHead
+from vpd.predictions import MaskPrediction
+from vpd.prompts.encoder import TextEncoder
+from vpd.tasks.inference import resize_strips
+from vpd.tasks.losses import referring_loss
+from vpd.tasks.model import ImageSource, PerceptionModel, as_list, read_groups, recipe_backbone
+from vpd.types import Batch
+
+REFERENCE_FIT = Fit(mode="squash", size_px=512)
+
+
+class ReferringModel(PerceptionModel):
+    """Images and expressions -> logits of background and object.
+
+    Args:
+        config: What the model is.
+        backbone: The diffusion model.
+        text_encoder: Turns expressions into prompts; without it only `forward` works.
+
+    Shape:
+        images `(b, 3, H, W)` in [-1, 1], text_embeds `(b, k, d)` -> logits `(b, 2, H, W)`
+    """
+
+    config: ReferConfig
+
+    def __init__(
+        self,
+        config: ReferConfig,
+        *,
+        backbone: StableDiffusionBackbone,
+        text_encoder: TextEncoder | None = None,
+    ) -> None:
+        head = CascadeHead(
+            channels=backbone.channels_with_attention(config.token_length),
+            hidden_channels=config.head_channels,
+        )
+        super().__init__(config, backbone=backbone, head=head, text_encoder=text_encoder)
+
+    @classmethod
+    def from_diffusion(
+        cls,
+        source: str | Path,
+        *,
+        recipe: Recipe = "default",
+        fit: Fit | None = None,
+        gradient_checkpointing: bool = False,
+        **options: Any,
+    ) -> ReferringModel:
+        """A model to train: pre-trained diffusion weights and text encoder, a new head.
+
+        Args:
+            source: Stable Diffusion: folder, hub id or single file.
+            recipe: `reference` as published, or `default`.
+            fit: How `predict` fits images; none = squashed to 512x512, as the reference trains.
+            gradient_checkpointing: Recompute the UNet's blocks in the backward pass.
+            options: Other fields of `ReferConfig`, such as `token_length`.
+
+        Raises:
+            UsageError: If the source has no text encoder.
+        """
+        encoder = TextEncoder.from_pretrained(source)
+        backbone = recipe_backbone(source, recipe, gradient_checkpointing=gradient_checkpointing)
+        config = ReferConfig(recipe=recipe, backbone=backbone.config, fit=fit or REFERENCE_FIT, **options)
+        return cls(config, backbone=backbone, text_encoder=encoder)
+
+    def forward(self, images: Tensor, text_embeds: Tensor) -> Tensor:
+        """Logits `(b, 2, H, W)`."""
+        height, width = images.shape[-2:]
+        logits = self.head(self._features(images, text_embeds).with_attention())
+        stride = self.backbone.strides[0]
+        size = (logits.shape[-2] * stride, logits.shape[-1] * stride)
+        return F.interpolate(logits, size, mode="bilinear", align_corners=True)[..., :height, :width]
+
+    def encode_texts(self, texts: list[str]) -> Tensor:
+        """Token embeddings of expressions, `(b, token_length, d)`.
+
+        Raises:
+            UsageError: If the model has no text encoder, or an expression is empty.
+        """
+        if self.text_encoder is None:
+            raise UsageError(
+                "This referring model has no text encoder, so it cannot read expressions. "
+                "Convert it again with --diffusion and the Stable Diffusion model it was trained from."
+            )
+        if empty := [index for index, text in enumerate(texts) if not text.strip()]:
+            raise UsageError(f"A referring expression must say something; number {empty[0] + 1} is empty.")
+        return self.text_encoder.tokens(texts, length=self.config.token_length)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Weighted cross-entropy of a batch with `masks` and `texts`."""
+        if batch.masks is None or batch.texts is None:
+            raise UsageError("Referring segmentation trains on masks with expressions; this data has none.")
+        logits = self(batch.images, self.encode_texts(batch.texts).to(self.dtype))
+        return referring_loss(logits, batch.masks, class_weights=self.config.class_weights)
+
+    @overload
+    def predict(self, images: ImageSource, **options: Any) -> MaskPrediction: ...
+
+    @overload
+    def predict(self, images: Sequence[ImageSource], **options: Any) -> list[MaskPrediction]: ...
+
+    def predict(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        *,
+        text: str | Sequence[str],
+        size: int | None = None,
+        batch_size: int = 1,
+    ) -> MaskPrediction | list[MaskPrediction]:
+        """The mask that an expression means, at each image's own size.
+
+        Args:
+            images: A path, PIL image, `(H, W, 3)` uint8 array, or a list of them; any size.
+            text: The expression; or one for each image.
+            size: Side to run at, pixels; none = what the model was trained at.
+            batch_size: Images of equal fitted size that go through the network together.
+
+        Returns:
+            One prediction for one image, a list for a list.
+
+        Raises:
+            UsageError: If an image cannot be read, or the number of expressions does not fit.
+        """
+        sources, is_list = as_list(images)
+        texts = [text] * len(sources) if isinstance(text, str) else list(text)
+        if len(texts) != len(sources):
+            raise UsageError(
+                f"There are {len(sources)} images but {len(texts)} expressions; give one, or one each."
+            )
+        fit = self._fit(size)
+        predictions = []
+        with self._predicting():
+            for group in read_groups(sources, fit, batch_size):
+                embeds = self.encode_texts([texts[index] for index, _, _ in group])
+                pixels = torch.cat([pixels for _, _, pixels in group])
+                logits = torch.cat(list(self._outputs(pixels, embeds, fit)), dim=-2)
+                for (index, picture, _), picture_logits in zip(group, logits, strict=True):
+                    probability = torch.cat(
+                        [
+                            strip.softmax(dim=0)[1]
+                            for strip in resize_strips(picture_logits, picture.height, picture.width)
+                        ]
+                    ).cpu()
+                    predictions.append(
+                        MaskPrediction(
+                            mask=probability > 0.5, probability=probability, text=texts[index], image=picture
+                        )
+                    )
+        return predictions if is_list else predictions[0]

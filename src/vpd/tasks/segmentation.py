@@ -1,0 +1,262 @@
+"""Semantic segmentation: class prompts and diffusion features -> a class for every pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from vpd.backbones.stable_diffusion import StableDiffusionBackbone
+from vpd.config import BackboneConfig, Fit, Recipe, SegmentConfig
+from vpd.errors import UsageError
+from vpd.heads.fpn import FPNHead
+from vpd.heads.open_vocabulary import OpenVocabularyHead
+from vpd.predictions import SegmentationPrediction
+from vpd.prompts.encoder import TextEncoder
+from vpd.prompts.names import PLAIN_TEMPLATE, embed_names
+from vpd.tasks.inference import resize_strips
+from vpd.tasks.losses import segmentation_loss
+from vpd.tasks.model import ImageSource, PerceptionModel, as_list, read_groups, recipe_backbone
+from vpd.types import Batch
+
+REFERENCE_FIT = Fit(mode="resize_short", size_px=512, max_long_px=2048, antialias=False)
+
+
+class SegmentationModel(PerceptionModel):
+    """Images and class prompts -> class logits.
+
+    Args:
+        config: What the model is.
+        backbone: The diffusion model.
+        text_encoder: Needed only to take other classes at prediction time (`head="open"`).
+
+    Shape:
+        images `(b, 3, H, W)` in [-1, 1], any H and W -> logits `(b, n, H, W)`
+    """
+
+    config: SegmentConfig
+    head: FPNHead | OpenVocabularyHead
+    class_embeddings: Tensor
+
+    def __init__(
+        self,
+        config: SegmentConfig,
+        *,
+        backbone: StableDiffusionBackbone,
+        text_encoder: TextEncoder | None = None,
+    ) -> None:
+        num_classes = len(config.classes)
+        head: FPNHead | OpenVocabularyHead
+        if config.head == "fpn":
+            head = FPNHead(
+                channels=backbone.channels_with_attention(num_classes),
+                out_channels=num_classes,
+                hidden_channels=config.head_channels,
+                dropout=config.dropout,
+            )
+        else:
+            head = OpenVocabularyHead(
+                channels=backbone.channels,
+                attention_strides=backbone.attention_strides,
+                text_dim=backbone.text_dim,
+                hidden_channels=config.head_channels,
+                dropout=config.dropout,
+            )
+        super().__init__(config, backbone=backbone, head=head, text_encoder=text_encoder)
+        self.register_buffer("class_embeddings", torch.zeros(num_classes, backbone.text_dim))
+
+    @classmethod
+    def from_diffusion(
+        cls,
+        source: str | Path,
+        *,
+        classes: Sequence[str],
+        recipe: Recipe = "default",
+        fit: Fit | None = None,
+        gradient_checkpointing: bool = False,
+        templates: tuple[str, ...] | None = None,
+        **options: Any,
+    ) -> SegmentationModel:
+        """A model to train: pre-trained diffusion weights, a new head.
+
+        Args:
+            source: Stable Diffusion: folder, hub id or single file.
+            classes: Class names, in the order of the labels.
+            recipe: `reference` as published, or `default`.
+            fit: How `predict` fits images; none = short side 512, whole image.
+            gradient_checkpointing: Recompute the UNet's blocks in the backward pass.
+            templates: Prompt sentences with `{}`; none = as the recipe has it (one, or CLIP's 80).
+            options: Other fields of `SegmentConfig`.
+
+        Raises:
+            UsageError: If the source has no text encoder, or a class name is empty or stands twice.
+        """
+        classes = unique_names(classes)
+        encoder = TextEncoder.from_pretrained(source)
+        reference = recipe == "reference"
+        backbone = recipe_backbone(source, recipe, gradient_checkpointing=gradient_checkpointing)
+        config = SegmentConfig(
+            recipe=recipe,
+            backbone=backbone.config,
+            classes=classes,
+            fit=fit or (REFERENCE_FIT if reference else REFERENCE_FIT.model_copy(update={"antialias": True})),
+            **{"count_ignored": reference, **options},
+        )
+        model = cls(config, backbone=backbone, text_encoder=encoder if config.head == "open" else None)
+        templates = templates or (PLAIN_TEMPLATE if reference else None)
+        model.class_embeddings.copy_(embed_names(encoder, classes, templates=templates))
+        return model
+
+    def forward(self, images: Tensor, text_embeds: Tensor | None = None) -> Tensor:
+        """Logits `(b, n, H, W)`; `text_embeds` `(n, d)` or `(b, n, d)` replaces the model's own classes."""
+        height, width = images.shape[-2:]
+        text_embeds = self.class_embeddings if text_embeds is None else text_embeds
+        text_embeds = text_embeds.expand(len(images), -1, -1)
+        features = self._features(images, text_embeds)
+        if isinstance(self.head, FPNHead):
+            logits = self.head(features.with_attention())
+        else:
+            logits = self.head(features, self.adapter(text_embeds))
+        stride = self.backbone.strides[0]
+        size = (logits.shape[-2] * stride, logits.shape[-1] * stride)
+        return F.interpolate(logits, size, mode="bilinear", align_corners=False)[..., :height, :width]
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy of a batch with `labels`."""
+        if batch.labels is None:
+            raise UsageError("Segmentation trains on label images; this data has none.")
+        return segmentation_loss(self(batch.images), batch.labels, count_ignored=self.config.count_ignored)
+
+    @overload
+    def predict(self, images: ImageSource, **options: Any) -> SegmentationPrediction: ...
+
+    @overload
+    def predict(self, images: Sequence[ImageSource], **options: Any) -> list[SegmentationPrediction]: ...
+
+    def predict(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        *,
+        classes: Sequence[str] | None = None,
+        size: int | None = None,
+        batch_size: int = 1,
+        scores: bool = False,
+    ) -> SegmentationPrediction | list[SegmentationPrediction]:
+        """Labels at each image's own size.
+
+        Args:
+            images: A path, PIL image, `(H, W, 3)` uint8 array, or a list of them; any size.
+            classes: Other class names. A model with the `fpn` head takes a selection of its own; one with the
+                `open` head takes any, if it was saved with its text encoder.
+            size: Short side to run at, pixels; none = what the model was trained at.
+            batch_size: Images of equal fitted size that go through the network together.
+            scores: Also return the probabilities, `(n, H, W)` float32.
+
+        Returns:
+            One prediction for one image, a list for a list.
+
+        Raises:
+            UsageError: If an image cannot be read, or the classes cannot be predicted.
+        """
+        sources, is_list = as_list(images)
+        text_embeds, names, keep = self._class_prompts(classes)
+        fit = self._fit(size)
+        predictions = []
+        with self._predicting():
+            for group in read_groups(sources, fit, batch_size):
+                pixels = torch.cat([pixels for _, _, pixels in group])
+                variants = [(pixels, False)] + ([(pixels.flip(-1), True)] if fit.flip else [])
+                strips = [(self._outputs(images, text_embeds, fit), flipped) for images, flipped in variants]
+                for (_, picture, _), labels, probs in self._finish(group, strips, pixels.shape, keep, scores):
+                    predictions.append(
+                        SegmentationPrediction(labels=labels, classes=names, image=picture, scores=probs)
+                    )
+        return predictions if is_list else predictions[0]
+
+    def _finish(
+        self, group: list[Any], strips: list[Any], shape: torch.Size, keep: Tensor | None, scores: bool
+    ) -> Iterator[tuple[Any, Tensor, Tensor | None]]:
+        """Labels (and probabilities) of each picture of a group, from strips of logits of each variant."""
+        same_size = all((picture.height, picture.width) == tuple(shape[-2:]) for _, picture, _ in group)
+        if same_size and len(strips) == 1 and not scores:  # never more than a strip of logits in memory
+            labels = torch.cat([_select(strip, keep).argmax(dim=1).cpu() for strip in strips[0][0]], dim=1)
+            for member, picture_labels in zip(group, labels, strict=True):
+                yield member, as_label_type(picture_labels), None
+            return
+        full = [(_select(torch.cat(list(parts), dim=-2), keep), flipped) for parts, flipped in strips]
+        for index, member in enumerate(group):
+            labels, probs = [], []
+            for strip in mean_probabilities([(logits[index], flip) for logits, flip in full], member[1]):
+                labels.append(strip.argmax(dim=0).cpu())
+                if scores:
+                    probs.append(strip.cpu())
+            yield member, as_label_type(torch.cat(labels)), torch.cat(probs, dim=1) if scores else None
+
+    def _class_prompts(self, classes: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...], Tensor | None]:
+        """Text embeddings to run with, names of the result, and which logits to keep (none = all)."""
+        own = self.config.classes
+        if classes is None:
+            return self.class_embeddings, own, None
+        wanted = unique_names(classes)
+        if all(name in own for name in wanted):
+            keep = torch.tensor([own.index(name) for name in wanted], device=self.device)
+            return self.class_embeddings, wanted, keep
+        unknown = [name for name in wanted if name not in own]
+        if self.config.head == "fpn":
+            raise UsageError(
+                f"This model's head was made for its {len(own)} classes and cannot predict {', '.join(unknown)}. "
+                f"It knows: {', '.join(own[:20])}{' ...' if len(own) > 20 else ''}. Choose among these, train on "
+                'with the new classes, or train a model with the "open" head.'
+            )
+        if self.text_encoder is None:
+            raise UsageError(
+                f"This model was saved without text encoder, so it cannot make prompts for {', '.join(unknown)}."
+            )
+        return embed_names(self.text_encoder, wanted), wanted, None
+
+
+def mean_probabilities(variants: list[tuple[Tensor, bool]], picture: Image.Image) -> Iterator[Tensor]:
+    """Strips of class probabilities `(n, rows, W)` at the picture's size, averaged over augmented variants.
+
+    As in the reference, each variant's logits are resized first, then turned into probabilities and averaged.
+
+    Args:
+        variants: Logits `(n, h, w)` and whether they are of the mirrored picture.
+        picture: Tells the size.
+    """
+    strips = [resize_strips(logits, picture.height, picture.width) for logits, _ in variants]
+    for parts in zip(*strips, strict=True):
+        probs = [
+            part.softmax(dim=0).flip(-1) if flipped else part.softmax(dim=0)
+            for part, (_, flipped) in zip(parts, variants, strict=True)
+        ]
+        yield torch.stack(probs).mean(dim=0) if len(probs) > 1 else probs[0]
+
+
+def _select(logits: Tensor, keep: Tensor | None) -> Tensor:
+    return logits if keep is None else logits[:, keep]
+
+
+def as_label_type(labels: Tensor) -> Tensor:
+    """uint8 where the label values allow, else int32."""
+    return labels.to(torch.uint8 if labels.numel() == 0 or int(labels.max()) < 256 else torch.int32)
+
+
+def unique_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, stripped.
+
+    Raises:
+        UsageError: If there is none, or one is empty or stands twice.
+    """
+    stripped = tuple(name.strip() for name in names)
+    doubled = sorted({name for name in stripped if stripped.count(name) > 1})
+    if not stripped or not all(stripped) or doubled:
+        raise UsageError(
+            f"Class names must be given, non-empty and different: got {list(names)}, twice: {doubled}."
+        )
+    return stripped

@@ -1,0 +1,103 @@
+"""Parameter groups and the optimiser, as published and as we recommend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from operator import itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vpd.config import Recipe, Task
+from vpd.errors import UsageError
+
+_FUSED_DEVICES = {"cpu", "cuda"}  # where this package was tried with it
+
+
+def parameter_groups(
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    *,
+    task: Task,
+    recipe: Recipe,
+    learning_rate: float,
+    weight_decay: float,
+    unet_lr_scale: float,
+    published_name: Callable[[str], str] | None = None,
+) -> list[dict[str, Any]]:
+    """Sort the trainable parameters by learning rate and weight decay.
+
+    `default`: the UNet (`backbone.unet.`) at its lower rate, all else at the full one; no decay on biases,
+    norms and `gamma`, that is, on parameters of fewer than two dimensions.
+
+    `reference`: the published groups with their accidents, decided by the published names. Segmentation:
+    `norm` in a name beats `unet`, so norms of the UNet's transformers train at the full rate without decay,
+    while group norms of its residual blocks and the head's batch norms are decayed. Referring: the same
+    decay, and one rate for the whole UNet; the published scale 0.01 was never applied, so give 1. Depth:
+    one-dimensional parameters are not decayed.
+
+    Args:
+        named_parameters: `model.named_parameters()`; frozen parameters are left out.
+        task: What is trained.
+        recipe: `reference` or `default`.
+        learning_rate: Rate of head and adapter.
+        weight_decay: Decay, where there is any.
+        unet_lr_scale: Rate of the UNet as a share of `learning_rate`.
+        published_name: Our name of a parameter -> its published name; `reference` needs it.
+
+    Returns:
+        Groups for `build_optimiser`, at most four, highest rate first: `name`, `params` (pairs of name and
+        parameter), `lr`, `lr_scale`, `weight_decay`.
+
+    Raises:
+        UsageError: If nothing is trainable, or published names are needed and not given.
+    """
+    if recipe == "reference" and published_name is None:
+        raise UsageError("The reference recipe sorts parameters by their published names: give `published_name`.")
+    groups: dict[tuple[float, float], list[tuple[str, nn.Parameter]]] = {}
+    for name, parameter in named_parameters:
+        if not parameter.requires_grad:
+            continue
+        if recipe == "reference" and published_name is not None:
+            is_slow, is_decayed = _published_rule(task, published_name(name), parameter)
+        else:
+            is_slow, is_decayed = name.startswith("backbone.unet."), parameter.ndim >= 2
+        key = (unet_lr_scale if is_slow else 1.0, weight_decay if is_decayed else 0.0)
+        groups.setdefault(key, []).append((name, parameter))
+    if not groups:
+        raise UsageError("Nothing to train: every parameter is frozen. Call `requires_grad_()` on the parts to train.")
+    return [
+        {
+            "name": f"rate x {scale:g}, decay {decay:g}",
+            "params": members,
+            "lr": learning_rate * scale,
+            "lr_scale": scale,
+            "weight_decay": decay,
+        }
+        for (scale, decay), members in sorted(groups.items(), key=itemgetter(0), reverse=True)
+    ]
+
+
+def _published_rule(task: Task, name: str, parameter: Tensor) -> tuple[bool, bool]:
+    """Whether the reference trains a parameter at the UNet's rate, and whether it decays it."""
+    is_unet, is_norm = "unet" in name, "norm" in name
+    if task == "segment":
+        return is_unet and not is_norm, not is_norm
+    return is_unet, not is_norm if task == "refer" else parameter.ndim != 1
+
+
+def build_optimiser(
+    groups: list[dict[str, Any]], *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+) -> torch.optim.AdamW:
+    """AdamW over `parameter_groups`; one fused kernel a step where the devices have it.
+
+    Each group of the result has its parameters' names in `param_names`.
+    """
+    devices = {parameter.device.type for group in groups for _, parameter in group["params"]}
+    return torch.optim.AdamW(groups, betas=betas, eps=eps, fused=devices <= _FUSED_DEVICES)
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Set every group's rate to `rate` times its `lr_scale`; call before each step with `schedule(step)`."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["lr_scale"]

@@ -1,0 +1,64 @@
+"""Tensors that travel between the parts, and the legend of axis letters.
+
+Axes, everywhere in this package: `b` batch, `c` channels, `h w` size of a feature map, `H W` size of an
+image, `k` text tokens or class prompts, `n` classes, `heads` attention heads, `d` channels of one head or of
+a text embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+IGNORE_LABEL = 255
+"""Label of pixels that no loss and no metric counts."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the backbone hands to a head. Text enters only as what the features were conditioned on."""
+
+    maps: tuple[Tensor, ...]
+    """UNet features `(b, c, h, w)`, finest first."""
+    strides: tuple[int, ...]
+    """Image pixels to one step of each map."""
+    attention: Mapping[int, Tensor]
+    """Stride -> cross-attention `(b, k, h, w)`, averaged over heads and layers; each sums to 1 over k."""
+
+    def with_attention(self) -> tuple[Tensor, ...]:
+        """Maps with the attention of the same stride concatenated to their channels (paper, section 3.3)."""
+        return tuple(
+            torch.cat([features, self.attention[stride]], dim=1) if stride in self.attention else features
+            for features, stride in zip(self.maps, self.strides, strict=True)
+        )
+
+
+@dataclass
+class Batch:
+    """A training or evaluation batch; the task decides which of the optional parts must be there."""
+
+    images: Tensor
+    """`(b, 3, H, W)`, RGB in [-1, 1]."""
+    names: list[str]
+    """Names of the samples, for messages."""
+    labels: Tensor | None = None
+    """`(b, H, W)` int64 class of each pixel, 255 = ignored."""
+    masks: Tensor | None = None
+    """`(b, H, W)` int64, 1 inside the referred object."""
+    depth_m: Tensor | None = None
+    """`(b, 1, H, W)` metres, 0 = not measured."""
+    texts: list[str] | None = None
+    """Referring expression of each sample."""
+    scenes: list[str | None] | None = None
+    """Scene class of each sample, where known."""
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its tensors on `device`."""
+        moved = {
+            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            for name, value in vars(self).items()
+        }
+        return Batch(**moved)

@@ -1,0 +1,119 @@
+"""The world as sample sets for training and evaluation."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+
+from vpd.config import Task
+from vpd.data.samples import Sample
+from vpd.world.expressions import Expression, expressions
+from vpd.world.palette import CLASSES
+from vpd.world.render import Rendering, render
+from vpd.world.sampling import CROWDED_STYLE, DEFAULT_STYLE, sample_scene
+
+Split = Literal["train", "val", "test"]
+SCENE = "room"
+"""The one scene class of the world."""
+MOST_TEXTS = 6
+"""Expressions kept of a training sample."""
+
+
+def split_seed(seed: int, split: Split) -> int:
+    """Seed of a split's scenes: no two splits share one, whatever the seeds of their sets."""
+    if split not in get_args(Split):
+        raise ValueError(f"Unknown split {split!r}. Choose one of: {', '.join(get_args(Split))}.")
+    return len(get_args(Split)) * seed + get_args(Split).index(split)
+
+
+class WorldSamples:
+    """Freshly rendered scenes of one split, as a sequence of samples.
+
+    Args:
+        task: `segment` gives labels, `depth` depth in metres, `refer` the mask of one object with its expressions.
+        split: `train`, `val` or `test`; they never share scenes.
+        count: Number of samples.
+        size_px: Side of the pictures, or their height and width.
+        seed: Another seed, another set.
+        keep: Keep each sample in memory once it is rendered.
+
+    Raises:
+        ValueError: If task or split is unknown, or count is negative.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        split: Split,
+        count: int,
+        size_px: int | tuple[int, int] = 128,
+        *,
+        seed: int = 0,
+        keep: bool = False,
+    ) -> None:
+        if task not in get_args(Task):
+            raise ValueError(f"Unknown task {task!r}. Choose one of: {', '.join(get_args(Task))}.")
+        if count < 0:
+            raise ValueError(f"A set of {count} samples: count must be 0 or more.")
+        self.task: Task = task
+        self.split: Split = split
+        self.size_px = size_px
+        self.seed = split_seed(seed, split)
+        self.classes: tuple[str, ...] = CLASSES if task == "segment" else ()
+        self.scenes: tuple[str, ...] = (SCENE,) if task == "depth" else ()
+        self._count = count
+        self._kept: dict[int, Sample] | None = {} if keep else None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Sample:
+        if not -self._count <= index < self._count:
+            raise IndexError(f"Sample {index} of a set of {self._count}.")
+        index %= self._count
+        if self._kept is None:
+            return self._render(index)
+        if index not in self._kept:
+            self._kept[index] = self._render(index)
+        return self._kept[index]
+
+    def _render(self, index: int) -> Sample:
+        name = f"world-{self.split}-{index:06d}"
+        if self.task == "refer":
+            return self._refer(name, index)
+        rendering = render(sample_scene(self.seed, index, DEFAULT_STYLE), self.size_px)
+        if self.task == "segment":
+            return Sample(name, rendering.image, labels=rendering.labels)
+        return Sample(name, rendering.image, depth_m=rendering.depth_m, scene=SCENE)
+
+    def _refer(self, name: str, index: int) -> Sample:
+        """One object of a crowded scene; another scene where nothing can be said without doubt."""
+        attempt = 0
+        while True:
+            scene = sample_scene(self.seed, index, CROWDED_STYLE, attempt=attempt)
+            rendering = render(scene, self.size_px)
+            possible = expressions(rendering)
+            if possible:
+                rng = np.random.default_rng((self.seed, index, attempt, 1))  # not the scene's own stream
+                chosen = choose_expressions(possible, rng, MOST_TEXTS if self.split == "train" else 1)
+                return _referred(name, rendering, chosen)
+            attempt += 1
+
+
+def choose_expressions(
+    possible: tuple[Expression, ...], rng: np.random.Generator, count: int
+) -> tuple[Expression, ...]:
+    """Draw a kind of expression, then an object, then up to `count` expressions of it, one of that kind first."""
+    kinds = sorted({expression.kind for expression in possible})
+    kind = kinds[int(rng.integers(len(kinds)))]
+    objects = sorted({expression.index for expression in possible if expression.kind == kind})
+    target = objects[int(rng.integers(len(objects)))]
+    about = [expression for expression in possible if expression.index == target]
+    shuffled = [about[int(place)] for place in rng.permutation(len(about))]
+    return tuple(sorted(shuffled, key=lambda expression: expression.kind != kind)[:count])
+
+
+def _referred(name: str, rendering: Rendering, chosen: tuple[Expression, ...]) -> Sample:
+    mask = rendering.instances == chosen[0].index + 1
+    return Sample(name, rendering.image, mask=mask, texts=tuple(expression.text for expression in chosen))

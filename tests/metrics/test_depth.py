@@ -1,0 +1,185 @@
+"""Depth errors, against values by hand and the golden evaluation."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vpd.metrics.depth import ERRORS, DepthMetrics, crop_window, depth_errors, evaluated_pixels, kb_crop
+
+METRIC_CASES = ["nyu", "nyu_small_max", "kitti_garg", "kitti_eigen", "kitti_garg_kb", "imagepath"]
+VALIDATE_CASES = [f"model/pred_shift{shift}_flip{flip}" for shift in (2, 3) for flip in (0, 1)] + [
+    f"stub/pred_shift{shift}_flip{flip}" for shift in (2, 5) for flip in (0, 1)
+]
+
+maps = st.lists(
+    st.tuples(st.floats(0.1, 9.9), st.one_of(st.just(0.0), st.floats(0.1, 9.9))), min_size=6, max_size=6
+).map(lambda pixels: torch.tensor(pixels, dtype=torch.float64).T.reshape(2, 2, 3))
+
+
+def metrics_of(*pairs, **limits):
+    metrics = DepthMetrics(**limits)
+    for pred, target in pairs:
+        metrics.update(pred, target)
+    return metrics
+
+
+def test_errors_by_hand():
+    pred, target = torch.tensor([2.0, 4.0, 4.0]), torch.tensor([1.0, 4.0, 5.0])
+
+    errors = dict(zip(ERRORS, depth_errors(pred.double(), target.double()).tolist(), strict=True))
+
+    two, ratio = math.log(2), math.log(0.8)
+    mean, mean_square = (two + ratio) / 3, (two**2 + ratio**2) / 3
+    assert errors == pytest.approx(
+        {
+            "d1": 1 / 3,  # 5 / 4 = 1.25 is not below 1.25
+            "d2": 2 / 3,
+            "d3": 2 / 3,
+            "abs_rel": (1 + 0 + 0.2) / 3,
+            "sq_rel": (1 + 0 + 0.2) / 3,
+            "rmse": math.sqrt((1 + 1) / 3),
+            "rmse_log": math.sqrt(mean_square),
+            "log10": (math.log10(2) - math.log10(0.8)) / 3,
+            "silog": math.sqrt(mean_square - 0.5 * mean**2),
+        }
+    )
+
+
+def test_a_perfect_prediction_has_no_error():
+    target = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
+    result = metrics_of((target, target)).compute()
+    assert result == {name: float(name in ("d1", "d2", "d3")) for name in ERRORS} | {"images": 1.0}
+
+
+def test_errors_are_averaged_over_images_not_pixels():
+    one = (torch.tensor([[2.0, 5.0]]), torch.tensor([[1.0, 0.0]]))  # one pixel, 100 % off
+    two = (torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, 1.0]]))  # two pixels, exact
+    assert metrics_of(one, two).compute()["abs_rel"] == 0.5
+
+
+def test_images_without_measurement_are_left_out():
+    empty = (torch.ones(2, 2), torch.zeros(2, 2))
+    exact = (torch.ones(2, 2), torch.ones(2, 2))
+    result = metrics_of(empty, exact).compute()
+    assert result["d1"] == 1.0
+    assert result["images"] == 1.0
+    assert math.isnan(metrics_of(empty).compute()["rmse"])
+
+
+def test_range_is_open_and_predictions_are_not_clipped():
+    target = torch.tensor([[0.5, 1.0, 2.0, 4.0]])
+    pred = torch.tensor([[9.0, 9.0, 9.0, 9.0]])
+    kept, true = evaluated_pixels(pred, target, min_depth_m=0.5, max_depth_m=4.0)
+    assert true.tolist() == [1.0, 2.0]
+    assert kept.tolist() == [9.0, 9.0]
+
+
+def test_infinite_becomes_max_and_nan_becomes_min():
+    pred = torch.tensor([[math.inf, -math.inf, math.nan]])
+    kept, _ = evaluated_pixels(pred, torch.ones(1, 3), min_depth_m=0.001, max_depth_m=10.0)
+    assert kept.tolist() == [10.0, 10.0, 0.001]
+
+
+def test_negative_predictions_are_never_within_a_ratio():
+    errors = depth_errors(torch.tensor([-1.0]), torch.tensor([1.0]))
+    assert errors[:3].tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("crop", "size", "rows", "columns"),
+    [
+        (None, (5, 7), (0, 5), (0, 7)),
+        ("nyu", (480, 640), (45, 471), (41, 601)),
+        ("nyu", (352, 480), (45, 352), (41, 480)),
+        ("garg", (352, 1216), (143, 349), (43, 1172)),
+        ("eigen", (375, 1242), (124, 342), (44, 1197)),
+    ],
+)
+def test_crops(crop, size, rows, columns):
+    assert crop_window(crop, *size) == (slice(*rows), slice(*columns))
+
+
+def test_unknown_crop_lists_the_choices():
+    with pytest.raises(ValueError, match=r"'center'.*nyu, garg, eigen"):
+        crop_window("center", 480, 640)
+
+
+@pytest.mark.parametrize(("crop", "size"), [("nyu", (45, 640)), ("garg", (1, 1))])
+def test_crop_that_leaves_nothing_is_an_error(crop, size):
+    with pytest.raises(ValueError, match="Nothing is left"):
+        crop_window(crop, *size)
+
+
+def test_kb_crop_keeps_bottom_and_centre():
+    rows = torch.arange(375).reshape(375, 1).expand(375, 1243)
+    columns = torch.arange(1243).expand(375, 1243)
+    cropped = kb_crop(torch.stack([rows, columns]))
+    assert cropped.shape == (2, 352, 1216)
+    assert cropped[:, 0, 0].tolist() == [23, 13]
+    assert cropped[:, -1, -1].tolist() == [374, 1228]
+
+
+def test_kb_crop_needs_a_large_enough_image():
+    with pytest.raises(ValueError, match="351x1242"):
+        kb_crop(torch.zeros(351, 1242))
+
+
+def test_shapes_must_be_equal():
+    with pytest.raises(ValueError, match=r"\(2, 3\).*\(1, 2, 3\)"):
+        DepthMetrics().update(torch.ones(2, 3), torch.ones(1, 2, 3))
+
+
+def test_merge_needs_the_same_range():
+    with pytest.raises(ValueError, match=r"80\.0"):
+        DepthMetrics().merge(DepthMetrics(max_depth_m=80.0))
+
+
+@settings(deadline=None)
+@given(maps, maps)
+def test_merge_equals_counting_both_in_any_order(first, second):
+    merged = metrics_of(first).merge(metrics_of(second))
+    torch.testing.assert_close(merged.totals, metrics_of(second, first).totals)
+
+
+@settings(deadline=None)
+@given(maps, st.permutations(range(6)))
+def test_order_of_pixels_does_not_matter(pair, order):
+    shuffled = pair.reshape(2, 6)[:, order].reshape(2, 2, 3)
+    torch.testing.assert_close(metrics_of(shuffled).totals, metrics_of(pair).totals, atol=1e-7, rtol=1e-7)
+
+
+@pytest.mark.parametrize("case", METRIC_CASES)
+def test_metrics_equal_golden(golden, case):
+    wanted = golden.json("procedures/depth.json")["metrics"][case]
+    pred, target = (golden.tensor("procedures/depth_metrics.safetensors", f"{case}/{k}") for k in ("pred", "gt"))
+    case_settings = wanted["settings"]
+    names = {"garg_crop": "garg", "eigen_crop": "eigen"}
+    crop = "nyu" if case_settings["dataset"] == "nyudepthv2" else names.get(case_settings["kitti_crop"])
+    if case_settings["dataset"] == "kitti" and case_settings["do_kb_crop"]:
+        pred, target = kb_crop(pred), kb_crop(target)
+    limits = {"min_depth_m": case_settings["min_depth_eval"], "max_depth_m": case_settings["max_depth_eval"]}
+
+    kept, true = evaluated_pixels(pred, target, crop=crop, **limits)
+    result = metrics_of((pred, target), crop=crop, **limits).compute()
+
+    assert len(kept) == wanted["n_pixels"]
+    assert float(kept.sum()) == pytest.approx(wanted["sum_pred"], rel=1e-6)
+    assert float(true.sum()) == pytest.approx(wanted["sum_gt"], rel=1e-6)
+    assert {name: result[name] for name in ERRORS} == pytest.approx(wanted["values"], rel=1e-5)
+
+
+@pytest.mark.parametrize("case", VALIDATE_CASES)
+def test_metrics_of_golden_predictions(golden, case):
+    wanted = golden.json("procedures/depth.json")["validate"][case]
+    network = case.partition("/")[0]
+    file = f"procedures/depth_validate_{network}.safetensors"
+    pred, target = golden.tensor(file, case), golden.tensor(file, f"{network}/depth").squeeze(0).float()
+
+    kept, _ = evaluated_pixels(pred, target, min_depth_m=1e-3, max_depth_m=10.0, crop="nyu")
+    result = metrics_of((pred, target), crop="nyu").compute()
+
+    assert len(kept) == wanted["n_pixels"]
+    assert {name: result[name] for name in ERRORS} == pytest.approx(wanted["metrics"], rel=1e-5)

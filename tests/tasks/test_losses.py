@@ -1,0 +1,151 @@
+"""Losses, against values by hand and the golden losses."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vpd.tasks.losses import referring_loss, segmentation_loss, silog_loss
+
+# Two pixels of two classes: probability of the second class 0.8 and 0.5.
+LOGITS = torch.tensor([[0.0, 0.0], [math.log(4.0), 0.0]]).reshape(1, 2, 1, 2)
+
+
+def labels(*classes):
+    return torch.tensor(classes).reshape(1, 1, 2)
+
+
+def depth(*metres, requires_grad=False):
+    return torch.tensor(metres).reshape(1, 1, 1, -1).requires_grad_(requires_grad)
+
+
+def test_segmentation_loss_by_hand():
+    loss = segmentation_loss(LOGITS, labels(1, 0))
+    assert float(loss) == pytest.approx((-math.log(0.8) - math.log(0.5)) / 2)
+
+
+@pytest.mark.parametrize(("count_ignored", "pixels"), [(False, 1), (True, 2)])
+def test_ignored_pixels_enter_the_mean_only_when_counted(count_ignored, pixels):
+    loss = segmentation_loss(LOGITS, labels(1, 255), count_ignored=count_ignored)
+    assert float(loss) == pytest.approx(-math.log(0.8) / pixels)
+
+
+def test_referring_loss_by_hand():
+    loss = referring_loss(LOGITS, labels(1, 0), class_weights=(0.9, 1.1))
+    assert float(loss) == pytest.approx((-1.1 * math.log(0.8) - 0.9 * math.log(0.5)) / (1.1 + 0.9))
+
+
+def test_referring_loss_leaves_out_ignored_pixels():
+    assert float(referring_loss(LOGITS, labels(1, 255))) == pytest.approx(-math.log(0.8))
+
+
+def test_silog_loss_by_hand():
+    loss = silog_loss(depth(1.0, 2.0, 5.0), depth(2.0, 2.0, 0.0), variance_focus=0.5)
+    assert float(loss) == pytest.approx(math.log(2) * math.sqrt(1 / 2 - 0.5 / 4))
+
+
+@settings(deadline=None)
+@given(st.floats(0.1, 10.0), st.lists(st.floats(0.1, 10.0), min_size=2, max_size=8))
+def test_silog_loss_with_full_focus_knows_no_scale(factor, metres):
+    pred, target = depth(*metres).double(), depth(*reversed(metres)).double()
+    scaled, plain = (silog_loss(scale * pred, target, variance_focus=1.0) for scale in (factor, 1.0))
+    assert float(scaled) == pytest.approx(float(plain), abs=1e-6)
+
+
+@settings(deadline=None)
+@given(st.permutations(range(6)))
+def test_losses_do_not_know_the_order_of_pixels(order):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 2, 1, 6, generator=generator, dtype=torch.float64)
+    classes = torch.tensor([0, 1, 1, 255, 0, 1]).reshape(1, 1, 6)
+    pred, target = logits.exp().split(1, dim=1)
+
+    for loss, first, second in (
+        (segmentation_loss, logits, classes),
+        (referring_loss, logits, classes),
+        (silog_loss, pred, target),
+    ):
+        torch.testing.assert_close(loss(first[..., order], second[..., order]), loss(first, second))
+
+
+@pytest.mark.parametrize("loss", [segmentation_loss, referring_loss])
+def test_nothing_labelled_is_zero_with_zero_gradients(loss):
+    logits = LOGITS.clone().requires_grad_()
+    value = loss(logits, labels(255, 255))
+    value.backward()
+    assert value.item() == 0.0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+@pytest.mark.parametrize("target", [(0.0, 0.0), (2.0, 3.0)], ids=["nothing measured", "exact"])
+def test_silog_loss_at_zero_has_zero_gradients(target):
+    pred = depth(2.0, 3.0, requires_grad=True)
+    value = silog_loss(pred, depth(*target))
+    value.backward()
+    assert value.item() == 0.0
+    assert torch.equal(pred.grad, torch.zeros_like(pred))
+
+
+def test_pixels_without_measurement_get_no_gradient():
+    pred = depth(1.0, 2.0, 5.0, requires_grad=True)
+    silog_loss(pred, depth(2.0, 2.0, 0.0)).backward()
+    assert pred.grad[..., 2].item() == 0.0
+    assert pred.grad[..., :2].abs().min() > 0
+
+
+def test_silog_loss_survives_a_prediction_of_zero():
+    assert math.isfinite(float(silog_loss(depth(0.0, 1.0), depth(1.0, 1.0))))
+
+
+def test_silog_loss_shows_nan_predictions():
+    assert math.isnan(float(silog_loss(depth(math.nan, 1.0), depth(1.0, 1.0))))
+
+
+def test_half_precision_is_summed_in_float32():
+    logits = LOGITS.expand(1, 2, 200, 2).to(torch.bfloat16)
+    loss = segmentation_loss(logits, labels(1, 0).expand(1, 200, 2))
+    assert loss.dtype == torch.float32
+    assert float(loss) == pytest.approx((-math.log(0.8) - math.log(0.5)) / 2, rel=1e-2)
+
+
+@pytest.mark.parametrize("loss", [segmentation_loss, referring_loss])
+@pytest.mark.parametrize("shape", [(1, 2, 3), (1, 1, 3, 2), (2, 3, 2)])
+def test_labels_of_another_shape_are_refused(loss, shape):
+    with pytest.raises(ValueError, match=r"\(1, 2, 3, 2\)"):
+        loss(torch.zeros(1, 2, 3, 2), torch.zeros(shape, dtype=torch.int64))
+
+
+def test_depth_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"\(1, 1, 1, 2\).*\(1, 2\)"):
+        silog_loss(depth(1.0, 2.0), torch.ones(1, 2))
+
+
+def test_segmentation_loss_equals_golden(golden):
+    tensors = golden.tensors("seg/golden.safetensors")
+    loss = segmentation_loss(tensors["logits"], tensors["target"].long(), count_ignored=True)
+    wanted = golden.json("seg/golden_train.json")["eval"]["loss"]["decode.loss_ce"]
+    assert float(loss) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_referring_loss_equals_golden(golden):
+    tensors = golden.tensors("refer/golden.safetensors")
+    loss = referring_loss(tensors["logits"], tensors["target"].long(), class_weights=(0.9, 1.1))
+    wanted = golden.json("refer/golden_train.json")["eval"]["loss"]["loss"]
+    assert float(loss) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_silog_loss_equals_golden_of_the_model(golden):
+    tensors = golden.tensors("depth/golden.safetensors")
+    loss = silog_loss(tensors["pred_d"], tensors["target"].unsqueeze(1))
+    wanted = golden.json("depth/golden_train.json")["eval"]["loss"]["loss"]
+    assert float(loss) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_silog_loss_equals_golden(golden):
+    wanted = golden.json("procedures/depth.json")["silog_loss"]
+    file = "procedures/depth_metrics.safetensors"
+    pred, target = (golden.tensor(file, f"imagepath/{name}").float() for name in ("pred", "gt"))
+    loss = silog_loss(pred, target, variance_focus=wanted["lambd"])
+    assert float(loss) == pytest.approx(wanted["value"], rel=1e-5)
