@@ -70,3 +70,11 @@ def test_data() -> Path:
         pytest.skip("VPD_TEST_DATA is not set: no outside data to test on")
     assert Path(folder).is_dir(), f"VPD_TEST_DATA={folder} is not a folder"
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny but complete diffusion model; do not change it."""
+    from tiny import write_tiny_diffusion
+
+    return write_tiny_diffusion(tmp_path_factory.mktemp("tiny") / "diffusion")

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -47,8 +48,15 @@ def test_atomic_write_gives_normal_permissions(tmp_path: Path):
     plain = tmp_path / "plain"
     plain.touch()
     with atomic_write(tmp_path / "ours") as temporary:
-        temporary.touch()
+        temporary.unlink()
+        temporary.touch(mode=0o600)
     assert (tmp_path / "ours").stat().st_mode == plain.stat().st_mode
+
+
+def test_errors_of_the_system_name_the_file_that_was_meant(tmp_path: Path):
+    with pytest.raises(OSError, match="No space left") as caught, atomic_write(tmp_path / "a.json"):
+        raise OSError(28, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "a.json")
 
 
 def test_write_json_has_null_for_what_json_cannot_say(tmp_path: Path):
@@ -72,6 +80,15 @@ def test_writable_folder_makes_parents_and_leaves_no_trace(tmp_path: Path):
     folder = writable_folder(tmp_path / "a" / "b")
     assert folder.is_dir()
     assert list(folder.iterdir()) == []
+
+
+def test_writable_folder_sweeps_what_killed_runs_left(tmp_path: Path):
+    for name in (".tmp-old", ".tmp-young", "old.png"):
+        (tmp_path / name).touch()
+    for name in (".tmp-old", "old.png"):
+        os.utime(tmp_path / name, (0, 0))
+    writable_folder(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".tmp-young", "old.png"]
 
 
 def test_writable_folder_names_what_is_wrong(tmp_path: Path):

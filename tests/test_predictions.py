@@ -85,11 +85,16 @@ def test_depth_in_millimetres_by_hand(tmp_path: Path):
         assert np.asarray(saved).tolist() == [[0, 1234, 0, 1, 65535]]
 
 
-def test_the_manifest_says_which_scene_was_used():
-    depth_m = torch.ones(1, 1)
-    assert depth_prediction(depth_m, 10.0).facts()["scene"] == "mean of the model's scenes"
-    told = DepthPrediction(depth_m=depth_m, max_depth_m=10.0, scene="kitchen", image=photo(1, 1))
-    assert told.facts()["scene"] == "kitchen"
+def test_facts_of_depth_say_scale_range_and_scene():
+    depth_m = torch.tensor([[1.5, 4.0]])
+    told = DepthPrediction(depth_m=depth_m, max_depth_m=80.0, scene="kitchen", image=photo(1, 2))
+    assert told.facts() == {
+        "metres_per_step": 1 / 256,
+        "max_depth_m": 80.0,
+        "nearest_m": 1.5,
+        "farthest_m": 4.0,
+        "scene": "kitchen",
+    }
 
 
 def test_only_png_keeps_the_pixels(tmp_path: Path):

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, model_validat
 Task = Literal["segment", "refer", "depth"]
 Recipe = Literal["reference", "default"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Literal[1] = 1
 
 
 class Frozen(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):

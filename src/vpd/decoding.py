@@ -102,9 +102,7 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
         else:
             rgb = image.convert("RGB")
     except (ValueError, OSError) as error:  # a PIL image may still have to be read
-        raise UsageError(
-            f"{name}: mode {image.mode} cannot be turned into RGB ({_one_line(error)})"
-        ) from error
+        raise UsageError(f"{name}: mode {image.mode} cannot be turned into RGB ({_one_line(error)})") from error
     return rgb if upright is None else rgb.transpose(upright)
 
 
@@ -117,9 +115,7 @@ def _to_8_bit(values: np.ndarray) -> np.ndarray:
         values = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
         top = float(values.max())
         scales = _FULL_SCALES if values_are_float else _FULL_SCALES[2:]
-        full = next(
-            (scale for scale in scales if top <= 2 * scale), top
-        )  # a little over the scale is overexposed
+        full = next((scale for scale in scales if top <= 2 * scale), top)  # a little over the scale is overexposed
     return np.clip(np.rint(values * (255.0 / full)), 0, 255).astype(np.uint8)
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from vpd.errors import UsageError
 
 TEMPORARY_PREFIX = ".tmp-"
 """Start of the name of a file that is being written; a killed run may leave one behind."""
+_ABANDONED_S = 3600
 
 
 @contextmanager
@@ -36,32 +38,39 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         raise FileNotFoundError(f"Cannot write {path}: there is no folder {path.parent}. Make it first.")
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{path.suffix}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # some writers make files that only their owner can read
         _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)
+    except OSError as error:  # a full disk, say: name the file the user knows
+        if error.errno is not None:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically; numbers that are not finite become `null`."""
+    contents = _encode(value, indent=2)
     with atomic_write(path) as temporary:
-        text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_bytes(contents + b"\n")
 
 
 def append_json_line(path: str | Path, value: Any) -> None:
     """Add one line to a line file and force it to the disk; a line that a crash left torn is closed first."""
     path = Path(path)
-    line = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False) + "\n"
+    line = _encode(value)
     with path.open("a+b") as file:
         size = file.seek(0, os.SEEK_END)
         if size:
             file.seek(size - 1)
             if file.read(1) != b"\n":
-                line = "\n" + line
-        file.write(line.encode())
+                line = b"\n" + line
+        file.write(line + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
@@ -83,6 +92,8 @@ def read_json_lines(path: str | Path) -> list[Any]:
 def writable_folder(path: str | Path) -> Path:
     """The folder, made where it is missing, once it is certain that files can be written into it.
 
+    Removes unfinished files that a killed run left in it more than an hour ago.
+
     Args:
         path: Folder to write into.
 
@@ -100,6 +111,9 @@ def writable_folder(path: str | Path) -> Path:
         probe = path / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
         probe.touch()
         probe.unlink()
+        for left in path.glob(f"{TEMPORARY_PREFIX}*"):
+            if time.time() - left.stat().st_mtime > _ABANDONED_S:
+                left.unlink()
     except OSError as error:
         reason = "it is a file" if path.is_file() else error.strerror or str(error)
         raise UsageError(
@@ -117,6 +131,14 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _encode(value: Any, indent: int | None = None) -> bytes:
+    """The value as JSON in UTF-8."""
+    try:
+        return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:  # holds a file name that is not UTF-8 on disk
+        return json.dumps(_finite(value), indent=indent, allow_nan=False).encode()
 
 
 def _finite(value: Any) -> Any:

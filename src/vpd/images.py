@@ -88,9 +88,7 @@ def read_depth(path: str | Path, scale: float = 1000.0) -> NDArray[np.float32]:
     """
     image, _ = decode_file(Path(path), LOSSLESS_FORMATS)
     if not image.mode.startswith("I") and image.mode != "F":
-        raise UsageError(
-            f"{path}: depth needs one channel of 16 bits or float; this picture has mode {image.mode}"
-        )
+        raise UsageError(f"{path}: depth needs one channel of 16 bits or float; this picture has mode {image.mode}")
     depth_m = np.asarray(image).astype(np.float32) / np.float32(scale)
     depth_m[~(np.isfinite(depth_m) & (depth_m > 0))] = 0
     return depth_m
@@ -173,9 +171,7 @@ def _image_of_array(pixels: NDArray[Any]) -> Image.Image:
 
 def _images_in(folder: Path) -> list[Path]:
     inside = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    visible = (
-        path for path in inside if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    visible = (path for path in inside if not any(part.startswith(".") for part in path.relative_to(folder).parts))
     return sorted(visible, key=_natural_order)
 
 

@@ -54,12 +54,16 @@ class SegmentationPrediction:
 
     def facts(self) -> dict[str, Any]:
         """Classes in the image with their label and share, largest first, for the manifest."""
-        labels, counts = np.unique(self.labels.numpy(), return_counts=True)
-        shares = sorted(zip(counts / self.labels.numel(), labels, strict=True), key=lambda pair: -pair[0])
+        counts = np.bincount(self.labels.numpy().ravel(), minlength=len(self.classes))
+        present = [int(label) for label in np.argsort(-counts, kind="stable") if counts[label]]
         return {
             "classes": [
-                {"label": int(label), "name": self.classes[label], "share": round(float(share), 6)}
-                for share, label in shares
+                {
+                    "label": label,
+                    "name": self.classes[label],
+                    "share": round(float(counts[label] / self.labels.numel()), 6),
+                }
+                for label in present
             ]
         }
 
@@ -109,7 +113,7 @@ class DepthPrediction:
     max_depth_m: float
     """Largest value the model can output, metres (10 for NYU)."""
     scene: str | None
-    """Scene the model was told, or none: the mean of its scenes."""
+    """Scene the model was told, or what it took instead."""
     image: Image.Image = field(repr=False)
     """The input, RGB, upright."""
 
@@ -148,7 +152,7 @@ class DepthPrediction:
             "max_depth_m": self.max_depth_m,
             "nearest_m": round(float(self.depth_m.min()), 4),
             "farthest_m": round(float(self.depth_m.max()), 4),
-            "scene": self.scene if self.scene is not None else "mean of the model's scenes",
+            "scene": self.scene,
         }
 
 

@@ -5,10 +5,9 @@ import torch
 from torch import nn
 
 from vpd.errors import UsageError
-from vpd.training.optimisers import build_optimiser, parameter_groups, set_learning_rate
+from vpd.training.optimisers import VALUES, build_optimiser, parameter_groups, set_learning_rate
 
 GOLDEN_TASKS = {"segment": "seg", "refer": "refer", "depth": "depth"}
-UNET_LR_SCALE = {"segment": 0.1, "refer": 1.0, "depth": 0.01}
 
 
 def named(*names, frozen=()):
@@ -144,13 +143,14 @@ def test_reference_groups_equal_golden(golden_case):
         if names:
             wanted.setdefault((group["lr"], group["weight_decay"]), set()).update(names)
 
+    values = VALUES["reference"][task]
     groups = parameter_groups(
         parameters,
         task=task,
         recipe="reference",
-        learning_rate=max(group["lr"] for group in golden_groups),
-        weight_decay=max(group["weight_decay"] for group in golden_groups),
-        unet_lr_scale=UNET_LR_SCALE[task],
+        learning_rate=values.learning_rate,
+        weight_decay=values.weight_decay,
+        unet_lr_scale=values.unet_lr_scale,
         published_name=str,
     )
 
@@ -159,8 +159,11 @@ def test_reference_groups_equal_golden(golden_case):
 
 
 def test_optimiser_settings_equal_golden(golden_case):
-    _, golden_groups, _ = golden_case
-    optimiser = build_optimiser(groups_of(named("head.weight")))
-    for group in golden_groups:
-        assert tuple(group["betas"]) == optimiser.param_groups[0]["betas"]
-        assert group["eps"] == optimiser.param_groups[0]["eps"]
+    task, golden_groups, _ = golden_case
+    values = VALUES["reference"][task]
+    assert {(tuple(group["betas"]), group["eps"]) for group in golden_groups} == {(values.betas, values.eps)}
+
+
+@pytest.mark.parametrize("task", ["segment", "refer", "depth"])
+def test_default_trains_the_unet_slower(task):
+    assert VALUES["default"][task].unet_lr_scale < 1.0

@@ -28,98 +28,102 @@ def test_rise_and_fall_by_hand():
     assert rates == pytest.approx([3.0, 5.0, 3.0, 1.0, 1.0, 1.0])
 
 
+@pytest.mark.parametrize("task", ["segment", "refer", "depth"])
 @pytest.mark.parametrize(("steps", "warmup_steps"), [(200, 10), (30_000, 1500), (80_000, 1500)])
-def test_default_warms_up_over_a_twentieth_and_falls_straight(steps, warmup_steps):
-    schedule = build_schedule(peak=1e-3, steps=steps)
+def test_default_warms_up_over_a_twentieth_and_falls_straight(task, steps, warmup_steps):
+    schedule = build_schedule(task, "default", peak=1e-3, steps=steps)
+    warm = 1e-3 * (1 - warmup_steps / steps)
     assert schedule(0) == pytest.approx(1e-9)
-    assert schedule(warmup_steps - 1) < schedule(warmup_steps) == pytest.approx(1e-3 * (1 - warmup_steps / steps))
+    assert schedule(warmup_steps - 1) < schedule(warmup_steps) == pytest.approx(warm)
     assert schedule(steps // 2) == pytest.approx(5e-4)
     assert schedule(steps) == 0.0
 
 
 def test_default_of_a_very_short_run_has_no_warmup():
-    schedule = build_schedule(peak=1.0, steps=2)
+    schedule = build_schedule("depth", "default", peak=1.0, steps=2)
     assert [schedule(0), schedule(1)] == [1.0, 0.5]
 
 
 @settings(deadline=None)
-@given(st.sampled_from(["poly", "rise_fall"]), st.integers(1, 300), st.integers(1, 50), st.floats(0.5, 2.0))
-def test_rates_stay_between_floor_and_peak(kind, steps, steps_per_epoch, power):
-    schedule = build_schedule(
-        kind, peak=1.0, steps=steps, power=power, floor=0.1, warmup_steps=0, steps_per_epoch=steps_per_epoch
-    )
-    rates = [schedule(step) for step in range(steps + 5)]
-    assert all(0.1 <= rate <= 1.0 + 1e-12 for rate in rates)
-    assert rates[-1] == pytest.approx(0.1)
+@given(
+    st.sampled_from(["segment", "refer", "depth"]),
+    st.sampled_from(["reference", "default"]),
+    st.integers(1, 300),
+    st.integers(1, 50),
+)
+def test_rates_stay_between_nothing_and_the_peak(task, recipe, steps, steps_per_epoch):
+    schedule = build_schedule(task, recipe, peak=1.0, steps=steps, steps_per_epoch=steps_per_epoch)
+    assert all(0.0 < schedule(step) <= 1.0 + 1e-12 for step in range(steps))
+    assert schedule(steps + 1) < 0.1
 
 
 @pytest.mark.parametrize(("steps_per_epoch", "half_steps"), [(None, 7), (3, 6), (7, 7), (8, 7), (15, 7)], ids=str)
-def test_rise_takes_half_of_the_whole_epochs(steps_per_epoch, half_steps):
-    schedule = build_schedule("rise_fall", peak=1.0, steps=15, floor=0.1, steps_per_epoch=steps_per_epoch)
+def test_published_rise_takes_half_of_the_whole_epochs(steps_per_epoch, half_steps):
+    schedule = build_schedule("depth", "reference", peak=1.0, steps=15, steps_per_epoch=steps_per_epoch)
     assert schedule(half_steps - 1) == 1.0
     assert max(schedule(half_steps - 2), schedule(half_steps)) < 1.0
 
 
-@pytest.mark.parametrize("settings", [{"steps": 0}, {"steps": 5, "steps_per_epoch": 0}])
-def test_runs_without_steps_are_refused(settings):
+@pytest.mark.parametrize(
+    "wrong",
+    [{"steps": 0, "peak": 1.0}, {"steps": 5, "peak": 0.0}, {"steps": 5, "peak": 1.0, "steps_per_epoch": 0}],
+    ids=str,
+)
+def test_runs_without_steps_or_rate_are_refused(wrong):
     with pytest.raises(UsageError, match="at least one step"):
-        build_schedule(peak=1.0, **settings)
-
-
-@pytest.mark.parametrize("rates", [{"peak": 1.0, "floor": 2.0}, {"peak": 1.0, "floor": -1.0}])
-def test_floor_above_peak_or_below_zero_is_refused(rates):
-    with pytest.raises(UsageError, match="between 0 and the largest"):
-        build_schedule(steps=5, **rates)
+        build_schedule("segment", "reference", **wrong)
 
 
 def test_segmentation_schedule_equals_golden(golden):
     cases = golden.json("procedures/seg.json")["lr_schedule"]
     assert cases
     for case in cases:
-        schedule = build_schedule(
-            peak=case["base_lr"],
-            steps=case["max_iters"],
-            power=case["power"],
-            floor=case["min_lr"],
-            warmup_steps=case["warmup_iters"],
-            warmup_ratio=case["warmup_ratio"],
-        )
-        assert [schedule(step) for step in case["iters"]] == pytest.approx(case["lr"], rel=1e-6)
+        rates = [
+            poly_rate(
+                step,
+                peak=case["base_lr"],
+                steps=case["max_iters"],
+                power=case["power"],
+                floor=case["min_lr"],
+                warmup_steps=case["warmup_iters"],
+                warmup_ratio=case["warmup_ratio"],
+            )
+            for step in case["iters"]
+        ]
+        assert rates == pytest.approx(case["lr"], rel=1e-6)
 
 
-def test_referring_schedule_equals_golden(golden):
+def test_published_segmentation_schedule_equals_golden(golden):
+    case = next(c for c in golden.json("procedures/seg.json")["lr_schedule"] if c["warmup_iters"] == 1500)
+    schedule = build_schedule("segment", "reference", peak=case["base_lr"], steps=case["max_iters"])
+    assert [schedule(step) for step in case["iters"]] == pytest.approx(case["lr"], rel=1e-6)
+
+
+def test_published_referring_schedule_equals_golden(golden):
     cases = golden.json("procedures/refer.json")["lr_schedule"]
     assert cases
     for case in cases:
         steps = case["iters_per_epoch"] * case["epochs"]
-        schedule = build_schedule(peak=case["base_lr"], steps=steps, power=case["power"], warmup_steps=0)
+        schedule = build_schedule("refer", "reference", peak=case["base_lr"], steps=steps)
         assert [schedule(step) for step in range(steps)] == pytest.approx(case["lr"], rel=1e-6)
         assert schedule(steps) == case["lr_after_last"]
 
 
-def test_depth_schedule_equals_golden(golden):
+def test_published_depth_schedule_equals_golden(golden):
     cases = golden.json("procedures/depth.json")["lr_schedule"]
     assert {case["epochs"] % 2 for case in cases} == {0, 1}
     for case in cases:
-        steps = case["iters_per_epoch"] * case["epochs"]
+        steps_per_epoch = case["iters_per_epoch"]
+        steps = steps_per_epoch * case["epochs"]
         schedule = build_schedule(
-            "rise_fall",
-            peak=case["max_lr"],
-            steps=steps,
-            power=0.9,
-            floor=case["min_lr"],
-            steps_per_epoch=case["iters_per_epoch"],
+            "depth", "reference", peak=case["max_lr"], steps=steps, steps_per_epoch=steps_per_epoch
         )
         for scale, name in ((1.0, "lr_scale_1"), (0.01, "lr_scale_001")):
             assert [scale * schedule(step) for step in range(steps)] == pytest.approx(case[name], rel=1e-6)
 
 
-@pytest.mark.parametrize(("task", "epochs"), [("refer", 2), ("depth", 4)])
-def test_schedule_of_the_three_golden_steps(golden, task, epochs):
+@pytest.mark.parametrize(("task", "peak", "epochs"), [("refer", 5e-5, 2), ("depth", 5e-4, 4)])
+def test_schedule_of_the_three_golden_steps(golden, task, peak, epochs):
     wanted = golden.json(f"procedures/{task}.json")["three_steps"]["lr"]
-    published = {
-        "refer": {"kind": "poly", "peak": 5e-5, "warmup_steps": 0},
-        "depth": {"kind": "rise_fall", "peak": 5e-4, "floor": 3e-5, "steps_per_epoch": 3},
-    }
-    schedule = build_schedule(steps=3 * epochs, power=0.9, **published[task])
+    schedule = build_schedule(task, "reference", peak=peak, steps=3 * epochs, steps_per_epoch=3)
     assert [schedule(step) for step in range(3)] == pytest.approx(wanted, rel=1e-6)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from vpd.errors import UsageError
@@ -33,6 +33,8 @@ _MUST_BE_UNSET = (
     "conv_in_kernel",
 )
 _HARMLESS = (None, False, "default", 3)
+
+Layer = Any  # a module of diffusers, whose attributes it does not type
 
 
 def check_unet(config: dict[str, Any]) -> None:
@@ -106,7 +108,7 @@ def walk_unet(
     wanted = attention_levels(unet.config)
     found: dict[int, list[Tensor]] = {level: [] for level in wanted}
 
-    def layer(hidden: Tensor, resnet: nn.Module, attention: nn.Module | None, level: int | None) -> Tensor:
+    def layer(hidden: Tensor, resnet: Layer, attention: Layer | None, level: int | None) -> Tensor:
         hidden = run(resnet, hidden, time_embed)
         if attention is None:
             return hidden
@@ -153,7 +155,7 @@ def _time_embedding(unet: UNet2DConditionModel, timestep: int, latents: Tensor) 
     return unet.time_embedding(unet.time_proj(steps).to(latents.dtype))
 
 
-def _layers(block: nn.Module) -> list[tuple[nn.Module, nn.Module | None]]:
+def _layers(block: Layer) -> list[tuple[Layer, Layer | None]]:
     attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
     return list(zip(block.resnets, attentions, strict=True))
 
@@ -167,7 +169,7 @@ def _checkpointed(function: Callable[..., Any], *inputs: Any) -> Any:
 
 
 def _transformer(
-    transformer: nn.Module, hidden: Tensor, text_embeds: Tensor, *, with_map: bool, run: Callable[..., Any]
+    transformer: Layer, hidden: Tensor, text_embeds: Tensor, *, with_map: bool, run: Callable[..., Any]
 ) -> tuple[Tensor, Tensor | None]:
     """A spatial transformer: `(b, c, h, w)` -> the same, and its cross-attention `(b, k, h, w)` if wanted."""
     height, width = hidden.shape[-2:]
@@ -192,7 +194,7 @@ def _transformer(
 
 
 def _transformer_block(
-    block: nn.Module, tokens: Tensor, text_embeds: Tensor, with_map: bool
+    block: Layer, tokens: Tensor, text_embeds: Tensor, with_map: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Self-attention, cross-attention, feed-forward; the cross-attention `(b, h*w, k)` if wanted."""
     normed = block.norm1(tokens)
@@ -203,7 +205,7 @@ def _transformer_block(
 
 
 def _attend(
-    attn: nn.Module, tokens: Tensor, context: Tensor, *, with_map: bool
+    attn: Layer, tokens: Tensor, context: Tensor, *, with_map: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Multi-head attention; explicit probabilities, averaged over heads, only where they are wanted."""
     query, key, value = (

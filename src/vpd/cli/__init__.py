@@ -46,10 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(0)
 
 
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        print(f"vpd {vpd.__version__}")
+        raise typer.Exit
+
+
 def build_app() -> typer.Typer:
     """The command line with all its verbs."""
     app = typer.Typer(
-        help=vpd.__doc__,
+        help="Dense perception from a pre-trained text-to-image diffusion model: segmentation, referring, depth.",
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,
@@ -69,12 +75,11 @@ def build_app() -> typer.Typer:
 
 
 def _frame(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and warnings, as VPD_DEBUG=1 does.")] = False,
 ) -> None:
-    if version:
-        print(f"vpd {vpd.__version__}")
-        raise typer.Exit
     if debug:
         os.environ["VPD_DEBUG"] = "1"
 

@@ -125,6 +125,11 @@ def find_references(folder: Path, split_by: str) -> Path:
     raise UsageError(f"{folder}: no refs({split_by}).p or refs({split_by}).json; reference files there: {present}")
 
 
+def find_splits(folder: Path, split_by: str) -> list[str]:
+    """Names of the splits that a data set's reference file has."""
+    return sorted({reference.split for reference in read_references(find_references(folder, split_by))})
+
+
 def find_pictures(root: Path) -> Path:
     """The folder of COCO pictures below `root`.
 

@@ -7,8 +7,8 @@ import re
 _WITH_SIDE = re.compile(r"[a-z]*(?:left|right)[a-z]*", re.IGNORECASE)
 _SIDE = re.compile(r"left|right", re.IGNORECASE)
 _NO_SIDE = re.compile(
-    r"bright|fright|wright|upright|alright|aright|outright|copyright|forthright|downright|birthright|righteous"
-    r"|rightful|cleft|leftover",
+    r"bright|upright|alright|outright|copyright|forthright|downright|birthright|righteous|rightful|leftover"
+    r"|\b(?:fright|wright|playwright|aright|cleft)",
     re.IGNORECASE,
 )
 _MAYBE_NO_SIDE = re.compile(

@@ -48,11 +48,9 @@ class FPNHead(nn.Module):
         self.towers = nn.ModuleList(_tower(level, hidden_channels) for level in range(len(channels)))
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(hidden_channels, out_channels, kernel_size=1)
-        for conv in [*self.laterals, *self.outputs]:
-            nn.init.xavier_uniform_(conv.weight)
-            nn.init.zeros_(conv.bias)
+        for name, parameter in [*self.laterals.named_parameters(), *self.outputs.named_parameters()]:
+            nn.init.xavier_uniform_(parameter) if name.endswith("weight") else nn.init.zeros_(parameter)
         nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)
 
     def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
         """Logits at the size of the finest map."""

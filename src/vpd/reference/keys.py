@@ -63,18 +63,15 @@ _HEADS: dict[Task, list[tuple[str, str]]] = {
         (r"head\.predictor\.", "last_layer_depth."),
     ],
 }
-DROPPED = re.compile(
-    r"sd_model\.|(encoder\.)?encoder_vq\.(decoder|post_quant_conv|loss)\.|.*diffusion_model\.out\."
-)
+DROPPED = re.compile(r"sd_model\.|(encoder\.)?encoder_vq\.(decoder|post_quant_conv|loss)\.|.*diffusion_model\.out\.")
 """Published keys that no model of ours needs: diffusion schedules, the VAE's decoder side, the last UNet layers."""
 
 
 def ldm_unet_names(keys: Iterable[str]) -> dict[str, str]:
     """diffusers key -> LDM key for all keys of one UNet; layer counts and attention are read off the keys."""
     keys = list(keys)
-    layers = 1 + max(
-        int(match[1]) for key in keys if (match := re.match(r"down_blocks\.\d+\.resnets\.(\d+)\.", key))
-    )
+    found = [int(match[1]) for key in keys if (match := re.match(r"down_blocks\.\d+\.resnets\.(\d+)\.", key))]
+    layers = 1 + max(found, default=0)
     with_attention = {int(m[1]) for key in keys if (m := re.match(r"up_blocks\.(\d+)\.attentions\.", key))}
     return {key: _ldm_unet_name(key, layers=layers, with_attention=with_attention) for key in keys}
 
@@ -111,9 +108,7 @@ def ldm_vae_name(key: str) -> str:
     """diffusers key -> LDM key of the VAE's encoder side."""
     key = re.sub(r"^encoder\.down_blocks\.(\d)\.resnets\.(\d)\.", r"encoder.down.\1.block.\2.", key)
     key = re.sub(r"^encoder\.down_blocks\.(\d)\.downsamplers\.0\.", r"encoder.down.\1.downsample.", key)
-    key = re.sub(
-        r"^encoder\.mid_block\.resnets\.(\d)\.", lambda m: f"encoder.mid.block_{int(m[1]) + 1}.", key
-    )
+    key = re.sub(r"^encoder\.mid_block\.resnets\.(\d)\.", lambda m: f"encoder.mid.block_{int(m[1]) + 1}.", key)
     if match := re.match(r"^encoder\.mid_block\.attentions\.0\.(.+)\.(weight|bias)$", key):
         return f"encoder.mid.attn_1.{_VAE_ATTENTION[match[1]]}.{match[2]}"
     return key.replace("conv_shortcut", "nin_shortcut").replace("encoder.conv_norm_out", "encoder.norm_out")
@@ -126,9 +121,7 @@ def published_names(task: Task, keys: Iterable[str]) -> dict[str, str]:
         KeyError: If a key is not one of a model with the published head.
     """
     keys = list(keys)
-    unet = ldm_unet_names(
-        key.removeprefix("backbone.unet.") for key in keys if key.startswith("backbone.unet.")
-    )
+    unet = ldm_unet_names(key.removeprefix("backbone.unet.") for key in keys if key.startswith("backbone.unet."))
     return {key: _published_name(task, key, unet) for key in keys}
 
 

@@ -92,17 +92,12 @@ def build_vae(state: dict[str, Tensor], *, origin: str) -> AutoencoderKL:
     Raises:
         UsageError: If keys are missing or unexpected, or shapes do not fit.
     """
-    state = {
-        key: value for key, value in state.items() if not key.startswith(("decoder.", "post_quant_", "loss."))
-    }
+    state = {key: value for key, value in state.items() if not key.startswith(("decoder.", "post_quant_", "loss."))}
     with torch.device("meta"):
         vae = AutoencoderKL.from_config(infer_vae_config(state, origin=origin))
         vae.decoder = vae.post_quant_conv = None
         names = {key: ldm_vae_name(key) for key in vae.state_dict()}
-    state = {
-        key: value.flatten(1) if re.search(r"attn_1\.\w+\.weight", key) else value
-        for key, value in state.items()
-    }
+    state = {key: as_linear(key, value) for key, value in state.items()}
     return load_renamed(vae, state, names, origin=origin)
 
 
@@ -111,9 +106,7 @@ def as_linear(key: str, value: Tensor) -> Tensor:
     return value.flatten(1) if "encoder.mid.attn_1." in key and value.ndim == 4 else value
 
 
-def load_renamed(
-    module: nn.Module, state: dict[str, Tensor], names: dict[str, str], *, origin: str
-) -> Any:
+def load_renamed(module: nn.Module, state: dict[str, Tensor], names: dict[str, str], *, origin: str) -> Any:
     """Load `state` under other names, strictly, in float32.
 
     Args:
@@ -147,9 +140,7 @@ def infer_unet_config(state: dict[str, Tensor], *, origin: str, heads: int | Non
         UsageError: If the keys are not those of a Stable Diffusion UNet.
     """
     try:
-        ends = sorted(
-            int(m[1]) for key in state if (m := re.fullmatch(r"input_blocks\.(\d+)\.0\.op\.weight", key))
-        )
+        ends = sorted(int(m[1]) for key in state if (m := re.fullmatch(r"input_blocks\.(\d+)\.0\.op\.weight", key)))
         layers = ends[0] - 1
         firsts = [1] + [end + 1 for end in ends]
         channels = [state[f"input_blocks.{first}.0.out_layers.3.weight"].shape[0] for first in firsts]
@@ -165,9 +156,7 @@ def infer_unet_config(state: dict[str, Tensor], *, origin: str, heads: int | Non
         num_heads = [heads] * len(channels)
     for width, count in zip(channels, num_heads, strict=True):
         if width % count:
-            raise UsageError(
-                f"{origin}: {width} channels cannot be split into {count} heads; give another --heads."
-            )
+            raise UsageError(f"{origin}: {width} channels cannot be split into {count} heads; give another --heads.")
     return {
         "in_channels": in_channels,
         "out_channels": state["out.2.weight"].shape[0] if "out.2.weight" in state else in_channels,
@@ -191,9 +180,7 @@ def infer_vae_config(state: dict[str, Tensor], *, origin: str) -> dict[str, Any]
     """
     try:
         levels = 1 + max(int(m[1]) for key in state if (m := re.match(r"encoder\.down\.(\d+)\.", key)))
-        layers = 1 + max(
-            int(m[1]) for key in state if (m := re.match(r"encoder\.down\.0\.block\.(\d+)\.", key))
-        )
+        layers = 1 + max(int(m[1]) for key in state if (m := re.match(r"encoder\.down\.0\.block\.(\d+)\.", key)))
         channels = [state[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in range(levels)]
         latent_channels = state["encoder.conv_out.weight"].shape[0] // 2
     except (KeyError, ValueError) as error:

@@ -29,9 +29,7 @@ def read_tensor_file(path: str | Path) -> dict[str, Any]:
         try:
             return dict(load_file(path))
         except SafetensorError as error:
-            raise UsageError(
-                f"{path} is truncated or not a safetensors file ({error}). Copy it again."
-            ) from None
+            raise UsageError(f"{path} is truncated or not a safetensors file ({error}). Copy it again.") from None
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
@@ -51,9 +49,7 @@ def read_tensor_file(path: str | Path) -> dict[str, Any]:
         zipfile.BadZipFile,
     ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(
-            f"{path} is truncated or not a PyTorch weight file ({reason}). Copy it again."
-        ) from None
+        raise UsageError(f"{path} is truncated or not a PyTorch weight file ({reason}). Copy it again.") from None
     if not isinstance(loaded, dict):
         raise UsageError(f"{path} holds a {type(loaded).__name__}, not a dictionary of weights.")
     return loaded

@@ -46,9 +46,7 @@ def build_text_model(single: SingleFile) -> CLIPTextModel:
             "Take a complete checkpoint or the folder in diffusers layout."
         )
     tensors = {key: value for key, value in tensors.items() if not key.endswith(_UNUSED)}
-    layers = 1 + max(
-        int(match[1]) for key in tensors if (match := re.match(r"encoder\.layers\.(\d+)\.", key))
-    )
+    layers = 1 + max(int(match[1]) for key in tensors if (match := re.match(r"encoder\.layers\.(\d+)\.", key)))
     kept = layers - skip_last
     tensors = {
         key: value

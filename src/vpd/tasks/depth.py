@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -23,9 +23,7 @@ from vpd.tasks.model import ImageSource, PerceptionModel, as_list, read_groups, 
 from vpd.tasks.segmentation import unique_names
 from vpd.types import Batch
 
-REFERENCE_FIT = Fit(
-    mode="resize_short", size_px=480, max_long_px=1920, window_px=480, stride_px=160, flip=True
-)
+REFERENCE_FIT = Fit(mode="resize_short", size_px=480, max_long_px=1920, window_px=480, stride_px=160, flip=True)
 """640x480 is cut into two 480x480 windows, each run with its mirror image: 4 passes, as published."""
 
 MEAN_SCENE = "mean of all scenes"
@@ -128,13 +126,9 @@ class DepthModel(PerceptionModel):
         rows = []
         for scene in scenes:
             if scene is not None and scene not in known:
-                raise UsageError(
-                    f"This model does not know the scene {scene!r}. It knows: {', '.join(known)}."
-                )
+                raise UsageError(f"This model does not know the scene {scene!r}. It knows: {', '.join(known)}.")
             rows.append(
-                self.scene_embeddings.mean(dim=0)
-                if scene is None
-                else self.scene_embeddings[known.index(scene)]
+                self.scene_embeddings.mean(dim=0) if scene is None else self.scene_embeddings[known.index(scene)]
             )
         return torch.stack(rows)[:, None]
 
@@ -151,7 +145,7 @@ class DepthModel(PerceptionModel):
     @overload
     def predict(self, images: Sequence[ImageSource], **options: Any) -> list[DepthPrediction]: ...
 
-    def predict(
+    def predict(  # type: ignore[misc]  # the overloads leave the options open
         self,
         images: ImageSource | Sequence[ImageSource],
         *,
@@ -176,9 +170,7 @@ class DepthModel(PerceptionModel):
         sources, is_list = as_list(images)
         scenes = [scene] * len(sources) if scene is None or isinstance(scene, str) else list(scene)
         if len(scenes) != len(sources):
-            raise UsageError(
-                f"There are {len(sources)} images but {len(scenes)} scenes; give one, or one each."
-            )
+            raise UsageError(f"There are {len(sources)} images but {len(scenes)} scenes; give one, or one each.")
         embeds = self.scene_prompts(scenes) if scenes else self.scene_embeddings[:, None]
         fit = self._fit(size)
         predictions = []
@@ -186,12 +178,8 @@ class DepthModel(PerceptionModel):
             for group in read_groups(sources, fit, batch_size):
                 text_embeds = embeds[[index for index, _, _ in group]]
                 pixels = torch.cat([pixels for _, _, pixels in group])
-                for (index, picture, _), depth in zip(
-                    group, self.fitted_depth(pixels, text_embeds, fit), strict=True
-                ):
-                    depth_m = torch.cat(list(resize_strips(depth, picture.height, picture.width)), dim=1)[
-                        0
-                    ].cpu()
+                for (index, picture, _), depth in zip(group, self.fitted_depth(pixels, text_embeds, fit), strict=True):
+                    depth_m = torch.cat(list(resize_strips(depth, picture.height, picture.width)), dim=1)[0].cpu()
                     predictions.append(
                         DepthPrediction(
                             depth_m=depth_m,
@@ -202,10 +190,12 @@ class DepthModel(PerceptionModel):
                     )
         return predictions if is_list else predictions[0]
 
-    def fitted_depth(self, images: Tensor, text_embeds: Tensor, fit: Fit) -> Tensor:
+    def fitted_depth(
+        self, images: Tensor, text_embeds: Tensor, fit: Fit, forward: Callable[[Tensor, Tensor], Tensor] | None = None
+    ) -> Tensor:
         """Depth `(b, 1, h, w)` of fitted images, averaged over windows and, where `fit.flip`, mirror images."""
-        depth = torch.cat(list(self._outputs(images, text_embeds, fit)), dim=-2)
+        depth = torch.cat(list(self._outputs(images, text_embeds, fit, forward)), dim=-2)
         if not fit.flip:
             return depth
-        mirrored = torch.cat(list(self._outputs(images.flip(-1), text_embeds, fit)), dim=-2)
+        mirrored = torch.cat(list(self._outputs(images.flip(-1), text_embeds, fit, forward)), dim=-2)
         return (depth + mirrored.flip(-1)) / 2

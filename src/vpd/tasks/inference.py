@@ -66,13 +66,13 @@ def slide(forward: Forward, images: Tensor, fit: Fit) -> Iterator[Tensor]:
     window_h, window_w = min(fit.window_px, height), min(fit.window_px, width)
     tops = window_starts(height, fit.window_px, fit.stride_px)
     lefts = window_starts(width, fit.window_px, fit.stride_px)
-    total = coverage = None
+    total, coverage = images.new_zeros(()), images.new_zeros(())
     for top, next_top in zip(tops, [*tops[1:], height], strict=True):
         for left in lefts:
             output = forward(images[..., top : top + window_h, left : left + window_w])
-            if total is None:
-                total = output.new_zeros(*output.shape[:2], window_h, width)
-                coverage = output.new_zeros(window_h, width)
+            if not total.ndim:
+                total = output.new_zeros((*output.shape[:2], window_h, width))
+                coverage = output.new_zeros((window_h, width))
             total[..., left : left + window_w] += output
             coverage[..., left : left + window_w] += 1
         done = min(next_top - top, window_h)

@@ -120,9 +120,7 @@ class PerceptionModel(nn.Module):
         return slide(lambda windows: run(windows, text_embeds).float(), images, fit)
 
 
-def recipe_backbone(
-    source: str | Path, recipe: Recipe, *, gradient_checkpointing: bool
-) -> StableDiffusionBackbone:
+def recipe_backbone(source: str | Path, recipe: Recipe, *, gradient_checkpointing: bool) -> StableDiffusionBackbone:
     """The backbone as a recipe trains it: published = unscaled latents, no gradient through the maps."""
     reference = recipe == "reference"
     return StableDiffusionBackbone.from_pretrained(

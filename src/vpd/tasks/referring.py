@@ -114,7 +114,7 @@ class ReferringModel(PerceptionModel):
     @overload
     def predict(self, images: Sequence[ImageSource], **options: Any) -> list[MaskPrediction]: ...
 
-    def predict(
+    def predict(  # type: ignore[misc]  # the overloads leave the options open
         self,
         images: ImageSource | Sequence[ImageSource],
         *,
@@ -139,9 +139,7 @@ class ReferringModel(PerceptionModel):
         sources, is_list = as_list(images)
         texts = [text] * len(sources) if isinstance(text, str) else list(text)
         if len(texts) != len(sources):
-            raise UsageError(
-                f"There are {len(sources)} images but {len(texts)} expressions; give one, or one each."
-            )
+            raise UsageError(f"There are {len(sources)} images but {len(texts)} expressions; give one, or one each.")
         fit = self._fit(size)
         predictions = []
         with self._predicting():

@@ -8,7 +8,6 @@ from typing import Any, overload
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
@@ -126,6 +125,12 @@ class SegmentationModel(PerceptionModel):
         size = (logits.shape[-2] * stride, logits.shape[-1] * stride)
         return F.interpolate(logits, size, mode="bilinear", align_corners=False)[..., :height, :width]
 
+    def with_classes(self, classes: Sequence[str], *, diffusion: str | Path | None = None) -> SegmentationModel:
+        """A model for other classes that keeps what this one knows, to train on; see `change_classes`."""
+        from vpd.tasks.vocabulary import change_classes
+
+        return change_classes(self, classes, diffusion=diffusion)
+
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy of a batch with `labels`."""
         if batch.labels is None:
@@ -138,7 +143,7 @@ class SegmentationModel(PerceptionModel):
     @overload
     def predict(self, images: Sequence[ImageSource], **options: Any) -> list[SegmentationPrediction]: ...
 
-    def predict(
+    def predict(  # type: ignore[misc]  # the overloads leave the options open
         self,
         images: ImageSource | Sequence[ImageSource],
         *,
@@ -190,12 +195,13 @@ class SegmentationModel(PerceptionModel):
             return
         full = [(_select(torch.cat(list(parts), dim=-2), keep), flipped) for parts, flipped in strips]
         for index, member in enumerate(group):
-            labels, probs = [], []
-            for strip in mean_probabilities([(logits[index], flip) for logits, flip in full], member[1]):
-                labels.append(strip.argmax(dim=0).cpu())
-                if scores:
-                    probs.append(strip.cpu())
-            yield member, as_label_type(torch.cat(labels)), torch.cat(probs, dim=1) if scores else None
+            size = (member[1].height, member[1].width)
+            kept: list[tuple[Tensor, Tensor | None]] = []
+            for strip in mean_probabilities([(part[index], flip) for part, flip in full], *size):
+                kept.append((strip.argmax(dim=0).cpu(), strip.cpu() if scores else None))
+            picture_labels = torch.cat([part for part, _ in kept])
+            probs = torch.cat([part for _, part in kept if part is not None], dim=1) if scores else None
+            yield member, as_label_type(picture_labels), probs
 
     def _class_prompts(self, classes: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...], Tensor | None]:
         """Text embeddings to run with, names of the result, and which logits to keep (none = all)."""
@@ -220,16 +226,17 @@ class SegmentationModel(PerceptionModel):
         return embed_names(self.text_encoder, wanted), wanted, None
 
 
-def mean_probabilities(variants: list[tuple[Tensor, bool]], picture: Image.Image) -> Iterator[Tensor]:
-    """Strips of class probabilities `(n, rows, W)` at the picture's size, averaged over augmented variants.
+def mean_probabilities(variants: list[tuple[Tensor, bool]], height: int, width: int) -> Iterator[Tensor]:
+    """Strips of class probabilities `(n, rows, width)`, averaged over augmented variants.
 
     As in the reference, each variant's logits are resized first, then turned into probabilities and averaged.
 
     Args:
         variants: Logits `(n, h, w)` and whether they are of the mirrored picture.
-        picture: Tells the size.
+        height: Rows wanted.
+        width: Columns wanted.
     """
-    strips = [resize_strips(logits, picture.height, picture.width) for logits, _ in variants]
+    strips = [resize_strips(logits, height, width) for logits, _ in variants]
     for parts in zip(*strips, strict=True):
         probs = [
             part.softmax(dim=0).flip(-1) if flipped else part.softmax(dim=0)
@@ -256,7 +263,5 @@ def unique_names(names: Sequence[str]) -> tuple[str, ...]:
     stripped = tuple(name.strip() for name in names)
     doubled = sorted({name for name in stripped if stripped.count(name) > 1})
     if not stripped or not all(stripped) or doubled:
-        raise UsageError(
-            f"Class names must be given, non-empty and different: got {list(names)}, twice: {doubled}."
-        )
+        raise UsageError(f"Class names must be given, non-empty and different: got {list(names)}, twice: {doubled}.")
     return stripped

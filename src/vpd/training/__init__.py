@@ -1,1 +1,1 @@
-
+"""Training: settings, loop, optimisers, schedules, checkpoints."""

@@ -13,13 +13,12 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
@@ -81,7 +80,6 @@ def save_checkpoint(
     *,
     save_model: Callable[[Path], object],
     optimiser: Optimizer,
-    names: Sequence[str],
     scores: dict[str, float],
 ) -> Checkpoint:
     """Write the state of a run after `step` optimiser steps, and verify it.
@@ -90,15 +88,14 @@ def save_checkpoint(
         root: Folder of the run's checkpoints.
         step: Optimiser steps done so far.
         save_model: Writes the model into the folder it is given.
-        optimiser: Whose state to keep.
-        names: Name of each parameter, in the order of the optimiser's groups.
+        optimiser: Whose state to keep; its groups name their parameters (`param_names`).
         scores: Validation metrics measured at this step.
 
     Returns:
         The checkpoint.
     """
-    folder = root / f"{_PREFIX}{step:08d}"
-    tensors, numbers = _flatten(optimiser, names)
+    folder = root / _name(step)
+    tensors, numbers = _flatten(optimiser)
     with atomic_folder(folder) as partial:
         save_model(partial)
         save_file(tensors, partial / OPTIMISER_FILE)
@@ -122,17 +119,27 @@ def latest_checkpoint(root: Path) -> Checkpoint | None:
     """The newest complete checkpoint below `root`; what is torn is named in a warning and passed over."""
     for folder in sorted(root.glob(f"{_PREFIX}*"), reverse=True):
         try:
-            return read_checkpoint(folder)
+            return read_checkpoint(folder, verify=True)
         except ValueError as error:
             logger.warning("Checkpoint %s is not used: %s.", folder, error)
     return None
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
-    """Check every file of a checkpoint against `state.json`.
+def scored_checkpoints(root: Path, score: str) -> list[Checkpoint]:
+    """Checkpoints that have a score, oldest first, without looking into their large files."""
+    found = []
+    for folder in sorted(root.glob(f"{_PREFIX}*")):
+        with suppress(ValueError):
+            found.append(read_checkpoint(folder, verify=False))
+    return [checkpoint for checkpoint in found if score in checkpoint.scores]
+
+
+def read_checkpoint(folder: Path, *, verify: bool) -> Checkpoint:
+    """Read the state of a checkpoint.
 
     Args:
         folder: A folder that `save_checkpoint` wrote.
+        verify: Read every file and compare it with what was written, not sizes only.
 
     Returns:
         The checkpoint.
@@ -154,28 +161,24 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             raise ValueError(f"{name} is missing")
         if path.stat().st_size != written["bytes"]:
             raise ValueError(f"{name} has {path.stat().st_size} bytes instead of {written['bytes']}")
-        if _sha256(path) != written["sha256"]:
+        if verify and _sha256(path) != written["sha256"]:
             raise ValueError(f"{name} has changed since it was written")
     return checkpoint
 
 
-def restore_optimiser(checkpoint: Checkpoint, optimiser: Optimizer, names: Sequence[str]) -> None:
+def restore_optimiser(checkpoint: Checkpoint, optimiser: Optimizer) -> None:
     """Give the optimiser the state it had when the checkpoint was written.
 
     Args:
         checkpoint: Where to read from.
-        optimiser: A fresh optimiser over the same parameters.
-        names: Name of each parameter, in the order of the optimiser's groups.
+        optimiser: A fresh optimiser over the same parameters, with their names (`param_names`).
 
     Raises:
         UsageError: If the checkpoint's parameters are not those of the optimiser.
     """
-    index = {name: number for number, name in enumerate(names)}
+    index = {name: number for number, name in enumerate(_parameter_names(optimiser))}
     state: dict[int, dict[str, Any]] = {}
-    try:
-        tensors = load_file(checkpoint.folder / OPTIMISER_FILE)
-    except SafetensorError as error:
-        raise UsageError(f"{checkpoint.folder / OPTIMISER_FILE} cannot be read: {error}") from error
+    tensors = load_file(checkpoint.folder / OPTIMISER_FILE)
     for key, value in (*tensors.items(), *checkpoint.numbers.items()):
         kind, name = key.split("/", 1)
         if name not in index:
@@ -183,17 +186,24 @@ def restore_optimiser(checkpoint: Checkpoint, optimiser: Optimizer, names: Seque
                 f"Checkpoint {checkpoint.folder} has an optimiser state for {name!r}, which this run does not "
                 "train. Resume with the settings that the run was started with."
             )
-        state.setdefault(index[name], {})[kind] = value
+        # a copy: what safetensors maps from the file has no alignment, and the file will go
+        state.setdefault(index[name], {})[kind] = value.clone() if isinstance(value, Tensor) else value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
 def prune_checkpoints(root: Path, *, keep: int, best: Checkpoint | None) -> None:
-    """Remove all but the newest `keep` checkpoints and the best one, and what killed runs left behind."""
+    """Remove all but the newest `keep` checkpoints and the best one."""
+    for folder in sorted(root.glob(f"{_PREFIX}*"))[:-keep]:
+        if best is None or folder != best.folder:
+            remove_folder(folder)
+
+
+def clean_checkpoints(root: Path, *, after_step: int) -> None:
+    """Remove what a killed run left half-written or half-removed, and torn checkpoints after a step."""
     for stale in (*root.glob(f"{_PARTIAL}*"), *root.glob(f"{_REMOVING}*")):
         shutil.rmtree(stale, ignore_errors=True)
-    folders = sorted(root.glob(f"{_PREFIX}*"))
-    for folder in folders[:-keep]:
-        if best is None or folder != best.folder:
+    for folder in root.glob(f"{_PREFIX}*"):
+        if folder.name > _name(after_step):
             remove_folder(folder)
 
 
@@ -206,10 +216,20 @@ def remove_folder(folder: Path) -> None:
         shutil.rmtree(doomed, ignore_errors=True)
 
 
-def _flatten(optimiser: Optimizer, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _name(step: int) -> str:
+    return f"{_PREFIX}{step:08d}"
+
+
+def _parameter_names(optimiser: Optimizer) -> list[str]:
+    """Names in the order in which the optimiser's state counts its parameters."""
+    return [name for group in optimiser.param_groups for name in group["param_names"]]
+
+
+def _flatten(optimiser: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """State of an optimiser as tensors and numbers, each named `<state>/<parameter>`."""
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
+    names = _parameter_names(optimiser)
     for number, entries in optimiser.state_dict()["state"].items():
         for kind, value in entries.items():
             name = f"{kind}/{names[number]}"

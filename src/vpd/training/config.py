@@ -18,9 +18,9 @@ class DataSettings(Frozen):
     """Layout of the folder; none = detected and printed."""
     split: str = "train"
     """Part to train on."""
-    validation_split: str | None = None
-    """Part to measure on during training; none = no validation."""
-    options: dict[str, Any] = {}
+    validation_split: str | None = "auto"
+    """Part to measure on during training; `auto` = val, or test where there is no val; none = no validation."""
+    options: dict[str, Any] = Field(default_factory=dict)
     """Further options of the layout's reader."""
 
 
@@ -55,8 +55,8 @@ class TrainConfig(Frozen):
     """Scene names of the prompts, `depth`; none = the data set's."""
     max_depth_m: PositiveFloat = 10.0
     """Largest depth the model can output, metres, `depth`."""
-    token_length: Annotated[int, Field(ge=3, le=77)] = 40
-    """Tokens of an expression, `refer`: 40 for RefCOCO and RefCOCO+, 77 for RefCOCOg."""
+    model_options: dict[str, Any] = Field(default_factory=dict)
+    """Other fields of the configuration of a new model, such as `head`, `head_channels` or `token_length`."""
     crop_px: PositiveInt
     """Side of the square that the model sees in training, pixels."""
 

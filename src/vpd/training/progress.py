@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +20,41 @@ from vpd.files import append_json_line, atomic_write, read_json_lines
 logger = logging.getLogger(__name__)
 
 
+@dataclass
+class Interval:
+    """What adds up between two lines of the log."""
+
+    loss: float = 0.0
+    """Sum over the steps."""
+    steps: int = 0
+    """Optimiser steps."""
+    samples: int = 0
+    """Samples of this process."""
+    wait_s: float = 0.0
+    """Seconds spent waiting for data."""
+    began_s: float = field(default_factory=time.perf_counter)
+    """When the interval began."""
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean loss of the steps."""
+        return self.loss / max(1, self.steps)
+
+    def add(self, loss: float, samples: int) -> None:
+        """Count a step."""
+        self.loss, self.steps, self.samples = self.loss + loss, self.steps + 1, self.samples + samples
+
+    def pace(self, processes: int) -> dict[str, float]:
+        """Samples a second of all processes, and the share of the time that went into waiting for data."""
+        seconds = max(1e-9, time.perf_counter() - self.began_s)
+        return {"samples_per_s": self.samples * processes / seconds, "wait_share": self.wait_s / seconds}
+
+    def restart(self) -> None:
+        """Begin anew."""
+        self.loss, self.steps, self.samples, self.wait_s = 0.0, 0, 0, 0.0
+        self.began_s = time.perf_counter()
+
+
 class Progress:
     """Shows and records a run, on its first process only.
 
@@ -25,10 +63,10 @@ class Progress:
         steps: Steps of the whole run.
         start_step: Steps that were done before; what the log says of later ones is forgotten.
         enabled: False on every process but the first.
-        bar: Show a progress bar.
+        show_bar: Show a progress bar.
     """
 
-    def __init__(self, folder: Path, *, steps: int, start_step: int, enabled: bool, bar: bool) -> None:
+    def __init__(self, folder: Path, *, steps: int, start_step: int, enabled: bool, show_bar: bool) -> None:
         self._folder = folder
         self._log = folder / "log.jsonl"
         self._enabled = enabled
@@ -36,7 +74,7 @@ class Progress:
         if enabled:
             self._board = _open_tensorboard(folder / "tensorboard", purge_step=start_step + 1)
             _forget_after(self._log, start_step)
-        self._bar = tqdm(total=steps, initial=start_step, unit="step", disable=not (enabled and bar))
+        self._bar = tqdm(total=steps, initial=start_step, unit="step", disable=not (enabled and show_bar))
 
     def __enter__(self) -> Progress:
         return self
@@ -92,9 +130,8 @@ def _open_tensorboard(folder: Path, *, purge_step: int) -> Any:
 
 def _forget_after(log: Path, step: int) -> None:
     """Drop the lines of steps that are about to be run again, and what a crash left torn."""
-    lines = read_json_lines(log)
-    if lines:
-        log.unlink()
-    for line in lines:
-        if line["step"] <= step:
-            append_json_line(log, line)
+    if not log.exists():
+        return
+    kept = [line for line in read_json_lines(log) if line["step"] <= step]
+    with atomic_write(log) as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")

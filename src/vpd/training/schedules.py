@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
 
+from vpd.config import Recipe, Task
 from vpd.errors import UsageError
 
 Schedule = Callable[[int], float]
@@ -61,57 +61,43 @@ def rise_and_fall_rate(step: int, *, peak: float, floor: float, half_steps: int,
 
 
 def build_schedule(
-    kind: Literal["poly", "rise_fall"] = "poly",
-    *,
-    peak: float,
-    steps: int,
-    power: float = 1.0,
-    floor: float = 0.0,
-    warmup_steps: int | None = None,
-    warmup_ratio: float = 1e-6,
-    steps_per_epoch: int | None = None,
+    task: Task, recipe: Recipe, *, peak: float, steps: int, steps_per_epoch: int | None = None
 ) -> Schedule:
-    """The learning rate of a run of `steps` optimiser steps.
+    """The learning rate of a recipe.
 
-    As published: segmentation `poly` with 1,500 steps of warm-up; referring `poly` with power 0.9 and none;
-    depth `rise_fall` with power 0.9 and floor 3e-5.
+    `reference`, as published: segmentation falls straight to 0 with 1,500 steps of warm-up; referring falls
+    with power 0.9; depth rises with power 0.9 over the first `epochs // 2` epochs and falls over as many, so
+    that with an odd number of epochs the last one stays at the floor.
 
-    The defaults are what we recommend for all three: a straight line to 0 after a short warm-up. It did as
-    well as or better than cosine and power laws in a wide comparison (Defazio et al. 2023,
+    `default`, all tasks: straight to 0, with a twentieth of the run, at most 1,500 steps, as warm-up. That
+    did as well as or better than cosine and power laws in a wide comparison (Defazio et al. 2023,
     https://arxiv.org/abs/2310.07831), knows no epochs, and is the published one for segmentation; the warm-up
     shields the pre-trained UNet from the gradients of a fresh head.
 
     Args:
-        kind: `poly` = `poly_rate`, `rise_fall` = `rise_and_fall_rate`.
+        task: What is trained.
+        recipe: `reference` or `default`.
         peak: Largest rate.
         steps: Optimiser steps of the whole run.
-        power: Exponent of the curve.
-        floor: Lowest rate.
-        warmup_steps: Steps of the warm-up, `poly` only; none = a twentieth of the run, at most 1,500.
-        warmup_ratio: Factor of the very first step, `poly` only.
-        steps_per_epoch: `rise_fall` then rises over `epochs // 2` whole epochs as the reference does, so that
-            with an odd number the last one stays at the floor; not given, or fewer than two epochs in the
-            run: half of all steps.
+        steps_per_epoch: For depth as published; not given, or fewer than two epochs in the run: half of all
+            steps rise.
 
     Raises:
-        UsageError: If there are no steps, or the rates are not 0 <= floor <= peak.
+        UsageError: If there is no step, or the rate is not positive.
     """
-    if steps < 1 or (steps_per_epoch is not None and steps_per_epoch < 1):
-        raise UsageError(f"A run needs at least one step, and one an epoch; got {steps}, {steps_per_epoch} an epoch.")
-    if not 0.0 <= floor <= peak:
-        raise UsageError(f"The lowest rate {floor} must lie between 0 and the largest, {peak}.")
-    if kind == "poly":
-        warmup = min(1500, steps // 20) if warmup_steps is None else warmup_steps
-        return partial(
-            poly_rate,
-            peak=peak,
-            steps=steps,
-            power=power,
-            floor=floor,
-            warmup_steps=warmup,
-            warmup_ratio=warmup_ratio,
+    if steps < 1 or peak <= 0 or (steps_per_epoch is not None and steps_per_epoch < 1):
+        raise UsageError(
+            f"A run needs at least one step, one an epoch, and a positive learning rate; got {steps} steps, "
+            f"{steps_per_epoch} an epoch, learning rate {peak}."
         )
+    if recipe == "default":
+        return partial(poly_rate, peak=peak, steps=steps, warmup_steps=min(1500, steps // 20))
+    if task == "segment":
+        return partial(poly_rate, peak=peak, steps=steps, warmup_steps=1500)
+    if task == "refer":
+        return partial(poly_rate, peak=peak, steps=steps, power=0.9)
     half_steps = max(1, steps // 2)
     if steps_per_epoch is not None and steps >= 2 * steps_per_epoch:
         half_steps = steps // steps_per_epoch // 2 * steps_per_epoch
-    return partial(rise_and_fall_rate, peak=peak, floor=floor, half_steps=half_steps, power=power)
+    floor = 0.06 * peak  # 3e-5 of 5e-4
+    return partial(rise_and_fall_rate, peak=peak, floor=floor, half_steps=half_steps)

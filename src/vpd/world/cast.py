@@ -86,9 +86,7 @@ def _hit_room(room: Room, origin: Array, rays: Array) -> tuple[Array, NDArray[np
 
 def _window(camera: Camera, thing: Thing, height_px: int, width_px: int) -> tuple[slice, slice]:
     """Rows and columns outside which an object cannot be seen."""
-    across, up, forward = (
-        float(v) for v in camera_axes(camera) @ (thing_centre(thing) - camera_origin(camera))
-    )
+    across, up, forward = (float(v) for v in camera_axes(camera) @ (thing_centre(thing) - camera_origin(camera)))
     bound = BOUND[thing.shape] * thing.radius_m
     if forward <= bound:  # beside or behind the camera: no bound
         return slice(0, height_px), slice(0, width_px)

@@ -1,8 +1,10 @@
-"""Endless streams of image batches to train an autoencoder on: the world's scenes, or a folder of photographs."""
+"""Endless streams of image batches to train an autoencoder on: scenes of the world, or photographs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,14 @@ from vpd.images import read_image
 from vpd.world.render import render
 from vpd.world.sampling import CROWDED_STYLE, DEFAULT_STYLE, sample_scene
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+logger = logging.getLogger(__name__)
+
 PIXELS_PER_BATCH = 4 * 128 * 128
 """Small pictures come in bigger batches, so that every step costs about the same."""
+KEPT_TIMES = 4
+"""Photographs are kept in memory with a short side of at most this many crops."""
+MOST_KEPT = 256
+"""Photographs kept in memory."""
 
 
 def to_batch(images: Sequence[NDArray[np.uint8]]) -> Tensor:
@@ -48,39 +55,41 @@ def world_batches(sizes_px: Sequence[int], *, seed: int, start: int = 0) -> Iter
         step += 1
 
 
-def image_files(folder: str | Path) -> list[Path]:
-    """Image files of a folder and the folders in it, in the order of their names.
-
-    Raises:
-        UsageError: If there are none.
-    """
-    folder = Path(folder)
-    files = sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-    )
-    if not files:
-        raise UsageError(
-            f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)}). Give a folder of photographs."
-        )
-    return files
-
-
 def photo_batches(files: Sequence[Path], size_px: int, *, seed: int, start: int = 0) -> Iterator[Tensor]:
     """Batches of random crops of image files without end, half of them mirrored.
+
+    A file that cannot be read is named in the log once, and the next one is taken.
 
     Args:
         files: Image files.
         size_px: Side of the crops.
         seed: Of the draws.
         start: Number of the first batch; batch number k is the same whatever `start` is.
+
+    Raises:
+        UsageError: If none of the files can be read.
     """
+    read = lru_cache(maxsize=MOST_KEPT)(lambda place: read_small(files[place], KEPT_TIMES * size_px))
     step = start
     while True:
         rng = np.random.default_rng((seed, step))
         count = max(1, PIXELS_PER_BATCH // size_px**2)
-        chosen = [files[int(i)] for i in rng.integers(len(files), size=count)]
-        yield to_batch([random_crop(read_image(path), size_px, rng) for path in chosen])
+        places = [int(place) for place in rng.integers(len(files), size=count)]
+        yield to_batch([random_crop(_first_readable(read, place, len(files)), size_px, rng) for place in places])
         step += 1
+
+
+def read_small(path: Path, most_px: int) -> Image.Image | None:
+    """A picture with a short side of at most `most_px`; none, and a warning, where it cannot be read."""
+    try:
+        image = read_image(path)
+    except UsageError as error:
+        logger.warning("left out: %s", error)
+        return None
+    scale = most_px / min(image.size)
+    if scale >= 1:
+        return image
+    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
 
 
 def random_crop(image: Image.Image, size_px: int, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -88,8 +97,25 @@ def random_crop(image: Image.Image, size_px: int, rng: np.random.Generator) -> N
     short = min(image.size)
     side = int(rng.integers(min(size_px, short), short + 1))
     left, top = (int(rng.integers(length - side + 1)) for length in image.size)
-    crop = image.resize(
-        (size_px, size_px), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)
-    )
-    pixels = np.asarray(crop)
+    pixels = _square(image, left, top, side, size_px)
     return pixels[:, ::-1] if rng.random() < 0.5 else pixels
+
+
+def middle_crop(image: Image.Image, size_px: int) -> NDArray[np.uint8]:
+    """The largest square in the middle of a picture, resized to `size_px`."""
+    side = min(image.size)
+    return _square(image, (image.width - side) // 2, (image.height - side) // 2, side, size_px)
+
+
+def _square(image: Image.Image, left: int, top: int, side: int, size_px: int) -> NDArray[np.uint8]:
+    box = (left, top, left + side, top + side)
+    return np.asarray(image.resize((size_px, size_px), Image.Resampling.BILINEAR, box=box))
+
+
+def _first_readable(read: Callable[[int], Image.Image | None], place: int, count: int) -> Image.Image:
+    """The picture at a place, or the next that can be read."""
+    for offset in range(count):
+        image = read((place + offset) % count)
+        if image is not None:
+            return image
+    raise UsageError(f"None of the {count} images can be read. Give a folder of photographs.")

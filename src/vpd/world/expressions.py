@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from vpd.world.language import Seen, distinguishing_attributes, matching, noun_phrase, seen_things
+from vpd.world.language import Seen, definite_phrases, matching, noun_phrase, seen_things
 from vpd.world.render import Rendering
 
 Kind = Literal["attribute", "superlative", "relation"]
@@ -95,8 +95,8 @@ def expressions(rendering: Rendering) -> tuple[Expression, ...]:
 
 def _about(target: Seen, seen: Sequence[Seen]) -> Iterator[tuple[Kind, str]]:
     """All expressions for one object."""
-    for attributes in distinguishing_attributes(target, seen):
-        yield "attribute", f"the {noun_phrase(target.thing, attributes)}"
+    for phrase in definite_phrases(target, seen):
+        yield "attribute", phrase
     for head in HEADS:
         rivals = [other for other in matching(target.thing, head, seen) if other is not target]
         if not rivals:  # the noun phrase alone says it
@@ -108,8 +108,8 @@ def _about(target: Seen, seen: Sequence[Seen]) -> Iterator[tuple[Kind, str]]:
         for landmark in seen:
             if landmark is not target and landmark.share >= LEAST_SHARE:
                 for words in _relations(target, landmark, rivals):
-                    for attributes in distinguishing_attributes(landmark, seen)[:1]:
-                        yield "relation", f"the {phrase} {words} the {noun_phrase(landmark.thing, attributes)}"
+                    for name in definite_phrases(landmark, seen)[:1]:
+                        yield "relation", f"the {phrase} {words} {name}"
 
 
 def _relations(target: Seen, landmark: Seen, rivals: Sequence[Seen]) -> Iterator[str]:

@@ -115,9 +115,7 @@ def surface_normal(shape: str, points: Array) -> Array:
         flat, rise = 2 / math.sqrt(5.0), 1 / math.sqrt(5.0)
         return np.stack([flat * x / radius, np.full_like(y, rise), flat * z / radius])
     is_top = CYLINDER_HALF - y < CYLINDER_RADIUS - radius
-    return np.where(
-        is_top, np.array([[0.0], [1.0], [0.0]], np.float32), np.stack([x / radius, 0 * y, z / radius])
-    )
+    return np.where(is_top, np.array([[0.0], [1.0], [0.0]], np.float32), np.stack([x / radius, 0 * y, z / radius]))
 
 
 def _quadratic(a: Array, half_b: Array, c: Array) -> tuple[Array, Array]:

@@ -52,9 +52,7 @@ def noun_phrase(thing: Thing, attributes: Sequence[str] = ATTRIBUTES) -> str:
 
 def matching(thing: Thing, attributes: Sequence[str], seen: Sequence[Seen]) -> tuple[Seen, ...]:
     """Those objects of which the same phrase is true."""
-    return tuple(
-        other for other in seen if all(getattr(other.thing, a) == getattr(thing, a) for a in attributes)
-    )
+    return tuple(other for other in seen if all(getattr(other.thing, a) == getattr(thing, a) for a in attributes))
 
 
 def distinguishing_attributes(target: Seen, seen: Sequence[Seen]) -> tuple[tuple[str, ...], ...]:
@@ -66,6 +64,22 @@ def distinguishing_attributes(target: Seen, seen: Sequence[Seen]) -> tuple[tuple
             if is_smallest and len(matching(target.thing, attributes, seen)) == 1:
                 found.append(attributes)
     return tuple(found)
+
+
+def definite_phrases(target: Seen, seen: Sequence[Seen]) -> tuple[str, ...]:
+    """Phrases that are true of the target alone: the shortest, and the same with the shape named.
+
+    Args:
+        target: The object to name.
+        seen: Every object in the picture.
+
+    Returns:
+        `the cube`, `the red object`, `the red cube`, ..., those with a shape first; empty where it has a double.
+    """
+    shortest = distinguishing_attributes(target, seen)
+    with_shape = [attributes if "shape" in attributes else (*attributes, "shape") for attributes in shortest]
+    phrases = [f"the {noun_phrase(target.thing, attributes)}" for attributes in (*with_shape, *shortest)]
+    return tuple(dict.fromkeys(phrases))
 
 
 def caption(rendering: Rendering) -> str:

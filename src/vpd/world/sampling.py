@@ -54,17 +54,14 @@ def sample_scene(seed: int, index: int, style: SceneStyle = DEFAULT_STYLE, *, at
 
 def _is_well_filled(scene: Scene, style: SceneStyle) -> bool:
     """Whether objects cover their share of a small picture and none is hidden."""
-    shares = np.bincount(
-        cast(scene, REFERENCE_PX, REFERENCE_PX).instances.ravel(), minlength=len(scene.things) + 1
-    )[1:] / (REFERENCE_PX * REFERENCE_PX)
+    shares = np.bincount(cast(scene, REFERENCE_PX, REFERENCE_PX).instances.ravel(), minlength=len(scene.things) + 1)[
+        1:
+    ] / (REFERENCE_PX * REFERENCE_PX)
     focal, camera_x = scene.camera.focal, scene.camera.x_m
     whole = [
-        2.6 * (thing.radius_m * focal) ** 2 / ((thing.x_m - camera_x) ** 2 + thing.z_m**2)
-        for thing in scene.things
+        2.6 * (thing.radius_m * focal) ** 2 / ((thing.x_m - camera_x) ** 2 + thing.z_m**2) for thing in scene.things
     ]
-    enough = all(
-        share >= max(style.visible, style.unhidden * area) for share, area in zip(shares, whole, strict=True)
-    )
+    enough = all(share >= max(style.visible, style.unhidden * area) for share, area in zip(shares, whole, strict=True))
     return enough and style.coverage[0] <= shares.sum() <= style.coverage[1]
 
 
@@ -91,9 +88,7 @@ def draw_layout(rng: np.random.Generator, style: SceneStyle) -> Scene | None:
     return None if things is None else Scene(things, room, camera, _draw_light(rng))
 
 
-def _draw_things(
-    rng: np.random.Generator, style: SceneStyle, camera: Camera, count: int
-) -> tuple[Thing, ...] | None:
+def _draw_things(rng: np.random.Generator, style: SceneStyle, camera: Camera, count: int) -> tuple[Thing, ...] | None:
     """Objects in the view and apart from each other, or none."""
     colours: tuple[str, ...] = tuple(OBJECT_COLOURS)
     shapes: tuple[str, ...] = SHAPES

@@ -20,9 +20,7 @@ from vpd.world.geometry import (
 from vpd.world.palette import OBJECT_COLOURS, SURFACE_COLOURS
 from vpd.world.scenes import Room, Scene, Thing
 
-ROOM_NORMALS = np.array(
-    [(0, 1, 0), (0, -1, 0), (1, 0, 0), (-1, 0, 0), (0, 0, -1), (0, 0, 1)], dtype=np.float32
-)
+ROOM_NORMALS = np.array([(0, 1, 0), (0, -1, 0), (1, 0, 0), (-1, 0, 0), (0, 0, -1), (0, 0, 1)], dtype=np.float32)
 """Inward normal of each side of the room: floor, ceiling, left, right, back and front wall."""
 CEILING_COLOUR = (0.93, 0.93, 0.92)
 CEILING_LIGHT = 0.85
@@ -61,9 +59,7 @@ def light_share(scene: Scene, points: Array, instances: NDArray[np.uint8]) -> Ar
         along = np.tensordot(light, away, axes=1)
         bound = BOUND[thing.shape] * thing.radius_m
         is_close = ((away * away).sum(0) - along * along < bound**2) & (along < bound)
-        rows, columns = np.nonzero(
-            is_close & (instances != index + 1)
-        )  # a convex shape is not in its own shadow
+        rows, columns = np.nonzero(is_close & (instances != index + 1))  # a convex shape is not in its own shadow
         start = to_unit(thing, away[:, rows, columns])
         distance = hit_distance(thing.shape, start, to_unit(thing, light)[:, None])
         lit[rows, columns] *= np.isinf(distance)
@@ -75,10 +71,11 @@ def _room_colours(scene: Scene, hits: Hits, points: Array, lit: Array) -> Array:
     room, light = scene.room, scene.light
     wall = SURFACE_COLOURS[room.wall_colour]
     base = np.array([SURFACE_COLOURS[room.floor_colour], CEILING_COLOUR, wall, wall, wall, wall], np.float32)
-    direct = (ROOM_NORMALS @ np.array(light.towards, np.float32)).clip(0) * (1 - light.ambient)
+    facing: Array = np.dot(ROOM_NORMALS, np.array(light.towards, np.float32)).clip(0)
+    direct = facing * np.float32(1 - light.ambient)
     ambient = np.full(6, light.ambient + 0.15, np.float32)
     ambient[1] = CEILING_LIGHT
-    strength = ambient[hits.surfaces] + direct[hits.surfaces] * lit
+    strength: Array = ambient[hits.surfaces] + direct[hits.surfaces] * lit
     strength *= np.where(hits.surfaces == FLOOR, floor_pattern(room, points[0], points[2]), np.float32(1))
     return base.T[:, hits.surfaces] * strength
 

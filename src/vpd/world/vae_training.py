@@ -1,4 +1,4 @@
-"""Training of a small autoencoder: one loop for any stream of images, resumable, the same for the same seed."""
+"""Training of a small autoencoder on any stream of images: resumable, the same for the same seed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -29,6 +28,8 @@ class AutoencoderRun:
 
     vae: AutoencoderKL
     seed: int = 0
+    images: str = ""
+    """What it is trained on; a checkpoint of other images is not taken."""
     step: int = 0
     """Steps done."""
     seconds: float = 0.0
@@ -37,16 +38,20 @@ class AutoencoderRun:
 
     def __post_init__(self) -> None:
         self.vae.to(memory_format=torch.channels_last)
-        self.optimiser = torch.optim.AdamW(
-            self.vae.parameters(), lr=1.0, betas=(0.9, 0.99), weight_decay=1e-4
-        )
+        self.optimiser = torch.optim.AdamW(self.vae.parameters(), lr=1.0, betas=(0.9, 0.99), weight_decay=1e-4)
+
+    def share_done(self, steps: int | None, minutes: float | None) -> float:
+        """How much of the training is done, by whichever of the limits is nearer; 1 = all."""
+        by_steps = self.step / steps if steps else 0.0
+        by_time = self.seconds / (60 * minutes) if minutes else 0.0
+        return max(by_steps, by_time)
 
     def save(self, path: str | Path) -> None:
         """Write weights, optimiser state and progress to one file, atomically."""
         tensors = {f"vae.{name}": tensor.contiguous() for name, tensor in self.vae.state_dict().items()}
         for index, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{name}": value.contiguous() for name, value in state.items()}
-        progress = {"seed": self.seed, "step": self.step, "seconds": self.seconds}
+        progress = {"seed": self.seed, "images": self.images, "step": self.step, "seconds": self.seconds}
         with atomic_write(path) as temporary:
             save_file(tensors, temporary, metadata={"run": json.dumps(progress)})
 
@@ -54,24 +59,25 @@ class AutoencoderRun:
         """Go on from a file that `save` wrote.
 
         Raises:
-            UsageError: If the file belongs to a run with another seed or another architecture.
+            UsageError: If the file belongs to a run with another seed, other images or another architecture.
         """
         with safe_open(path, "pt") as file:
             progress = json.loads((file.metadata() or {}).get("run", "{}"))
-            if progress.get("seed") != self.seed:
-                raise UsageError(
-                    f"{path} is of a run with seed {progress.get('seed')}, not {self.seed}. "
-                    "Give the same seed, or another output folder."
-                )
+            for name, own in (("seed", self.seed), ("images", self.images)):
+                if progress.get(name) != own:
+                    raise UsageError(
+                        f"{path} is of a run with {name} {progress.get(name)}, not {own}. "
+                        f"Give the same {name}, or another output folder."
+                    )
             names = set(file.keys())
-            own = self.vae.state_dict()
+            weights = self.vae.state_dict()
             fits = all(
                 f"vae.{name}" in names and file.get_slice(f"vae.{name}").get_shape() == list(tensor.shape)
-                for name, tensor in own.items()
+                for name, tensor in weights.items()
             )
             if not fits:
                 raise UsageError(f"{path} is of another architecture. Give another output folder.")
-            self.vae.load_state_dict({name: file.get_tensor(f"vae.{name}") for name in own})
+            self.vae.load_state_dict({name: file.get_tensor(f"vae.{name}") for name in weights})
             states: dict[int, dict[str, Tensor]] = {}
             for name in names:
                 if name.startswith("optimiser."):
@@ -89,7 +95,7 @@ def train_autoencoder(
     minutes: float | None = None,
     learning_rate: float = 1e-3,
     bf16: bool = True,
-    on_step: Callable[[AutoencoderRun, float], None] | None = None,
+    go_on: Callable[[AutoencoderRun, float], bool] | None = None,
 ) -> None:
     """Train until `steps` or `minutes` are done, counted from the run's beginning.
 
@@ -103,7 +109,7 @@ def train_autoencoder(
         minutes: Time in all, whichever ends first.
         learning_rate: Peak rate.
         bf16: Compute in bfloat16 where autocast does.
-        on_step: Called after each step with the run and the loss.
+        go_on: Called after each step with the run and the loss; false ends the training there.
 
     Raises:
         ValueError: If neither `steps` nor `minutes` is given.
@@ -112,7 +118,7 @@ def train_autoencoder(
         raise ValueError("Neither steps nor minutes given: say how long to train.")
     device = next(run.vae.parameters()).device
     run.vae.train()
-    while (done := _share_done(run, steps, minutes)) < 1:
+    while (done := run.share_done(steps, minutes)) < 1:
         begin = time.perf_counter()
         rate = learning_rate * min(1, (run.step + 1) / WARMUP_STEPS) * 0.5 * (1 + math.cos(math.pi * done))
         for group in run.optimiser.param_groups:
@@ -127,12 +133,6 @@ def train_autoencoder(
         run.optimiser.step()
         run.step += 1
         run.seconds += time.perf_counter() - begin
-        if on_step:
-            on_step(run, float(loss.detach()))
+        if go_on and not go_on(run, float(loss.detach())):
+            break
     run.vae.eval()
-
-
-def _share_done(run: AutoencoderRun, steps: int | None, minutes: float | None) -> float:
-    by_steps: Any = run.step / steps if steps else 0.0
-    by_time = run.seconds / (60 * minutes) if minutes else 0.0
-    return max(by_steps, by_time)

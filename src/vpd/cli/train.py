@@ -1,0 +1,61 @@
+"""`vpd train`: a model adapted to data, in a folder that a stopped run goes on from."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from vpd.cli.options import OutOption, TaskArgument
+
+
+def train(
+    task: TaskArgument,
+    out: OutOption,
+    data: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the data set.")] = None,
+    format: Annotated[  # noqa: A002, the option's name
+        str | None, typer.Option(metavar="F", help="Layout of the data; detected and printed when not given.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="Diffusion model to adapt (folder, hub id, single file), or model folder to go on from.",
+        ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Settings as YAML: a file, or one of own-segment, own-refer, own-depth."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="KEY=VALUE", help="One setting, such as -s steps=2000; may be repeated."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a run in the same folder was stopped.")] = False,
+) -> None:
+    """Train a model; settings that are not given are those of the recipe (-s recipe=reference: as published).
+
+    The folder gets config.yaml (all settings: enough to repeat the run), checkpoints, log.jsonl, TensorBoard
+    curves, sample pictures and, at the end, model/. Several processes: torchrun --nproc-per-node 8 -m vpd train ...
+    """
+    import os
+
+    from vpd.training.run import train as run_training
+    from vpd.training.settings import parse_overrides, read_settings
+
+    given: dict[str, Any] = {} if model is None else {"model": model}
+    source = {key: value for key, value in (("root", data), ("format", format)) if value is not None}
+    layers = (read_settings(config) if config else {}, given | ({"data": source} if source else {}))
+    is_first = os.environ.get("RANK", "0") == "0"
+    try:
+        folder = run_training(
+            task.value, out, *layers, parse_overrides(settings or []), resume=resume, show_bar=is_first
+        )
+    except FloatingPointError as error:
+        print(f"vpd: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    if is_first:
+        print(f"Trained: {folder}. Use it: vpd predict {task.value} IMAGE... --model {folder} --out DIR")

@@ -1,0 +1,170 @@
+"""From settings to the objects of a run: sample sets, the model to start from, and how it fits images."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+
+from vpd.config import DepthConfig, Fit, Recipe, ReferConfig, SegmentConfig, Task
+from vpd.data.opening import detect_format, open_data, splits_of
+from vpd.data.refer import DATASETS
+from vpd.data.samples import SampleSet
+from vpd.errors import UsageError
+from vpd.loading import CONFIG_FILE, load
+from vpd.tasks.depth import DepthModel
+from vpd.tasks.model import PerceptionModel
+from vpd.tasks.referring import ReferringModel
+from vpd.tasks.segmentation import SegmentationModel
+from vpd.training.config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+_TASK_CONFIGS: dict[Task, type[BaseModel]] = {"segment": SegmentConfig, "refer": ReferConfig, "depth": DepthConfig}
+_DECIDED = {"task", "recipe", "backbone", "fit", "classes", "scenes", "max_depth_m", "format_version"}
+"""Fields of a model's configuration that other settings decide."""
+
+
+def build_data(config: TrainConfig) -> tuple[SampleSet, SampleSet | None]:
+    """The sample set to train on, and the one to validate on.
+
+    Raises:
+        UsageError: If the data cannot be opened.
+    """
+    data = config.data
+    layout = data.format or detect_format(data.root, config.task)
+    logger.info("Data: %s, format %s.", data.root, layout)
+    options = reader_options(layout, config.recipe, data.options)
+    train_set = open_data(data.root, config.task, format=layout, split=data.split, **options)
+    split = data.validation_split
+    if split == "auto":
+        split = held_out_split(data.root, layout)
+    if split is None:
+        logger.info("No validation: the data has no split for it, or none was asked for.")
+        return train_set, None
+    return train_set, open_data(data.root, config.task, format=layout, split=split, **options)
+
+
+def held_out_split(root: str | Path, layout: str) -> str | None:
+    """The split to measure on where nobody names one: val, else test, else none."""
+    present = splits_of(root, layout)
+    return next((split for split in ("val", "test") if split in present), None)
+
+
+def reader_options(layout: str, recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a layout's reader as the recipe has them, under those that were given."""
+    if layout in DATASETS and recipe == "reference":
+        return {"overlap": "background"} | options  # where two polygons of an object overlap, as published
+    return options
+
+
+def build_model(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:
+    """The model to start from: a diffusion model to adapt, or an adapted model to go on from.
+
+    An adapted segmentation model that has not all classes of the data gets them added; what it knows it keeps.
+    New weights are drawn from the run's seed.
+
+    Args:
+        config: The settings.
+        train_set: Tells classes and scenes where the settings do not.
+
+    Raises:
+        UsageError: If there is no such model, it is for another task, or it does not fit the data.
+    """
+    torch.manual_seed(config.seed)
+    if is_adapted(config.model):
+        return _go_on(config, train_set)
+    known = set(_TASK_CONFIGS[config.task].model_fields) - _DECIDED
+    if unknown := sorted(set(config.model_options) - known):
+        raise UsageError(
+            f"Unknown model_options for {config.task}: {', '.join(unknown)}. Known: {', '.join(sorted(known))}."
+        )
+    options: dict[str, Any] = {
+        "recipe": config.recipe,
+        "fit": training_fit(config, train_set),
+        "gradient_checkpointing": config.gradient_checkpointing,
+        **config.model_options,
+    }
+    if config.task == "segment":
+        return SegmentationModel.from_diffusion(config.model, classes=class_names(config, train_set), **options)
+    if config.task == "refer":
+        return ReferringModel.from_diffusion(config.model, **options)
+    scenes = config.scenes or train_set.scenes
+    if not scenes:
+        raise UsageError("The data names no scenes, and depth prompts are made of them: set scenes=[room, ...].")
+    return DepthModel.from_diffusion(config.model, scenes=scenes, max_depth_m=config.max_depth_m, **options)
+
+
+def is_adapted(source: str) -> bool:
+    """Whether a source is a folder of ours rather than a diffusion model."""
+    return (Path(source).expanduser() / CONFIG_FILE).is_file()
+
+
+def class_names(config: TrainConfig, train_set: SampleSet) -> tuple[str, ...]:
+    """Class names in the order of the labels: those of the settings, else those of the data.
+
+    Raises:
+        UsageError: If there are none, or the settings name another number of them than the data has.
+    """
+    names, of_data = config.classes or train_set.classes, train_set.classes
+    if not names:
+        raise UsageError("The data names no classes: set classes=[road, sky, ...] in the order of the labels.")
+    if of_data and len(of_data) != len(names):
+        raise UsageError(f"classes names {len(names)} classes, but the data has {len(of_data)}: {', '.join(of_data)}.")
+    return names
+
+
+def training_fit(config: TrainConfig, train_set: SampleSet) -> Fit:
+    """How the trained model shall fit images, so that it sees them at the scale of its training crops."""
+    crop_px = config.crop_px
+    if config.task == "segment":
+        return Fit(size_px=crop_px, max_long_px=4 * crop_px, antialias=config.recipe == "default")
+    if config.task == "refer":
+        return Fit(mode="squash", size_px=crop_px)
+    short_px = min(train_set[0].image.shape[:2])  # depth crops come at the scale of the pictures
+    window = {"window_px": crop_px, "stride_px": max(1, crop_px // 3), "flip": True}
+    return Fit.model_validate({"size_px": short_px, "max_long_px": 4 * short_px, **window})
+
+
+def _go_on(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:
+    model: PerceptionModel = load(config.model, device="cpu", dtype="float32")
+    check_task(model, config.task, config.model)
+    if config.model_options:
+        raise UsageError(
+            f"model_options={config.model_options} shape a new model, but {config.model} is an adapted one. "
+            "Leave them out, or start from a diffusion model."
+        )
+    if isinstance(model, SegmentationModel):
+        names = class_names(config, train_set)
+        if names != model.config.classes:
+            added = [name for name in names if name not in model.config.classes]
+            logger.info("Classes now: %s; new: %s.", ", ".join(names), ", ".join(added) or "none")
+            model = model.with_classes(names)
+    elif isinstance(model, DepthModel):
+        unknown = [scene for scene in config.scenes or train_set.scenes if scene not in model.config.scenes]
+        if unknown:
+            raise UsageError(
+                f"{config.model} has no prompts for the scenes {', '.join(unknown)}. It knows: "
+                f"{', '.join(model.config.scenes)}."
+            )
+    fit = training_fit(config, train_set)
+    if fit.size_px != model.config.fit.size_px:
+        logger.info("Images are now fitted to %d px instead of %d.", fit.size_px, model.config.fit.size_px)
+        model.config = model.config.model_copy(update={"fit": fit})
+    return model
+
+
+def check_task(model: PerceptionModel, task: Task, source: str | Path) -> None:
+    """Make sure that a model is for the task that was asked for.
+
+    Raises:
+        UsageError: If it is for another.
+    """
+    if model.config.task != task:
+        raise UsageError(
+            f"{source} is a model for {model.config.task}, but {task} was asked for. "
+            f"Use `vpd ... {model.config.task}`, or another model."
+        )

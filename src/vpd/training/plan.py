@@ -1,0 +1,51 @@
+"""What follows from the settings and the size of the data: how many steps, at which rate, in which shares."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+
+from vpd.errors import UsageError
+from vpd.training.config import TrainConfig
+from vpd.training.schedules import Schedule, build_schedule, poly_rate, rise_and_fall_rate
+
+
+def total_steps(config: TrainConfig, samples: int) -> int:
+    """Optimiser steps of the whole run on a data set of so many samples."""
+    if config.steps is not None:
+        return config.steps
+    return math.ceil((config.epochs or 0) * samples / config.batch_size)
+
+
+def schedule_of(config: TrainConfig, *, samples: int) -> Schedule:
+    """Course of the learning rate: the recipe's, or the one that the settings ask for."""
+    steps, peak, wanted = total_steps(config, samples), config.learning_rate, config.schedule
+    if wanted is None:
+        steps_per_epoch = max(1, samples // config.batch_size)
+        return build_schedule(config.task, config.recipe, peak=peak, steps=steps, steps_per_epoch=steps_per_epoch)
+    if wanted.kind == "poly":
+        return partial(poly_rate, peak=peak, steps=steps, power=wanted.power, warmup_steps=wanted.warmup_steps)
+    half_steps = max(1, steps // 2)
+    return partial(rise_and_fall_rate, peak=peak, floor=wanted.floor * peak, half_steps=half_steps, power=wanted.power)
+
+
+def micro_batch_size(config: TrainConfig, processes: int) -> int:
+    """Samples that one process takes through the network at a time.
+
+    Raises:
+        UsageError: If the samples of a step cannot be shared out evenly.
+    """
+    size, rest = divmod(config.batch_size, config.accumulate * processes)
+    if rest:
+        raise UsageError(
+            f"batch_size={config.batch_size} must be a multiple of accumulate={config.accumulate} times "
+            f"{processes} processes: it counts the samples of one step over all of them."
+        )
+    return size
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of everything random that a process does in a step, so that a resumed run repeats it."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,0 +1,132 @@
+"""A whole training run in a folder: from settings to a finished model, and again where it was stopped."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from vpd.config import Task
+from vpd.data.transforms import train_transform
+from vpd.errors import UsageError
+from vpd.files import writable_folder
+from vpd.loading import load
+from vpd.tasks.depth import DepthModel
+from vpd.tasks.model import PerceptionModel
+from vpd.training.build import build_data, build_model
+from vpd.training.checkpoints import latest_checkpoint
+from vpd.training.config import TrainConfig
+from vpd.training.loop import CHECKPOINTS, Training
+from vpd.training.settings import read_settings, resolve_config, write_config
+
+logger = logging.getLogger(__name__)
+
+CONFIG = "config.yaml"
+"""The resolved settings, in the folder of the run."""
+
+_MAY_CHANGE = {
+    *("model", "data.root", "workers", "log_every", "validate_every", "validate_limit"),
+    *("checkpoint_every", "keep", "pictures"),
+}
+"""Settings that a resumed run may have different: none of them touches the weights."""
+
+
+def train(
+    task: Task,
+    folder: str | Path,
+    *layers: Mapping[str, Any],
+    resume: bool = False,
+    show_bar: bool = False,
+) -> Path:
+    """Train a model, or go on with a training that was stopped.
+
+    Args:
+        task: What to train for.
+        folder: Folder of the run; gets `config.yaml`, `checkpoints/`, `log.jsonl`, `pictures/`, `tensorboard/`,
+            and at the end `model/`.
+        layers: Settings as nested mappings, later ones over earlier ones, all over the recipe's.
+        resume: Go on with the run in `folder`, whose settings then need not be given again.
+        show_bar: Show a progress bar.
+
+    Returns:
+        Folder of the trained model.
+
+    Raises:
+        UsageError: If settings, data or model are wrong, or the folder holds a run already.
+        FloatingPointError: If the loss becomes NaN or infinite.
+        SystemExit: With 143, after saving, if SIGTERM came.
+    """
+    folder = Path(folder)
+    is_resumed = (folder / CONFIG).is_file()
+    if is_resumed and not resume:
+        raise UsageError(f"{folder} already holds a training run. Go on with it by --resume, or give another folder.")
+    config = resumed_config(task, folder / CONFIG, layers) if is_resumed else resolve_config(task, *layers)
+    config = with_absolute_paths(config)
+    accelerator = Accelerator(mixed_precision="no")  # autocast is ours; accelerate's setting is global
+    accelerator.wait_for_everyone()  # before the first process writes what the others have just looked for
+    train_set, validation_set = build_data(config)
+    checkpoint = latest_checkpoint(folder / CHECKPOINTS)
+    if checkpoint:
+        logger.info("Going on after step %d.", checkpoint.step)
+        model: PerceptionModel = load(checkpoint.folder, device="cpu", dtype="float32")
+    else:
+        model = build_model(config, train_set)
+    if accelerator.is_main_process:
+        write_config(config, writable_folder(folder) / CONFIG)
+    max_depth_m = model.config.max_depth_m if isinstance(model, DepthModel) else config.max_depth_m
+    training = Training(
+        model,
+        train_set,
+        train_transform(config.task, config.recipe, crop_px=config.crop_px, max_depth_m=max_depth_m),
+        config,
+        folder,
+        validation_set=validation_set,
+        checkpoint=checkpoint,
+        accelerator=accelerator,
+        show_bar=show_bar,
+    )
+    return training.run()
+
+
+def resumed_config(task: Task, path: Path, layers: Sequence[Mapping[str, Any]]) -> TrainConfig:
+    """Settings of a run that goes on: its own, and what may be changed on the way.
+
+    Args:
+        task: What was asked for.
+        path: The settings that the run was started with.
+        layers: Settings given now.
+
+    Raises:
+        UsageError: If a setting that decides the outcome is given another value than before.
+    """
+    saved = read_settings(path)
+    before, now = resolve_config(task, saved), with_absolute_paths(resolve_config(task, saved, *layers))
+    old, new = (_flat(config.model_dump(mode="json")) for config in (before, now))
+    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    if forbidden := [key for key in changed if key not in _MAY_CHANGE]:
+        listed = "; ".join(f"{key} was {old.get(key)!r}, now {new.get(key)!r}" for key in forbidden)
+        raise UsageError(
+            f"A resumed run must have the settings it was started with ({path}): {listed}. "
+            "Leave these out, or start anew in another folder."
+        )
+    return now
+
+
+def with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """The same settings, good from any working folder."""
+    root, model = Path(config.data.root).expanduser(), Path(config.model).expanduser()
+    changes: dict[str, Any] = {"data": config.data.model_copy(update={"root": str(root.resolve())})}
+    if model.exists():  # else a hub id
+        changes["model"] = str(model.resolve())
+    return config.model_copy(update=changes)
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat

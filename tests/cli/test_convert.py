@@ -1,0 +1,36 @@
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+Command = Callable[..., Any]
+
+
+def test_every_option_arrives(vpd_command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    calls = []
+
+    def convert(*arguments: Any, **options: Any) -> Any:
+        calls.append((arguments, options))
+        return SimpleNamespace(config=SimpleNamespace(task="depth"))
+
+    monkeypatch.setattr("vpd.reference.convert.convert", convert)
+    words = ["--diffusion", "sd", "--heads", "5", "--max-depth", "80"]
+    result = vpd_command("convert", "depth", "a.pth", "--out", tmp_path / "model", *words)
+    assert result.status == 0
+    assert "vpd info" in result.out
+    options = {"diffusion": "sd", "heads": 5, "max_depth_m": 80.0}
+    assert calls == [(("depth", Path("a.pth"), tmp_path / "model"), options)]
+
+
+def test_what_cannot_be_converted_is_one_line(vpd_command: Command, tmp_path: Path):
+    torch.save({"model": {"fc.weight": torch.zeros(2)}}, tmp_path / "other.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "other.pth").read_bytes()[:100])
+    for file in ("absent.pth", "cut.pth", "other.pth"):
+        result = vpd_command("convert", "segment", tmp_path / file, "--out", tmp_path / "model")
+        assert result.status == 2
+        assert str(tmp_path / file) in result.err
+        assert "Traceback" not in result.err
+        assert not (tmp_path / "model").exists()

@@ -1,0 +1,151 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+WORDS = {"segment": [], "refer": ["--text", "the dog on the left"], "depth": ["--scene", "kitchen"]}
+Models = dict[str, Path]
+Command = Callable[..., Any]
+
+
+def manifest(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("task", WORDS)
+def test_a_folder_of_photos(vpd_command: Command, models: Models, photos: Path, tmp_path: Path, task: str):
+    out = tmp_path / "new" / "out"
+    words = ["predict", task, photos, "--model", models[task], "--out", out, "--batch", "2", *WORDS[task]]
+    result = vpd_command(*words)
+    assert (result.status, result.out) == (0, f"3 images predicted, 0 were there already, 0 skipped: {out}\n")
+    lines = manifest(out)
+    assert [line["data"] for line in lines] == ["a.png", "b.png", "more/a.png"]
+    for line in lines:
+        with Image.open(out / line["data"]) as data, Image.open(line["source"]) as source:
+            assert data.size == source.size == (line["width"], line["height"])
+            assert data.mode == ("I;16" if task == "depth" else "L")
+        with Image.open(out / line["picture"]) as picture:
+            picture.load()
+    again = vpd_command(*words)
+    assert (again.status, again.out) == (0, f"0 images predicted, 3 were there already, 0 skipped: {out}\n")
+
+
+@pytest.mark.parametrize("task", WORDS)
+def test_the_data_files_are_what_the_model_says(
+    vpd_command: Command, models: Models, photos: Path, tmp_path: Path, task: str
+):
+    import vpd
+
+    vpd_command("predict", task, photos / "a.jpg", "--model", models[task], "--out", tmp_path / "out", *WORDS[task])
+    model = vpd.load(models[task])
+    options = {"segment": {}, "refer": {"text": WORDS["refer"][1]}, "depth": {"scene": "kitchen"}}[task]
+    prediction = model.predict(photos / "a.jpg", **options)
+    with Image.open(tmp_path / "out" / "a.png") as data:
+        pixels = np.asarray(data)
+    if task == "segment":
+        assert (pixels == prediction.labels.numpy()).all()
+    elif task == "refer":
+        assert (pixels == prediction.mask.numpy() * 255).all()
+    else:
+        np.testing.assert_allclose(pixels * 0.001, prediction.depth_m.numpy(), atol=0.0006)
+
+
+def test_depth_without_a_scene_says_what_it_took(vpd_command: Command, models: Models, photos: Path, tmp_path: Path):
+    vpd_command("predict", "depth", photos / "a.jpg", "--model", models["depth"], "--out", tmp_path / "out")
+    assert "mean" in manifest(tmp_path / "out")[0]["scene"]
+
+
+def test_bad_images_are_named_and_skipped(vpd_command: Command, models: Models, photos: Path, tmp_path: Path):
+    (photos / "empty.jpg").touch()
+    (photos / "text.png").write_text("no image")
+    (photos / "cut.jpg").write_bytes((photos / "a.jpg").read_bytes()[:700])
+    sources = [photos, photos / "absent.jpg"]
+    result = vpd_command("predict", "segment", *sources, "--model", models["segment"], "--out", tmp_path / "out")
+    assert result.status == 1
+    assert "3 images predicted, 0 were there already, 4 skipped" in result.out
+    for name in ("empty.jpg", "text.png", "cut.jpg", "absent.jpg"):
+        assert f"vpd: skipped {photos / name}: " in result.err
+    assert "Traceback" not in result.err
+    assert len(manifest(tmp_path / "out")) == 3
+    assert len(list((tmp_path / "out").rglob("*.*"))) == 2 * 3 + 1
+
+
+@pytest.mark.parametrize(
+    ("task", "words", "said"),
+    [
+        ("refer", [], "needs words: --text"),
+        ("refer", ["--text", " "], "needs words: --text"),
+        ("segment", ["--text", "a dog"], "--text belongs to `vpd predict refer`; segment has no use for it"),
+        ("depth", ["--classes", "sky"], "--classes belongs to `vpd predict segment`"),
+        ("refer", ["--text", "a", "--scene", "kitchen"], "--scene belongs to `vpd predict depth`"),
+        ("depth", ["--scene", "kichen"], "does not know the scene 'kichen'. It knows: kitchen, office"),
+        ("segment", ["--classes", "sky,dog"], "cannot predict dog"),
+        ("segment", ["--device", "abacus"], "There is no device 'abacus'"),
+        ("segment", ["--dtype", "float12"], "Unknown dtype 'float12'"),
+    ],
+)
+def test_wrong_requests(
+    vpd_command: Command, models: Models, photos: Path, tmp_path: Path, task: str, words: list[str], said: str
+):
+    result = vpd_command("predict", task, photos, "--model", models[task], "--out", tmp_path / "out", *words)
+    assert result.status == 2
+    assert result.err.startswith("vpd: ")
+    assert said in result.err
+    assert "Traceback" not in result.err
+
+
+def test_a_model_of_another_task(vpd_command: Command, models: Models, photos: Path, tmp_path: Path):
+    result = vpd_command("predict", "segment", photos, "--model", models["depth"], "--out", tmp_path / "out")
+    assert result.status == 2
+    assert "is a depth model. Use it with: vpd predict depth" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_sources_and_folders_that_cannot_be_used(vpd_command: Command, models: Models, photos: Path, tmp_path: Path):
+    end = ["--model", models["segment"], "--out"]
+    (tmp_path / "none").mkdir()
+    for source, out, said in (
+        (tmp_path / "none", tmp_path / "out", "no images in"),
+        (photos / "*.webp", tmp_path / "out", "no images in"),
+        ("clip.mp4", tmp_path / "out", "is a video"),
+        (photos, photos, "cannot take the output"),
+        (photos / "b.png", photos, "would overwrite the image"),
+        (photos, photos / "a.jpg", "it is a file"),
+    ):
+        result = vpd_command("predict", "segment", source, *end, out)
+        assert (result.status, result.err.count("\n")) == (2, 1)
+        assert said in result.err
+
+
+def test_other_options_need_another_folder(vpd_command: Command, models: Models, photos: Path, tmp_path: Path):
+    words = ["predict", "refer", photos, "--model", models["refer"], "--out", tmp_path / "out"]
+    assert vpd_command(*words, "--text", "a dog").status == 0
+    result = vpd_command(*words, "--text", "a cat")
+    assert result.status == 2
+    assert "text: a dog there, a cat now" in result.err
+    assert "another --out" in result.err
+
+
+def test_classes_choose_among_a_models_own(vpd_command: Command, models: Models, photos: Path, tmp_path: Path):
+    words = ["predict", "segment", photos / "a.jpg", "--model", models["segment"], "--out", tmp_path / "out"]
+    assert vpd_command(*words, "--classes", "car, sky").status == 0
+    line = manifest(tmp_path / "out")[0]
+    assert line["options"]["classes"] == ["car", "sky"]
+    assert {entry["name"] for entry in line["classes"]} <= {"car", "sky"}
+    with Image.open(tmp_path / "out" / "a.png") as data:
+        assert json.loads(data.info["classes"]) == ["car", "sky"]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1000, 97), (333, 77)], ids=str)
+def test_odd_sizes_come_back_as_they_went(vpd_command: Command, models: Models, tmp_path: Path, size: tuple[int, int]):
+    Image.new("RGB", size, "green").save(tmp_path / "odd.png")
+    result = vpd_command(
+        "predict", "depth", tmp_path / "odd.png", "--model", models["depth"], "--out", tmp_path / "out"
+    )
+    assert result.status == 0
+    with Image.open(tmp_path / "out" / "odd.png") as data:
+        assert data.size == size

@@ -1,0 +1,192 @@
+"""A run that was stopped, by whatever, ends in the same weights as one that was not."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from vpd.errors import UsageError
+from vpd.files import read_json_lines
+from vpd.training.run import train
+
+Run = Callable[..., Any]
+
+
+def assert_equal_weights(ours: Path, theirs: Path) -> None:
+    one, other = (load_file(folder / "model.safetensors") for folder in (ours, theirs))
+    assert one.keys() == other.keys()
+    assert not [key for key in one if not torch.equal(one[key], other[key])]
+
+
+def steps_of(folder: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in (folder / "checkpoints").glob("step-*"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, session_settings: dict[str, Any]) -> Path:
+    """An undisturbed run of four steps with a checkpoint after every second."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    train("segment", folder, session_settings)
+    return folder
+
+
+@pytest.fixture
+def stopped(finished: Path, tmp_path: Path) -> Path:
+    """The same run as if it had been killed after step 3."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    shutil.rmtree(folder / "model")
+    shutil.rmtree(folder / "checkpoints" / "step-00000004")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def start() -> Run:
+    """Starts a run in a process of its own, without importing everything anew."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["vpd.training.run"])
+
+    def start(*arguments: Any, **options: Any) -> Any:
+        process = context.Process(target=train, args=arguments, kwargs=options)
+        process.start()
+        return process
+
+    return start
+
+
+def test_resumed_run_ends_in_the_same_weights(finished: Path, stopped: Path):
+    with (stopped / "log.jsonl").open("a") as log:
+        log.write('{"step": 3, "kind": "tr')  # torn
+    train("segment", stopped, resume=True)
+    assert_equal_weights(finished / "model", stopped / "model")
+    assert steps_of(stopped) == [2, 4]
+    assert [line["step"] for line in read_json_lines(stopped / "log.jsonl") if line["kind"] == "train"] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimiser.safetensors", "state.json", "config.json"])
+def test_torn_checkpoint_is_passed_over(file: str, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    shutil.rmtree(folder / "model")
+    torn = folder / "checkpoints" / "step-00000004" / file
+    torn.write_bytes(torn.read_bytes()[:-100])
+    train("segment", folder, resume=True)
+    assert "step-00000004 is not used" in caplog.text and file in caplog.text
+    assert_equal_weights(finished / "model", folder / "model")
+
+
+def test_every_checkpoint_torn_starts_from_the_beginning(finished: Path, stopped: Path):
+    (stopped / "checkpoints" / "step-00000002" / "model.safetensors").unlink()
+    train("segment", stopped, resume=True)
+    assert_equal_weights(finished / "model", stopped / "model")
+
+
+def test_resume_of_a_finished_run_changes_nothing(finished: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    before = (folder / "model" / "model.safetensors").stat().st_mtime_ns
+    assert train("segment", folder, resume=True) == folder / "model"
+    assert (folder / "model" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_resume_without_a_run_starts_one(tmp_path: Path, settings: dict[str, Any]):
+    assert train("segment", tmp_path / "run", settings | {"steps": 1}, resume=True).is_dir()
+
+
+def test_folder_with_a_run_is_refused_without_resume(stopped: Path, settings: dict[str, Any]):
+    with pytest.raises(UsageError, match="already holds a training run.*--resume"):
+        train("segment", stopped, settings)
+
+
+def test_resume_takes_harmless_changes_only(finished: Path, stopped: Path):
+    with pytest.raises(UsageError, match=r"batch_size was 2, now 3; data.split was 'train', now 'val'"):
+        train("segment", stopped, {"batch_size": 3, "data": {"split": "val"}}, resume=True)
+    train("segment", stopped, {"checkpoint_every": 1, "keep": 1, "workers": 1}, resume=True)
+    assert_equal_weights(finished / "model", stopped / "model")
+    assert yaml.safe_load((stopped / "config.yaml").read_text())["checkpoint_every"] == 1
+
+
+def test_resume_needs_neither_the_starting_model(finished: Path, stopped: Path):
+    path = stopped / "config.yaml"
+    path.write_text(path.read_text().replace(yaml.safe_load(path.read_text())["model"], "/gone"))
+    train("segment", stopped, resume=True)
+    assert_equal_weights(finished / "model", stopped / "model")
+
+
+def test_sigterm_saves_and_leaves_with_143(start: Run, tmp_path: Path, settings: dict[str, Any]):
+    folder = tmp_path / "run"
+    process = start("segment", folder, settings | {"steps": 400, "checkpoint_every": 1000, "validate_every": 1000})
+    wait_for_step(folder, 3)
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(30)
+    assert process.exitcode == 143
+    (step,) = steps_of(folder)
+    assert 3 <= step < 400
+    assert not (folder / "model").exists()
+
+
+def kill_until_done(start: Run, folder: Path, settings: dict[str, Any], *, kills: int, longest_s: float) -> int:
+    """Kill a run at random moments, then let it finish; returns the steps that the kills found."""
+    moments = random.Random(0)
+    found = set()
+    for _ in range(kills):
+        process = start("segment", folder, settings, resume=True)
+        time.sleep(moments.uniform(0.3, longest_s))
+        process.kill()
+        process.join()
+        found |= set(steps_of(folder))
+    last = start("segment", folder, settings, resume=True)
+    last.join()
+    assert last.exitcode == 0
+    return len(found)
+
+
+def test_killed_run_ends_in_the_same_weights(start: Run, tmp_path: Path, settings: dict[str, Any]):
+    settings = settings | {"steps": 24, "checkpoint_every": 1, "validate_every": 5, "batch_size": 4, "accumulate": 2}
+    undisturbed = start("segment", tmp_path / "undisturbed", settings)
+    undisturbed.join()
+    assert undisturbed.exitcode == 0
+    found = kill_until_done(start, tmp_path / "killed", settings, kills=6, longest_s=2.0)
+    assert found > 1  # they did hit the run at different moments
+    assert_equal_weights(tmp_path / "undisturbed" / "model", tmp_path / "killed" / "model")
+    log = [read_json_lines(tmp_path / name / "log.jsonl") for name in ("undisturbed", "killed")]
+    losses = [[(line["step"], line["loss"]) for line in lines if line["kind"] == "train"] for lines in log]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize("task", ["segment", "refer", "depth"])
+def test_run_killed_twenty_times_ends_in_the_same_weights(task, start, tmp_path, settings, small_heads, data_of):
+    settings = settings | {"data": {"root": str(data_of[task])}, "model_options": small_heads[task], "workers": 1}
+    settings |= {"steps": 60, "checkpoint_every": 2, "validate_every": 7}
+    undisturbed = start(task, tmp_path / "undisturbed", settings)
+    undisturbed.join()
+    moments = random.Random(1)
+    for _ in range(20):
+        process = start(task, tmp_path / "killed", settings, resume=True)
+        time.sleep(moments.uniform(0.3, 3.0))
+        process.kill()
+        process.join()
+    last = start(task, tmp_path / "killed", settings, resume=True)
+    last.join()
+    assert last.exitcode == 0
+    assert_equal_weights(tmp_path / "undisturbed" / "model", tmp_path / "killed" / "model")
+
+
+def wait_for_step(folder: Path, step: int) -> None:
+    deadline = time.monotonic() + 60
+    while not any(line["step"] >= step for line in read_json_lines(folder / "log.jsonl")):
+        assert time.monotonic() < deadline, "the run does not get going"
+        time.sleep(0.05)

@@ -1,0 +1,71 @@
+"""A whole run: what it leaves behind, how it is refused, and where it goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+import vpd
+from vpd.errors import UsageError
+from vpd.files import read_json_lines
+from vpd.training.run import train
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def assert_equal_weights(ours: Path, theirs: Path) -> None:
+    one, other = weights(ours), weights(theirs)
+    assert one.keys() == other.keys()
+    for key in one:
+        assert torch.equal(one[key], other[key]), key
+
+
+def steps_of(folder: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in (folder / "checkpoints").iterdir())
+
+
+def test_a_run_leaves_a_model_that_predicts_and_a_record(tmp_path: Path, settings: dict[str, Any]):
+    folder = tmp_path / "run"
+    assert train("segment", folder, settings) == folder / "model"
+    model = vpd.load(folder / "model")
+    assert model.config.classes == ("left", "right", "square")
+    assert model.config.fit.size_px == 64
+    assert model.predict(Image.new("RGB", (50, 40))).labels.shape == (40, 50)
+    assert_equal_weights(folder / "model", folder / "checkpoints" / "step-00000004")
+    log = read_json_lines(folder / "log.jsonl")
+    assert [line["step"] for line in log if line["kind"] == "train"] == [1, 2, 3, 4]
+    assert [line["step"] for line in log if line["kind"] == "validation"] == [2, 4]
+    assert all(0 <= line["mIoU"] <= 1 for line in log if line["kind"] == "validation")
+    assert {path.name for path in (folder / "pictures").iterdir()} == {"step-00000002.png", "step-00000004.png"}
+    assert list((folder / "tensorboard").glob("events.*"))
+    state = json.loads((folder / "checkpoints/step-00000004/state.json").read_text())
+    assert state["step"] == 4 and "mIoU" in state["scores"]
+
+
+@pytest.mark.parametrize("task", ["segment", "refer", "depth"])
+@pytest.mark.parametrize("recipe", ["reference", "default"])
+def test_every_task_trains_with_either_recipe(task, recipe, tmp_path, settings, small_heads, data_of):
+    changes = {"recipe": recipe, "data": {"root": str(data_of[task])}, "model_options": small_heads[task], "steps": 2}
+    folder = train(task, tmp_path / "run", settings | changes)
+    model = vpd.load(folder)
+    assert model.config.task == task and model.config.recipe == recipe
+    log = read_json_lines(tmp_path / "run" / "log.jsonl")
+    score = {"segment": "mIoU", "refer": "oIoU_squashed", "depth": "rmse"}[task]
+    assert score in log[-1]
+
+
+def test_the_resolved_settings_repeat_the_run(tmp_path: Path, settings: dict[str, Any]):
+    train("segment", tmp_path / "one", settings)
+    resolved = yaml.safe_load((tmp_path / "one" / "config.yaml").read_text())
+    train("segment", tmp_path / "two", resolved)
+    assert_equal_weights(tmp_path / "one" / "model", tmp_path / "two" / "model")
+    assert yaml.safe_load((tmp_path / "two" / "config.yaml").read_text()) == resolved
