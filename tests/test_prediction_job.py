@@ -19,10 +19,11 @@ class Thresholder:
 
     dtype = torch.float32
 
-    def __init__(self, weight: float = 1.0, most_at_once: int = 99) -> None:
-        self.config = SimpleNamespace(task="segment")
+    def __init__(self, weight: float = 1.0, most_at_once: int = 99, shortage: Exception | None = None) -> None:
+        self.config = SimpleNamespace(task="segment", model_dump_json=lambda: "{}")
         self.weight = torch.tensor([weight])
         self.most_at_once = most_at_once
+        self.shortage = shortage or torch.OutOfMemoryError()
         self.batches: list[int] = []
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -32,7 +33,7 @@ class Thresholder:
         if options.get("classes") == ["unknown"]:
             raise UsageError("no such class")
         if len(images) > self.most_at_once:
-            raise torch.OutOfMemoryError
+            raise self.shortage
         self.batches.append(len(images))
         return [
             SegmentationPrediction(
@@ -138,9 +139,33 @@ def test_a_batch_too_large_for_memory_is_taken_apart(photos: Path, tmp_path: Pat
     assert model.batches == [1] * 5
 
 
-def test_an_image_too_large_for_memory_is_named(photos: Path, tmp_path: Path):
-    outcomes = list(job(Thresholder(most_at_once=0), photos, tmp_path / "out").run())
+@pytest.mark.parametrize(
+    "shortage", [MemoryError(), torch.OutOfMemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_an_image_too_large_for_memory_is_named(photos: Path, tmp_path: Path, shortage: Exception):
+    outcomes = list(job(Thresholder(most_at_once=0, shortage=shortage), photos, tmp_path / "out").run())
     assert all("not enough memory" in (outcome.error or "") for outcome in outcomes)
+
+
+def test_mistakes_inside_a_model_are_not_hidden(photos: Path, tmp_path: Path):
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        list(
+            job(Thresholder(most_at_once=0, shortage=RuntimeError("shapes do not fit")), photos, tmp_path / "out").run()
+        )
+
+
+def test_a_manifest_cannot_lead_out_of_its_folder(photos: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    out.mkdir()
+    lines = [{"source": str(photos / "0.png"), "data": data} for data in ("../0.png", str(tmp_path / "0.png"), 3)]
+    (out / MANIFEST).write_text("".join(json.dumps(line) + "\n" for line in [*lines, [], "x"]))
+    assert job(Thresholder(), photos, out).items[0].data == "0.png"
+
+
+def test_nothing_is_made_for_a_wrong_request(tmp_path: Path):
+    with pytest.raises(UsageError, match="no images"):
+        job(Thresholder(), tmp_path, tmp_path / "out" / "deep")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_the_model_refuses_ends_the_job(photos: Path, tmp_path: Path):
@@ -161,7 +186,7 @@ def test_file_names_of_any_kind_come_back_from_the_manifest(tmp_path: Path):
 def test_fingerprints_tell_weights_and_types_apart():
     weights = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(3), "c": torch.tensor([True, False])}
     same = {name: tensor.clone() for name, tensor in reversed(weights.items())}
-    assert fingerprint(weights) == fingerprint(same)
+    assert fingerprint("{}", weights) == fingerprint("{}", same) != fingerprint('{"classes": 2}', weights)
     changed = weights["a"].clone()
     changed[1, 2] += 1e-6
     for other in (
@@ -169,4 +194,4 @@ def test_fingerprints_tell_weights_and_types_apart():
         {**weights, "a": weights["a"].bfloat16()},
         {**weights, "b": torch.tensor(4)},
     ):
-        assert fingerprint(other) != fingerprint(weights)
+        assert fingerprint("{}", other) != fingerprint("{}", weights)

@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 PAPER = (255, 255, 255)
 INK = (34, 34, 40)
-MAX_CAPTION_LINES = 4
+_MAX_CAPTION_LINES = 4
+_MAX_CAPTION_CHARS = 1000
 # Pillow brings a Latin font; these, where the system has one, know more letters.
 _WORLD_FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "Arial Unicode.ttf", "arialuni.ttf", "arial.ttf")
 
@@ -55,11 +56,11 @@ def legend_strip(entries: Sequence[tuple[Colour, str]], width: int, font_px: int
 def caption_strip(text: str, width: int, font_px: int) -> Image.Image:
     """Words broken into lines of at most `width` pixels; what exceeds four lines ends in an ellipsis."""
     gap = font_px // 2
-    text = one_line(text)
+    text = one_line(text)[:_MAX_CAPTION_CHARS]
     font = _font(font_px, text)
     lines = _wrap(text, font, max(width - 2 * gap, font_px))
-    if len(lines) > MAX_CAPTION_LINES:
-        lines = [*lines[: MAX_CAPTION_LINES - 1], lines[MAX_CAPTION_LINES - 1].rstrip() + "…"]
+    if len(lines) > _MAX_CAPTION_LINES:
+        lines = [*lines[: _MAX_CAPTION_LINES - 1], lines[_MAX_CAPTION_LINES - 1].rstrip() + "…"]
     step = round(1.3 * font_px)
     strip = Image.new("RGB", (width, len(lines) * step + gap), PAPER)
     draw = ImageDraw.Draw(strip)

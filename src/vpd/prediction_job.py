@@ -69,26 +69,23 @@ class PredictionJob:
         options: dict[str, Any],
         batch_size: int = 1,
     ) -> None:
-        self.out = writable_folder(out)
+        self.out = Path(out)
         self._model = model
         self._options = {key: value for key, value in options.items() if value is not None}
         self._batch_size = batch_size
         self._origin = {
             "task": model.config.task,
             "model": model_name,
-            "fingerprint": fingerprint(model.state_dict()),
+            "fingerprint": fingerprint(model.config.model_dump_json(), model.state_dict()),
             "options": {**self._options, "dtype": str(model.dtype).removeprefix("torch.")},
         }
-        lines = [
-            line
-            for line in read_json_lines(self.out / MANIFEST)
-            if isinstance(line, dict) and {"source", "data"} <= line.keys()
-        ]
+        lines = [line for line in read_json_lines(self.out / MANIFEST) if _is_ours(line)]
         self._check_origin(lines)
         names = {line["source"]: str(line["data"]).removesuffix(".png") for line in lines}
         self.items = name_outputs(sources, self.out, taken=names)
         known = {line["source"]: line for line in lines}
         self.pending = [item for item in self.items if not self._is_done(item, known.get(str(item.source)))]
+        writable_folder(self.out)
 
     def run(self) -> Iterator[Outcome]:
         """Predict what is missing; yields each image when it is done or skipped.
@@ -118,7 +115,9 @@ class PredictionJob:
         images = [image for _, image in readable]
         try:
             predictions = self._model.predict(images, batch_size=len(images), **self._options)
-        except (MemoryError, torch.OutOfMemoryError):
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
             if len(readable) == 1:
                 yield readable[0][0], f"{readable[0][0].source}: not enough memory; give a smaller --size"
                 return
@@ -167,13 +166,26 @@ class PredictionJob:
                 )
 
 
-def fingerprint(weights: Mapping[str, Tensor]) -> str:
-    """16 letters that change when a weight or its type does; quick, and no protection against intent."""
-    digest = hashlib.sha256()
+def fingerprint(config: str, weights: Mapping[str, Tensor]) -> str:
+    """16 letters that change with a model's configuration and weights; quick, and no protection against intent."""
+    digest = hashlib.sha256(config.encode())
     for name, tensor in sorted(weights.items()):
         total = int(tensor.view(_BITS[tensor.element_size()]).sum(dtype=torch.int64))
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {total}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def _is_ours(line: Any) -> bool:
+    """Whether a manifest line tells of a file inside the output folder."""
+    if not isinstance(line, dict) or not all(isinstance(line.get(key), str) for key in ("source", "data")):
+        return False
+    data = Path(line["data"])
+    return not data.is_absolute() and ".." not in data.parts
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: Python's, the accelerator's, or torch's on the CPU, which has no type of its own."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def _flat(origin: dict[str, Any]) -> dict[str, Any]:

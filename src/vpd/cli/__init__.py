@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import logging
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
 
 import vpd
+from vpd.cli import convert, data, doctor, evaluate, info, predict, pretrain, train
 
-VERBS = ("predict", "train", "eval", "convert", "data", "pretrain", "info", "doctor", "demo")
-_MODULES = {"eval": "evaluate"}
-_GROUPS = ("data", "pretrain")
+VERBS: dict[str, Callable[..., None]] = {
+    "predict": predict.predict,
+    "train": train.train,
+    "eval": evaluate.evaluate,
+    "convert": convert.convert,
+    "info": info.info,
+    "doctor": doctor.doctor,
+}
+GROUPS = {"data": data.app, "pretrain": pretrain.app}
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -62,15 +67,10 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(_frame)
-    for verb in VERBS:
-        name = f"vpd.cli.{_MODULES.get(verb, verb)}"
-        if importlib.util.find_spec(name) is None:
-            continue
-        module = importlib.import_module(name)
-        if verb in _GROUPS:
-            app.add_typer(module.app, name=verb)
-        else:
-            app.command(verb)(getattr(module, _MODULES.get(verb, verb)))
+    for name, verb in VERBS.items():
+        app.command(name)(verb)
+    for name, group in GROUPS.items():
+        app.add_typer(group, name=name)
     return app
 
 

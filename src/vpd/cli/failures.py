@@ -17,7 +17,8 @@ def describe(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, OSError):
         return _describe_system(error)
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, which must not be imported for this
+    # torch's errors, told without importing it
+    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return "The device has not enough memory. Use a smaller --batch or --size, or --device cpu."
     if isinstance(error, ValueError):
         return f"{error} ({DEBUG_VARIABLE}=1 shows where)"

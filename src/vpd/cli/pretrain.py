@@ -36,9 +36,11 @@ def vae(
     """
     from tqdm import tqdm
 
-    from vpd.world.pretraining import pretrain_vae
+    from vpd.world.pretraining import DEFAULT_MINUTES, pretrain_vae
     from vpd.world.vae_training import AutoencoderRun
 
+    if steps is None and minutes is None:
+        minutes = DEFAULT_MINUTES
     with tqdm(total=100.0, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}", disable=None) as bar:
 
         def show(run: AutoencoderRun, loss: float) -> None:

@@ -142,7 +142,7 @@ def _go_on(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:
         if names != model.config.classes:
             added = [name for name in names if name not in model.config.classes]
             logger.info("Classes now: %s; new: %s.", ", ".join(names), ", ".join(added) or "none")
-            model = model.with_classes(names)
+            model = model.with_classes(names, diffusion=config.diffusion)
     elif isinstance(model, DepthModel):
         unknown = [scene for scene in config.scenes or train_set.scenes if scene not in model.config.scenes]
         if unknown:

@@ -57,6 +57,9 @@ class TrainConfig(Frozen):
     """Largest depth the model can output, metres, `depth`."""
     model_options: dict[str, Any] = Field(default_factory=dict)
     """Other fields of the configuration of a new model, such as `head`, `head_channels` or `token_length`."""
+    diffusion: str | None = None
+    """Diffusion model whose text encoder makes the prompts of added classes; none = the one that `model` was made
+    from."""
     crop_px: PositiveInt
     """Side of the square that the model sees in training, pixels."""
 

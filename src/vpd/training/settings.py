@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -162,5 +162,7 @@ def _known_keys(path: Sequence[str | int]) -> list[str]:
     """Names of the fields of the model that stands at a path of the configuration."""
     model: type[BaseModel] = TrainConfig
     for part in path:
-        model = model.model_fields[str(part)].annotation  # type: ignore[assignment]
+        annotation = model.model_fields[str(part)].annotation
+        kinds = get_args(annotation) or (annotation,)  # one of them may be None
+        model = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
     return list(model.model_fields)

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from vpd.config import Recipe, Task
+from vpd.errors import UsageError
+from vpd.training.config import DataSettings, ScheduleSettings, TrainConfig
+from vpd.training.settings import (
+    merge_settings,
+    parse_overrides,
+    read_settings,
+    recipe_settings,
+    resolve_config,
+    write_config,
+)
+
+GIVEN = {"model": "sd", "data": {"root": "data"}}
+
+
+def refused(*layers: dict[str, Any]) -> str:
+    with pytest.raises(UsageError) as error:
+        resolve_config("segment", GIVEN, *layers)
+    return str(error.value)
+
+
+def test_what_is_not_given_is_the_recipes():
+    config = resolve_config("segment", GIVEN, {"recipe": "reference"})
+    assert (config.steps, config.epochs, config.batch_size, config.crop_px) == (80_000, None, 16, 512)
+    assert (config.learning_rate, config.unet_lr_scale, config.weight_decay) == (8e-5, 0.1, 1e-3)
+    config = resolve_config("depth", GIVEN, {"recipe": "reference"})
+    assert (config.steps, config.epochs, config.batch_size, config.crop_px) == (None, 25, 24, 480)
+    assert (config.learning_rate, config.unet_lr_scale, config.weight_decay) == (5e-4, 0.01, 0.1)
+    config = resolve_config("refer", GIVEN, {"recipe": "reference"})
+    assert (config.epochs, config.batch_size, config.learning_rate, config.unet_lr_scale) == (40, 32, 5e-5, 1.0)
+    assert config.clip_norm is None
+
+
+@pytest.mark.parametrize("task", get_args(Task))
+@pytest.mark.parametrize("recipe", get_args(Recipe))
+def test_resolved_settings_read_back_the_same(task: Task, recipe: Recipe, tmp_path: Path):
+    config = resolve_config(task, GIVEN, {"recipe": recipe, "classes": ["a", "b"], "schedule": {"kind": "rise_fall"}})
+    write_config(config, tmp_path / "config.yaml")
+    assert resolve_config(task, read_settings(tmp_path / "config.yaml")) == config
+    assert set(yaml.safe_load((tmp_path / "config.yaml").read_text())) == set(TrainConfig.model_fields)
+
+
+def test_unknown_keys_are_all_named_with_path_and_the_nearest_key():
+    message = refused({"data": {"rot": 1}, "lerning_rate": 1, "schedule": {"warmup": 3}})
+    assert "unknown key data.rot (nearest known key: data.root)" in message
+    assert "unknown key lerning_rate (nearest known key: learning_rate)" in message
+    assert "unknown key schedule.warmup (nearest known key: schedule.warmup_steps)" in message
+    assert "\n" not in message
+
+
+def test_wrong_and_missing_values_are_named_beside_unknown_keys():
+    message = refused({"steps": 0, "model": None, "data": {"roots": 1}, "precision": "fp16"})
+    assert "steps: Input should be greater than 0, got 0" in message
+    assert "model: Input should be a valid string, got None" in message
+    assert "precision: Input should be 'no' or 'bf16', got 'fp16'" in message
+    with pytest.raises(UsageError, match=r"model is missing; data is missing"):
+        resolve_config("segment")
+    with pytest.raises(UsageError, match="data: Input should be a valid dictionary"):
+        resolve_config("segment", {"model": "sd", "data": "folder"})
+
+
+def test_steps_and_epochs_replace_one_another():
+    assert resolve_config("segment", GIVEN, {"epochs": 2}).steps is None
+    assert resolve_config("depth", GIVEN, {"steps": 7}).epochs is None
+    assert "exactly one of steps and epochs" in refused({"steps": 1, "epochs": 1})
+
+
+def test_batch_must_be_cut_evenly():
+    assert "batch_size=3 is not a multiple of accumulate=2" in refused({"batch_size": 3, "accumulate": 2})
+
+
+def test_overrides_are_dotted_paths_and_yaml_values():
+    words = ["data.split=test", "data.options.split_by=google", "learning_rate=1e-4", "classes=[a, b]", "clip_norm=null"]
+    config = resolve_config("segment", GIVEN, parse_overrides(words))
+    assert config.data == DataSettings(root="data", split="test", options={"split_by": "google"})
+    assert (config.learning_rate, config.classes, config.clip_norm) == (1e-4, ("a", "b"), None)
+
+
+@pytest.mark.parametrize("word", ["steps", "=3", "classes=[a", "a.b"])
+def test_malformed_overrides_are_named(word: str):
+    with pytest.raises(UsageError, match=f"-s {word}".replace("[", r"\[")):
+        parse_overrides([word])
+
+
+def test_later_layers_win_key_by_key():
+    merged = merge_settings({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 5}, "d": {"e": 1}})
+    assert merged == {"a": {"b": 5, "c": 2}, "d": {"e": 1}}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [("a: [1", "is not a YAML file"), ("- a", "must hold `key: value` lines, got list"), ("\x00", "is not a YAML file")],
+)
+def test_broken_files_are_named(text: str, problem: str, tmp_path: Path):
+    path = tmp_path / "my.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=problem) as error:
+        read_settings(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_missing_file_names_the_shipped_ones():
+    with pytest.raises(UsageError, match=r"Cannot read the settings nowhere.yaml.*own-depth, own-refer, own-segment"):
+        read_settings("nowhere.yaml")
+
+
+@pytest.mark.parametrize("task", get_args(Task))
+def test_shipped_settings_fit_their_task(task: Task):
+    config = resolve_config(task, read_settings(f"own-{task}"), GIVEN)
+    assert config.task == task
+
+
+def test_settings_of_another_task_are_refused():
+    with pytest.raises(UsageError, match="The settings are for depth, but segment was asked for"):
+        resolve_config("segment", GIVEN, {"task": "depth"})
+
+
+def test_every_setting_has_a_help_text():
+    for model in (TrainConfig, DataSettings, ScheduleSettings):
+        assert not [name for name, field in model.model_fields.items() if not field.description]
+
+
+def test_recipes_know_every_setting_they_name():
+    for recipe in get_args(Recipe):
+        for task in get_args(Task):
+            assert set(recipe_settings(task, recipe)) <= set(TrainConfig.model_fields)
