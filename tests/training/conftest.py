@@ -38,7 +38,9 @@ def data_of(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def session_settings(diffusion: Path, data_of: dict[str, Path], small_heads: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def session_settings(
+    diffusion: Path, data_of: dict[str, Path], small_heads: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
     """A run of a second for segmentation."""
     return {
         "model": str(diffusion),

@@ -78,7 +78,13 @@ def test_batch_must_be_cut_evenly():
 
 
 def test_overrides_are_dotted_paths_and_yaml_values():
-    words = ["data.split=test", "data.options.split_by=google", "learning_rate=1e-4", "classes=[a, b]", "clip_norm=null"]
+    words = [
+        "data.split=test",
+        "data.options.split_by=google",
+        "learning_rate=1e-4",
+        "classes=[a, b]",
+        "clip_norm=null",
+    ]
     config = resolve_config("segment", GIVEN, parse_overrides(words))
     assert config.data == DataSettings(root="data", split="test", options={"split_by": "google"})
     assert (config.learning_rate, config.classes, config.clip_norm) == (1e-4, ("a", "b"), None)
@@ -97,7 +103,11 @@ def test_later_layers_win_key_by_key():
 
 @pytest.mark.parametrize(
     ("text", "problem"),
-    [("a: [1", "is not a YAML file"), ("- a", "must hold `key: value` lines, got list"), ("\x00", "is not a YAML file")],
+    [
+        ("a: [1", "is not a YAML file"),
+        ("- a", "must hold `key: value` lines, got list"),
+        ("\x00", "is not a YAML file"),
+    ],
 )
 def test_broken_files_are_named(text: str, problem: str, tmp_path: Path):
     path = tmp_path / "my.yaml"

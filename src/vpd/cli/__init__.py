@@ -78,7 +78,7 @@ def _frame(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and warnings, as VPD_DEBUG=1 does.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error arose, as VPD_DEBUG=1 does.")] = False,
 ) -> None:
     if debug:
         os.environ["VPD_DEBUG"] = "1"

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import CLASSES
+
+import vpd
+from vpd import SegmentationModel, UsageError
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_diffusion: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    SegmentationModel.from_diffusion(tiny_diffusion, classes=CLASSES, head_channels=8).save(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(saved: Path, tmp_path: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(saved, tmp_path / "copy"))
+
+
+def edit(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_dtype(saved: Path) -> None:
+    assert vpd.load(saved, device="cpu").dtype == torch.float32
+    model = vpd.load(saved, device="cpu", dtype="bfloat16")
+    assert model.dtype == torch.bfloat16
+    assert model.predict(torch.zeros(20, 30, 3, dtype=torch.uint8).numpy()).labels.shape == (20, 30)
+    with pytest.raises(UsageError, match="Unknown dtype 'int7'. Choose one of"):
+        vpd.load(saved, dtype="int7")
+    with pytest.raises(UsageError, match="There is no device 'cuda:99'|There is no device 'nonsense'"):
+        vpd.load(saved, device="nonsense")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": 99}, "format version 99; this vpd reads 1"),
+        ({"format_version": None}, "is not a model of this library"),
+        ({"colour": "red"}, "colour: Extra inputs are not permitted"),
+        ({"classes": []}, "classes: "),
+        ({"head_channels": 16}, "does not fit its config.json"),
+    ],
+)
+def test_damaged_configuration(copy: Path, changes: dict, message: str) -> None:
+    edit(copy, **changes)
+    with pytest.raises(UsageError, match=message):
+        vpd.load(copy)
+
+
+def test_damaged_files(copy: Path, tmp_path: Path, tiny_diffusion: Path) -> None:
+    weights = copy / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:5000])
+    with pytest.raises(UsageError, match="truncated or damaged"):
+        vpd.load(copy)
+    weights.unlink()
+    with pytest.raises(UsageError, match="the model folder is not complete"):
+        vpd.load(copy)
+    (copy / "config.json").write_text("{")
+    with pytest.raises(UsageError, match="cannot be read as JSON"):
+        vpd.load(copy)
+    with pytest.raises(UsageError, match="is a diffusion model, not a trained perception model"):
+        vpd.load(tiny_diffusion)
+    with pytest.raises(UsageError, match="it has no config.json"):
+        vpd.load(tmp_path)
+    (tmp_path / "file.pth").touch()
+    with pytest.raises(UsageError, match="is a file; a model is a folder.*vpd convert"):
+        vpd.load(tmp_path / "file.pth")
+    with pytest.raises(UsageError, match="There is no model folder ./nothing"):
+        vpd.load("./nothing")
+
+
+def test_save_where_nothing_can_be_written(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="it is a file|Cannot write"):
+        vpd.load(saved).save(tmp_path / "file")
+
+
+def test_public_names() -> None:
+    assert all(getattr(vpd, name) is not None for name in vpd.__all__)
+    assert set(vpd.__all__) <= set(dir(vpd))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        vpd.nonsense  # noqa: B018

@@ -1,0 +1,63 @@
+"""A model of a few weights with the parts that the loop needs, and data whose loss is exact to share out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vpd.data.samples import Sample
+from vpd.training.config import TrainConfig
+from vpd.training.settings import resolve_config
+from vpd.types import Batch
+
+
+class Toy(nn.Module):
+    """Predicts labels by one convolution; no batch statistics, so that a batch may be cut anyhow."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.backbone = SimpleNamespace(gradient_checkpointing=False)
+        self.conv = nn.Conv2d(3, 2, 3)
+        self.dropout = nn.Dropout(dropout)
+        self.names: list[list[str]] = []
+
+    @property
+    def device(self) -> torch.device:
+        return self.conv.weight.device
+
+    def loss(self, batch: Batch) -> Tensor:
+        self.names.append(batch.names)
+        return nn.functional.cross_entropy(self.dropout(self.conv(batch.images)), batch.labels[:, 1:-1, 1:-1])
+
+    def save(self, folder: Path) -> None:
+        save_file(self.state_dict(), folder / "model.safetensors")
+
+
+class ToyData:
+    """Seven random images with random labels."""
+
+    classes = ("no", "yes")
+    scenes = ()
+
+    def __len__(self) -> int:
+        return 7
+
+    def __getitem__(self, index: int) -> Sample:
+        random = np.random.default_rng(index)
+        image, labels = random.integers(0, 256, (8, 8, 3), np.uint8), random.integers(0, 2, (8, 8), np.uint8)
+        return Sample(f"sample-{index}", image, labels=labels)
+
+
+def same(sample: Sample, rng: np.random.Generator) -> Sample:
+    """No augmentation."""
+    return sample
+
+
+def toy_config(**changes: object) -> TrainConfig:
+    given = {"model": "toy", "data": {"root": "toy"}, "steps": 6, "batch_size": 4, "learning_rate": 0.1, "workers": 0}
+    return resolve_config("segment", given, {"clip_norm": None, **changes})
