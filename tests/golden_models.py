@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from conftest import Golden
 from torch import Tensor
 
+from golden_set import Golden
 from vpd.config import Task
 from vpd.reference.convert import build_published
 from vpd.tasks.model import PerceptionModel

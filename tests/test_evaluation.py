@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from tiny import write_tiny_diffusion
 from tiny_data import CLASSES, write_depth_data, write_refer_data, write_segment_data
-
+from vpd.config import Fit
 from vpd.data import open_data
 from vpd.data.samples import Sample
 from vpd.errors import UsageError
@@ -35,18 +36,19 @@ def diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def segmenter(diffusion: Path) -> SegmentationModel:
-    return SegmentationModel.from_diffusion(diffusion, classes=CLASSES, head_channels=8)
+    return SegmentationModel.from_diffusion(diffusion, classes=CLASSES, head_channels=8, fit=Fit(size_px=64))
 
 
 @pytest.fixture
 def referrer(diffusion: Path) -> ReferringModel:
-    return ReferringModel.from_diffusion(diffusion, head_channels=8, token_length=8)
+    return ReferringModel.from_diffusion(diffusion, head_channels=8, token_length=8, fit=Fit(mode="squash", size_px=64))
 
 
 @pytest.fixture
 def depth_model(diffusion: Path) -> DepthModel:
     small = {"head_channels": 16, "feature_channels": 16, "deconv_channels": (8, 8, 8)}
-    return DepthModel.from_diffusion(diffusion, scenes=("kitchen",), max_depth_m=20.0, **small)
+    fit = Fit(size_px=64, window_px=64, stride_px=32, flip=True)
+    return DepthModel.from_diffusion(diffusion, scenes=("kitchen",), max_depth_m=20.0, fit=fit, **small)
 
 
 class Samples(list[Sample]):
@@ -108,7 +110,9 @@ def test_depth_of_other_data_counts_the_whole_range(depth_model: DepthModel, mon
 
     def predict(images: list[Any], *, scene: list[str | None], batch_size: int) -> list[DepthPrediction]:
         assert scene == [None]  # the model does not know an attic
-        return [DepthPrediction(depth_m=torch.tensor([[1.0, 12.0], [3.0, 1.0]]), max_depth_m=20.0, scene=None, image=GREY)]
+        return [
+            DepthPrediction(depth_m=torch.tensor([[1.0, 12.0], [3.0, 1.0]]), max_depth_m=20.0, scene=None, image=GREY)
+        ]
 
     monkeypatch.setattr(depth_model, "predict", predict)
     metrics = evaluate(depth_model, Samples([Sample("a", image(2, 2), depth_m=truth, scene="attic")]))["metrics"]

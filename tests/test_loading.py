@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import CLASSES
 
 import vpd
+from tiny import CLASSES
 from vpd import SegmentationModel, UsageError
 
 

@@ -155,7 +155,7 @@ def find_device(device: str | torch.device) -> torch.device:
         torch.empty(1, device=found)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"There is no device {device!r} here ({reason}). Use cpu, cuda, cuda:1, mps or auto.") from None
+        raise UsageError(f"There is no device {device!r} here ({reason}). Use cpu, cuda, mps or auto.") from None
     return found
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import TEXT_DIM, tiny_text_model, tiny_unet, tiny_vae, write_tiny_diffusion
 
+from tiny import TEXT_DIM, tiny_text_model, tiny_unet, tiny_vae, write_tiny_diffusion
 from vpd import StableDiffusionBackbone, UsageError
 from vpd.prompts.encoder import TextEncoder
 from vpd.reference.keys import ldm_unet_names, ldm_vae_name
@@ -38,7 +38,7 @@ def test_any_size(backbone: StableDiffusionBackbone, size: tuple[int, int]) -> N
 
 def test_nothing_unused_is_kept(backbone: StableDiffusionBackbone) -> None:
     names = list(backbone.state_dict())
-    assert not [name for name in names if "decoder" in name or "conv_out" in name and name.startswith("unet.")]
+    assert not [name for name in names if "decoder" in name or ("conv_out" in name and name.startswith("unet."))]
     assert not any(parameter.requires_grad for parameter in backbone.vae.parameters())
     assert all(parameter.requires_grad for parameter in backbone.unet.parameters())
 

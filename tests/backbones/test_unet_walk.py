@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import TEXT_DIM, tiny_unet
 
+from tiny import TEXT_DIM, tiny_unet
 from vpd.backbones.unet_walk import attention_levels, check_unet, walk_unet
 from vpd.errors import UsageError
 

@@ -28,7 +28,7 @@ def test_a_model_folder(vpd_command: Command, models: dict[str, Path], task: str
         *said,
         "short side to 64 px",
         "text width 16",
-        "random weights",
+        "diffusion",
         "Apache-2.0",
         "the tests",
         "default",

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Golden
-from golden_models import FOLDERS, golden_model, recipe_weights
 from safetensors.torch import save_file
 
 import vpd
+from golden_models import FOLDERS, golden_model, recipe_weights
+from golden_set import Golden
 from vpd.config import Task
 from vpd.errors import UsageError
 from vpd.reference.convert import build_published, convert, read_published
@@ -39,7 +39,6 @@ def write_published(path: Path, task: Task, state: dict[str, torch.Tensor], *, w
 @pytest.fixture(scope="module")
 def text_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny import tiny_text_model
-
     from vpd.prompts.tokenizer import clip_tokenizer
 
     folder = tmp_path_factory.mktemp("text")

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import Golden
-from golden_models import FOLDERS, golden_inputs, golden_model, largest, relative
 from torch import Tensor
 
+from golden_models import FOLDERS, golden_inputs, golden_model, largest, relative
+from golden_set import Golden
 from vpd.config import Fit, Task
 from vpd.reference.keys import published_names
 from vpd.tasks.losses import referring_loss, segmentation_loss, silog_loss
@@ -53,6 +53,8 @@ def test_features_and_maps_float32(golden: Golden, task: Task) -> None:
     features, text = features_from_latents(golden, task, model, "golden", torch.float32)
     assert largest(text, golden.tensor(file_of(task, "golden"), "text_adapted")) < 1e-5
     for level, got in enumerate(head_maps(task, features)):
+        if golden.omits(f"{file_of(task, 'golden')}:feat{level}"):
+            continue
         wanted = golden.tensor(file_of(task, "golden"), f"feat{level}")
         assert relative(got, wanted) < 1e-4
         assert largest(got, wanted) < 5e-4
@@ -149,11 +151,9 @@ def published_gradients(task: Task, model: PerceptionModel) -> dict[str, Tensor 
 @pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize("task", TASKS)
 def test_loss_and_gradients_float32(golden: Golden, task: Task, regime: str) -> None:
-    stored = golden.json(f"{FOLDERS[task]}/golden_train.json")
-    if regime not in stored:
-        assert task == "depth", f"{task} has no regime {regime}"  # one token: its maps are constants anyway
-        return
-    wanted = stored[regime]
+    if task == "depth" and regime == "train_maps_differentiable":
+        pytest.skip("depth has one token: its maps are constants, and the golden set has no such regime")
+    wanted = golden.entry(f"{FOLDERS[task]}/golden_train.json", regime)
     train, detach = REGIMES[regime]
     model = golden_model(golden, task, detach_maps=detach).train(train)
     loss = loss_of(golden, task, model, torch.float32)
@@ -203,11 +203,9 @@ def compare_norms(
 @pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize("task", TASKS)
 def test_loss_and_gradients_float64(golden: Golden, task: Task, regime: str) -> None:
-    stored = golden.json(f"{FOLDERS[task]}/golden_float64.json")
-    if regime not in stored:
-        assert task == "depth"
-        return
-    wanted = stored[regime]
+    if task == "depth" and regime == "train_maps_differentiable":
+        pytest.skip("depth has one token: its maps are constants, and the golden set has no such regime")
+    wanted = golden.entry(f"{FOLDERS[task]}/golden_float64.json", regime)
     train, detach = REGIMES[regime]
     model = golden_model(golden, task, torch.float64, detach_maps=detach).train(train)
     loss = loss_of(golden, task, model, torch.float64)
@@ -250,7 +248,7 @@ def test_three_optimiser_steps(golden: Golden, task: Task) -> None:
     """In float64: Adam turns rounding noise of small gradients into steps, 1.4e-4 of the third float32 loss."""
     from vpd.training.optimisers import VALUES, build_optimiser, parameter_groups, set_learning_rate
 
-    stored = golden.json(f"procedures/{FOLDERS[task]}.json")["three_steps"]
+    stored = golden.entry(f"procedures/{FOLDERS[task]}.json", "three_steps")
     model = golden_model(golden, task, torch.float64).train()
     names = published_names(task, model.state_dict())
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import CLASSES
 
 import vpd
+from tiny import CLASSES
 from vpd import DepthModel, ReferringModel, SegmentationModel, UsageError
 from vpd.config import Fit
 from vpd.tasks.depth import MEAN_SCENE

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tiny import write_tiny_diffusion
 from tiny_data import write_depth_data, write_refer_data, write_segment_data
 

@@ -13,7 +13,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import vpd
-from vpd.errors import UsageError
 from vpd.files import read_json_lines
 from vpd.training.run import train
 

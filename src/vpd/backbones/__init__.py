@@ -1,1 +1,1 @@
-
+"""Diffusion models as feature extractors."""

@@ -64,13 +64,9 @@ def download(hub_id: str, patterns: list[str], *, needed: str) -> Path:
     except LocalEntryNotFoundError:
         pass
     try:
-        folder = Path(
-            snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=_VARIANTS, etag_timeout=2)
-        )
+        folder = Path(snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=_VARIANTS, etag_timeout=2))
     except RepositoryNotFoundError:
-        raise UsageError(
-            f"The hub has no {hub_id}, or it needs a login (`hf auth login`). Check the name."
-        ) from None
+        raise UsageError(f"The hub has no {hub_id}, or it needs a login (`hf auth login`). Check the name.") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise UsageError(
             f"{hub_id} is not a folder here, not in the local cache, and the hub cannot be reached "
@@ -106,9 +102,5 @@ def load_unet_and_vae(source: str | Path) -> tuple[UNet2DConditionModel, Autoenc
         )
     except UsageError:
         raise
-    except (
-        Exception
-    ) as error:  # diffusers raises what its readers raise; all of it means: these files are bad
-        raise UsageError(
-            f"The diffusion model in {path} cannot be read: {str(error).splitlines()[0]}"
-        ) from error
+    except Exception as error:  # diffusers raises what its readers raise; all of it means: these files are bad
+        raise UsageError(f"The diffusion model in {path} cannot be read: {str(error).splitlines()[0]}") from error

@@ -44,9 +44,7 @@ def check_unet(config: dict[str, Any]) -> None:
         UsageError: If the UNet is not of the Stable Diffusion 1.x / 2.x family.
     """
     strange = [
-        f"{name}={config[name]!r}"
-        for name in _MUST_BE_UNSET
-        if config.get(name) not in _HARMLESS and name in config
+        f"{name}={config[name]!r}" for name in _MUST_BE_UNSET if config.get(name) not in _HARMLESS and name in config
     ]
     down, up = config.get("down_block_types", ()), config.get("up_block_types", ())
     strange += [name for name in (*down, *up) if name not in (*_DOWN_BLOCKS, *_UP_BLOCKS)]
@@ -70,9 +68,7 @@ def attention_levels(config: dict[str, Any]) -> tuple[int, ...]:
 
     At 512 px these are the maps of 32x32 and 16x16; the finest is left out as in the reference.
     """
-    return tuple(
-        level for level, kind in enumerate(config["down_block_types"]) if level and kind == _DOWN_BLOCKS[0]
-    )
+    return tuple(level for level, kind in enumerate(config["down_block_types"]) if level and kind == _DOWN_BLOCKS[0])
 
 
 def tap_channels(config: dict[str, Any]) -> tuple[int, ...]:
@@ -204,9 +200,7 @@ def _transformer_block(
     return tokens + block.ff(block.norm3(tokens)), probs
 
 
-def _attend(
-    attn: Layer, tokens: Tensor, context: Tensor, *, with_map: bool
-) -> tuple[Tensor, Tensor | None]:
+def _attend(attn: Layer, tokens: Tensor, context: Tensor, *, with_map: bool) -> tuple[Tensor, Tensor | None]:
     """Multi-head attention; explicit probabilities, averaged over heads, only where they are wanted."""
     query, key, value = (
         rearrange(projected, "b n (heads d) -> b heads n d", heads=attn.heads)

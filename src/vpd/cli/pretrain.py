@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vpd.cli.options import OutOption
+from vpd.cli.options import DeviceOption, OutOption
 
 app = typer.Typer(help="Make a small diffusion model to start from.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -28,6 +28,7 @@ def vae(
     steps: Annotated[int | None, typer.Option(metavar="N", help="Steps; same seed and steps, same weights.")] = None,
     size: Annotated[int, typer.Option(metavar="N", help="Side of the training crops, pixels.")] = 128,
     seed: Annotated[int, typer.Option(metavar="S", help="Of weights and draws.")] = 0,
+    device: DeviceOption = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a run in the same folder was stopped.")] = False,
 ) -> None:
     """Train a small VAE (stride 4) and write a complete miniature diffusion folder around it.
@@ -48,7 +49,15 @@ def vae(
             bar.update(100 * run.share_done(steps, minutes) - bar.n)
 
         report = pretrain_vae(
-            images, out, steps=steps, minutes=minutes, size_px=size, seed=seed, resume=resume, on_step=show
+            images,
+            out,
+            steps=steps,
+            minutes=minutes,
+            size_px=size,
+            seed=seed,
+            resume=resume,
+            device=device,
+            on_step=show,
         )
     done = f"{report.steps} steps in {report.minutes:.1f} minutes"
     if report.stopped_by is not None:

@@ -1,1 +1,1 @@
-
+"""From feature maps to the outputs of a task."""

@@ -37,15 +37,12 @@ class CascadeHead(nn.Module):
         maps `(b, channels[i], h_i, w_i)`, finest first -> `(b, out_channels, h_0, w_0)`
     """
 
-    def __init__(
-        self, *, channels: tuple[int, ...], out_channels: int = 2, hidden_channels: int = 640
-    ) -> None:
+    def __init__(self, *, channels: tuple[int, ...], out_channels: int = 2, hidden_channels: int = 640) -> None:
         super().__init__()
         *finer, coarsest = channels
         widths = [coarsest] + [hidden_channels] * (len(finer) - 1)
         self.stages = nn.ModuleList(
-            CascadeStage(width + skip, hidden_channels)
-            for width, skip in zip(widths, reversed(finer), strict=True)
+            CascadeStage(width + skip, hidden_channels) for width, skip in zip(widths, reversed(finer), strict=True)
         )
         self.classifier = nn.Conv2d(hidden_channels, out_channels, kernel_size=1)
 

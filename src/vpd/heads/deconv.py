@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -53,10 +54,8 @@ class DeconvHead(nn.Module):
         )
         widths = [feature_channels, *deconv_channels]
         self.deconvs = nn.Sequential()
-        for in_channels, out_channels in zip(widths, widths[1:], strict=False):
-            self.deconvs.append(
-                nn.ConvTranspose2d(in_channels, out_channels, kernel_size=2, stride=2, bias=False)
-            )
+        for in_channels, out_channels in pairwise(widths):
+            self.deconvs.append(nn.ConvTranspose2d(in_channels, out_channels, kernel_size=2, stride=2, bias=False))
             self.deconvs.append(nn.BatchNorm2d(out_channels))
             self.deconvs.append(nn.ReLU())
         self.widen = nn.Sequential(

@@ -57,7 +57,5 @@ class OpenVocabularyHead(nn.Module):
         num_tokens = text_embeds.shape[1]
         for weight, stride in zip(self.attention_weights, self.attention_strides, strict=True):
             attention = features.attention[stride] * num_tokens  # 1 where a class gets its equal share
-            logits = logits + weight * F.interpolate(
-                attention, pixels.shape[-2:], mode="bilinear", align_corners=False
-            )
+            logits = logits + weight * F.interpolate(attention, pixels.shape[-2:], mode="bilinear", align_corners=False)
         return logits

@@ -1,1 +1,1 @@
-
+"""What each benchmark counts."""

@@ -19,9 +19,7 @@ class TextAdapter(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
-        self.gamma = nn.Parameter(
-            torch.full((dim,), 1e-4)
-        )  # as in the reference: starts next to the identity
+        self.gamma = nn.Parameter(torch.full((dim,), 1e-4))  # as in the reference: starts next to the identity
 
     def forward(self, text_embeds: Tensor) -> Tensor:
         """Corrected embeddings of the same shape."""

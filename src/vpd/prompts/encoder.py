@@ -47,9 +47,7 @@ class TextEncoder(nn.Module):
         try:
             model = CLIPTextModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
         except Exception as error:  # transformers raises what its readers raise
-            raise UsageError(
-                f"The text encoder in {folder} cannot be read: {str(error).splitlines()[0]}"
-            ) from error
+            raise UsageError(f"The text encoder in {folder} cannot be read: {str(error).splitlines()[0]}") from error
         return cls(model, load_tokenizer(path / "tokenizer"))
 
     @property

@@ -18,9 +18,7 @@ PLAIN_TEMPLATE = ("a photo of a {}.",)
 @lru_cache(maxsize=1)
 def imagenet_templates() -> tuple[str, ...]:
     """CLIP's 80 templates for zero-shot classification; the published NYU scene prompts average over them."""
-    return tuple(
-        json.loads((files("vpd.prompts") / "clip" / "imagenet_templates.json").read_text(encoding="utf-8"))
-    )
+    return tuple(json.loads((files("vpd.prompts") / "clip" / "imagenet_templates.json").read_text(encoding="utf-8")))
 
 
 def embed_names(

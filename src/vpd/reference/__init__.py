@@ -1,1 +1,1 @@
-
+"""Published checkpoints and the names of their weights."""

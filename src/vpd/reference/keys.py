@@ -68,7 +68,7 @@ DROPPED = re.compile(r"sd_model\.|(encoder\.)?encoder_vq\.(decoder|post_quant_co
 
 
 def ldm_unet_names(keys: Iterable[str]) -> dict[str, str]:
-    """diffusers key -> LDM key for all keys of one UNet; layer counts and attention are read off the keys."""
+    """Diffusers key -> LDM key for all keys of one UNet; layer counts and attention are read off the keys."""
     keys = list(keys)
     found = [int(match[1]) for key in keys if (match := re.match(r"down_blocks\.\d+\.resnets\.(\d+)\.", key))]
     layers = 1 + max(found, default=0)
@@ -105,7 +105,7 @@ def _inside(kind: str, rest: list[str]) -> str:
 
 
 def ldm_vae_name(key: str) -> str:
-    """diffusers key -> LDM key of the VAE's encoder side."""
+    """Diffusers key -> LDM key of the VAE's encoder side."""
     key = re.sub(r"^encoder\.down_blocks\.(\d)\.resnets\.(\d)\.", r"encoder.down.\1.block.\2.", key)
     key = re.sub(r"^encoder\.down_blocks\.(\d)\.downsamplers\.0\.", r"encoder.down.\1.downsample.", key)
     key = re.sub(r"^encoder\.mid_block\.resnets\.(\d)\.", lambda m: f"encoder.mid.block_{int(m[1]) + 1}.", key)

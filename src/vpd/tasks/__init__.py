@@ -1,1 +1,1 @@
-
+"""The three models: assembly, loss and prediction."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone

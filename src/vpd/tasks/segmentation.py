@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.config import BackboneConfig, Fit, Recipe, SegmentConfig
+from vpd.config import Fit, Recipe, SegmentConfig
 from vpd.errors import UsageError
 from vpd.heads.fpn import FPNHead
 from vpd.heads.open_vocabulary import OpenVocabularyHead

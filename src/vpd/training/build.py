@@ -74,14 +74,14 @@ def build_model(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:
     Raises:
         UsageError: If there is no such model, it is for another task, or it does not fit the data.
     """
-    torch.manual_seed(config.seed)
-    if is_adapted(config.model):
-        return _go_on(config, train_set)
     known = set(_TASK_CONFIGS[config.task].model_fields) - _DECIDED
     if unknown := sorted(set(config.model_options) - known):
         raise UsageError(
             f"Unknown model_options for {config.task}: {', '.join(unknown)}. Known: {', '.join(sorted(known))}."
         )
+    torch.manual_seed(config.seed)
+    if is_adapted(config.model):
+        return _go_on(config, train_set)
     options: dict[str, Any] = {
         "recipe": config.recipe,
         "fit": training_fit(config, train_set),
@@ -132,11 +132,13 @@ def training_fit(config: TrainConfig, train_set: SampleSet) -> Fit:
 def _go_on(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:
     model: PerceptionModel = load(config.model, device="cpu", dtype="float32")
     check_task(model, config.task, config.model)
-    if config.model_options:
-        raise UsageError(
-            f"model_options={config.model_options} shape a new model, but {config.model} is an adapted one. "
-            "Leave them out, or start from a diffusion model."
-        )
+    actual = model.config.model_dump(mode="json")
+    for name, wanted in config.model_options.items():
+        if actual[name] != wanted:
+            raise UsageError(
+                f"model_options.{name} is {wanted!r}, but the adapted model {config.model} has {actual[name]!r}, "
+                "which cannot be changed. Leave it out, or start from a diffusion model."
+            )
     if isinstance(model, SegmentationModel):
         names = class_names(config, train_set)
         if names != model.config.classes:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from torch import Tensor, nn
 
 from vpd.data.samples import SampleSet, Transform
 from vpd.data.stream import SampleStream
-from vpd.errors import UsageError
 from vpd.evaluation import SCORE, evaluate, is_better, sample_sheet
-from vpd.reference.keys import published_names
 from vpd.tasks.model import PerceptionModel
 from vpd.training.checkpoints import (
     Checkpoint,
@@ -30,33 +25,15 @@ from vpd.training.checkpoints import (
     scored_checkpoints,
 )
 from vpd.training.config import TrainConfig
-from vpd.training.optimisers import build_optimiser, parameter_groups, set_learning_rate
-from vpd.training.plan import micro_batch_size, schedule_of, step_seed, total_steps
+from vpd.training.plan import micro_batch_size, schedule_of, total_steps
 from vpd.training.progress import Interval, Progress
+from vpd.training.stepping import Stepper, find_processes
 from vpd.training.stopping import StopRequest, stop_request
-from vpd.types import Batch
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINTS, MODEL = "checkpoints", "model"
 """Folders of a run: its checkpoints, and the finished model."""
-
-
-class LossOf(nn.Module):
-    """The whole forward pass of training as one module, so that DDP wraps the computation of the loss.
-
-    Args:
-        model: Whom to train.
-        use_bf16: Compute under bfloat16 autocast.
-    """
-
-    def __init__(self, model: PerceptionModel, *, use_bf16: bool) -> None:
-        super().__init__()
-        self.model = model
-        self.use_bf16 = use_bf16
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Loss of a batch, a scalar."""
-        with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self.use_bf16):
-            return self.model.loss(batch)
 
 
 class Training:
@@ -93,7 +70,7 @@ class Training:
         accelerator: Accelerator | None = None,
         show_bar: bool = False,
     ) -> None:
-        self.accelerator = accelerator or Accelerator(mixed_precision="no")
+        self.accelerator = accelerator or find_processes()
         self.model, self.config, self.folder = model, config, folder
         self.train_set, self.transform, self.validation_set = train_set, transform, validation_set
         self.start_step = checkpoint.step if checkpoint else 0
@@ -101,12 +78,9 @@ class Training:
         self.schedule = schedule_of(config, samples=len(train_set))
         self.batch_size = micro_batch_size(config, self.accelerator.num_processes)
         self.show_bar = show_bar
-        model.backbone.gradient_checkpointing = config.gradient_checkpointing
-        _own_memory(model.to(self.accelerator.device).train())
-        self.optimiser = build_optimiser(optimiser_groups(model, config))
+        self.stepper = Stepper(model, config, self.accelerator)
         if checkpoint:
-            restore_optimiser(checkpoint, self.optimiser)
-        self.loss_of: nn.Module = self.accelerator.prepare(LossOf(model, use_bf16=config.precision == "bf16"))
+            restore_optimiser(checkpoint, self.stepper.optimiser)
 
     def run(self) -> Path:
         """Train to the end.
@@ -124,35 +98,10 @@ class Training:
             batches, interval = iter(self._stream()), Interval()
             for step in range(self.start_step, self.steps):
                 rate = self.schedule(step)
-                loss, norm = self._step(step, rate, batches, interval)
+                loss, norm = self.stepper.take(step, rate, batches, interval)
                 progress.advance(loss, rate)
                 self._after_step(step + 1, interval, progress, stop, {"learning_rate": rate, "grad_norm": norm})
         return self._save_model()
-
-    def _step(self, step: int, rate: float, batches: Iterator[Batch], interval: Interval) -> tuple[float, float]:
-        """One optimiser step; returns the loss of this process and the norm of the gradient."""
-        torch.manual_seed(step_seed(self.config.seed, step, self.accelerator.process_index))
-        set_learning_rate(self.optimiser, rate)
-        step_loss, names = 0.0, []
-        for part in range(self.config.accumulate):
-            waited = time.perf_counter()
-            batch = next(batches)
-            interval.wait_s += time.perf_counter() - waited
-            is_last = part == self.config.accumulate - 1
-            with nullcontext() if is_last else self.accelerator.no_sync(self.loss_of):
-                loss = self.loss_of(batch.to(self.accelerator.device)) / self.config.accumulate
-                value = float(loss.detach())
-                _check_finite("loss", value, step, batch.names)
-                self.accelerator.backward(loss)
-            step_loss += value
-            names += batch.names
-        parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
-        norm = float(nn.utils.clip_grad_norm_(parameters, self.config.clip_norm or math.inf))
-        _check_finite("norm of the gradient", norm, step, names)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        interval.add(step_loss, len(names))
-        return step_loss, norm
 
     def _after_step(
         self, done: int, interval: Interval, progress: Progress, stop: StopRequest, state: dict[str, float]
@@ -165,13 +114,14 @@ class Training:
             progress.record(done, "train", {"loss": loss, **state, **interval.pace(processes)})
             interval.restart()
         paused, scores = time.perf_counter(), dict[str, float]()
-        if self.validation_set is not None and (is_last or done % config.validate_every == 0):
-            scores = self._validate(done, self.validation_set, progress)
         is_stopping = self._mean_over_processes(float(stop.signal or 0)) > 0
+        if self.validation_set is not None and not is_stopping and (is_last or done % config.validate_every == 0):
+            scores = self._validate(done, self.validation_set, progress)
         if is_last or is_stopping or done % config.checkpoint_every == 0 or self._is_best(scores):
             self._save(done, scores)
         interval.began_s += time.perf_counter() - paused
         if is_stopping and not is_last:
+            logger.info("Stopped after step %d, which is saved; --resume goes on from there.", done)
             raise SystemExit(128 + (stop.signal or 0))
 
     def _validate(self, done: int, samples: SampleSet, progress: Progress) -> dict[str, float]:
@@ -205,16 +155,17 @@ class Training:
         return best
 
     def _is_best(self, scores: dict[str, float]) -> bool:
-        score, best = SCORE[self.config.task], self._best()
+        score = SCORE[self.config.task]
         if score not in scores:
             return False
+        best = self._best()
         return best is None or is_better(self.config.task, scores[score], best.scores[score])
 
     def _save(self, done: int, scores: dict[str, float]) -> None:
         """Write a checkpoint and remove those that are not kept."""
         root = self.folder / CHECKPOINTS
         if self.accelerator.is_main_process:
-            save_checkpoint(root, done, save_model=self.model.save, optimiser=self.optimiser, scores=scores)
+            save_checkpoint(root, done, save_model=self.model.save, optimiser=self.stepper.optimiser, scores=scores)
             prune_checkpoints(root, keep=self.config.keep, best=self._best())
         self.accelerator.wait_for_everyone()
 
@@ -253,44 +204,3 @@ class Training:
             return value
         on_device = torch.tensor(value, device=self.accelerator.device)
         return float(self.accelerator.reduce(on_device, reduction="mean"))
-
-
-def optimiser_groups(model: PerceptionModel, config: TrainConfig) -> list[dict[str, Any]]:
-    """The model's parameters in the groups of the recipe.
-
-    Raises:
-        UsageError: If the published groups are asked for, and the model is not built like the published one.
-    """
-    names: dict[str, str] = {}
-    if config.recipe == "reference":
-        own = [name for name, _ in model.named_parameters() if not name.startswith("text_encoder.")]
-        try:
-            names = published_names(config.task, own)
-        except KeyError as error:
-            raise UsageError(
-                f"recipe=reference sorts parameters as in the published model, and {error.args[0]}. "
-                "Use recipe=default for this model."
-            ) from error
-    return parameter_groups(
-        model.named_parameters(),
-        task=config.task,
-        recipe=config.recipe,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        unet_lr_scale=config.unet_lr_scale,
-        published_name=names.__getitem__,
-    )
-
-
-def _own_memory(model: nn.Module) -> None:
-    """Move weights out of mapped files: CPU kernels round differently where memory is not aligned."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data = tensor.data.clone()
-
-
-def _check_finite(what: str, value: float, step: int, names: list[str]) -> None:
-    if not math.isfinite(value):
-        raise FloatingPointError(
-            f"The {what} is {value} at step {step + 1}, on the samples {', '.join(names)}. Look at these samples; "
-            "else lower learning_rate, set clip_norm, or use precision=no. The last checkpoint is unharmed."
-        )

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from accelerate import Accelerator
 
 from vpd.config import Task
 from vpd.data.transforms import train_transform
@@ -19,8 +17,9 @@ from vpd.tasks.model import PerceptionModel
 from vpd.training.build import build_data, build_model
 from vpd.training.checkpoints import latest_checkpoint
 from vpd.training.config import TrainConfig
-from vpd.training.loop import CHECKPOINTS, Training
+from vpd.training.loop import CHECKPOINTS, MODEL, Training
 from vpd.training.settings import read_settings, resolve_config, write_config
+from vpd.training.stepping import find_processes
 
 logger = logging.getLogger(__name__)
 
@@ -60,14 +59,17 @@ def train(
         SystemExit: With 143, after saving, if SIGTERM came.
     """
     folder = Path(folder)
-    is_resumed = (folder / CONFIG).is_file()
-    if is_resumed and not resume:
+    has_progress = (folder / MODEL).exists() or any((folder / CHECKPOINTS).glob("step-*"))
+    if has_progress and not resume:
         raise UsageError(f"{folder} already holds a training run. Go on with it by --resume, or give another folder.")
-    config = resumed_config(task, folder / CONFIG, layers) if is_resumed else resolve_config(task, *layers)
-    config = with_absolute_paths(config)
-    accelerator = Accelerator(mixed_precision="no")  # autocast is ours; accelerate's setting is global
+    saved = read_settings(folder / CONFIG) if resume and (folder / CONFIG).is_file() else {}
+    config = with_absolute_paths(resolve_config(task, saved, *layers))
+    if has_progress:
+        check_changes(resolve_config(task, saved), config, folder / CONFIG)
+    accelerator = find_processes()
     accelerator.wait_for_everyone()  # before the first process writes what the others have just looked for
     train_set, validation_set = build_data(config)
+    writable_folder(folder)
     checkpoint = latest_checkpoint(folder / CHECKPOINTS)
     if checkpoint:
         logger.info("Going on after step %d.", checkpoint.step)
@@ -75,7 +77,7 @@ def train(
     else:
         model = build_model(config, train_set)
     if accelerator.is_main_process:
-        write_config(config, writable_folder(folder) / CONFIG)
+        write_config(config, folder / CONFIG)
     max_depth_m = model.config.max_depth_m if isinstance(model, DepthModel) else config.max_depth_m
     training = Training(
         model,
@@ -91,19 +93,17 @@ def train(
     return training.run()
 
 
-def resumed_config(task: Task, path: Path, layers: Sequence[Mapping[str, Any]]) -> TrainConfig:
-    """Settings of a run that goes on: its own, and what may be changed on the way.
+def check_changes(before: TrainConfig, now: TrainConfig, path: Path) -> None:
+    """Make sure that a run goes on with the settings that decide its outcome.
 
     Args:
-        task: What was asked for.
-        path: The settings that the run was started with.
-        layers: Settings given now.
+        before: Settings that the run was started with.
+        now: Settings that it is to go on with.
+        path: Where the former stand.
 
     Raises:
-        UsageError: If a setting that decides the outcome is given another value than before.
+        UsageError: If a setting that may touch the weights has another value than before.
     """
-    saved = read_settings(path)
-    before, now = resolve_config(task, saved), with_absolute_paths(resolve_config(task, saved, *layers))
     old, new = (_flat(config.model_dump(mode="json")) for config in (before, now))
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if forbidden := [key for key in changed if key not in _MAY_CHANGE]:
@@ -112,7 +112,6 @@ def resumed_config(task: Task, path: Path, layers: Sequence[Mapping[str, Any]]) 
             f"A resumed run must have the settings it was started with ({path}): {listed}. "
             "Leave these out, or start anew in another folder."
         )
-    return now
 
 
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -126,17 +127,43 @@ def autoencoder_loss(vae: AutoencoderKL, images: Tensor, noise: torch.Generator)
 
 
 @torch.no_grad()
-def measured_scaling(vae: AutoencoderKL, images: Tensor) -> float:
+def normalise_latents(vae: AutoencoderKL, batches: Iterable[Tensor]) -> None:
+    """Give every latent channel mean 0 and deviation 1 on these images; pictures come out as before.
+
+    The change of scale goes into the two 1x1 convolutions around the latents, one the inverse of the other.
+
+    Args:
+        vae: The autoencoder; changed in place.
+        batches: Images `(b, 3, H, W)`, RGB in [-1, 1], each batch of any size.
+    """
+    values = torch.cat([_latents(vae, images).movedim(1, 0).flatten(1) for images in batches], dim=1).double()
+    mean, std = values.mean(dim=1).float(), values.std(dim=1).float()
+    channels = len(mean)
+    before, after = vae.quant_conv, vae.post_quant_conv
+    before.weight[:channels] /= std[:, None, None, None]
+    before.bias[:channels] = (before.bias[:channels] - mean) / std
+    before.bias[channels:] -= 2 * std.log()  # log variance of the noise
+    after.bias += after.weight[:, :, 0, 0] @ mean
+    after.weight *= std[:, None, None]
+
+
+@torch.no_grad()
+def measured_scaling(vae: AutoencoderKL, batches: Iterable[Tensor]) -> float:
     """Factor that gives the latents of these images unit standard deviation.
 
     Args:
         vae: The autoencoder.
-        images: `(b, 3, H, W)`, RGB in [-1, 1].
+        batches: Images `(b, 3, H, W)`, RGB in [-1, 1], each batch of any size.
     """
-    return 1.0 / float(vae.encode(images).latent_dist.mode().float().std())
+    values = torch.cat([_latents(vae, images).flatten() for images in batches])
+    return 1.0 / float(values.std())
+
+
+def _latents(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    return vae.encode(images).latent_dist.mode().float()
 
 
 @torch.no_grad()
 def reconstruct(vae: AutoencoderKL, images: Tensor) -> Tensor:
     """Encode and decode without noise; `(b, 3, H, W)` in [-1, 1] to the same."""
-    return vae.decode(vae.encode(images).latent_dist.mode()).sample.float().clamp(-1, 1)
+    return vae.decode(_latents(vae, images)).sample.float().clamp(-1, 1)

@@ -20,7 +20,7 @@ from vpd.world.sampling import CROWDED_STYLE, DEFAULT_STYLE, sample_scene
 
 logger = logging.getLogger(__name__)
 
-PIXELS_PER_BATCH = 4 * 128 * 128
+PIXELS_PER_BATCH = 2 * 128 * 128
 """Small pictures come in bigger batches, so that every step costs about the same."""
 KEPT_TIMES = 4
 """Photographs are kept in memory with a short side of at most this many crops."""

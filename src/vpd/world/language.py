@@ -78,7 +78,8 @@ def definite_phrases(target: Seen, seen: Sequence[Seen]) -> tuple[str, ...]:
     """
     shortest = distinguishing_attributes(target, seen)
     with_shape = [attributes if "shape" in attributes else (*attributes, "shape") for attributes in shortest]
-    phrases = [f"the {noun_phrase(target.thing, attributes)}" for attributes in (*with_shape, *shortest)]
+    choices = (*sorted(with_shape, key=len), *shortest)
+    phrases = [f"the {noun_phrase(target.thing, attributes)}" for attributes in choices]
     return tuple(dict.fromkeys(phrases))
 
 

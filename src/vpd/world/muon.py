@@ -2,54 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Quintic iteration that drives singular values to about 1."""
 ITERATIONS = 5
+KERNEL_RATIO = 3.0
+"""Learning rate of kernels over that of everything else."""
+LEAST_CHANNELS = 4
+"""Kernels with no more channels on one side (pictures, latents) are left to Adam."""
 
 
 class Muon(Optimizer):
-    """Momentum whose matrices are replaced by the nearest orthogonal ones; kernels count as matrices (out, rest).
+    """Muon for the inner kernels of a network, taken as matrices (out, rest), and Adam for everything else.
 
-    A step then moves every direction of a layer alike, where Adam mostly moves the strongest. Steps are scaled to
-    the size that Adam's would have, so its learning rates serve.
+    Orthogonalised, a step moves every direction of a layer alike, where Adam mostly moves the strongest: the small
+    VAE needs a fifth of the steps. Steps are scaled to the size of Adam's.
 
     Args:
-        params: Convolution or linear weights.
-        lr: Learning rate.
-        momentum: Share of the old momentum kept.
-        weight_decay: Shrinks weights by this times `lr`.
+        model: What to train.
+        lr: Learning rate of Adam; kernels have `KERNEL_RATIO` times as much.
+        momentum: Share of the old momentum that kernels keep.
+        betas: Adam's.
+        weight_decay: Kernels shrink by this times their learning rate.
 
     Source: Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon), scaled as in Liu et al. 2025
     (https://arxiv.org/abs/2502.16982), section 2.2.
     """
 
     def __init__(
-        self, params: Iterable[Tensor], lr: float = 1e-3, momentum: float = 0.95, weight_decay: float = 0.01
+        self,
+        model: nn.Module,
+        lr: float = 1e-3,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.01,
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        kernels = [w for w in model.parameters() if w.ndim >= 2 and min(w.shape[:2]) > LEAST_CHANNELS]
+        chosen = {id(kernel) for kernel in kernels}
+        others = [weight for weight in model.parameters() if id(weight) not in chosen]
+        groups = [{"params": kernels, "is_kernel": True}, {"params": others, "is_kernel": False}]
+        defaults = {"lr": lr, "momentum": momentum, "betas": betas, "weight_decay": weight_decay}
+        super().__init__([group for group in groups if group["params"]], defaults)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Move every weight that has a gradient."""
         for group in self.param_groups:
+            move = _move_kernel if group["is_kernel"] else _move_adam
             for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                state = self.state[weight]
-                if not state:
-                    state["momentum"] = torch.zeros_like(weight)
-                state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-                ahead = weight.grad.lerp(state["momentum"], group["momentum"])  # Nesterov's
-                matrix = orthogonalise(ahead.flatten(1))
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                scale = 0.2 * max(matrix.shape) ** 0.5  # root mean square 0.2, about Adam's
-                weight.add_(matrix.view_as(weight), alpha=-group["lr"] * scale)
+                if weight.grad is not None:
+                    move(weight, weight.grad, self.state[weight], group)
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
@@ -64,15 +71,25 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     return wide.T if is_tall else wide
 
 
-def split_optimisers(model: nn.Module, *, muon_ratio: float = 2.0) -> list[tuple[Optimizer, float]]:
-    """Muon for the inner kernels of a network, AdamW for all else, each with the factor of its learning rate.
+def _move_kernel(weight: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    if not state:
+        state["momentum"] = torch.zeros_like(weight)
+    state["momentum"].lerp_(gradient, 1 - group["momentum"])
+    ahead = gradient.lerp(state["momentum"], group["momentum"])  # Nesterov's
+    matrix = orthogonalise(ahead.flatten(1))
+    rate = group["lr"] * KERNEL_RATIO
+    weight.mul_(1 - rate * group["weight_decay"])
+    weight.add_(matrix.reshape(weight.shape), alpha=-rate * 0.2 * max(matrix.shape) ** 0.5)  # rms 0.2, about Adam's
 
-    Args:
-        model: What to train.
-        muon_ratio: Learning rate of Muon over that of AdamW.
-    """
-    kernels = [weight for weight in model.parameters() if weight.ndim >= 2 and min(weight.shape[:2]) > 8]
-    chosen = {id(weight) for weight in kernels}
-    others = [weight for weight in model.parameters() if id(weight) not in chosen]
-    adam = AdamW(others, lr=1.0, betas=(0.9, 0.99), weight_decay=1e-4)
-    return [(Muon(kernels), muon_ratio), (adam, 1.0)]
+
+def _move_adam(weight: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    if not state:
+        state |= {"count": torch.zeros(()), "mean": torch.zeros_like(weight), "square": torch.zeros_like(weight)}
+    state["count"] += 1
+    for name, value, beta in zip(("mean", "square"), (gradient, gradient.square()), group["betas"], strict=True):
+        state[name].lerp_(value, 1 - beta)
+    mean, square = (
+        state[name] / (1 - beta ** state["count"])
+        for name, beta in zip(("mean", "square"), group["betas"], strict=True)
+    )
+    weight.sub_(group["lr"] * mean / (square.sqrt() + 1e-8))

@@ -15,8 +15,9 @@ from torch import Tensor
 from vpd.errors import UsageError
 from vpd.files import writable_folder
 from vpd.images import find_images
+from vpd.loading import find_device
 from vpd.training.stopping import stop_request
-from vpd.world.autoencoder import build_autoencoder, measured_scaling, reconstruct
+from vpd.world.autoencoder import build_autoencoder, measured_scaling, normalise_latents, reconstruct
 from vpd.world.crops import middle_crop, photo_batches, read_small, to_batch, world_batches
 from vpd.world.dataset import split_seed
 from vpd.world.measures import measure_autoencoder, psnr
@@ -30,6 +31,8 @@ WORLD = "world"
 CHECKPOINT = "vae-training.safetensors"
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 DEFAULT_MINUTES = 10.0
+FINISHING_BATCHES = 32
+"""Training batches on which latents are measured, each time."""
 HELD_OUT = 16
 """Most pictures kept out of training to measure on."""
 
@@ -58,6 +61,7 @@ def pretrain_vae(
     size_px: int = 128,
     seed: int = 0,
     resume: bool = False,
+    device: str = "auto",
     on_step: Callable[[AutoencoderRun, float], None] | None = None,
 ) -> VaeReport:
     """Train a small VAE and write a complete miniature of Stable Diffusion around it.
@@ -72,6 +76,7 @@ def pretrain_vae(
         size_px: Side of the crops, pixels, a multiple of 4.
         seed: Of weights and draws.
         resume: Go on from the checkpoint in `out`, if there is one.
+        device: Where to train; `auto` takes a GPU if there is one.
         on_step: Called after each step with the run and its loss.
 
     Raises:
@@ -85,7 +90,8 @@ def pretrain_vae(
         minutes = DEFAULT_MINUTES
     files = [] if str(images) == WORLD else _files(Path(images))
     held_out, files = _hold_out(files)
-    run = AutoencoderRun(build_autoencoder(seed=seed), seed=seed, images=f"{images} at {size_px} px")
+    vae = build_autoencoder(seed=seed).to(find_device(device))
+    run = AutoencoderRun(vae, seed=seed, images=f"{images} at {size_px} px")
     checkpoint = writable_folder(out) / CHECKPOINT
     if checkpoint.is_file():
         if not resume:
@@ -108,9 +114,9 @@ def pretrain_vae(
     if stop.signal is not None:
         run.save(checkpoint)
         return VaeReport(Path(out), run.step, run.seconds / 60, stop.signal)
-    run.vae.register_to_config(scaling_factor=round(_scaling(run.vae, batches), 5))
-    quality = _quality_on_files(run.vae, held_out, size_px) if files else _quality_on_world(run.vae, size_px, seed)
-    write_diffusion_folder(out, vae=run.vae, seed=seed)
+    finish_vae(vae.cpu(), batches)
+    quality = _quality_on_files(vae, held_out, size_px) if files else _quality_on_world(vae, size_px, seed)
+    write_diffusion_folder(out, vae=vae, seed=seed)
     checkpoint.unlink(missing_ok=True)
     return VaeReport(Path(out), run.step, run.seconds / 60, None, quality.get("psnr_db"), quality.get("hue"))
 
@@ -136,10 +142,11 @@ def _batches(files: list[Path], size_px: int, seed: int, start: int) -> Iterator
     return world_batches(sizes_px, seed=split_seed(seed, "train"), start=start)
 
 
-def _scaling(vae: AutoencoderKL, batches: Iterator[Tensor]) -> float:
-    """Mean over a few batches, of one or several sizes."""
-    factors = [measured_scaling(vae, images) for images in islice(batches, 8)]
-    return sum(factors) / len(factors)
+def finish_vae(vae: AutoencoderKL, batches: Iterator[Tensor]) -> None:
+    """Normalise the latents of a trained VAE and measure its scaling factor, on further batches."""
+    normalise_latents(vae, islice(batches, FINISHING_BATCHES))
+    factor = measured_scaling(vae, islice(batches, FINISHING_BATCHES))
+    vae.register_to_config(scaling_factor=round(factor, 4))
 
 
 def _quality_on_files(vae: AutoencoderKL, files: list[Path], size_px: int) -> dict[str, float]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from vpd.errors import UsageError
 from vpd.files import atomic_write
 from vpd.world.autoencoder import autoencoder_loss
+from vpd.world.muon import Muon
 
 WARMUP_STEPS = 50
 
@@ -34,11 +35,11 @@ class AutoencoderRun:
     """Steps done."""
     seconds: float = 0.0
     """Time spent on them."""
-    optimiser: torch.optim.Optimizer = field(init=False)
+    optimiser: Muon = field(init=False)
 
     def __post_init__(self) -> None:
         self.vae.to(memory_format=torch.channels_last)
-        self.optimiser = torch.optim.AdamW(self.vae.parameters(), lr=1.0, betas=(0.9, 0.99), weight_decay=1e-4)
+        self.optimiser = Muon(self.vae)
 
     def share_done(self, steps: int | None, minutes: float | None) -> float:
         """How much of the training is done, by whichever of the limits is nearer; 1 = all."""
@@ -93,8 +94,8 @@ def train_autoencoder(
     *,
     steps: int | None = None,
     minutes: float | None = None,
-    learning_rate: float = 1e-3,
-    bf16: bool = True,
+    learning_rate: float = 3e-3,
+    bf16: bool | None = None,
     go_on: Callable[[AutoencoderRun, float], bool] | None = None,
 ) -> None:
     """Train until `steps` or `minutes` are done, counted from the run's beginning.
@@ -108,7 +109,7 @@ def train_autoencoder(
         steps: Steps in all.
         minutes: Time in all, whichever ends first.
         learning_rate: Peak rate.
-        bf16: Compute in bfloat16 where autocast does.
+        bf16: Compute in bfloat16 where autocast does; by default where the device is built for it.
         go_on: Called after each step with the run and the loss; false ends the training there.
 
     Raises:
@@ -117,6 +118,7 @@ def train_autoencoder(
     if steps is None and minutes is None:
         raise ValueError("Neither steps nor minutes given: say how long to train.")
     device = next(run.vae.parameters()).device
+    use_bf16 = has_fast_bf16(device) if bf16 is None else bf16
     run.vae.train()
     while (done := run.share_done(steps, minutes)) < 1:
         begin = time.perf_counter()
@@ -125,7 +127,7 @@ def train_autoencoder(
             group["lr"] = rate
         images = next(batches).to(device, memory_format=torch.channels_last)
         noise = torch.Generator().manual_seed(run.seed * 1_000_003 + run.step)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16):
             loss = autoencoder_loss(run.vae, images, noise)
         run.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -136,3 +138,11 @@ def train_autoencoder(
         if go_on and not go_on(run, float(loss.detach())):
             break
     run.vae.eval()
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16; emulated, it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    is_supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # has no public name
+    return device.type == "cpu" and is_supported is not None and bool(is_supported())

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import builtins
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from vpd.files import read_json_lines
+from vpd.training.progress import Interval, Progress
+
+
+def progress(folder: Path, *, start_step: int = 0, enabled: bool = True) -> Progress:
+    return Progress(folder, steps=10, start_step=start_step, enabled=enabled, show_bar=False)
+
+
+def test_lines_of_steps_that_run_again_are_forgotten(tmp_path: Path):
+    with progress(tmp_path) as shown:
+        for step in (1, 2, 3):
+            shown.record(step, "train", {"loss": step / 2})
+        shown.record(2, "validation", {"mIoU": math.nan})
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"step": 4, "lo')
+    with progress(tmp_path, start_step=2) as shown:
+        shown.record(3, "train", {"loss": 9.0})
+    assert read_json_lines(tmp_path / "log.jsonl") == [
+        {"step": 1, "kind": "train", "loss": 0.5},
+        {"step": 2, "kind": "train", "loss": 1.0},
+        {"step": 2, "kind": "validation", "mIoU": None},
+        {"step": 3, "kind": "train", "loss": 9.0},
+    ]
+
+
+def test_curves_and_pictures_reach_tensorboard(tmp_path: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with progress(tmp_path) as shown:
+        shown.record(5, "train", {"loss": 0.25})
+        shown.show(5, Image.new("RGB", (30, 20), "red"))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(5, 0.25)]
+    assert events.Images("validation/samples")[0].width == 30
+    with Image.open(tmp_path / "pictures" / "step-00000005.png") as picture:
+        assert picture.size == (30, 20)
+
+
+def test_without_tensorboard_it_is_said_once_and_the_log_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    real_import = builtins.__import__
+
+    def without(name: str, *rest: Any) -> Any:
+        if name.startswith("torch.utils.tensorboard"):
+            raise ImportError(name)
+        return real_import(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with progress(tmp_path) as shown:
+        shown.record(1, "train", {"loss": 1.0})
+        shown.show(1, Image.new("RGB", (3, 2)))
+    assert caplog.text.count("TensorBoard is not installed") == 1
+    assert len(read_json_lines(tmp_path / "log.jsonl")) == 1
+
+
+def test_other_processes_write_nothing(tmp_path: Path):
+    with progress(tmp_path, enabled=False) as shown:
+        shown.advance(1.0, 0.1)
+        shown.record(1, "train", {"loss": 1.0})
+        shown.show(1, Image.new("RGB", (3, 2)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bar_shows_loss_rate_and_time_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with Progress(tmp_path, steps=4, start_step=2, enabled=True, show_bar=True) as shown:
+        shown.advance(0.5, 1e-4)
+    printed = capsys.readouterr().err
+    assert (
+        "2/4" in printed
+        and "3/4" in printed
+        and "loss=0.5000" in printed
+        and "lr=1.00e-04" in printed
+        and "<" in printed
+    )
+
+
+def test_interval_adds_up_and_begins_anew():
+    interval = Interval()
+    interval.add(1.0, 4)
+    interval.add(2.0, 4)
+    interval.wait_s = 1e9
+    assert interval.mean_loss == 1.5
+    pace = interval.pace(processes=2)
+    assert pace["samples_per_s"] > 0 and pace["wait_share"] > 1
+    interval.restart()
+    assert (interval.steps, interval.samples, interval.wait_s, interval.mean_loss) == (0, 0, 0.0, 0.0)

@@ -1,0 +1,116 @@
+"""Every expression means exactly one object, by a checker that knows only words and pixels."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from expression_checker import facts_of, meant
+
+from vpd.data.words import mirror_text
+from vpd.world.expressions import expressions
+from vpd.world.language import caption, definite_phrases, seen_things
+from vpd.world.render import render
+from vpd.world.sampling import CROWDED_STYLE, DEFAULT_STYLE, sample_scene
+from vpd.world.scenes import Camera, Light, Room, Scene, Thing
+
+
+@pytest.fixture(scope="module")
+def renderings():
+    crowded = [render(sample_scene(21, index, CROWDED_STYLE), 64) for index in range(60)]
+    default = [render(sample_scene(21, index, DEFAULT_STYLE), 64) for index in range(30)]
+    wide = [render(sample_scene(22, index, CROWDED_STYLE), (48, 96)) for index in range(30)]
+    return crowded + default + wide
+
+
+def test_each_expression_means_exactly_its_object(renderings):
+    kinds = Counter()
+    for rendering in renderings:
+        facts = facts_of(rendering.scene.things, rendering.instances, rendering.depth_m)
+        for expression in expressions(rendering):
+            assert meant(expression.text, facts) == {expression.index}, expression.text
+            kinds[expression.kind] += 1
+    assert min(kinds["attribute"], kinds["superlative"], kinds["relation"]) > 500
+
+
+def test_each_expression_means_the_same_object_in_the_mirror(renderings):
+    for rendering in renderings[::5]:
+        facts = facts_of(rendering.scene.things, rendering.instances[:, ::-1], rendering.depth_m[:, ::-1])
+        for expression in expressions(rendering):
+            mirrored = mirror_text(expression.text)
+            assert mirrored is not None
+            assert meant(mirrored, facts) == {expression.index}
+
+
+def test_crowded_scenes_are_hard(renderings):
+    """Shape and colour together seldom single an object out, and something can be said of nearly all."""
+    objects = named = said = 0
+    for rendering in renderings[:60]:
+        things = rendering.scene.things
+        alike = Counter((thing.colour, thing.shape) for thing in things)
+        objects += len(things)
+        named += sum(alike[thing.colour, thing.shape] == 1 for thing in things)
+        said += len({expression.index for expression in expressions(rendering)})
+    assert named / objects < 0.6
+    assert said / objects > 0.9
+
+
+def twins(**kwargs):
+    return tuple(Thing("cube", "red", "matte", "large", x_m, **kwargs) for x_m in (-1.0, 1.0))
+
+
+def test_twins_are_told_apart_by_place_alone():
+    rendering = render(Scene(twins(z_m=4.0), camera=Camera(pitch_rad=0.2)), 64)
+    texts = {expression.text: expression.index for expression in expressions(rendering)}
+    assert {expression.kind for expression in expressions(rendering)} == {"superlative"}
+    assert texts["the leftmost cube"] == 0
+    assert texts["the rightmost red object"] == 1
+    assert not any("nearest" in text or "largest" in text for text in texts)  # they are equally far and big
+
+
+def test_relation_by_hand():
+    ball = Thing("sphere", "blue", "metal", "large", 0.0, 4.0)
+    rendering = render(Scene((*twins(z_m=4.0), ball), camera=Camera(pitch_rad=0.2)), 64)
+    texts = {expression.text: expression.index for expression in expressions(rendering)}
+    assert texts["the cube to the left of the sphere"] == 0
+    assert texts["the red object to the right of the sphere"] == 1
+    assert texts["the sphere"] == texts["the blue sphere"] == texts["the metal object"] == 2
+
+
+def test_phrases_of_one_object_by_hand():
+    rendering = render(
+        Scene(
+            (*twins(z_m=4.0), Thing("cube", "blue", "matte", "large", 0.0, 4.0)),
+        ),
+        64,
+    )
+    seen = seen_things(rendering)
+    assert [thing.index for thing in seen] == [0, 2, 1]  # from left to right
+    assert definite_phrases(seen[1], seen) == ("the blue cube", "the blue object")
+    assert definite_phrases(seen[0], seen) == ()
+
+
+def test_caption_by_hand():
+    things = (
+        Thing("cone", "green", "striped", "small", 1.0, 4.0),
+        Thing("cube", "red", "metal", "large", -1.0, 4.0),
+    )
+    room = Room(floor_colour="gray", floor_pattern="checkered", wall_colour="light blue", height_m=3.0)
+    camera = Camera(pitch_rad=0.0, focal=0.6)
+    assert caption(render(Scene(things, room, camera, Light(towards=(0.6, 0.8, 0.0))), 64)) == (
+        "a room with a gray checkered floor, light blue walls and a white ceiling, lit from the right: "
+        "a large red metal cube and a small green striped cone"
+    )
+    down = Camera(pitch_rad=0.6)  # sees no ceiling
+    assert "ceiling" not in caption(render(Scene(things, room, down), 64))
+    assert caption(render(Scene((), Room(floor_pattern="plain"), camera), 64)) == (
+        "a room with a gray floor, beige walls and a white ceiling, lit from the left"
+    )
+
+
+def test_caption_names_everything_seen(renderings):
+    for rendering in renderings:
+        words = caption(rendering)
+        for index, thing in enumerate(rendering.scene.things):
+            is_seen = bool(np.any(rendering.instances == index + 1))
+            named = f"a {thing.size} {thing.colour} {thing.material} {thing.shape}"
+            assert not is_seen or named in words
