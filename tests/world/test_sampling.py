@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from vpd.world import sampling
 from vpd.world.palette import FLOOR_PATTERNS, MATERIALS, OBJECT_COLOURS, SHAPES, SIZES_M, SURFACE_COLOURS
 from vpd.world.render import render
 from vpd.world.sampling import CROWDED_STYLE, DEFAULT_STYLE, SceneStyle, sample_scene
@@ -78,3 +79,9 @@ def test_style_is_obeyed():
         scene = sample_scene(0, index, style)
         assert len(scene.things) == 2
         assert 0.09 < (render(scene, 64).instances > 0).mean() < 0.21
+
+
+def test_impossible_style(monkeypatch):
+    monkeypatch.setattr(sampling, "MOST_DRAWS", 20)
+    with pytest.raises(ValueError, match="20 draws gave no scene"):
+        sample_scene(0, 0, SceneStyle(coverage=(0.98, 0.99)))

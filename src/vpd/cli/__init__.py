@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import vpd
-from vpd.cli import convert, data, doctor, evaluate, info, predict, pretrain, train
+from vpd.cli import convert, data, demo, doctor, evaluate, info, predict, pretrain, train
 
 VERBS: dict[str, Callable[..., None]] = {
     "predict": predict.predict,
@@ -23,6 +23,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "convert": convert.convert,
     "info": info.info,
     "doctor": doctor.doctor,
+    "demo": demo.demo,
 }
 GROUPS = {"data": data.app, "pretrain": pretrain.app}
 

@@ -13,6 +13,8 @@ from vpd.world.scenes import Camera, Light, Room, Scene, Thing
 
 REFERENCE_PX = 32
 """Side of the small picture that decides whether a draw is accepted, whatever size is rendered later."""
+MOST_DRAWS = 5000
+"""About 1 in 10 draws of the two styles below is accepted."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,16 @@ def sample_scene(seed: int, index: int, style: SceneStyle = DEFAULT_STYLE, *, at
         index: Number of the scene in the set, >= 0.
         style: What kind of scene.
         attempt: Another scene for the same place, where the first does not serve.
+
+    Raises:
+        ValueError: If no scene of this style can be found.
     """
     rng = np.random.default_rng((seed, index, attempt))
-    while True:
+    for _ in range(MOST_DRAWS):
         scene = draw_layout(rng, style)
         if scene is not None and _is_well_filled(scene, style):
             return scene
+    raise ValueError(f"{MOST_DRAWS} draws gave no scene of {style}. Ask for fewer objects or another coverage.")
 
 
 def _is_well_filled(scene: Scene, style: SceneStyle) -> bool:
