@@ -71,29 +71,30 @@ def run_demo(
     majority = majority_miou(train_set, test_set)
     miou = report["metrics"]["mIoU"]
     sheet = out / "sheet.png"
-    caption = f"{_TEST_SCENES} fresh scenes: {100 * miou:.1f} mIoU; most frequent class everywhere: {100 * majority:.1f}"
+    caption = f"{100 * miou:.1f} mIoU on {_TEST_SCENES} fresh scenes (one class everywhere: {100 * majority:.1f})"
     with atomic_write(sheet) as temporary:
         sample_sheet(model, test_set, count=_SHOWN, caption=caption).save(temporary)
     write_json(out / "metrics.json", {**report, "majority_mIoU": majority, "steps": steps})
     scenes = writable_folder(out / "scenes")
     for index in range(_SHOWN):
         sample = test_set[index * _TEST_SCENES // _SHOWN]
-        prediction: SegmentationPrediction = model.predict(sample.image)  # type: ignore[assignment, call-arg]
+        prediction: SegmentationPrediction = model.predict(sample.image)  # type: ignore[assignment]
         with atomic_write(scenes / f"{sample.name}.png") as temporary:
             prediction.image.save(temporary)
     return DemoReport(sheet, out / "run" / MODEL, scenes, miou, majority)
 
 
 def majority_miou(train_set: WorldSamples, test_set: WorldSamples) -> float:
-    """mIoU of the best constant answer, the most frequent class of the training scenes."""
+    """The mIoU of the best constant answer, the most frequent class of the training scenes."""
     num_classes = len(train_set.classes)
     counts = torch.zeros(num_classes, dtype=torch.int64)
     for sample in (train_set[index] for index in range(len(train_set))):
-        counts += torch.bincount(torch.from_numpy(sample.labels).long().flatten(), minlength=num_classes)[:num_classes]
+        labels = torch.from_numpy(sample.labels).long().flatten()
+        counts += torch.bincount(labels, minlength=num_classes)[:num_classes]
     metrics = SegmentationMetrics(num_classes)
     for sample in (test_set[index] for index in range(len(test_set))):
-        labels = torch.from_numpy(sample.labels)
-        metrics.update(torch.full_like(labels, int(counts.argmax())), labels)
+        truth = torch.from_numpy(sample.labels)
+        metrics.update(torch.full_like(truth, int(counts.argmax())), truth)
     return float(metrics.compute()["mIoU"])  # type: ignore[arg-type]
 
 
