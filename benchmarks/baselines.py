@@ -60,7 +60,7 @@ def segment(data: str, split: str, model_folder: str) -> dict[str, Any]:
     for index in range(len(test)):
         sample = test[index]
         latents = latents_of(sample)
-        logits = probe(((latents.flatten(1).T - mean) / std)).T.reshape(1, num_classes, *latents.shape[-2:])
+        logits = probe((latents.flatten(1).T - mean) / std).T.reshape(1, num_classes, *latents.shape[-2:])
         labels = torch.from_numpy(sample.labels)
         probed.update(F.interpolate(logits.detach(), labels.shape, mode="bilinear").argmax(1)[0], labels)
         constant.update(torch.full_like(labels, majority), labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,20 @@ class Golden:
             assert key in tensors.keys(), f"{file} of golden set {self.root} has no {key}"  # noqa: SIM118
             return tensors.get_tensor(key)
 
-    def tensors(self, file: str) -> dict[str, torch.Tensor]:
+    def tensors(self, file: str) -> Tensors:
+        """All tensors of a file; taking one that the set omits skips the test."""
         with safe_open(self.path(file), "pt") as tensors:
-            return {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118
+            found = {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118
+        return Tensors(found, lambda key: self._skip_if_omitted(f"{file}:{key}"))
+
+
+class Tensors(dict[str, torch.Tensor]):
+    """Tensors by key; what a partial set leaves out skips, any other gap is an error."""
+
+    def __init__(self, found: dict[str, torch.Tensor], skip_if_omitted: Callable[[str], None]) -> None:
+        super().__init__(found)
+        self._skip_if_omitted = skip_if_omitted
+
+    def __missing__(self, key: str) -> torch.Tensor:
+        self._skip_if_omitted(key)
+        raise KeyError(key)

@@ -161,6 +161,15 @@ def test_truth_must_be_there(segmenter: SegmentationModel, referrer: ReferringMo
         evaluate(referrer, Samples([dataclasses.replace(bare[0], texts=("it",))]))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_sample_that_cannot_be_read_is_named_in_one_line(workers: int, segmenter: SegmentationModel, tmp_path: Path):
+    data = open_data(write_segment_data(tmp_path), "segment", split="val")
+    (tmp_path / "labels" / "val" / "1.png").write_bytes(b"no picture")
+    with pytest.raises(UsageError, match=r"labels/val/1.png: not an image") as error:
+        evaluate(segmenter, data, workers=workers)
+    assert "\n" not in str(error.value)
+
+
 def test_label_outside_the_classes_names_the_sample(segmenter: SegmentationModel):
     samples = Samples([Sample("street-7", image(64, 64), labels=np.full((64, 64), 9, np.uint8))])
     with pytest.raises(UsageError, match=r"Sample street-7: Labels hold classes 9..9"):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from accelerate import Accelerator
 from PIL import Image
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset
 
 from vpd.config import Task
 from vpd.data.samples import Sample, SampleSet
+from vpd.errors import UsageError
 from vpd.pictures import contact_sheet
 from vpd.protocols import protocol_of
 from vpd.tasks.model import PerceptionModel
@@ -52,14 +53,17 @@ def evaluate(
         `task`, `samples` (how many), `metrics` (name -> number), `per_class` (class -> name -> number, or empty).
 
     Raises:
-        UsageError: If a sample lacks the truth, or the classes of data and model differ.
+        UsageError: If a sample cannot be read or lacks the truth, or the classes of data and model differ.
     """
     total = len(sample_set) if limit is None else min(limit, len(sample_set))
     rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     # shares may differ by one, and nothing is padded: every sample counts exactly once
-    share: Subset[Sample] = Subset(sample_set, range(rank, total, processes))  # type: ignore[arg-type]
+    share = _Share(sample_set, range(rank, total, processes))
     protocol = protocol_of(model, sample_set)
     for samples in watch(DataLoader(share, batch_size=batch_size, collate_fn=list, num_workers=workers)):
+        for sample in samples:
+            if isinstance(sample, UsageError):
+                raise sample
         protocol.update(samples)
     metrics: dict[str, float] = {}
     for suffix, accumulator in protocol.accumulators.items():
@@ -69,6 +73,22 @@ def evaluate(
         values = accumulator.compute().items()
         metrics |= {name + suffix: value for name, value in values if isinstance(value, float)}
     return {"task": model.config.task, "samples": total, "metrics": metrics, "per_class": protocol.per_class()}
+
+
+class _Share(Dataset[Sample | UsageError]):
+    """Some samples of a set; one that cannot be read is its error, which would lose its message in a worker."""
+
+    def __init__(self, sample_set: SampleSet, indices: Sequence[int]) -> None:
+        self._sample_set, self._indices = sample_set, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, place: int) -> Sample | UsageError:
+        try:
+            return self._sample_set[self._indices[place]]
+        except UsageError as error:
+            return error
 
 
 def sample_sheet(model: PerceptionModel, sample_set: SampleSet, *, count: int, caption: str = "") -> Image.Image:

@@ -1,30 +1,25 @@
-"""Model folders: `config.json` and safetensors, written whole or not at all, read back bit-equal."""
+"""From a model folder, or a hub repository that holds one, to a model."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from vpd.backbones.sources import download
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.config import FORMAT_VERSION, ModelConfig
+from vpd.config import ModelConfig
 from vpd.errors import UsageError
-from vpd.files import atomic_write, writable_folder, write_json
+from vpd.model_folder import CONFIG_FILE, WEIGHTS_FILE, read_config
 from vpd.prompts.encoder import TextEncoder
 from vpd.tasks.depth import DepthModel
-from vpd.tasks.model import PerceptionModel
 from vpd.tasks.referring import ReferringModel
 from vpd.tasks.segmentation import SegmentationModel
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 _MODELS = {"segment": SegmentationModel, "refer": ReferringModel, "depth": DepthModel}
 _DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _DTYPES |= {"float64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -70,26 +65,6 @@ def build_model(config: ModelConfig) -> Any:
         return _MODELS[config.task](config, backbone=StableDiffusionBackbone.from_config(config.backbone))
 
 
-def save_model(model: PerceptionModel, folder: str | Path) -> None:
-    """Write a model folder; each file is replaced whole, the configuration last.
-
-    Raises:
-        UsageError: If the folder cannot be written.
-    """
-    folder = writable_folder(folder)
-    tensors = {
-        key: value.detach().cpu().contiguous()
-        for key, value in model.state_dict().items()
-        if not key.startswith("text_encoder.")
-    }
-    with atomic_write(folder / WEIGHTS_FILE) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt", "vpd_format_version": str(FORMAT_VERSION)})
-    if model.text_encoder is not None:
-        model.text_encoder.model.save_pretrained(folder / "text_encoder")
-        model.text_encoder.tokenizer.save_pretrained(folder / "tokenizer")
-    write_json(folder / CONFIG_FILE, model.config.model_dump(mode="json"))
-
-
 def find_model(source: str | Path) -> Path:
     """The local folder of a model.
 
@@ -114,30 +89,6 @@ def find_model(source: str | Path) -> Path:
     if str(source).count("/") != 1 or str(source).startswith(("/", ".", "~")):
         raise UsageError(f"There is no model folder {source}.")
     return download(str(source), [CONFIG_FILE, "*.safetensors", "text_encoder/*", "tokenizer/*"], needed=CONFIG_FILE)
-
-
-def read_config(folder: Path) -> ModelConfig:
-    """The configuration of a model folder.
-
-    Raises:
-        UsageError: If it is damaged, or written by a newer version.
-    """
-    path = folder / CONFIG_FILE
-    try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UsageError(f"{path} cannot be read as JSON: {error}") from None
-    version = contents.get("format_version") if isinstance(contents, dict) else None
-    if version is None:
-        raise UsageError(f"{path} is not a model of this library (it has no format_version).")
-    if version != FORMAT_VERSION:
-        raise UsageError(f"{path} has format version {version}; this vpd reads {FORMAT_VERSION}. Update vpd.")
-    try:
-        config: ModelConfig = TypeAdapter(ModelConfig).validate_python(contents)
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, item['loc'][1:]))}: {item['msg']}" for item in error.errors())
-        raise UsageError(f"{path} is not a valid model configuration: {wrong}") from None
-    return config
 
 
 def find_device(device: str | torch.device) -> torch.device:

@@ -145,7 +145,7 @@ def _read_config(folder: Path) -> SegmentConfig | ReferConfig | DepthConfig:
     try:
         return TypeAdapter[Any](ModelConfig).validate_json((folder / "config.json").read_bytes())
     except ValueError:
-        from vpd.loading import read_config  # says what is wrong with it
+        from vpd.model_folder import read_config  # says what is wrong with it
 
         return read_config(folder)
 

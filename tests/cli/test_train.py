@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from tiny import write_tiny_diffusion
@@ -99,6 +100,17 @@ def test_loss_that_is_no_number_gives_status_1(vpd_command: Any, words: list[Any
     monkeypatch.setattr(SegmentationModel, "loss", lambda model, batch: model(batch.images).sum() * float("nan"))
     result = vpd_command(*words)
     assert result.status == 1 and "The loss is nan at step 1, on the samples" in result.err
+
+
+def test_too_little_memory_says_what_to_set(vpd_command: Any, words: list[Any], monkeypatch: pytest.MonkeyPatch):
+    from vpd.tasks.segmentation import SegmentationModel
+
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(SegmentationModel, "loss", fail)
+    result = vpd_command(*words)
+    assert result.status == 2 and "-s accumulate=8" in result.err
 
 
 def test_eval_refuses_what_does_not_fit(vpd_command: Any, models: dict[str, Path], data: Path, tmp_path: Path):

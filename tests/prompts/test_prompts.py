@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import TEXT_DIM
 
+from tiny import TEXT_DIM
 from vpd.errors import UsageError
 from vpd.prompts.adapter import TextAdapter
 from vpd.prompts.encoder import TextEncoder

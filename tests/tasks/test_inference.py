@@ -27,7 +27,7 @@ def test_windows_cover_everything_and_average(height: int, width: int, window: i
     fit = Fit(mode="native", window_px=window, stride_px=min(stride, window))
     image = torch.rand(1, 3, height, width)
     strips = list(slide(lambda part: part, image, fit))
-    torch.testing.assert_close(torch.cat(strips, dim=-2), image)
+    torch.testing.assert_close(torch.cat(strips, dim=-2), image, atol=1e-4, rtol=0)
 
 
 def test_overlap_is_the_mean() -> None:

@@ -12,10 +12,17 @@ import vpd
 from vpd.config import Fit
 from vpd.data.samples import Sample
 from vpd.errors import UsageError
-from vpd.tasks.depth import DepthModel
+from vpd.tasks.depth import REFERENCE_FIT, DepthModel
 from vpd.tasks.referring import ReferringModel
 from vpd.tasks.segmentation import SegmentationModel
-from vpd.training.build import build_data, build_model, held_out_split, reader_options, training_fit
+from vpd.training.build import (
+    build_data,
+    build_model,
+    held_out_split,
+    reader_options,
+    training_fit,
+    training_transform,
+)
 from vpd.training.config import TrainConfig
 from vpd.training.run import train
 from vpd.training.settings import resolve_config
@@ -85,11 +92,23 @@ def test_unknown_model_options_are_named(config: Any):
 
 
 def test_fit_is_the_scale_of_the_training_crops(config: Any):
-    assert training_fit(config(crop_px=96), Data()) == Fit(size_px=96, max_long_px=384, antialias=True)
-    assert not training_fit(config(recipe="reference"), Data()).antialias
-    assert training_fit(config("refer", crop_px=96), Data()) == Fit(mode="squash", size_px=96)
-    depth = training_fit(config("depth", crop_px=96), Data())
-    assert depth == Fit(size_px=200, max_long_px=800, window_px=96, stride_px=32, flip=True)
+    assert training_fit(config(crop_px=96)) == Fit(size_px=96, max_long_px=384, antialias=True)
+    assert not training_fit(config(recipe="reference")).antialias
+    assert training_fit(config("refer", crop_px=96)) == Fit(mode="squash", size_px=96)
+    assert training_fit(config("depth", crop_px=480)) == REFERENCE_FIT
+
+
+def test_depth_pictures_of_any_size_are_brought_to_the_scale_of_prediction(config: Any):
+    depth_m = np.ones((200, 300), np.float32)
+    depth_m[:, :150] = 2.0
+    sample = Sample("a", np.zeros((200, 300, 3), np.uint8), depth_m=depth_m)
+    model = torch.nn.Module()
+    default = training_transform(config("depth", crop_px=96), model)
+    assert default.steps[0](sample, np.random.default_rng(0)).depth_m.shape == (96, 144)
+    cropped = default(sample, np.random.default_rng(0))
+    assert cropped.image.shape == (96, 96, 3) and set(np.unique(cropped.depth_m)) <= {1.0, 2.0}
+    reference = training_transform(config("depth", crop_px=96, recipe="reference"), model)
+    assert len(reference.steps) == len(default.steps) - 1
 
 
 def test_adapted_model_goes_on_with_its_weights(config: Any, adapted: dict[str, Path]):

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import builtins
+import logging
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,17 +75,27 @@ def test_other_processes_write_nothing(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bar_shows_loss_rate_and_time_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_terminal_shows_loss_rate_and_time_left(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with Progress(tmp_path, steps=4, start_step=2, enabled=True, show_bar=True) as shown:
         shown.advance(0.5, 1e-4)
+        shown.record(3, "train", {"loss": 0.5})
+        shown.record(3, "validation", {"mIoU": 0.25})
     printed = capsys.readouterr().err
-    assert (
-        "2/4" in printed
-        and "3/4" in printed
-        and "loss=0.5000" in printed
-        and "lr=1.00e-04" in printed
-        and "<" in printed
-    )
+    assert "2/4" in printed and "3/4" in printed and "<" in printed
+    assert "loss=0.5000" in printed and "lr=1.00e-04" in printed
+    assert "step 3/4 validation: mIoU 0.25" in printed and "train:" not in printed
+
+
+def test_log_file_gets_lines_instead_of_a_bar(tmp_path, capsys, caplog):
+    with (
+        caplog.at_level(logging.INFO),
+        Progress(tmp_path, steps=4, start_step=2, enabled=True, show_bar=True) as shown,
+    ):
+        shown.advance(0.5, 1e-4)
+        shown.record(3, "train", {"loss": 0.5, "learning_rate": 1e-4})
+    assert capsys.readouterr().err == ""
+    assert "step 3/4 train: loss 0.5, learning_rate 0.0001" in caplog.text
 
 
 def test_interval_adds_up_and_begins_anew():

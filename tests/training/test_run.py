@@ -38,6 +38,7 @@ def test_a_run_leaves_a_model_that_predicts_and_a_record(tmp_path: Path, setting
     model = vpd.load(folder / "model")
     assert model.config.classes == ("left", "right", "square")
     assert model.config.fit.size_px == 64
+    assert model.config.notes["training"]["steps"] == 4 and str(tmp_path) not in str(model.config.notes)
     assert model.predict(Image.new("RGB", (50, 40))).labels.shape == (40, 50)
     assert_equal_weights(folder / "model", folder / "checkpoints" / "step-00000004")
     log = read_json_lines(folder / "log.jsonl")
@@ -68,3 +69,22 @@ def test_the_resolved_settings_repeat_the_run(tmp_path: Path, settings: dict[str
     train("segment", tmp_path / "two", resolved)
     assert_equal_weights(tmp_path / "one" / "model", tmp_path / "two" / "model")
     assert yaml.safe_load((tmp_path / "two" / "config.yaml").read_text()) == resolved
+
+
+@pytest.mark.parametrize("task", ["segment", "refer", "depth"])
+def test_gradient_checkpointing_learns_the_same(task, tmp_path, settings, small_heads, data_of):
+    changes = {"data": {"root": str(data_of[task])}, "model_options": small_heads[task], "steps": 2, "pictures": 0}
+    kept = train(task, tmp_path / "kept", settings | changes)
+    again = train(task, tmp_path / "again", settings | changes | {"gradient_checkpointing": True})
+    one, other = weights(kept), weights(again)
+    for key in one:
+        torch.testing.assert_close(one[key], other[key], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("task", ["segment", "refer", "depth"])
+def test_every_task_trains_in_bf16_and_keeps_float32_weights(task, tmp_path, settings, small_heads, data_of):
+    changes = {"data": {"root": str(data_of[task])}, "model_options": small_heads[task], "steps": 2}
+    folder = train(task, tmp_path / "run", settings | changes | {"precision": "bf16"})
+    assert {value.dtype for value in weights(folder).values() if value.is_floating_point()} == {torch.float32}
+    log = read_json_lines(tmp_path / "run" / "log.jsonl")
+    assert all(line["loss"] > 0 for line in log if line["kind"] == "train")

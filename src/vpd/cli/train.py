@@ -43,6 +43,9 @@ def train(
     """
     import os
 
+    import torch
+
+    from vpd.errors import UsageError
     from vpd.training.run import train as run_training
     from vpd.training.settings import parse_overrides, read_settings
 
@@ -57,5 +60,10 @@ def train(
     except FloatingPointError as error:
         print(f"vpd: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
+    except torch.OutOfMemoryError:
+        raise UsageError(
+            "The device has not enough memory. Cut the samples of a step into more parts (-s accumulate=8), or set "
+            "-s precision=bf16, -s gradient_checkpointing=true or a smaller -s crop_px."
+        ) from None
     if is_first:
         print(f"Trained: {folder}. Use it: vpd predict {task.value} IMAGE... --model {folder} --out DIR")

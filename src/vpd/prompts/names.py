@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
 
@@ -43,3 +44,16 @@ def embed_names(
     templates = templates or imagenet_templates()
     rows = [encoder.pooled([template.format(word) for template in templates]).mean(dim=0) for word in words]
     return torch.stack(rows).float()
+
+
+def unique_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, stripped.
+
+    Raises:
+        UsageError: If there is none, or one is empty or stands twice.
+    """
+    stripped = tuple(name.strip() for name in names)
+    doubled = sorted({name for name in stripped if stripped.count(name) > 1})
+    if not stripped or not all(stripped) or doubled:
+        raise UsageError(f"Class names must be given, non-empty and different: got {list(names)}, twice: {doubled}.")
+    return stripped

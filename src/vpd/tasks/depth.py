@@ -15,11 +15,10 @@ from vpd.errors import UsageError
 from vpd.heads.deconv import DeconvHead
 from vpd.predictions import DepthPrediction
 from vpd.prompts.encoder import TextEncoder
-from vpd.prompts.names import embed_names
+from vpd.prompts.names import embed_names, unique_names
 from vpd.tasks.inference import resize_strips
 from vpd.tasks.losses import silog_loss
 from vpd.tasks.model import ImageSource, PerceptionModel, as_list, read_groups, recipe_backbone
-from vpd.tasks.segmentation import unique_names
 from vpd.types import Batch
 
 REFERENCE_FIT = Fit(mode="resize_short", size_px=480, max_long_px=1920, window_px=480, stride_px=160, flip=True)

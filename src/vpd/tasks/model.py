@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.config import DepthConfig, Fit, Recipe, ReferConfig, SegmentConfig
 from vpd.images import read_image
+from vpd.model_folder import save_model
 from vpd.prompts.adapter import TextAdapter
 from vpd.prompts.encoder import TextEncoder
 from vpd.tasks.inference import fit_image, slide
@@ -85,8 +86,6 @@ class PerceptionModel(nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """Write the model into a folder that `vpd.load` reads back bit-equal."""
-        from vpd.loading import save_model
-
         save_model(self, folder)
 
     def _features(self, images: Tensor, text_embeds: Tensor) -> Features:

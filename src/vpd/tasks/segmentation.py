@@ -17,10 +17,11 @@ from vpd.heads.fpn import FPNHead
 from vpd.heads.open_vocabulary import OpenVocabularyHead
 from vpd.predictions import SegmentationPrediction
 from vpd.prompts.encoder import TextEncoder
-from vpd.prompts.names import PLAIN_TEMPLATE, embed_names
+from vpd.prompts.names import PLAIN_TEMPLATE, embed_names, unique_names
 from vpd.tasks.inference import resize_strips
 from vpd.tasks.losses import segmentation_loss
 from vpd.tasks.model import ImageSource, PerceptionModel, as_list, read_groups, recipe_backbone
+from vpd.tasks.vocabulary import head_for_classes, new_prompts
 from vpd.types import Batch
 
 REFERENCE_FIT = Fit(mode="resize_short", size_px=512, max_long_px=2048, antialias=False)
@@ -126,10 +127,35 @@ class SegmentationModel(PerceptionModel):
         return F.interpolate(logits, size, mode="bilinear", align_corners=False)[..., :height, :width]
 
     def with_classes(self, classes: Sequence[str], *, diffusion: str | Path | None = None) -> SegmentationModel:
-        """A model for other classes that keeps what this one knows, to train on; see `change_classes`."""
-        from vpd.tasks.vocabulary import change_classes
+        """A model for other classes to train on; weights and prompts of classes that both have are taken over.
 
-        return change_classes(self, classes, diffusion=diffusion)
+        With the published head, a new class starts with an unused attention map and a fresh row in the last
+        layer. Backbone and adapter are shared with this model, which should not be used afterwards.
+
+        Args:
+            classes: All classes of the new model, in the order of its labels.
+            diffusion: Where to take the text encoder for new prompts from; none = the model's own, or the
+                diffusion model it was made from.
+
+        Raises:
+            UsageError: If new prompts are needed and there is no text encoder.
+        """
+        names, known = unique_names(classes), self.config.classes
+        old = [known.index(name) if name in known else None for name in names]
+        config = self.config.model_copy(update={"classes": names})
+        changed = SegmentationModel(config, backbone=self.backbone, text_encoder=self.text_encoder)
+        changed.to(device=self.device, dtype=self.dtype).train(self.training)
+        changed.adapter = self.adapter
+        embeds = dict(zip(known, self.class_embeddings, strict=True))
+        if added := [name for name in names if name not in known]:
+            embeds |= zip(added, new_prompts(self, added, diffusion).to(self.class_embeddings), strict=True)
+        changed.class_embeddings.copy_(torch.stack([embeds[name] for name in names]))
+        if isinstance(self.head, FPNHead):
+            state = head_for_classes(self.head.state_dict(), changed.head.state_dict(), self.backbone.channels, old)
+            changed.head.load_state_dict(state)
+        else:
+            changed.head = self.head
+        return changed
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy of a batch with `labels`."""
@@ -252,16 +278,3 @@ def _select(logits: Tensor, keep: Tensor | None) -> Tensor:
 def as_label_type(labels: Tensor) -> Tensor:
     """uint8 where the label values allow, else int32."""
     return labels.to(torch.uint8 if labels.numel() == 0 or int(labels.max()) < 256 else torch.int32)
-
-
-def unique_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, stripped.
-
-    Raises:
-        UsageError: If there is none, or one is empty or stands twice.
-    """
-    stripped = tuple(name.strip() for name in names)
-    doubled = sorted({name for name in stripped if stripped.count(name) > 1})
-    if not stripped or not all(stripped) or doubled:
-        raise UsageError(f"Class names must be given, non-empty and different: got {list(names)}, twice: {doubled}.")
-    return stripped

@@ -1,71 +1,33 @@
-"""Going on with a segmentation model on other classes: what it knows of the common ones is kept."""
+"""Going on with a segmentation model on other classes: its prompts and its head."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from vpd.errors import UsageError
-from vpd.heads.fpn import FPNHead
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import PLAIN_TEMPLATE, embed_names
-from vpd.tasks.segmentation import SegmentationModel, unique_names
+from vpd.tasks.model import PerceptionModel
 
 
-def change_classes(
-    model: SegmentationModel, classes: Sequence[str], *, diffusion: str | Path | None = None
-) -> SegmentationModel:
-    """A model for `classes`; weights and prompts of classes that `model` has too are taken over by name.
-
-    With the published head, a new class starts with an unused attention map and a fresh row in the last
-    layer. The backbone is shared with `model`, which should not be used afterwards.
+def new_prompts(model: PerceptionModel, names: list[str], diffusion: str | Path | None) -> Tensor:
+    """Prompt embeddings of new classes, `(n, d)`, made as the model's own were.
 
     Args:
-        model: The model to go on from.
-        classes: All classes of the new model, in the order of its labels.
-        diffusion: Where to take the text encoder for new prompts from; none = the model's own, or the
-            diffusion model it was made from.
+        model: The model that learns the classes.
+        names: The new classes.
+        diffusion: Where to take the text encoder from; none = the model's own, or that of its diffusion model.
 
     Raises:
-        UsageError: If new prompts are needed and there is no text encoder.
+        UsageError: If there is no text encoder, or one of another width.
     """
-    names, known = unique_names(classes), list(model.config.classes)
-    old = [known.index(name) if name in known else None for name in names]
-    config = model.config.model_copy(update={"classes": names})
-    changed = SegmentationModel(config, backbone=model.backbone, text_encoder=model.text_encoder)
-    changed.to(device=model.device, dtype=model.dtype).train(model.training)
-    changed.adapter = model.adapter
-    added = [name for name, index in zip(names, old, strict=True) if index is None]
-    embeds = dict(zip(known, model.class_embeddings, strict=True))
-    if added:
-        embeds |= zip(added, _prompts(model, added, diffusion).to(model.class_embeddings), strict=True)
-    changed.class_embeddings.copy_(torch.stack([embeds[name] for name in names]))
-    if not isinstance(model.head, FPNHead):
-        changed.head = model.head
-        return changed
-    state = {key: value.detach().clone() for key, value in model.head.state_dict().items()}
-    fresh = changed.head.state_dict()
-    for level, width in enumerate(model.backbone.channels):
-        key = f"laterals.{level}.weight"
-        if state[key].shape[1] > width:  # features, then one attention map a class
-            attention = _take(state[key][:, width:], old, torch.zeros_like(fresh[key][:, width:]), dim=1)
-            state[key] = torch.cat([state[key][:, :width], attention], dim=1)
-    for key in ("classifier.weight", "classifier.bias"):
-        state[key] = _take(state[key], old, fresh[key], dim=0)
-    changed.head.load_state_dict(state)
-    return changed
-
-
-def _prompts(model: SegmentationModel, names: list[str], diffusion: str | Path | None) -> Tensor:
-    """Prompt embeddings of new classes, made as the model's own were."""
     encoder = model.text_encoder
     if encoder is None:
-        source = diffusion or model.config.backbone.source
         try:
-            encoder = TextEncoder.from_pretrained(source)
+            encoder = TextEncoder.from_pretrained(diffusion or model.config.backbone.source)
         except UsageError as error:
             raise UsageError(
                 f"New classes ({', '.join(names)}) need the text encoder of the diffusion model that this model was "
@@ -77,6 +39,31 @@ def _prompts(model: SegmentationModel, names: list[str], diffusion: str | Path |
             "Take the diffusion model it was made from."
         )
     return embed_names(encoder, names, templates=PLAIN_TEMPLATE if model.config.recipe == "reference" else None)
+
+
+def head_for_classes(
+    state: dict[str, Tensor], fresh: dict[str, Tensor], channels: tuple[int, ...], old: list[int | None]
+) -> dict[str, Tensor]:
+    """Weights of a published head for other classes.
+
+    Args:
+        state: Weights of the trained head.
+        fresh: Weights of a new head for the new classes.
+        channels: Channels of the backbone's maps, finest first; the laterals take attention maps after them.
+        old: For each new class its number in the trained head, or none.
+
+    Returns:
+        Weights for the new head: what belongs to old classes is kept, attention maps of new ones are unused.
+    """
+    state = {key: value.detach().clone() for key, value in state.items()}
+    for level, width in enumerate(channels):
+        key = f"laterals.{level}.weight"
+        if state[key].shape[1] > width:
+            attention = _take(state[key][:, width:], old, torch.zeros_like(fresh[key][:, width:]), dim=1)
+            state[key] = torch.cat([state[key][:, :width], attention], dim=1)
+    for key in ("classifier.weight", "classifier.bias"):
+        state[key] = _take(state[key], old, fresh[key], dim=0)
+    return state
 
 
 def _take(values: Tensor, old: list[int | None], fresh: Tensor, *, dim: int) -> Tensor:

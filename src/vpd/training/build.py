@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ import torch
 from pydantic import BaseModel
 
 from vpd.config import DepthConfig, Fit, Recipe, ReferConfig, SegmentConfig, Task
+from vpd.data.geometry import RandomResize
 from vpd.data.opening import detect_format, open_data, splits_of
 from vpd.data.refer import DATASETS
 from vpd.data.samples import SampleSet
+from vpd.data.transforms import Pipeline, train_transform
 from vpd.errors import UsageError
-from vpd.loading import CONFIG_FILE, load
+from vpd.loading import load
+from vpd.model_folder import CONFIG_FILE
 from vpd.tasks.depth import DepthModel
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.referring import ReferringModel
@@ -84,7 +88,7 @@ def build_model(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:
         return _go_on(config, train_set)
     options: dict[str, Any] = {
         "recipe": config.recipe,
-        "fit": training_fit(config, train_set),
+        "fit": training_fit(config),
         "gradient_checkpointing": config.gradient_checkpointing,
         **config.model_options,
     }
@@ -117,16 +121,29 @@ def class_names(config: TrainConfig, train_set: SampleSet) -> tuple[str, ...]:
     return names
 
 
-def training_fit(config: TrainConfig, train_set: SampleSet) -> Fit:
+def training_fit(config: TrainConfig) -> Fit:
     """How the trained model shall fit images, so that it sees them at the scale of its training crops."""
     crop_px = config.crop_px
-    if config.task == "segment":
-        return Fit(size_px=crop_px, max_long_px=4 * crop_px, antialias=config.recipe == "default")
     if config.task == "refer":
         return Fit(mode="squash", size_px=crop_px)
-    short_px = min(train_set[0].image.shape[:2])  # depth crops come at the scale of the pictures
-    window = {"window_px": crop_px, "stride_px": max(1, crop_px // 3), "flip": True}
-    return Fit.model_validate({"size_px": short_px, "max_long_px": 4 * short_px, **window})
+    if config.task == "segment":
+        return Fit(size_px=crop_px, max_long_px=4 * crop_px, antialias=config.recipe == "default")
+    return Fit(size_px=crop_px, max_long_px=4 * crop_px, window_px=crop_px, stride_px=max(1, crop_px // 3), flip=True)
+
+
+def training_transform(config: TrainConfig, model: PerceptionModel) -> Pipeline:
+    """The recipe's augmentation.
+
+    Published depth crops come at the scale of the pictures, which must then be NYU's; by default pictures of any
+    size are brought to the scale at which the model will see them.
+    """
+    max_depth_m = model.config.max_depth_m if isinstance(model, DepthModel) else config.max_depth_m
+    pipeline = train_transform(config.task, config.recipe, crop_px=config.crop_px, max_depth_m=max_depth_m)
+    if config.task != "depth" or config.recipe == "reference":
+        return pipeline
+    fit = training_fit(config)
+    resize = RandomResize(fit.size_px, fit.max_long_px, ratio=(1.0, 1.0))
+    return replace(pipeline, steps=(resize, *pipeline.steps))
 
 
 def _go_on(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:
@@ -152,7 +169,7 @@ def _go_on(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:
                 f"{config.model} has no prompts for the scenes {', '.join(unknown)}. It knows: "
                 f"{', '.join(model.config.scenes)}."
             )
-    fit = training_fit(config, train_set)
+    fit = training_fit(config)
     if fit.size_px != model.config.fit.size_px:
         logger.info("Images are now fitted to %d px instead of %d.", fit.size_px, model.config.fit.size_px)
         model.config = model.config.model_copy(update={"fit": fit})

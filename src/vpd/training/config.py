@@ -61,7 +61,8 @@ class TrainConfig(Frozen):
     """Diffusion model whose text encoder makes the prompts of added classes; none = the one that `model` was made
     from."""
     crop_px: PositiveInt
-    """Side of the square that the model sees in training, pixels."""
+    """Side of the squares that the model trains on, pixels; sets the scale of prediction too: short sides are brought
+    to it."""
 
     steps: PositiveInt | None = None
     """Optimiser steps; give these or `epochs`."""

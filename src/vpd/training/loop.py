@@ -101,6 +101,9 @@ class Training:
                 loss, norm = self.stepper.take(step, rate, batches, interval)
                 progress.advance(loss, rate)
                 self._after_step(step + 1, interval, progress, stop, {"learning_rate": rate, "grad_norm": norm})
+        best, score = self._best(), SCORE[self.config.task]
+        if best:
+            logger.info("Best: %s %.4f after step %d, %s.", score, best.scores[score], best.step, best.folder)
         return self._save_model()
 
     def _after_step(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ class Progress:
         steps: Steps of the whole run.
         start_step: Steps that were done before; what the log says of later ones is forgotten.
         enabled: False on every process but the first.
-        show_bar: Show a progress bar.
+        show_bar: Show a progress bar; where nobody watches a terminal, log a line now and then instead.
     """
 
     def __init__(self, folder: Path, *, steps: int, start_step: int, enabled: bool, show_bar: bool) -> None:
@@ -74,7 +75,9 @@ class Progress:
         if enabled:
             self._board = _open_tensorboard(folder / "tensorboard", purge_step=start_step + 1)
             _forget_after(self._log, start_step)
-        self._bar = tqdm(total=steps, initial=start_step, unit="step", disable=not (enabled and show_bar))
+        # None: a bar on a terminal only; in a log file a line now and then reads better
+        self._bar = tqdm(total=steps, initial=start_step, unit="step", disable=None if enabled and show_bar else True)
+        self._speaks = enabled and show_bar
 
     def __enter__(self) -> Progress:
         return self
@@ -102,9 +105,17 @@ class Progress:
         if not self._enabled:
             return
         append_json_line(self._log, {"step": step, "kind": kind, **values})
+        if self._speaks and (self._bar.disable or kind != "train"):
+            self._say(f"step {step}/{self._bar.total} {kind}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def _say(self, line: str) -> None:
+        if self._bar.disable:
+            logger.info("%s", line)
+        else:
+            self._bar.write(line, file=sys.stderr)
 
     def show(self, step: int, sheet: Image.Image) -> None:
         """Keep a sheet of sample pictures."""

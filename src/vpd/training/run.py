@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import vpd
 from vpd.config import Task
-from vpd.data.transforms import train_transform
 from vpd.errors import UsageError
 from vpd.files import writable_folder
 from vpd.loading import load
-from vpd.tasks.depth import DepthModel
 from vpd.tasks.model import PerceptionModel
-from vpd.training.build import build_data, build_model
+from vpd.training.build import build_data, build_model, training_transform
 from vpd.training.checkpoints import latest_checkpoint
 from vpd.training.config import TrainConfig
 from vpd.training.loop import CHECKPOINTS, MODEL, Training
@@ -76,13 +75,13 @@ def train(
         model: PerceptionModel = load(checkpoint.folder, device="cpu", dtype="float32")
     else:
         model = build_model(config, train_set)
+        model.config = model.config.model_copy(update={"notes": {**model.config.notes, "training": notes_of(config)}})
     if accelerator.is_main_process:
         write_config(config, folder / CONFIG)
-    max_depth_m = model.config.max_depth_m if isinstance(model, DepthModel) else config.max_depth_m
     training = Training(
         model,
         train_set,
-        train_transform(config.task, config.recipe, crop_px=config.crop_px, max_depth_m=max_depth_m),
+        training_transform(config, model),
         config,
         folder,
         validation_set=validation_set,
@@ -91,6 +90,13 @@ def train(
         show_bar=show_bar,
     )
     return training.run()
+
+
+def notes_of(config: TrainConfig) -> dict[str, Any]:
+    """What a trained model says of its training; no paths, since models travel."""
+    told = {"data": Path(config.data.root).name, "split": config.data.split, "vpd": vpd.__version__}
+    kept = {"recipe", "steps", "epochs", "batch_size", "learning_rate", "crop_px", "precision", "seed"}
+    return told | config.model_dump(mode="json", include=kept, exclude_none=True)
 
 
 def check_changes(before: TrainConfig, now: TrainConfig, path: Path) -> None:
