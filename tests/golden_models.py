@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from vpd.tasks.model import PerceptionModel
 FOLDERS: dict[Task, str] = {"segment": "seg", "refer": "refer", "depth": "depth"}
 
 
+@lru_cache(maxsize=3)
 def recipe_weights(golden: Golden, task: Task) -> dict[str, Tensor]:
     """Every weight as a function of its key, shape and the set's seed (golden README, weight recipe)."""
     folder = FOLDERS[task]
@@ -52,7 +54,8 @@ def _weight(key: str, shape: list[int], seed: int) -> Tensor:
 
 def golden_model(golden: Golden, task: Task, dtype: torch.dtype = torch.float32, **changes: Any) -> PerceptionModel:
     """The golden network of a task in eval mode; `changes` go to the backbone's configuration."""
-    model = build_published(task, recipe_weights(golden, task), origin="recipe").eval()
+    state = {key: value.clone() for key, value in recipe_weights(golden, task).items()}
+    model = build_published(task, state, origin="recipe").eval()
     if task == "segment":
         model.head.dropout.p = 0.0  # as in the golden set
     model.backbone.config = model.backbone.config.model_copy(update=changes)

@@ -78,7 +78,7 @@ def test_settings_come_from_file_options_and_words(vpd_command: Any, words: list
         (["--config", "/nowhere.yaml"], "Cannot read the settings /nowhere.yaml"),
         (["--out", "/proc/run"], "/proc/run"),
         (["-s", "batch_size=3", "-s", "accumulate=2"], "not a multiple of accumulate=2"),
-        (["--format", "nyu"], "'nyu' is not for segment"),
+        (["--format", "nyu"], "not the nyu layout"),
     ],
 )
 def test_wrong_requests_get_one_line_and_status_2(more: list[str], message: str, vpd_command: Any, words: list[Any]):

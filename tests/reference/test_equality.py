@@ -200,6 +200,7 @@ def compare_norms(
     assert not problems, "\n".join(problems)
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize("task", TASKS)
 def test_loss_and_gradients_float64(golden: Golden, task: Task, regime: str) -> None:
@@ -233,6 +234,7 @@ def test_regimes_can_be_told_apart(golden: Golden) -> None:
     assert 1e-4 < relative(grads[True], grads[False]) < 1e-1
 
 
+@pytest.mark.extras
 def test_checkpointing_gives_the_same_gradients(golden: Golden) -> None:
     norms = []
     for checkpointing in (False, True):
@@ -243,6 +245,7 @@ def test_checkpointing_gives_the_same_gradients(golden: Golden) -> None:
     assert norms[0] == pytest.approx(norms[1], rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("task", TASKS)
 def test_three_optimiser_steps(golden: Golden, task: Task) -> None:
     """In float64: Adam turns rounding noise of small gradients into steps, 1.4e-4 of the third float32 loss."""
@@ -318,7 +321,9 @@ def stub(images: Tensor, text: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize(("kind", "count"), [("model", 2), ("model", 3), ("stub", 2), ("stub", 5)])
+@pytest.mark.parametrize(
+    ("kind", "count"), [("model", 2), pytest.param("model", 3, marks=pytest.mark.extras), ("stub", 2), ("stub", 5)]
+)
 @torch.no_grad()
 def test_depth_windows_like_the_reference(golden: Golden, kind: str, count: int, flip: bool) -> None:
     from vpd.metrics.depth import DepthMetrics

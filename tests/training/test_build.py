@@ -19,6 +19,7 @@ from vpd.training.build import (
     build_data,
     build_model,
     held_out_split,
+    pin_sources,
     reader_options,
     training_fit,
     training_transform,
@@ -159,12 +160,21 @@ def test_missing_model_is_named(config: Any):
 def test_validation_takes_val_else_test_else_nothing(data_of: dict[str, Path], config: Any, tmp_path: Path):
     assert held_out_split(data_of["segment"], "folder") == "val"
     assert held_out_split(data_of["depth"], "nyu") == "test"
-    _, validation = build_data(config())
-    assert len(validation) == 3
-    _, validation = build_data(config(data={"validation_split": None}))
+    pinned = pin_sources(config())
+    assert (pinned.data.format, pinned.data.validation_split) == ("folder", "val")
+    assert [len(part) for part in build_data(pinned)] == [6, 3]
+    _, validation = build_data(pin_sources(config(data={"validation_split": None})))
     assert validation is None
-    _, validation = build_data(config(data={"validation_split": "train"}))
+    _, validation = build_data(pin_sources(config(data={"validation_split": "train"})))
     assert len(validation) == 6
+    with pytest.raises(UsageError, match="data.split is empty"):
+        build_data(pin_sources(config(data={"split": ""})))
+
+
+def test_paths_are_pinned_and_hub_ids_left(config: Any, data_of: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(data_of["segment"].parent)
+    pinned = pin_sources(config(data={"root": data_of["segment"].name}, model="some/model"))
+    assert (pinned.data.root, pinned.model) == (str(data_of["segment"]), "some/model")
 
 
 def test_reference_counts_overlapping_polygons_as_background():

@@ -13,21 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
-from safetensors.torch import load_file
+from weights import assert_equal_weights
 
 from vpd.errors import UsageError
 from vpd.files import read_json_lines
 from vpd.training.run import train
 
 Run = Callable[..., Any]
-
-
-def assert_equal_weights(ours: Path, theirs: Path) -> None:
-    one, other = (load_file(folder / "model.safetensors") for folder in (ours, theirs))
-    assert one.keys() == other.keys()
-    assert not [key for key in one if not torch.equal(one[key], other[key])]
 
 
 def steps_of(folder: Path) -> list[int]:

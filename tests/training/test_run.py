@@ -10,26 +10,12 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import load_file
+from weights import assert_equal_weights, weights
 
 import vpd
+from vpd.errors import UsageError
 from vpd.files import read_json_lines
 from vpd.training.run import train
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
-
-
-def assert_equal_weights(ours: Path, theirs: Path) -> None:
-    one, other = weights(ours), weights(theirs)
-    assert one.keys() == other.keys()
-    for key in one:
-        assert torch.equal(one[key], other[key]), key
-
-
-def steps_of(folder: Path) -> list[int]:
-    return sorted(int(path.name.removeprefix("step-")) for path in (folder / "checkpoints").iterdir())
 
 
 def test_a_run_leaves_a_model_that_predicts_and_a_record(tmp_path: Path, settings: dict[str, Any]):
@@ -88,3 +74,9 @@ def test_every_task_trains_in_bf16_and_keeps_float32_weights(task, tmp_path, set
     assert {value.dtype for value in weights(folder).values() if value.is_floating_point()} == {torch.float32}
     log = read_json_lines(tmp_path / "run" / "log.jsonl")
     assert all(line["loss"] > 0 for line in log if line["kind"] == "train")
+
+
+def test_published_groups_need_the_published_head(tmp_path: Path, settings: dict[str, Any]):
+    changes = {"recipe": "reference", "model_options": {"head": "open", "head_channels": 8}}
+    with pytest.raises(UsageError, match=r"recipe=reference sorts parameters .* head.*Use recipe=default"):
+        train("segment", tmp_path / "run", settings | changes)

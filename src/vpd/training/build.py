@@ -32,24 +32,38 @@ _DECIDED = {"task", "recipe", "backbone", "fit", "classes", "scenes", "max_depth
 """Fields of a model's configuration that other settings decide."""
 
 
+def pin_sources(config: TrainConfig) -> TrainConfig:
+    """The same settings with nothing left to find out: absolute paths, the data's layout and validation split.
+
+    Raises:
+        UsageError: If the data has no layout that is known.
+    """
+    root, model = Path(config.data.root).expanduser().resolve(), Path(config.model).expanduser()
+    layout = config.data.format or detect_format(root, config.task)
+    changes: dict[str, Any] = {"root": str(root), "format": layout}
+    if config.data.validation_split == "auto":
+        changes["validation_split"] = held_out_split(root, layout)
+    pinned = {"data": config.data.model_copy(update=changes)}
+    return config.model_copy(update=pinned | ({"model": str(model.resolve())} if model.exists() else {}))
+
+
 def build_data(config: TrainConfig) -> tuple[SampleSet, SampleSet | None]:
-    """The sample set to train on, and the one to validate on.
+    """The sample set to train on, and the one to validate on, of pinned settings.
 
     Raises:
         UsageError: If the data cannot be opened.
     """
     data = config.data
-    layout = data.format or detect_format(data.root, config.task)
-    logger.info("Data: %s, format %s.", data.root, layout)
-    options = reader_options(layout, config.recipe, data.options)
-    train_set = open_data(data.root, config.task, format=layout, split=data.split, **options)
-    split = data.validation_split
-    if split == "auto":
-        split = held_out_split(data.root, layout)
-    if split is None:
-        logger.info("No validation: the data has no split for it, or none was asked for.")
-        return train_set, None
-    return train_set, open_data(data.root, config.task, format=layout, split=split, **options)
+    options = reader_options(data.format or "", config.recipe, data.options)
+    sets = [
+        open_data(data.root, config.task, format=data.format, split=split, **options) if split else None
+        for split in (data.split, data.validation_split)
+    ]
+    if sets[0] is None:
+        raise UsageError("data.split is empty: name the part of the data to train on, such as train.")
+    told = f"validation on {data.validation_split}" if data.validation_split else "no validation"
+    logger.info("Data: %s, format %s, training on %s, %s.", data.root, data.format, data.split, told)
+    return sets[0], sets[1]
 
 
 def held_out_split(root: str | Path, layout: str) -> str | None:

@@ -13,7 +13,7 @@ from vpd.errors import UsageError
 from vpd.files import writable_folder
 from vpd.loading import load
 from vpd.tasks.model import PerceptionModel
-from vpd.training.build import build_data, build_model, training_transform
+from vpd.training.build import build_data, build_model, pin_sources, training_transform
 from vpd.training.checkpoints import latest_checkpoint
 from vpd.training.config import TrainConfig
 from vpd.training.loop import CHECKPOINTS, MODEL, Training
@@ -62,7 +62,7 @@ def train(
     if has_progress and not resume:
         raise UsageError(f"{folder} already holds a training run. Go on with it by --resume, or give another folder.")
     saved = read_settings(folder / CONFIG) if resume and (folder / CONFIG).is_file() else {}
-    config = with_absolute_paths(resolve_config(task, saved, *layers))
+    config = pin_sources(resolve_config(task, saved, *layers))
     if has_progress:
         check_changes(resolve_config(task, saved), config, folder / CONFIG)
     accelerator = find_processes()
@@ -118,15 +118,6 @@ def check_changes(before: TrainConfig, now: TrainConfig, path: Path) -> None:
             f"A resumed run must have the settings it was started with ({path}): {listed}. "
             "Leave these out, or start anew in another folder."
         )
-
-
-def with_absolute_paths(config: TrainConfig) -> TrainConfig:
-    """The same settings, good from any working folder."""
-    root, model = Path(config.data.root).expanduser(), Path(config.model).expanduser()
-    changes: dict[str, Any] = {"data": config.data.model_copy(update={"root": str(root.resolve())})}
-    if model.exists():  # else a hub id
-        changes["model"] = str(model.resolve())
-    return config.model_copy(update=changes)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

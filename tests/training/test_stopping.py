@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from vpd.training.stopping import StopRequest, stop_request
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_first_signal_is_noted_and_the_second_works_as_usual(number: signal.Signals):
+    def usual(_number: int, _frame: object) -> None:
+        raise InterruptedError
+
+    before = signal.signal(number, usual)
+    try:
+        with stop_request() as request:
+            assert request.signal is None
+            os.kill(os.getpid(), number)
+            assert request.signal == number
+            with pytest.raises(InterruptedError):
+                os.kill(os.getpid(), number)
+        assert signal.getsignal(number) is usual
+    finally:
+        signal.signal(number, before)
+
+
+def test_other_threads_note_nothing():
+    seen: list[StopRequest] = []
+
+    def work() -> None:
+        with stop_request() as request:
+            seen.append(request)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [StopRequest(None)]
