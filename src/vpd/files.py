@@ -42,9 +42,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         mode = temporary.stat().st_mode
         yield temporary
         temporary.chmod(mode)  # some writers make files that only their owner can read
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:  # a full disk, say: name the file the user knows
         if error.errno is not None:
             error.filename = str(path)
@@ -122,7 +122,7 @@ def writable_folder(path: str | Path) -> Path:
     return path
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Force a file, or the names in a folder, to the disk; folders only where the system can."""
     if path.is_dir() and os.name == "nt":
         return

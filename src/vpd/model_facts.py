@@ -11,13 +11,13 @@ from pydantic import TypeAdapter
 
 from vpd.config import DepthConfig, Fit, ModelConfig, ReferConfig, SegmentConfig
 from vpd.errors import UsageError
+from vpd.reference.keys import SIGNS
 from vpd.safetensors_header import count_values, read_shapes
 
 Facts = dict[str, str]
 """What to say about a model, in order: word -> sentence."""
 
 _TASKS = {"segment": "semantic segmentation", "refer": "referring segmentation", "depth": "metric depth"}
-_PUBLISHED_HEADS = {"segment": "decode_head.", "refer": "classifier.", "depth": "last_layer_depth."}
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "class_embeddings", "scene_embeddings")
 _DIFFUSION_PREFIX = "model.diffusion_model."
 
@@ -114,8 +114,8 @@ def _describe_file(path: Path) -> Facts:
             f"{'with' if has_text else 'without'} text encoder",
             "use": f"vpd train TASK --model {path} --data DIR --out DIR",
         }
-    for task, prefix in _PUBLISHED_HEADS.items():
-        if any(name.removeprefix("module.").startswith(prefix) for name in shapes):
+    for task, sign in SIGNS.items():
+        if sign in shapes or f"module.{sign}" in shapes:
             return {
                 **facts,
                 "kind": f"published VPD checkpoint for {_TASKS[task]}",

@@ -124,6 +124,6 @@ def test_published_depth_schedule_equals_golden(golden):
 
 @pytest.mark.parametrize(("task", "peak", "epochs"), [("refer", 5e-5, 2), ("depth", 5e-4, 4)])
 def test_schedule_of_the_three_golden_steps(golden, task, peak, epochs):
-    wanted = golden.json(f"procedures/{task}.json")["three_steps"]["lr"]
+    wanted = golden.entry(f"procedures/{task}.json", "three_steps")["lr"]
     schedule = build_schedule(task, "reference", peak=peak, steps=3 * epochs, steps_per_epoch=3)
     assert [schedule(step) for step in range(3)] == pytest.approx(wanted, rel=1e-6)

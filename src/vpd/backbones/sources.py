@@ -63,6 +63,7 @@ def download(hub_id: str, patterns: list[str], *, needed: str) -> Path:
             return folder
     except LocalEntryNotFoundError:
         pass
+    logger.info("Downloading %s from the hub.", hub_id)
     try:
         folder = Path(snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=_VARIANTS, etag_timeout=2))
     except RepositoryNotFoundError:

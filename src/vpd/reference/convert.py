@@ -14,7 +14,7 @@ from vpd.config import BackboneConfig, DepthConfig, ModelConfig, ReferConfig, Se
 from vpd.errors import UsageError
 from vpd.loading import build_model
 from vpd.prompts.encoder import TextEncoder
-from vpd.reference.keys import DROPPED, UNET_PREFIX, VAE_PREFIX, published_names
+from vpd.reference.keys import DROPPED, SIGNS, UNET_PREFIX, VAE_PREFIX, published_names
 from vpd.reference.single_file import as_linear, infer_unet_config, infer_vae_config, load_renamed
 from vpd.reference.tensor_files import read_tensor_file, tensors_only
 from vpd.tasks import depth, referring, segmentation
@@ -22,11 +22,6 @@ from vpd.tasks.model import PerceptionModel
 
 LICENCE = "weights: CreativeML Open RAIL-M (Stable Diffusion) and the terms of whoever trained them"
 _ENTRIES: dict[Task, str] = {"segment": "state_dict", "refer": "model", "depth": "model"}
-_SIGNS: dict[Task, str] = {
-    "segment": "decode_head.conv_seg.weight",
-    "refer": "classifier.conv1_1.weight",
-    "depth": "decoder.deconv_layers.0.weight",
-}
 
 
 def convert(
@@ -159,11 +154,11 @@ def _published_state(task: Task, checkpoint: str | Path) -> dict[str, Tensor]:
     if not isinstance(entry, dict):
         raise UsageError(f"{checkpoint}: its entry {_ENTRIES[task]!r} is no dictionary of weights.")
     state = {key.removeprefix("module."): value for key, value in tensors_only(entry).items()}
-    if _SIGNS[task] not in state:
-        found = [other for other, sign in _SIGNS.items() if sign in state]
+    if SIGNS[task] not in state:
+        found = [other for other, sign in SIGNS.items() if sign in state]
         what = f"a published {found[0]} checkpoint" if found else "no published VPD checkpoint"
         raise UsageError(
-            f"{checkpoint} is {what}, not a {task} one (it has no {_SIGNS[task]}). "
+            f"{checkpoint} is {what}, not a {task} one (it has no {SIGNS[task]}). "
             + (f"Use: vpd convert {found[0]} {checkpoint} --out DIR" if found else "Check the file.")
         )
     return state

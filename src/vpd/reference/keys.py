@@ -63,6 +63,12 @@ _HEADS: dict[Task, list[tuple[str, str]]] = {
         (r"head\.predictor\.", "last_layer_depth."),
     ],
 }
+SIGNS: dict[Task, str] = {
+    "segment": "decode_head.conv_seg.weight",
+    "refer": "classifier.conv1_1.weight",
+    "depth": "decoder.deconv_layers.0.weight",
+}
+"""A key that tells for which task a published checkpoint is."""
 DROPPED = re.compile(r"sd_model\.|(encoder\.)?encoder_vq\.(decoder|post_quant_conv|loss)\.|.*diffusion_model\.out\.")
 """Published keys that no model of ours needs: diffusion schedules, the VAE's decoder side, the last UNet layers."""
 
