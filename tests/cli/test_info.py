@@ -79,7 +79,7 @@ def test_a_single_file_of_stable_diffusion(vpd_command: Command, tmp_path: Path)
     [
         ("state_dict", "decode_head.conv_seg.weight", "vpd convert segment"),
         ("model", "module.classifier.conv1_1.weight", "vpd convert refer"),
-        ("model", "last_layer_depth.0.weight", "vpd convert depth"),
+        ("model", "decoder.deconv_layers.0.weight", "vpd convert depth"),
         ("model", "fc.weight", "not known here"),
     ],
 )
