@@ -13,8 +13,10 @@ from torch import Tensor
 from golden_set import Golden
 from vpd.config import Task
 from vpd.reference.convert import build_published
+from vpd.tasks.losses import referring_loss, segmentation_loss, silog_loss
 from vpd.tasks.model import PerceptionModel
 
+TASKS: list[Task] = ["segment", "refer", "depth"]
 FOLDERS: dict[Task, str] = {"segment": "seg", "refer": "refer", "depth": "depth"}
 
 
@@ -73,6 +75,31 @@ def golden_inputs(
     if task == "refer":
         return images, golden.tensor(name, "text_features").to(dtype)
     return images * 2 - 1, model.scene_embeddings[golden.tensor(name, "class_ids")][:, None]
+
+
+def file_of(task: Task, name: str) -> str:
+    return f"{FOLDERS[task]}/{name}.safetensors"
+
+
+def loss_of(golden: Golden, task: Task, model: PerceptionModel, dtype: torch.dtype) -> Tensor:
+    """Loss on the golden batch."""
+    images, text = golden_inputs(golden, task, model, dtype)
+    target = golden.tensor(file_of(task, "golden"), "target")
+    output = model(images, text)
+    if task == "segment":
+        return segmentation_loss(output, target.long(), count_ignored=True)
+    if task == "refer":
+        return referring_loss(output, target.long())
+    return silog_loss(output, target[:, None].to(dtype))
+
+
+def assert_close(got: Tensor, wanted: tuple[Tensor, int], limit: float = 1e-4, element: float | None = None) -> None:
+    """Compare with (every n-th row and column, n), as `Golden.sampled` gives it."""
+    expected, step = wanted
+    got = got[..., ::step, ::step]
+    assert got.shape == expected.shape
+    assert relative(got, expected) < limit
+    assert element is None or largest(got, expected) < element
 
 
 def relative(got: Tensor, wanted: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors.torch import load
 
 COMPACT = Path(__file__).parent / "golden_compact"
 
@@ -19,24 +20,26 @@ class Golden:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        manifest = root / "manifest.json"
-        self.omitted: dict[str, str] = json.loads(manifest.read_text())["omitted"] if manifest.is_file() else {}
-
-    def omits(self, name: str) -> bool:
-        """Whether the manifest says that a file, or an entry `file:key`, is not in this set."""
-        return name in self.omitted
+        file = root / "manifest.json"
+        manifest = json.loads(file.read_text()) if file.is_file() else {}
+        self.omitted: dict[str, str] = manifest.get("omitted", {})
+        self.aliases: dict[str, str] = manifest.get("aliases", {})
+        self._read: dict[str, dict[str, torch.Tensor]] = {}
 
     def _skip_if_omitted(self, name: str) -> None:
         if name in self.omitted:
             pytest.skip(f"not in the golden set {self.root.name}: {name} ({self.omitted[name]})")
 
-    def path(self, file: str) -> Path:
+    def contents(self, file: str) -> bytes:
+        """A file, which the set may hold gzipped."""
         self._skip_if_omitted(file)
+        if (self.root / f"{file}.gz").is_file():
+            return gzip.decompress((self.root / f"{file}.gz").read_bytes())
         assert (self.root / file).is_file(), f"golden set {self.root} has no {file}, and no manifest that says why"
-        return self.root / file
+        return (self.root / file).read_bytes()
 
     def json(self, file: str) -> Any:
-        return json.loads(self.path(file).read_text())
+        return json.loads(self.contents(file))
 
     def entry(self, file: str, key: str) -> Any:
         """One top-level entry of a JSON file."""
@@ -44,20 +47,30 @@ class Golden:
         return self.json(file)[key]
 
     def keys(self, file: str) -> list[str]:
-        with safe_open(self.path(file), "pt") as tensors:
-            return list(tensors.keys())
+        return list(self._stored(file))
 
     def tensor(self, file: str, key: str) -> torch.Tensor:
         self._skip_if_omitted(f"{file}:{key}")
-        with safe_open(self.path(file), "pt") as tensors:
-            assert key in tensors.keys(), f"{file} of golden set {self.root} has no {key}"  # noqa: SIM118
-            return tensors.get_tensor(key)
+        file, key = self.aliases.get(f"{file}:{key}", f"{file}:{key}").split(":", 1)
+        stored = self._stored(file)
+        assert key in stored, f"{file} of golden set {self.root} has no {key}"
+        return stored[key].clone()
+
+    def sampled(self, file: str, key: str) -> tuple[torch.Tensor, int]:
+        """Every n-th row and column of a tensor, and n: 1 in a full set, more where the set says `key@n`."""
+        for name, value in self._stored(file).items():
+            if name.startswith(f"{key}@"):
+                return value.clone(), int(name.removeprefix(f"{key}@"))
+        return self.tensor(file, key), 1
 
     def tensors(self, file: str) -> Tensors:
         """All tensors of a file; taking one that the set omits skips the test."""
-        with safe_open(self.path(file), "pt") as tensors:
-            found = {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118
-        return Tensors(found, lambda key: self._skip_if_omitted(f"{file}:{key}"))
+        return Tensors(self._stored(file), lambda key: self._skip_if_omitted(f"{file}:{key}"))
+
+    def _stored(self, file: str) -> dict[str, torch.Tensor]:
+        if file not in self._read:
+            self._read[file] = load(self.contents(file))
+        return self._read[file]
 
 
 class Tensors(dict[str, torch.Tensor]):

@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from vpd.errors import UsageError
 
 Task = Literal["segment", "refer", "depth"]
 Recipe = Literal["reference", "default"]
 
 FORMAT_VERSION: Literal[1] = 1
+_MOST_LAYERS, _MOST_CHANNELS = 16, 2**16
 
 
 class Frozen(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """Base of all configuration: immutable, and unknown keys are errors."""
+
+
+def unique_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of classes or scenes, stripped.
+
+    Raises:
+        UsageError: If it is one string, there is no name, or one is empty or stands twice.
+    """
+    if isinstance(names, str):
+        raise UsageError(f"Names must be a list, not one string: [{names!r}] instead of {names!r}.")
+    stripped = tuple(name.strip() for name in names)
+    doubled = sorted({name for name in stripped if stripped.count(name) > 1})
+    if not stripped or not all(stripped) or doubled:
+        raise UsageError(f"Names must be given, non-empty and different: got {list(names)}, twice: {doubled}.")
+    return stripped
+
+
+Names = Annotated[tuple[str, ...], AfterValidator(unique_names)]
+"""Names of classes or scenes: at least one, none empty, none twice."""
 
 
 class Fit(Frozen):
@@ -61,6 +84,17 @@ class BackboneConfig(Frozen):
     source: str = ""
     """Where the diffusion weights came from."""
 
+    @field_validator("unet", "vae")
+    @classmethod
+    def _check_sizes(cls, architecture: dict[str, Any]) -> dict[str, Any]:
+        """A configuration is somebody's file: it must not make this program build something enormous."""
+        for name, value in architecture.items():
+            numbers = value if isinstance(value, (list, tuple)) else [value]
+            most = _MOST_LAYERS if "layers_per_block" in name else _MOST_CHANNELS
+            if len(numbers) > _MOST_LAYERS or any(isinstance(number, int) and number > most for number in numbers):
+                raise ValueError(f"{name}={str(value)[:80]} is not the size of a diffusion model")
+        return architecture
+
 
 class _TaskConfig(Frozen):
     """What the three tasks have in common."""
@@ -83,8 +117,10 @@ class SegmentConfig(_TaskConfig):
     """A semantic segmentation model."""
 
     task: Literal["segment"] = "segment"
-    classes: tuple[str, ...] = Field(min_length=1)
-    """Class names, in the order of the labels."""
+    classes: Annotated[Names, Field(max_length=255)]
+    """Class names, in the order of the labels; 255 is the label of ignored pixels."""
+    templates: tuple[str, ...] = ()
+    """Sentences with `{}` that class names are put into; none = CLIP's 80."""
     head: Literal["fpn", "open"] = "fpn"
     """`fpn`: the published head, made for exactly these classes; `open`: matches pixels with class texts, so
     that classes can be changed without new weights."""
@@ -112,13 +148,13 @@ class DepthConfig(_TaskConfig):
     """A metric depth model."""
 
     task: Literal["depth"] = "depth"
-    scenes: tuple[str, ...] = Field(min_length=1)
+    scenes: Names
     """Scene names, in the order of their embeddings."""
     max_depth_m: PositiveFloat = 10.0
     """Largest depth the model can output, metres."""
     head_channels: PositiveInt = 192
     """Width of the head's last layers (192 in the reference)."""
-    feature_channels: PositiveInt = 1536
+    feature_channels: Annotated[PositiveInt, Field(multiple_of=16)] = 1536
     """Width of the fused features at stride 32 (8 times `head_channels` in the reference)."""
     deconv_channels: tuple[PositiveInt, ...] = (32, 32, 32)
     """Filters of the deconvolutions."""

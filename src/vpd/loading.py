@@ -10,17 +10,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vpd.backbones.sources import download
+from vpd.backbones.sources import download, is_hub_id
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.config import ModelConfig
 from vpd.errors import UsageError
-from vpd.model_folder import CONFIG_FILE, WEIGHTS_FILE, read_config
+from vpd.model_folder import CONFIG_FILE, WEIGHTS_FILE, check_pair, read_config
 from vpd.prompts.encoder import TextEncoder
 from vpd.tasks.depth import DepthModel
 from vpd.tasks.referring import ReferringModel
 from vpd.tasks.segmentation import SegmentationModel
 
 _MODELS = {"segment": SegmentationModel, "refer": ReferringModel, "depth": DepthModel}
+_ALIGNMENT_BYTES = 64  # of a cache line, as torch allocates
 _DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _DTYPES |= {"float64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -42,6 +43,12 @@ def load(
     model = build_model(read_config(folder))
     if (folder / "text_encoder").is_dir():
         model.text_encoder = TextEncoder.from_pretrained(folder)
+        if model.text_encoder.dim != model.backbone.text_dim:
+            raise UsageError(
+                f"{folder / 'text_encoder'} makes embeddings of {model.text_encoder.dim} channels; the model needs "
+                f"{model.backbone.text_dim}."
+            )
+    check_pair(folder)
     tensors = _read_weights(folder / WEIGHTS_FILE)
     expected = {key: value for key, value in model.state_dict().items() if not key.startswith("text_encoder.")}
     problems = [f"missing {key}" for key in expected if key not in tensors]
@@ -51,18 +58,29 @@ def load(
         for key, value in expected.items()
         if key in tensors and tensors[key].shape != value.shape
     ]
+    problems += [
+        f"{key} holds {tensors[key].dtype}"
+        for key, value in expected.items()
+        if key in tensors and tensors[key].is_floating_point() != value.is_floating_point()
+    ]
     if problems:
-        listed = "\n  ".join(problems[:20])
+        listed = "\n  ".join(problems)
         raise UsageError(f"{folder / WEIGHTS_FILE} does not fit its config.json ({len(problems)} keys):\n  {listed}")
-    model.load_state_dict(tensors, strict=False, assign=True)
+    model.load_state_dict({key: _aligned(value) for key, value in tensors.items()}, strict=False, assign=True)
     model.backbone.vae.requires_grad_(False)
     return model.to(device=find_device(device), dtype=find_dtype(dtype)).eval()
 
 
 def build_model(config: ModelConfig) -> Any:
     """The model of a configuration on the meta device: it has shapes but no weights yet."""
-    with torch.device("meta"):
-        return _MODELS[config.task](config, backbone=StableDiffusionBackbone.from_config(config.backbone))
+    try:
+        with torch.device("meta"):
+            return _MODELS[config.task](config, backbone=StableDiffusionBackbone.from_config(config.backbone))
+    except UsageError:
+        raise
+    except Exception as error:  # whatever diffusers and torch say of sizes that do not fit one another
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"No model can be built from this configuration: {reason}") from error
 
 
 def find_model(source: str | Path) -> Path:
@@ -86,7 +104,7 @@ def find_model(source: str | Path) -> Path:
             f"{path} is a file; a model is a folder. A published checkpoint becomes one by: "
             f"vpd convert TASK {path} --out DIR"
         )
-    if str(source).count("/") != 1 or str(source).startswith(("/", ".", "~")):
+    if not is_hub_id(source):
         raise UsageError(f"There is no model folder {source}.")
     return download(str(source), [CONFIG_FILE, "*.safetensors", "text_encoder/*", "tokenizer/*"], needed=CONFIG_FILE)
 
@@ -103,8 +121,8 @@ def find_device(device: str | torch.device) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         found = torch.device(device)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError) as error:
+        torch.ones(1, device=found).item()  # fails where there is nothing to compute with
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"There is no device {device!r} here ({reason}). Use cpu, cuda, mps or auto.") from None
     return found
@@ -116,11 +134,16 @@ def find_dtype(dtype: str | torch.dtype | Literal["auto"]) -> torch.dtype:
     Raises:
         UsageError: If it is not one a model can run in.
     """
-    if isinstance(dtype, torch.dtype):
+    if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
         return dtype
-    if dtype not in _DTYPES:
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise UsageError(f"Unknown dtype {dtype!r}. Choose one of: {', '.join(_DTYPES)}.")
     return _DTYPES[dtype]
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """The tensor, copied if its memory is not aligned: CPU kernels round differently there than after training."""
+    return tensor if tensor.data_ptr() % _ALIGNMENT_BYTES == 0 else tensor.clone()
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
@@ -128,5 +151,5 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise UsageError(f"There is no {path}: the model folder is not complete.")
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise UsageError(f"{path} is truncated or damaged ({error}). Copy the model again.") from None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from vpd.config import FORMAT_VERSION, ModelConfig
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+_PAIR = "saved_together"  # the same words in both files: neither is from another save
 
 
 def save_model(model: PerceptionModel, folder: str | Path) -> None:
@@ -27,17 +31,39 @@ def save_model(model: PerceptionModel, folder: str | Path) -> None:
         UsageError: If the folder cannot be written.
     """
     folder = writable_folder(folder)
+    pair = hashlib.sha256(model.config.model_dump_json().encode()).hexdigest()[:16]
     tensors = {
         key: value.detach().cpu().contiguous()
         for key, value in model.state_dict().items()
         if not key.startswith("text_encoder.")
     }
     with atomic_write(folder / WEIGHTS_FILE) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt", "vpd_format_version": str(FORMAT_VERSION)})
+        save_file(tensors, temporary, metadata={"format": "pt", _PAIR: pair})
+    for part in ("text_encoder", "tokenizer"):  # one of another model must not stay
+        shutil.rmtree(folder / part, ignore_errors=True)
     if model.text_encoder is not None:
         model.text_encoder.model.save_pretrained(folder / "text_encoder")
         model.text_encoder.tokenizer.save_pretrained(folder / "tokenizer")
-    write_json(folder / CONFIG_FILE, model.config.model_dump(mode="json"))
+    write_json(folder / CONFIG_FILE, {**model.config.model_dump(mode="json"), _PAIR: pair})
+
+
+def check_pair(folder: Path) -> None:
+    """Make sure that configuration and weights were saved together.
+
+    Raises:
+        UsageError: If a save over another model was cut off between the two files.
+    """
+    contents = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    try:
+        with safe_open(folder / WEIGHTS_FILE, "pt") as weights:
+            saved_with = (weights.metadata() or {}).get(_PAIR)
+    except (OSError, SafetensorError):
+        return  # reading the weights says what is wrong with them
+    if saved_with and contents.get(_PAIR) and saved_with != contents[_PAIR]:
+        raise UsageError(
+            f"{folder / CONFIG_FILE} and {WEIGHTS_FILE} are of two different models: a save over an older model was "
+            "cut off. Save or copy the model again."
+        )
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -49,13 +75,14 @@ def read_config(folder: Path) -> ModelConfig:
     path = folder / CONFIG_FILE
     try:
         contents = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read as JSON: {error}") from None
-    version = contents.get("format_version") if isinstance(contents, dict) else None
-    if version is None:
+    version = contents.pop("format_version", None) if isinstance(contents, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool):
         raise UsageError(f"{path} is not a model of this library (it has no format_version).")
     if version != FORMAT_VERSION:
         raise UsageError(f"{path} has format version {version}; this vpd reads {FORMAT_VERSION}. Update vpd.")
+    contents.pop(_PAIR, None)
     try:
         config: ModelConfig = TypeAdapter(ModelConfig).validate_python(contents)
     except ValidationError as error:

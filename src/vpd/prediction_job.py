@@ -70,8 +70,8 @@ class PredictionJob:
         batch_size: int = 1,
     ) -> None:
         self.out = Path(out)
-        self._model = model
         self._options = {key: value for key, value in options.items() if value is not None}
+        self._model, self._call_options = _prepare(model, self._options)
         self._batch_size = batch_size
         self._origin = {
             "task": model.config.task,
@@ -114,7 +114,7 @@ class PredictionJob:
             return
         images = [image for _, image in readable]
         try:
-            predictions = self._model.predict(images, batch_size=len(images), **self._options)
+            predictions = self._model.predict(images, batch_size=len(images), **self._call_options)
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -173,6 +173,14 @@ def fingerprint(config: str, weights: Mapping[str, Tensor]) -> str:
         total = int(tensor.view(_BITS[tensor.element_size()]).sum(dtype=torch.int64))
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {total}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def _prepare(model: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Model and arguments for every image; prompts of new class names are made once, not for each image."""
+    classes = options.get("classes")
+    if classes and getattr(model.config, "head", None) == "open":
+        return model.with_classes(classes), {key: value for key, value in options.items() if key != "classes"}
+    return model, options
 
 
 def _is_ours(line: Any) -> bool:

@@ -29,13 +29,13 @@ class SegmentationPrediction:
     """Class of each pixel, at the size of the input image."""
 
     labels: Tensor
-    """`(H, W)` uint8, or int32 where there are more than 255 classes; index into `classes`; on the CPU."""
+    """`(H, W)` uint8 index into `classes`; on the CPU."""
     classes: tuple[str, ...]
     """Class names, in the order of the labels."""
     image: Image.Image = field(repr=False)
     """The input, RGB, upright."""
     scores: Tensor | None = field(default=None, repr=False)
-    """`(n, H, W)` logits, where they were asked for."""
+    """`(n, H, W)` probabilities, where they were asked for."""
 
     def save(self, path: str | Path) -> None:
         """Write the labels as a PNG of 8 bits, or 16 with more than 255 classes; the names stand in its text.

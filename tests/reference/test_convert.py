@@ -1,21 +1,19 @@
 from __future__ import annotations
 
 import json
-import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 import vpd
-from golden_models import FOLDERS, golden_model, recipe_weights
+from golden_models import FOLDERS, TASKS, golden_model, recipe_weights
 from golden_set import Golden
 from vpd.config import Task
 from vpd.errors import UsageError
 from vpd.reference.convert import build_published, convert, read_published
-
-TASKS: list[Task] = ["segment", "refer", "depth"]
 
 
 @pytest.fixture(scope="module")
@@ -126,47 +124,108 @@ def test_wrong_files(tmp_path: Path, weights) -> None:
     refer = write_published(tmp_path / "refer.pth", "refer", weights["refer"])
     with pytest.raises(UsageError, match="holds no text encoder.*--diffusion"):
         read_published("refer", refer)
-    data = depth.read_bytes()
-    (tmp_path / "short.pth").write_bytes(data[: len(data) // 2])
-    with pytest.raises(UsageError, match="truncated or not a PyTorch weight file"):
-        read_published("depth", tmp_path / "short.pth")
-    (tmp_path / "empty.pth").touch()
-    with pytest.raises(UsageError, match="is empty"):
-        read_published("depth", tmp_path / "empty.pth")
-    with pytest.raises(UsageError, match="There is no file"):
-        read_published("depth", tmp_path / "none.pth")
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(UsageError, match="is no published VPD checkpoint"):
         read_published("depth", tmp_path / "other.safetensors")
-    (tmp_path / "text.safetensors").write_text("not weights")
-    with pytest.raises(UsageError, match="truncated or not a safetensors file"):
-        read_published("depth", tmp_path / "text.safetensors")
-    torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(UsageError, match="holds a list"):
-        read_published("depth", tmp_path / "list.pth")
+    torch.save({"model": 3}, tmp_path / "number.pth")
+    with pytest.raises(UsageError, match="'model' is no dictionary of weights"):
+        read_published("depth", tmp_path / "number.pth")
 
 
-class Evil:
-    def __reduce__(self):
-        return (print, ("code in a checkpoint was run",))
+ODD: dict[str, tuple[Task, str, torch.Tensor, str]] = {
+    "one dimension": ("segment", "decode_head.conv_seg.weight", torch.zeros(7), r"conv_seg.weight has shape \(7,\)"),
+    "scalar": ("segment", "class_embeddings", torch.tensor(1.0), r"class_embeddings has shape \(\)"),
+    "no classes": ("segment", "class_embeddings", torch.zeros(0, 64), r"class_embeddings has shape \(0, 64\)"),
+    "no scenes": ("depth", "encoder.class_embeddings", torch.zeros(0, 64), r"has shape \(0, 64\)"),
+    "whole numbers": ("segment", "gamma", torch.zeros(64, dtype=torch.int64), "gamma is int64, needs a floating"),
+    "many tokens": ("refer", "classifier.conv1_3.weight", torch.zeros(1, 9999), r"token_length=\d{4} .*77"),
+    "few tokens": ("refer", "classifier.conv1_3.weight", torch.zeros(1, 3), r"token_length=-\d+ .*3"),
+    "no channels": ("depth", "decoder.deconv_layers.0.weight", torch.zeros(16, 0, 2, 2), r"deconv_channels"),
+    "odd latents": ("depth", "encoder.encoder_vq.encoder.conv_out.weight", torch.tensor(1.0), "odd.pth"),
+    "odd text": (
+        "segment",
+        "unet.unet.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight",
+        torch.zeros(3, 0),
+        "odd.pth",
+    ),
+}
 
 
-@pytest.mark.parametrize("way", ["torch", "pickle"])
-def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], way: str) -> None:
-    path = tmp_path / "evil.pth"
-    if way == "torch":
-        torch.save({"model": Evil()}, path)
-    else:
-        path.write_bytes(pickle.dumps({"model": Evil()}))
-    with pytest.raises(UsageError, match="would run code when loaded|not a PyTorch weight file"):
-        read_published("depth", path)
-    assert "was run" not in capsys.readouterr().out
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_tensors_are_one_clear_error(weights, kind: str) -> None:
+    task, key, value, message = ODD[kind]
+    with pytest.raises(UsageError, match=message) as error:
+        build_published(task, {**weights[task], key: value}, origin="odd.pth")
+    assert "odd.pth" in str(error.value)
+
+
+@pytest.mark.parametrize("settings", [{"heads": 0}, {"max_depth_m": -1.0}, {"max_depth_m": float("nan")}])
+def test_odd_settings_are_named(weights, settings: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"^{next(iter(settings))}="):
+        build_published("depth", dict(weights["depth"]), origin="file.pth", **settings)
+
+
+def test_an_incomplete_checkpoint_is_named(weights) -> None:
+    state = {key: value for key, value in weights["segment"].items() if key != "class_embeddings"}
+    with pytest.raises(UsageError, match="file.pth is not a complete segment checkpoint: 'class_embeddings'"):
+        build_published("segment", state, origin="file.pth")
+
+
+def test_only_known_keys_are_dropped(weights) -> None:
+    unused = ["sd_model.betas", "sd_model.posterior_mean_coef2", "encoder_vq.decoder.conv_in.weight"]
+    unused += ["unet.unet.diffusion_model.out.2.bias", "encoder_vq.loss.logvar"]
+    odd = ["sd_model.model.surprise.weight", "sd_model.betas.0", "unet.unet.diffusion_model.out.9.weight"]
+    state = {**weights["segment"], **{key: torch.zeros(1) for key in unused + odd}}
+    with pytest.raises(UsageError, match=r"does not fit \(3 keys\)") as error:
+        build_published("segment", state, origin="file.pth")
+    assert all(f"unexpected {key}" in str(error.value) for key in odd)
 
 
 def test_another_text_width_is_refused(tmp_path: Path, weights, tiny_diffusion: Path) -> None:
     refer = write_published(tmp_path / "refer.pth", "refer", weights["refer"])
     with pytest.raises(UsageError, match="16 channels.*needs 64"):
         read_published("refer", refer, diffusion=tiny_diffusion)
+    depth = write_published(tmp_path / "depth.pth", "depth", weights["depth"])
+    with pytest.raises(UsageError, match="16 channels.*needs 64"):
+        read_published("depth", depth, diffusion=tiny_diffusion)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_diffusion_model_that_is_not_there_is_named(tmp_path: Path, weights, task: Task) -> None:
+    checkpoint = write_published(tmp_path / "file.pth", task, weights[task])
+    with pytest.raises(UsageError, match="no/such/folder"):
+        read_published(task, checkpoint, diffusion="no/such/folder")
+
+
+def test_a_converted_model_finds_its_text_encoder(
+    tmp_path: Path, weights, text_source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = write_published(tmp_path / "file.pth", "segment", weights["segment"])
+    assert read_published("segment", checkpoint).config.backbone.source == str(checkpoint)
+    monkeypatch.chdir(text_source.parent)
+    convert("segment", checkpoint, tmp_path / "model", diffusion=text_source.name)
+    monkeypatch.chdir(tmp_path)
+    model = vpd.load(tmp_path / "model", device="cpu")
+    assert model.config.backbone.source == str(text_source.resolve())
+    assert model.config.notes["converted_from"] == "file.pth"
+    assert model.with_classes(["cat", "class_0"]).config.classes == ("cat", "class_0")
+
+
+@pytest.mark.parametrize(
+    ("saved", "first"),
+    [
+        (("cat ", "dog", "bed", "sky", "car", "sea", "hat"), "cat"),
+        (["cat", "dog"], "class_0"),
+        (("cat",) * 7, "class_0"),
+        ((1, 2, 3, 4, 5, 6, 7), "class_0"),
+        (None, "class_0"),
+    ],
+    ids=["fit", "too few", "not distinct", "no words", "none"],
+)
+def test_class_names_beside_the_weights(tmp_path: Path, weights, saved: Any, first: str) -> None:
+    torch.save({"meta": {"CLASSES": saved}, "state_dict": weights["segment"]}, tmp_path / "file.pth")
+    assert read_published("segment", tmp_path / "file.pth").config.classes[0] == first
 
 
 def test_known_names() -> None:

@@ -183,7 +183,7 @@ def test_any_classes_with_the_open_head(open_segmenter: SegmentationModel, tmp_p
 
 @pytest.mark.parametrize("names", [[], ["sky", "sky"], ["sky", " "]])
 def test_class_names_are_checked(tiny_diffusion: Path, names: list[str]) -> None:
-    with pytest.raises(UsageError, match="Class names must be given"):
+    with pytest.raises(UsageError, match="Names must be given"):
         SegmentationModel.from_diffusion(tiny_diffusion, classes=names)
 
 

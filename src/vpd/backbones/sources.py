@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import re
+from fnmatch import fnmatch
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 
 from vpd.backbones.unet_walk import check_unet
 from vpd.errors import UsageError
@@ -19,10 +23,22 @@ from vpd.reference.single_file import read_single_file
 logger = logging.getLogger(__name__)
 
 SINGLE_FILE_SUFFIXES = (".safetensors", ".ckpt")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_PATIENCE_S = 2.0
 _BACKBONE_FILES = ["unet/config.json", "unet/diffusion_pytorch_model*.safetensors*", "vae/config.json"]
 _BACKBONE_FILES += ["vae/diffusion_pytorch_model*.safetensors*", "model_index.json"]
 _TEXT_FILES = ["text_encoder/config.json", "text_encoder/model*.safetensors*", "tokenizer/*"]
+_NEEDED = (
+    "unet/config.json",
+    "unet/diffusion_pytorch_model*.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model*.safetensors",
+)
+_NEEDED_TEXT = (
+    "text_encoder/config.json",
+    "text_encoder/model*.safetensors",
+    "tokenizer/vocab.json|tokenizer/tokenizer.json",
+    "tokenizer/merges.txt|tokenizer/tokenizer.json",
+)
 _VARIANTS = ["*.fp16.*", "*.non_ema.*"]
 
 
@@ -43,39 +59,124 @@ def find_source(source: str | Path, *, with_text: bool = False) -> Path:
         raise UsageError(
             f"{path} is neither a folder nor a single-file checkpoint ({', '.join(SINGLE_FILE_SUFFIXES)})."
         )
-    if not _HUB_ID.fullmatch(str(source)):
+    if not is_hub_id(source):
         raise UsageError(
             f"There is no {source}. Give a folder in diffusers layout, a single file "
             f"({', '.join(SINGLE_FILE_SUFFIXES)}) or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5."
         )
-    return download(str(source), _BACKBONE_FILES + _TEXT_FILES * with_text, needed="unet/config.json")
+    return download(str(source), _BACKBONE_FILES + _TEXT_FILES * with_text, needed=_NEEDED + _NEEDED_TEXT * with_text)
 
 
-def download(hub_id: str, patterns: list[str], *, needed: str) -> Path:
-    """Local snapshot of a hub repository: the cached one if it has `needed`, else a download.
+def is_hub_id(source: str | Path) -> bool:
+    """Whether a source has the form of a hub id, `owner/name`."""
+    try:
+        validate_repo_id(str(source))
+    except HFValidationError:
+        return False
+    return str(source).count("/") == 1 and not str(source).startswith((".", "/", "~"))
+
+
+def download(hub_id: str, patterns: list[str], *, needed: str | tuple[str, ...]) -> Path:
+    """Local snapshot of a hub repository: the cached one if all that is needed is there, else a download.
+
+    Args:
+        hub_id: `owner/name`.
+        patterns: Globs of the files to download.
+        needed: Globs of which each must have a file; `a|b` = either will do.
 
     Raises:
-        UsageError: If it is neither cached nor reachable.
+        UsageError: If it is neither cached nor reachable, or lacks what is needed.
     """
+    needed = (needed,) if isinstance(needed, str) else needed
+    options: dict[str, Any] = {"allow_patterns": patterns, "ignore_patterns": _VARIANTS}
     try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=patterns, local_files_only=True))
-        if (folder / needed).is_file():
+        folder = Path(snapshot_download(hub_id, local_files_only=True, **options))
+        if not _lacking(folder, needed):
             return folder
     except LocalEntryNotFoundError:
         pass
     logger.info("Downloading %s from the hub.", hub_id)
     try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=_VARIANTS, etag_timeout=2))
+        _ask_hub(hub_id)
+        folder = Path(snapshot_download(hub_id, etag_timeout=_HUB_PATIENCE_S, **options))
     except RepositoryNotFoundError:
         raise UsageError(f"The hub has no {hub_id}, or it needs a login (`hf auth login`). Check the name.") from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except Exception as error:  # the HTTP library's own errors differ between versions of huggingface_hub
         raise UsageError(
-            f"{hub_id} is not a folder here, not in the local cache, and the hub cannot be reached "
+            f"{hub_id} is not a folder here, not in the local cache (or only in part), and the hub cannot be reached "
             f"({type(error).__name__}). With network: `hf download {hub_id}`; or pass a local folder or file."
         ) from None
-    if not (folder / needed).is_file():
-        raise UsageError(f"{hub_id} on the hub has no {needed}: it is not a model that can be used here.")
+    if lacking := _lacking(folder, needed):
+        raise UsageError(
+            f"{hub_id} on the hub has no {lacking.replace('|', ' or ')}: it is not a model that can be used here. "
+            "Weights must be safetensors; convert pickled ones first."
+        )
     return folder
+
+
+def _lacking(folder: Path, needed: tuple[str, ...]) -> str:
+    """The first of the globs that no file in the folder fits; empty if there is none such."""
+    for globs in needed:
+        found = (path for glob in globs.split("|") for path in folder.glob(glob) if path.is_file())
+        if all(any(fnmatch(path.name, variant) for variant in _VARIANTS) for path in found):
+            return globs
+    return ""
+
+
+def _ask_hub(hub_id: str) -> None:
+    """Raises unless the hub answers in time; a thread, as look-up of the name and connecting have no total limit."""
+    failures: list[Exception] = [TimeoutError(f"no answer within {_HUB_PATIENCE_S} s")]
+
+    def ask() -> None:
+        try:
+            HfApi().repo_info(hub_id, timeout=_HUB_PATIENCE_S)
+            failures.clear()
+        except Exception as error:
+            failures[:] = [error]
+
+    thread = Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_HUB_PATIENCE_S)
+    if failures:
+        raise failures[0]
+
+
+def load_part(model_class: Any, folder: Path, *, unused: str, **options: Any) -> Any:
+    """One part of a diffusion model, all of whose weights come from the folder's safetensors files.
+
+    Args:
+        model_class: Class of diffusers or transformers.
+        folder: Where its `config.json` and weights are.
+        unused: Pattern of keys that may be missing, since nothing here uses them.
+        options: Further options of `from_pretrained`.
+
+    Raises:
+        UsageError: If the folder's files are damaged, incomplete or pickles.
+    """
+    options = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True, **options}
+    try:
+        model, info = model_class.from_pretrained(folder, **options)
+    except Exception as error:  # the libraries raise what their readers raise; all of it means: these files are bad
+        if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
+            raise UsageError(
+                f"{folder} has pickled weights only (.bin), which are not read as they can run code. Convert them to "
+                "safetensors where you trust them, or take a model that has them."
+            ) from None
+        raise UsageError(f"{folder} cannot be read: {first_line(error)}") from error
+    problems = [f"missing {key}" for key in sorted(info["missing_keys"]) if not re.match(unused, key)]
+    problems += [f"of another shape: {key}" for key in info["mismatched_keys"]]
+    if problems:
+        listed = "\n  ".join(problems[:20])
+        raise UsageError(
+            f"The weights in {folder} do not fit its config.json ({len(problems)} keys); copy or download them "
+            f"again:\n  {listed}"
+        )
+    return model
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def load_unet_and_vae(source: str | Path) -> tuple[UNet2DConditionModel, AutoencoderKL]:
@@ -95,13 +196,13 @@ def load_unet_and_vae(source: str | Path) -> tuple[UNet2DConditionModel, Autoenc
                 "It needs the folders unet and vae (and text_encoder and tokenizer for prompts)."
             )
     try:
-        check_unet(json.loads((path / "unet" / "config.json").read_text(encoding="utf-8")))
-        options = {"local_files_only": True, "torch_dtype": torch.float32}
-        return (
-            UNet2DConditionModel.from_pretrained(path, subfolder="unet", **options),
-            AutoencoderKL.from_pretrained(path, subfolder="vae", **options),
-        )
-    except UsageError:
-        raise
-    except Exception as error:  # diffusers raises what its readers raise; all of it means: these files are bad
-        raise UsageError(f"The diffusion model in {path} cannot be read: {str(error).splitlines()[0]}") from error
+        config = json.loads((path / "unet" / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path / 'unet' / 'config.json'} cannot be read as JSON: {first_line(error)}") from None
+    if not isinstance(config, dict):
+        raise UsageError(f"{path / 'unet' / 'config.json'} holds a {type(config).__name__}, not a configuration.")
+    check_unet(config)
+    return (
+        load_part(UNet2DConditionModel, path / "unet", unused=r"conv_norm_out\.|conv_out\.", torch_dtype=torch.float32),
+        load_part(AutoencoderKL, path / "vae", unused=r"decoder\.|post_quant_conv\.", torch_dtype=torch.float32),
+    )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vpd.backbones.sources import load_unet_and_vae
 from vpd.backbones.unet_walk import attention_levels, check_unet, strip_unet, tap_channels, walk_unet
 from vpd.config import BackboneConfig
+from vpd.errors import UsageError
 from vpd.types import Features
 
 
@@ -35,7 +36,7 @@ class StableDiffusionBackbone(nn.Module):
         are H and W divided by the stride, rounded up.
 
     Raises:
-        UsageError: If the UNet is not of the Stable Diffusion 1.x / 2.x family.
+        UsageError: If the UNet is not of the Stable Diffusion 1.x / 2.x family, or needs more than latents.
     """
 
     def __init__(
@@ -59,6 +60,12 @@ class StableDiffusionBackbone(nn.Module):
             source=source,
         )
         check_unet(self.config.unet)
+        if unet.config.in_channels != vae.config.latent_channels:
+            raise UsageError(
+                f"This UNet takes {unet.config.in_channels} channels, but the autoencoder makes "
+                f"{vae.config.latent_channels}: it is made for inpainting, depth or editing. Use a text-to-image "
+                "model such as stable-diffusion-v1-5/stable-diffusion-v1-5."
+            )
         self.gradient_checkpointing = gradient_checkpointing
         self.unet = strip_unet(unet)
         self.vae = vae

@@ -31,6 +31,8 @@ _MUST_BE_UNSET = (
     "only_cross_attention",
     "attention_type",
     "conv_in_kernel",
+    "center_input_sample",
+    "cross_attention_norm",
 )
 _HARMLESS = (None, False, "default", 3)
 

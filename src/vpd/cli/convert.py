@@ -17,7 +17,8 @@ def convert(
     diffusion: Annotated[
         str | None,
         typer.Option(
-            metavar="FOLDER|FILE", help="Stable Diffusion model to take the text encoder from; refer needs it."
+            metavar="FOLDER|FILE",
+            help="Stable Diffusion model it was trained from: text encoder of refer, recorded for segment and depth.",
         ),
     ] = None,
     heads: Annotated[

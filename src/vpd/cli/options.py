@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
-class TaskName(str, Enum):
+class TaskName(StrEnum):
     """The three tasks, as words of the command line."""
 
     segment = "segment"
@@ -27,9 +27,7 @@ TaskArgument = Annotated[
 ]
 ModelOption = Annotated[
     str,
-    typer.Option(
-        "--model", "-m", metavar="MODEL", help="Name of a shipped model, model folder, or hub id.", show_default=False
-    ),
+    typer.Option("--model", "-m", metavar="MODEL", help="Model folder, or hub id of one.", show_default=False),
 ]
 OutOption = Annotated[
     Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write into; made if missing.", show_default=False)

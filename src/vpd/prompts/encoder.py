@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from vpd.backbones.sources import find_source
+from vpd.backbones.sources import find_source, load_part
 from vpd.errors import UsageError
 from vpd.prompts.tokenizer import clip_tokenizer, load_tokenizer
 from vpd.reference.single_file import read_single_file
-from vpd.reference.text_weights import build_text_model
+from vpd.reference.text_weights import build_text_model, pad_token
 
 
 class TextEncoder(nn.Module):
@@ -33,21 +33,19 @@ class TextEncoder(nn.Module):
         """The text encoder and tokenizer of a diffusion model (folder, hub id, single file), in float32.
 
         Raises:
-            UsageError: If the source has no text encoder, or a tokenizer that is not CLIP's.
+            UsageError: If the source has no text encoder, a damaged one, or a tokenizer that is not CLIP's.
         """
         path = find_source(source, with_text=True)
         if path.is_file():
-            return cls(build_text_model(read_single_file(path)), clip_tokenizer())
+            single = read_single_file(path)
+            return cls(build_text_model(single), clip_tokenizer(pad_token=pad_token(single)))
         folder = path / "text_encoder"
         if not (folder / "config.json").is_file():
             raise UsageError(
                 f"{path} has no text encoder (text_encoder/config.json), which is needed to turn words into "
                 "prompts. Take the complete diffusion model."
             )
-        try:
-            model = CLIPTextModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-        except Exception as error:  # transformers raises what its readers raise
-            raise UsageError(f"The text encoder in {folder} cannot be read: {str(error).splitlines()[0]}") from error
+        model = load_part(CLIPTextModel, folder, unused=r".*position_ids$", dtype=torch.float32)
         return cls(model, load_tokenizer(path / "tokenizer"))
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
 
@@ -41,19 +40,22 @@ def embed_names(
     words = [" ".join(name.replace("_", " ").split()) for name in names]
     if not words or not all(words):
         raise UsageError(f"Names to make prompts from must not be empty: got {list(names)}.")
-    templates = templates or imagenet_templates()
-    rows = [encoder.pooled([template.format(word) for template in templates]).mean(dim=0) for word in words]
-    return torch.stack(rows).float()
+    templates = check_templates(templates) if templates else imagenet_templates()
+    return torch.stack([_embed(encoder, word, templates) for word in words]).float()
 
 
-def unique_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, stripped.
+def check_templates(templates: tuple[str, ...]) -> tuple[str, ...]:
+    """The templates, if each is a sentence with one place for a name.
 
     Raises:
-        UsageError: If there is none, or one is empty or stands twice.
+        UsageError: If one has no `{}`, or more than one.
     """
-    stripped = tuple(name.strip() for name in names)
-    doubled = sorted({name for name in stripped if stripped.count(name) > 1})
-    if not stripped or not all(stripped) or doubled:
-        raise UsageError(f"Class names must be given, non-empty and different: got {list(names)}, twice: {doubled}.")
-    return stripped
+    if isinstance(templates, str):
+        raise UsageError(f"Templates must be a list, not one string: [{templates!r}] instead of {templates!r}.")
+    if wrong := [template for template in templates if template.count("{}") != 1]:
+        raise UsageError(f"A template needs `{{}}` once, for the name: got {wrong[0]!r}.")
+    return tuple(templates)
+
+
+def _embed(encoder: TextEncoder, word: str, templates: tuple[str, ...]) -> Tensor:
+    return encoder.pooled([template.replace("{}", word) for template in templates]).mean(dim=0)

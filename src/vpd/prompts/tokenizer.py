@@ -12,6 +12,7 @@ from transformers import CLIPTokenizer
 from vpd.errors import UsageError
 
 VOCABULARY_SIZE = 49408
+END_OF_TEXT = "<|endoftext|>"
 _NUM_MERGES = 48_894  # lines 1..48,894 of the file; 512 byte symbols and two markers complete the vocabulary
 
 
@@ -26,27 +27,44 @@ def _byte_symbols() -> list[str]:
     return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(others))]
 
 
-@lru_cache(maxsize=1)
-def clip_tokenizer() -> CLIPTokenizer:
-    """CLIP's tokenizer, built from the merges file that ships with this package; needs no network."""
+@lru_cache(maxsize=2)
+def _shipped_tokenizer(pad_token: str) -> CLIPTokenizer:
     with as_file(files("vpd.prompts") / "clip" / "bpe_simple_vocab_16e6.txt.gz") as path:
         lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
     merges = [tuple(line.split()) for line in lines[1 : _NUM_MERGES + 1]]
     symbols = _byte_symbols()
     words = symbols + [f"{symbol}</w>" for symbol in symbols] + ["".join(pair) for pair in merges]
-    vocabulary = {word: index for index, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
-    return check_tokenizer(CLIPTokenizer(vocab=vocabulary, merges=merges), "the shipped merges file")
+    vocabulary = {word: index for index, word in enumerate([*words, "<|startoftext|>", END_OF_TEXT])}
+    return check_tokenizer(
+        CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token=pad_token), "the shipped merges file"
+    )
+
+
+def clip_tokenizer(*, pad_token: str = END_OF_TEXT) -> CLIPTokenizer:
+    """CLIP's tokenizer, built from the merges file that ships with this package; needs no network.
+
+    Args:
+        pad_token: What fills texts up: the end-of-text token, or `!` (id 0) in Stable Diffusion 2.x.
+    """
+    return _shipped_tokenizer(pad_token)
 
 
 def load_tokenizer(folder: Path) -> CLIPTokenizer:
     """The tokenizer in a diffusion model's `tokenizer` folder, or the shipped one where there is none.
 
     Raises:
-        UsageError: If the folder's tokenizer is not CLIP's.
+        UsageError: If the folder's tokenizer is damaged or not CLIP's.
     """
     if not folder.is_dir():
         return clip_tokenizer()
-    return check_tokenizer(CLIPTokenizer.from_pretrained(folder, local_files_only=True), str(folder))
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers and its Rust tokenizers raise what their readers raise
+        raise UsageError(
+            f"The tokenizer in {folder} cannot be read ({error}). Its files are missing or damaged: download the "
+            "folder again, with vocab.json and merges.txt."
+        ) from error
+    return check_tokenizer(tokenizer, str(folder))
 
 
 def check_tokenizer(tokenizer: CLIPTokenizer, origin: str) -> CLIPTokenizer:

@@ -69,8 +69,30 @@ SIGNS: dict[Task, str] = {
     "depth": "decoder.deconv_layers.0.weight",
 }
 """A key that tells for which task a published checkpoint is."""
-DROPPED = re.compile(r"sd_model\.|(encoder\.)?encoder_vq\.(decoder|post_quant_conv|loss)\.|.*diffusion_model\.out\.")
-"""Published keys that no model of ours needs: diffusion schedules, the VAE's decoder side, the last UNet layers."""
+_SCHEDULE = (
+    "betas",
+    "alphas_cumprod",
+    "alphas_cumprod_prev",
+    "sqrt_alphas_cumprod",
+    "sqrt_one_minus_alphas_cumprod",
+    "log_one_minus_alphas_cumprod",
+    "sqrt_recip_alphas_cumprod",
+    "sqrt_recipm1_alphas_cumprod",
+    "posterior_variance",
+    "posterior_log_variance_clipped",
+    "posterior_mean_coef1",
+    "posterior_mean_coef2",
+)
+_DROPPED = re.compile(
+    rf"sd_model\.({'|'.join(_SCHEDULE)})"
+    r"|(encoder\.)?encoder_vq\.(decoder|post_quant_conv|loss)\..+"
+    r"|(encoder\.)?unet\.unet\.diffusion_model\.out\.[02]\.(weight|bias)"
+)
+
+
+def is_dropped(key: str) -> bool:
+    """Whether no model of ours needs a published key: diffusion schedule, VAE decoder, the UNet's last layers."""
+    return _DROPPED.fullmatch(key) is not None
 
 
 def ldm_unet_names(keys: Iterable[str]) -> dict[str, str]:

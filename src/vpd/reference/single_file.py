@@ -76,10 +76,9 @@ def build_unet(state: dict[str, Tensor], *, origin: str, heads: int | None = Non
         UsageError: If keys are missing or unexpected, or shapes do not fit a Stable Diffusion UNet.
     """
     config = infer_unet_config(state, origin=origin, heads=heads)
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(config)
-        last = ("conv_norm_out.", "conv_out.")
-        names = ldm_unet_names(unet.state_dict())
+    unet = _empty(UNet2DConditionModel, config, origin=origin)
+    last = ("conv_norm_out.", "conv_out.")
+    names = ldm_unet_names(unet.state_dict())
     if "out.2.weight" not in state:  # never used here: the depth checkpoint has none
         names = {ours: theirs for ours, theirs in names.items() if not ours.startswith(last)}
         unet.conv_norm_out = unet.conv_out = None
@@ -93,12 +92,20 @@ def build_vae(state: dict[str, Tensor], *, origin: str) -> AutoencoderKL:
         UsageError: If keys are missing or unexpected, or shapes do not fit.
     """
     state = {key: value for key, value in state.items() if not key.startswith(("decoder.", "post_quant_", "loss."))}
-    with torch.device("meta"):
-        vae = AutoencoderKL.from_config(infer_vae_config(state, origin=origin))
-        vae.decoder = vae.post_quant_conv = None
-        names = {key: ldm_vae_name(key) for key in vae.state_dict()}
+    vae = _empty(AutoencoderKL, infer_vae_config(state, origin=origin), origin=origin)
+    vae.decoder = vae.post_quant_conv = None
+    names = {key: ldm_vae_name(key) for key in vae.state_dict()}
     state = {key: as_linear(key, value) for key, value in state.items()}
     return load_renamed(vae, state, names, origin=origin)
+
+
+def _empty(model_class: Any, config: dict[str, Any], *, origin: str) -> Any:
+    """A model on the meta device: it has shapes but no weights yet."""
+    try:
+        with torch.device("meta"):
+            return model_class.from_config(config)
+    except (ValueError, RuntimeError) as error:  # such as channels that no group norm can split
+        raise UsageError(f"{origin} does not have the shapes of Stable Diffusion: {error}") from None
 
 
 def as_linear(key: str, value: Tensor) -> Tensor:
@@ -133,6 +140,25 @@ def load_renamed(module: nn.Module, state: dict[str, Tensor], names: dict[str, s
     return module
 
 
+def run_length(state: dict[str, Tensor], pattern: str) -> int:
+    """How many of the numbers 0, 1, 2 ... the keys have without a gap; a stray large number counts nothing."""
+    numbers = {int(match[1]) for key in state if (match := re.match(pattern, key)) and len(match[1]) < 6}
+    return next(number for number in range(len(numbers) + 1) if number not in numbers)
+
+
+def check_counts(levels: int, layers: int, state: dict[str, Tensor], *, origin: str) -> None:
+    """Refuse a file whose keys promise more layers than it has tensors, before anything is built from it.
+
+    Raises:
+        UsageError: If there are no layers, or more than tensors.
+    """
+    if not 0 < levels * layers <= len(state):
+        raise UsageError(
+            f"{origin} is no Stable Diffusion model: {levels} levels of {layers} layers in {len(state)} tensors. "
+            "The file is incomplete or damaged."
+        )
+
+
 def infer_unet_config(state: dict[str, Tensor], *, origin: str, heads: int | None = None) -> dict[str, Any]:
     """Configuration of diffusers' UNet, from the shapes of LDM's tensors.
 
@@ -140,26 +166,31 @@ def infer_unet_config(state: dict[str, Tensor], *, origin: str, heads: int | Non
         UsageError: If the keys are not those of a Stable Diffusion UNet.
     """
     try:
-        ends = sorted(int(m[1]) for key in state if (m := re.fullmatch(r"input_blocks\.(\d+)\.0\.op\.weight", key)))
-        layers = ends[0] - 1
+        blocks = range(1, run_length(state, r"input_blocks\.(\d+)\."))
+        ends = [block for block in blocks if f"input_blocks.{block}.0.op.weight" in state]
+        layers = ends[0] - 1 if ends else len(blocks)
         firsts = [1] + [end + 1 for end in ends]
+        check_counts(len(firsts), layers, state, origin=origin)
         channels = [state[f"input_blocks.{first}.0.out_layers.3.weight"].shape[0] for first in firsts]
         with_attention = [f"input_blocks.{first}.1.norm.weight" in state for first in firsts]
         text_dim = state["middle_block.1.transformer_blocks.0.attn2.to_k.weight"].shape[1]
         linear = state["middle_block.1.proj_in.weight"].ndim == 2
         in_channels = state["input_blocks.0.0.weight"].shape[1]
-    except (KeyError, IndexError) as error:
+        out_channels = state["out.2.weight"].shape[0] if "out.2.weight" in state else in_channels
+    except KeyError as error:
         raise UsageError(f"{origin} has no Stable Diffusion UNet in it: {error} is missing.") from None
+    except IndexError:
+        raise UsageError(f"{origin} has no Stable Diffusion UNet in it: its tensors have too few dimensions.") from None
     if heads is None:
-        num_heads = [width // 64 for width in channels] if text_dim == 1024 else [8] * len(channels)
+        num_heads = [max(1, width // 64) for width in channels] if text_dim == 1024 else [8] * len(channels)
     else:
         num_heads = [heads] * len(channels)
     for width, count in zip(channels, num_heads, strict=True):
-        if width % count:
+        if count < 1 or width < 1 or width % count:
             raise UsageError(f"{origin}: {width} channels cannot be split into {count} heads; give another --heads.")
     return {
         "in_channels": in_channels,
-        "out_channels": state["out.2.weight"].shape[0] if "out.2.weight" in state else in_channels,
+        "out_channels": out_channels,
         "block_out_channels": channels,
         "layers_per_block": layers,
         "down_block_types": ["CrossAttnDownBlock2D" if has else "DownBlock2D" for has in with_attention],
@@ -179,12 +210,17 @@ def infer_vae_config(state: dict[str, Tensor], *, origin: str) -> dict[str, Any]
         UsageError: If the keys are not those of a Stable Diffusion autoencoder.
     """
     try:
-        levels = 1 + max(int(m[1]) for key in state if (m := re.match(r"encoder\.down\.(\d+)\.", key)))
-        layers = 1 + max(int(m[1]) for key in state if (m := re.match(r"encoder\.down\.0\.block\.(\d+)\.", key)))
+        levels = run_length(state, r"encoder\.down\.(\d+)\.")
+        layers = run_length(state, r"encoder\.down\.0\.block\.(\d+)\.")
+        check_counts(levels, layers, state, origin=origin)
         channels = [state[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in range(levels)]
         latent_channels = state["encoder.conv_out.weight"].shape[0] // 2
-    except (KeyError, ValueError) as error:
+    except KeyError as error:
         raise UsageError(f"{origin} has no Stable Diffusion autoencoder in it: {error} is missing.") from None
+    except IndexError:
+        raise UsageError(
+            f"{origin} has no Stable Diffusion autoencoder in it: its tensors have too few dimensions."
+        ) from None
     return {
         "in_channels": 3,
         "out_channels": 3,

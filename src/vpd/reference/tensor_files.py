@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch.serialization import safe_globals
 
 from vpd.errors import UsageError
+
+_NUMPY_SCALAR = np.float64(0).__reduce__()[0]
+_INERT: list[Any] = [
+    argparse.Namespace,
+    (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),  # as NumPy 1 wrote it
+    (_NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in "?bhilqBHILQefd"),
+]
+"""What training scripts save beside weights and what can run no code: options and NumPy's numbers."""
+_REFUSED = re.compile(r"GLOBAL (\w+(?:\.\w+)*) (?:was|whose)")
+"""The name that the restricted reader refused, in its message."""
 
 
 def read_tensor_file(path: str | Path) -> dict[str, Any]:
     """Contents of a `.safetensors` file or of a PyTorch file, which is read with `weights_only=True`.
 
     Raises:
-        UsageError: If the file is missing, empty, truncated, no weight file, or a pickle with code in it.
+        UsageError: If the file is missing, empty, truncated, no weight file, or a pickle that could run code.
     """
     path = Path(path)
     if not path.is_file():
@@ -31,36 +47,21 @@ def read_tensor_file(path: str | Path) -> dict[str, Any]:
         except SafetensorError as error:
             raise UsageError(f"{path} is truncated or not a safetensors file ({error}). Copy it again.") from None
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with safe_globals(_INERT):
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error) or "Unsupported" in str(error):
+        if refused := _REFUSED.search(str(error)):
             raise UsageError(
-                f"{path} holds more than weights: it would run code when loaded, so it was not read "
-                f"({_culprit(error)}). Convert it to .safetensors where you trust it, or get a clean copy."
+                f"{path} holds more than weights: its {refused[1]} could run code when loaded, so it was not read. "
+                "Convert it to .safetensors where you trust it, or get a clean copy."
             ) from None
-        raise UsageError(f"{path} is not a PyTorch weight file, or is damaged.") from None
-    except (
-        EOFError,
-        RuntimeError,
-        OSError,
-        ValueError,
-        KeyError,
-        UnicodeDecodeError,
-        zipfile.BadZipFile,
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"{path} is not a PyTorch weight file, or is damaged. Copy it again.") from None
+    except Exception as error:  # the unpickler raises whatever the bytes lead it to; all of it means: a bad file
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UsageError(f"{path} is truncated or not a PyTorch weight file ({reason}). Copy it again.") from None
     if not isinstance(loaded, dict):
         raise UsageError(f"{path} holds a {type(loaded).__name__}, not a dictionary of weights.")
     return loaded
-
-
-def _culprit(error: Exception) -> str:
-    """The name that the restricted reader refused, where its message has one."""
-    for word in str(error).split():
-        if "." in word.strip(".,`'") and not word.startswith(("http", "torch.load", "torch.serialization")):
-            return word.strip(".,`'")
-    return "its pickle needs names that are not allowed"
 
 
 def tensors_only(contents: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from vpd.errors import UsageError
-
-if TYPE_CHECKING:
-    from vpd.reference.single_file import SingleFile
+from vpd.reference.single_file import SingleFile, run_length
 
 _OPEN_CLIP = [
     (r"^transformer\.resblocks\.(\d+)\.", r"encoder.layers.\1."),
@@ -25,7 +22,14 @@ _OPEN_CLIP = [
     (r"^positional_embedding$", "embeddings.position_embedding.weight"),
     (r"^ln_final\.", "final_layer_norm."),
 ]
+_LAYER = r"encoder\.layers\.(\d+)\."
+_HEAD_WIDTH = 64  # of every CLIP: 12 heads in Stable Diffusion 1.x, 16 in 2.x
 _UNUSED = ("text_projection", "logit_scale", "attn_mask", "position_ids")
+
+
+def pad_token(single: SingleFile) -> str:
+    """What texts are filled up with: `!` where the text encoder is OpenCLIP's, as in Stable Diffusion 2.x folders."""
+    return "!" if _is_open_clip(single) else "<|endoftext|>"
 
 
 def build_text_model(single: SingleFile) -> CLIPTextModel:
@@ -35,44 +39,61 @@ def build_text_model(single: SingleFile) -> CLIPTextModel:
         UsageError: If the file holds no text encoder, or one that does not fit.
     """
     clip = {key.removeprefix("transformer.text_model."): value for key, value in single.text.items()}
-    if "embeddings.token_embedding.weight" in clip:
-        tensors, heads_dim, act, skip_last = clip, 64, "quick_gelu", 0
-    elif any(key.startswith("model.transformer.resblocks.") for key in single.text):
+    if _is_open_clip(single):
         tensors = _from_open_clip({key.removeprefix("model."): value for key, value in single.text.items()})
-        heads_dim, act, skip_last = 64, "gelu", 1  # Stable Diffusion 2.x uses the last but one layer
+        act, skip_last = "gelu", 1  # Stable Diffusion 2.x uses the last but one layer
+    elif "embeddings.token_embedding.weight" in clip:
+        tensors, act, skip_last = clip, "quick_gelu", 0
     else:
         raise UsageError(
             f"{single.path} holds no text encoder, which is needed to turn words into prompts. "
             "Take a complete checkpoint or the folder in diffusers layout."
         )
     tensors = {key: value for key, value in tensors.items() if not key.endswith(_UNUSED)}
-    layers = 1 + max(int(match[1]) for key in tensors if (match := re.match(r"encoder\.layers\.(\d+)\.", key)))
-    kept = layers - skip_last
+    kept = run_length(tensors, _LAYER) - skip_last
     tensors = {
-        key: value
-        for key, value in tensors.items()
-        if not ((match := re.match(r"encoder\.layers\.(\d+)\.", key)) and int(match[1]) >= kept)
+        key: value for key, value in tensors.items() if not ((match := re.match(_LAYER, key)) and match[1] == str(kept))
     }
-    vocabulary, width = tensors["embeddings.token_embedding.weight"].shape
-    config = CLIPTextConfig(
+    config = _infer_config(tensors, layers=kept, act=act, origin=str(single.path))
+    try:
+        with torch.device("meta"):  # shapes are compared before any memory is taken
+            _load(CLIPTextModel(config), {key: value.to("meta") for key, value in tensors.items()})
+        return _load(CLIPTextModel(config), {key: value.float() for key, value in tensors.items()})
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(f"The text encoder in {single.path} does not fit: {error}") from None
+
+
+def _is_open_clip(single: SingleFile) -> bool:
+    return any(key.startswith("model.transformer.resblocks.") for key in single.text)
+
+
+def _infer_config(tensors: dict[str, Tensor], *, layers: int, act: str, origin: str) -> CLIPTextConfig:
+    try:
+        vocabulary, width = tensors["embeddings.token_embedding.weight"].shape
+        inner = tensors["encoder.layers.0.mlp.fc1.weight"].shape[0]
+        positions = tensors["embeddings.position_embedding.weight"].shape[0]
+    except KeyError as error:
+        raise UsageError(f"The text encoder in {origin} is not complete: {error} is missing.") from None
+    except (IndexError, ValueError):
+        raise UsageError(f"The text encoder in {origin} does not fit: its tensors have odd dimensions.") from None
+    return CLIPTextConfig(
         vocab_size=vocabulary,
         hidden_size=width,
-        intermediate_size=tensors["encoder.layers.0.mlp.fc1.weight"].shape[0],
-        num_hidden_layers=kept,
-        num_attention_heads=max(1, width // heads_dim),
-        max_position_embeddings=tensors["embeddings.position_embedding.weight"].shape[0],
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=max(1, width // _HEAD_WIDTH),
+        max_position_embeddings=positions,
         hidden_act=act,
         projection_dim=width,
         eos_token_id=49407,
         bos_token_id=49406,
         pad_token_id=49407,
     )
-    model = CLIPTextModel(config)
+
+
+def _load(model: CLIPTextModel, tensors: dict[str, Tensor]) -> CLIPTextModel:
     prefix = "text_model." if any(key.startswith("text_model.") for key in model.state_dict()) else ""
-    try:
-        model.load_state_dict({prefix + key: value.float() for key, value in tensors.items()}, strict=True)
-    except RuntimeError as error:
-        raise UsageError(f"The text encoder in {single.path} does not fit: {error}") from None
+    model.load_state_dict({prefix + key: value for key, value in tensors.items()}, strict=True)
     return model
 
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.config import DepthConfig, Fit, Recipe
+from vpd.config import DepthConfig, Fit, Recipe, unique_names
 from vpd.errors import UsageError
 from vpd.heads.deconv import DeconvHead
 from vpd.predictions import DepthPrediction
 from vpd.prompts.encoder import TextEncoder
-from vpd.prompts.names import embed_names, unique_names
+from vpd.prompts.names import embed_names
 from vpd.tasks.inference import resize_strips
 from vpd.tasks.losses import silog_loss
 from vpd.tasks.model import ImageSource, PerceptionModel, as_list, read_groups, recipe_backbone
@@ -72,6 +72,7 @@ class DepthModel(PerceptionModel):
         recipe: Recipe = "default",
         fit: Fit | None = None,
         gradient_checkpointing: bool = False,
+        backbone_options: dict[str, Any] | None = None,
         **options: Any,
     ) -> DepthModel:
         """A model to train: pre-trained diffusion weights, a new head.
@@ -83,6 +84,7 @@ class DepthModel(PerceptionModel):
             recipe: `reference` as published, or `default`.
             fit: How `predict` fits images; none = short side 480, square windows, each with its mirror image.
             gradient_checkpointing: Recompute the UNet's blocks in the backward pass.
+            backbone_options: `latent_scaling`, `detach_maps` or `timestep`, where not as the recipe has them.
             options: Other fields of `DepthConfig`.
 
         Raises:
@@ -90,7 +92,7 @@ class DepthModel(PerceptionModel):
         """
         scenes = unique_names(scenes)
         encoder = TextEncoder.from_pretrained(source)
-        backbone = recipe_backbone(source, recipe, gradient_checkpointing=gradient_checkpointing)
+        backbone = recipe_backbone(source, recipe, gradient_checkpointing, backbone_options or {})
         config = DepthConfig(
             recipe=recipe,
             backbone=backbone.config,

@@ -77,8 +77,10 @@ def slide(forward: Forward, images: Tensor, fit: Fit) -> Iterator[Tensor]:
             coverage[..., left : left + window_w] += 1
         done = min(next_top - top, window_h)
         yield total[..., :done, :] / coverage[:done]
-        total = F.pad(total[..., done:, :], (0, 0, 0, done))
-        coverage = F.pad(coverage[done:], (0, 0, 0, done))
+        for sums in (total, coverage):  # in place: with many classes this is the largest thing in memory
+            kept = sums[..., done:, :].clone()
+            sums.zero_()
+            sums[..., : kept.shape[-2], :] = kept
 
 
 def resize_strips(outputs: Tensor, height: int, width: int) -> Iterator[Tensor]:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.config import DepthConfig, Fit, Recipe, ReferConfig, SegmentConfig
-from vpd.images import read_image
+from vpd.errors import UsageError
+from vpd.images import pad_to_multiple, read_image
 from vpd.model_folder import save_model
 from vpd.prompts.adapter import TextAdapter
 from vpd.prompts.encoder import TextEncoder
@@ -76,13 +76,14 @@ class PerceptionModel(nn.Module):
     @contextmanager
     def _predicting(self) -> Iterator[None]:
         """Eval mode without gradients; the mode is put back at the end."""
-        was_training = self.training
+        training = [module for module in self.modules() if module.training]
         self.eval()
         try:
-            with torch.inference_mode():
+            with torch.no_grad():
                 yield
         finally:
-            self.train(was_training)
+            for module in training:
+                module.training = True
 
     def save(self, folder: str | Path) -> None:
         """Write the model into a folder that `vpd.load` reads back bit-equal."""
@@ -90,9 +91,7 @@ class PerceptionModel(nn.Module):
 
     def _features(self, images: Tensor, text_embeds: Tensor) -> Features:
         """Features of images padded with zeros (mid-grey) at right and bottom to `output_multiple_px`."""
-        height, width = images.shape[-2:]
-        multiple = self.output_multiple_px
-        padded = F.pad(images, (0, -width % multiple, 0, -height % multiple))
+        padded, _ = pad_to_multiple(images, self.output_multiple_px)
         return self.backbone(padded, self.adapter(text_embeds))
 
     def _fit(self, size: int | None) -> Fit:
@@ -100,6 +99,8 @@ class PerceptionModel(nn.Module):
         fit = self.config.fit
         if size is None:
             return fit
+        if size < 1:
+            raise UsageError(f"size={size}: give the short side to run at, in pixels, 1 or more.")
         scale = size / fit.size_px
         changes: dict[str, Any] = {"size_px": size, "max_long_px": max(1, round(fit.max_long_px * scale))}
         if fit.mode == "native":
@@ -119,28 +120,44 @@ class PerceptionModel(nn.Module):
         return slide(lambda windows: run(windows, text_embeds).float(), images, fit)
 
 
-def recipe_backbone(source: str | Path, recipe: Recipe, *, gradient_checkpointing: bool) -> StableDiffusionBackbone:
-    """The backbone as a recipe trains it: published = unscaled latents, no gradient through the maps."""
+def recipe_backbone(
+    source: str | Path, recipe: Recipe, gradient_checkpointing: bool, changes: Mapping[str, Any]
+) -> StableDiffusionBackbone:
+    """The backbone as a recipe trains it: published = unscaled latents, no gradient through the maps.
+
+    Args:
+        source: Stable Diffusion: folder, hub id or single file.
+        recipe: `reference` or `default`.
+        gradient_checkpointing: Recompute the UNet's blocks in the backward pass.
+        changes: `latent_scaling`, `detach_maps` or `timestep`, where not as the recipe has them.
+
+    Raises:
+        UsageError: If a change is none of these.
+    """
     reference = recipe == "reference"
+    options = {"latent_scaling": "none" if reference else "scaled", "detach_maps": reference, "timestep": 1}
+    if unknown := sorted(set(changes) - set(options)):
+        raise UsageError(f"Unknown backbone options: {', '.join(unknown)}. Known: {', '.join(options)}.")
     return StableDiffusionBackbone.from_pretrained(
-        source,
-        latent_scaling="none" if reference else "scaled",
-        detach_maps=reference,
-        gradient_checkpointing=gradient_checkpointing,
+        source, gradient_checkpointing=gradient_checkpointing, **{**options, **changes}
     )
 
 
 def as_list(images: ImageSource | Sequence[ImageSource]) -> tuple[list[ImageSource], bool]:
     """The images as a list, and whether they came as one."""
-    if isinstance(images, (list, tuple)):
-        return list(images), True
-    return [images], False  # type: ignore[list-item]
+    if isinstance(images, (str, Path, Image.Image, np.ndarray)):
+        return [images], False
+    if isinstance(images, Tensor) or not isinstance(images, Iterable):
+        raise UsageError(f"An image is a path, PIL image or (H, W, 3) uint8 array; got {type(images).__name__}.")
+    return list(images), True
 
 
 def read_groups(
     sources: list[ImageSource], fit: Fit, batch_size: int
 ) -> Iterator[list[tuple[int, Image.Image, Tensor]]]:
     """Groups of at most `batch_size` neighbours that have the same fitted size: (index, picture, pixels)."""
+    if batch_size < 1:
+        raise UsageError(f"batch_size={batch_size}: give 1 or more.")
     group: list[tuple[int, Image.Image, Tensor]] = []
     for index, source in enumerate(sources):
         picture = read_image(source)

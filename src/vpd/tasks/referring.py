@@ -59,6 +59,7 @@ class ReferringModel(PerceptionModel):
         recipe: Recipe = "default",
         fit: Fit | None = None,
         gradient_checkpointing: bool = False,
+        backbone_options: dict[str, Any] | None = None,
         **options: Any,
     ) -> ReferringModel:
         """A model to train: pre-trained diffusion weights and text encoder, a new head.
@@ -68,13 +69,14 @@ class ReferringModel(PerceptionModel):
             recipe: `reference` as published, or `default`.
             fit: How `predict` fits images; none = squashed to 512x512, as the reference trains.
             gradient_checkpointing: Recompute the UNet's blocks in the backward pass.
+            backbone_options: `latent_scaling`, `detach_maps` or `timestep`, where not as the recipe has them.
             options: Other fields of `ReferConfig`, such as `token_length`.
 
         Raises:
             UsageError: If the source has no text encoder.
         """
         encoder = TextEncoder.from_pretrained(source)
-        backbone = recipe_backbone(source, recipe, gradient_checkpointing=gradient_checkpointing)
+        backbone = recipe_backbone(source, recipe, gradient_checkpointing, backbone_options or {})
         config = ReferConfig(recipe=recipe, backbone=backbone.config, fit=fit or REFERENCE_FIT, **options)
         return cls(config, backbone=backbone, text_encoder=encoder)
 

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.config import Fit, Recipe, SegmentConfig
+from vpd.config import Fit, Recipe, SegmentConfig, unique_names
 from vpd.errors import UsageError
 from vpd.heads.fpn import FPNHead
 from vpd.heads.open_vocabulary import OpenVocabularyHead
 from vpd.predictions import SegmentationPrediction
 from vpd.prompts.encoder import TextEncoder
-from vpd.prompts.names import PLAIN_TEMPLATE, embed_names, unique_names
+from vpd.prompts.names import PLAIN_TEMPLATE, check_templates, embed_names
 from vpd.tasks.inference import resize_strips
 from vpd.tasks.losses import segmentation_loss
 from vpd.tasks.model import ImageSource, PerceptionModel, as_list, read_groups, recipe_backbone
@@ -80,6 +80,7 @@ class SegmentationModel(PerceptionModel):
         fit: Fit | None = None,
         gradient_checkpointing: bool = False,
         templates: tuple[str, ...] | None = None,
+        backbone_options: dict[str, Any] | None = None,
         **options: Any,
     ) -> SegmentationModel:
         """A model to train: pre-trained diffusion weights, a new head.
@@ -91,6 +92,7 @@ class SegmentationModel(PerceptionModel):
             fit: How `predict` fits images; none = short side 512, whole image.
             gradient_checkpointing: Recompute the UNet's blocks in the backward pass.
             templates: Prompt sentences with `{}`; none = as the recipe has it (one, or CLIP's 80).
+            backbone_options: `latent_scaling`, `detach_maps` or `timestep`, where not as the recipe has them.
             options: Other fields of `SegmentConfig`.
 
         Raises:
@@ -99,17 +101,17 @@ class SegmentationModel(PerceptionModel):
         classes = unique_names(classes)
         encoder = TextEncoder.from_pretrained(source)
         reference = recipe == "reference"
-        backbone = recipe_backbone(source, recipe, gradient_checkpointing=gradient_checkpointing)
+        backbone = recipe_backbone(source, recipe, gradient_checkpointing, backbone_options or {})
         config = SegmentConfig(
             recipe=recipe,
             backbone=backbone.config,
             classes=classes,
+            templates=check_templates(templates or (PLAIN_TEMPLATE if reference else ())),
             fit=fit or (REFERENCE_FIT if reference else REFERENCE_FIT.model_copy(update={"antialias": True})),
             **{"count_ignored": reference, **options},
         )
         model = cls(config, backbone=backbone, text_encoder=encoder if config.head == "open" else None)
-        templates = templates or (PLAIN_TEMPLATE if reference else None)
-        model.class_embeddings.copy_(embed_names(encoder, classes, templates=templates))
+        model.class_embeddings.copy_(embed_names(encoder, classes, templates=config.templates))
         return model
 
     def forward(self, images: Tensor, text_embeds: Tensor | None = None) -> Tensor:
@@ -148,7 +150,8 @@ class SegmentationModel(PerceptionModel):
         changed.adapter = self.adapter
         embeds = dict(zip(known, self.class_embeddings, strict=True))
         if added := [name for name in names if name not in known]:
-            embeds |= zip(added, new_prompts(self, added, diffusion).to(self.class_embeddings), strict=True)
+            prompts = new_prompts(self, added, templates=config.templates, diffusion=diffusion)
+            embeds |= zip(added, prompts.to(self.class_embeddings), strict=True)
         changed.class_embeddings.copy_(torch.stack([embeds[name] for name in names]))
         if isinstance(self.head, FPNHead):
             state = head_for_classes(self.head.state_dict(), changed.head.state_dict(), self.backbone.channels, old)
@@ -214,10 +217,14 @@ class SegmentationModel(PerceptionModel):
     ) -> Iterator[tuple[Any, Tensor, Tensor | None]]:
         """Labels (and probabilities) of each picture of a group, from strips of logits of each variant."""
         same_size = all((picture.height, picture.width) == tuple(shape[-2:]) for _, picture, _ in group)
-        if same_size and len(strips) == 1 and not scores:  # never more than a strip of logits in memory
-            labels = torch.cat([_select(strip, keep).argmax(dim=1).cpu() for strip in strips[0][0]], dim=1)
-            for member, picture_labels in zip(group, labels, strict=True):
-                yield member, as_label_type(picture_labels), None
+        if same_size and not scores:  # never more than a strip of logits in memory
+            flips = [flipped for _, flipped in strips]
+            rows = [
+                _mean_of_variants([_select(part, keep) for part in parts], flips, dim=1).argmax(dim=1).cpu()
+                for parts in zip(*(parts for parts, _ in strips), strict=True)
+            ]
+            for member, picture_labels in zip(group, torch.cat(rows, dim=1), strict=True):
+                yield member, picture_labels.to(torch.uint8), None
             return
         full = [(_select(torch.cat(list(parts), dim=-2), keep), flipped) for parts, flipped in strips]
         for index, member in enumerate(group):
@@ -227,7 +234,7 @@ class SegmentationModel(PerceptionModel):
                 kept.append((strip.argmax(dim=0).cpu(), strip.cpu() if scores else None))
             picture_labels = torch.cat([part for part, _ in kept])
             probs = torch.cat([part for _, part in kept if part is not None], dim=1) if scores else None
-            yield member, as_label_type(picture_labels), probs
+            yield member, picture_labels.to(torch.uint8), probs
 
     def _class_prompts(self, classes: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...], Tensor | None]:
         """Text embeddings to run with, names of the result, and which logits to keep (none = all)."""
@@ -249,7 +256,7 @@ class SegmentationModel(PerceptionModel):
             raise UsageError(
                 f"This model was saved without text encoder, so it cannot make prompts for {', '.join(unknown)}."
             )
-        return embed_names(self.text_encoder, wanted), wanted, None
+        return embed_names(self.text_encoder, wanted, templates=self.config.templates), wanted, None
 
 
 def mean_probabilities(variants: list[tuple[Tensor, bool]], height: int, width: int) -> Iterator[Tensor]:
@@ -264,17 +271,15 @@ def mean_probabilities(variants: list[tuple[Tensor, bool]], height: int, width: 
     """
     strips = [resize_strips(logits, height, width) for logits, _ in variants]
     for parts in zip(*strips, strict=True):
-        probs = [
-            part.softmax(dim=0).flip(-1) if flipped else part.softmax(dim=0)
-            for part, (_, flipped) in zip(parts, variants, strict=True)
-        ]
-        yield torch.stack(probs).mean(dim=0) if len(probs) > 1 else probs[0]
+        yield _mean_of_variants(list(parts), [flipped for _, flipped in variants], dim=0)
 
 
 def _select(logits: Tensor, keep: Tensor | None) -> Tensor:
     return logits if keep is None else logits[:, keep]
 
 
-def as_label_type(labels: Tensor) -> Tensor:
-    """uint8 where the label values allow, else int32."""
-    return labels.to(torch.uint8 if labels.numel() == 0 or int(labels.max()) < 256 else torch.int32)
+def _mean_of_variants(logits: list[Tensor], flips: list[bool], *, dim: int) -> Tensor:
+    """Class probabilities along `dim`, averaged over variants; those of mirrored pictures are mirrored back."""
+    probs = [part.softmax(dim=dim) for part in logits]
+    probs = [part.flip(-1) if flipped else part for part, flipped in zip(probs, flips, strict=True)]
+    return torch.stack(probs).mean(dim=0) if len(probs) > 1 else probs[0]

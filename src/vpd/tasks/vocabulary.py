@@ -9,16 +9,19 @@ from torch import Tensor
 
 from vpd.errors import UsageError
 from vpd.prompts.encoder import TextEncoder
-from vpd.prompts.names import PLAIN_TEMPLATE, embed_names
+from vpd.prompts.names import embed_names
 from vpd.tasks.model import PerceptionModel
 
 
-def new_prompts(model: PerceptionModel, names: list[str], diffusion: str | Path | None) -> Tensor:
+def new_prompts(
+    model: PerceptionModel, names: list[str], *, templates: tuple[str, ...], diffusion: str | Path | None
+) -> Tensor:
     """Prompt embeddings of new classes, `(n, d)`, made as the model's own were.
 
     Args:
         model: The model that learns the classes.
         names: The new classes.
+        templates: Prompt sentences that the model's own classes were put into.
         diffusion: Where to take the text encoder from; none = the model's own, or that of its diffusion model.
 
     Raises:
@@ -38,7 +41,7 @@ def new_prompts(model: PerceptionModel, names: list[str], diffusion: str | Path 
             f"The text encoder's embeddings have {encoder.dim} channels; this model needs {model.backbone.text_dim}. "
             "Take the diffusion model it was made from."
         )
-    return embed_names(encoder, names, templates=PLAIN_TEMPLATE if model.config.recipe == "reference" else None)
+    return embed_names(encoder, names, templates=templates)
 
 
 def head_for_classes(

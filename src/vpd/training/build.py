@@ -92,7 +92,7 @@ def build_model(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:
     Raises:
         UsageError: If there is no such model, it is for another task, or it does not fit the data.
     """
-    known = set(_TASK_CONFIGS[config.task].model_fields) - _DECIDED
+    known = {*_TASK_CONFIGS[config.task].model_fields, "backbone_options"} - _DECIDED
     if unknown := sorted(set(config.model_options) - known):
         raise UsageError(
             f"Unknown model_options for {config.task}: {', '.join(unknown)}. Known: {', '.join(sorted(known))}."
