@@ -51,17 +51,11 @@ class CompactSet:
                 kept[f"{key}@{step}"] = value[..., ::step, ::step].contiguous()
         self._write(file, save(kept))
 
-    def json(self, file: str, leave_out: Iterable[str] = ()) -> None:
-        """Keep a JSON file without some top-level entries, numbers at 8 significant digits."""
+    def json(self, file: str, *, digits: int | None = None) -> None:
+        """Keep a JSON file, its numbers in full or at some significant digits."""
         contents = json.loads((self.full / file).read_text())
-        for key in leave_out:
-            del contents[key]
-            self.omitted[f"{file}:{key}"] = LEFT_OUT
-        self._write(file, json.dumps(rounded(contents), separators=(",", ":")).encode())
-
-    def shapes(self, file: str) -> None:
-        """Keep a list of weights."""
-        contents = json.loads((self.full / file).read_text())
+        if digits:
+            contents = rounded(contents, digits)
         self._write(file, json.dumps(contents, separators=(",", ":")).encode())
 
     def omit(self, *files: str) -> None:
@@ -93,13 +87,13 @@ class CompactSet:
         path.write_bytes(contents)
 
 
-def rounded(value: Any) -> Any:
-    """Numbers at 8 significant digits, far below every tolerance."""
+def rounded(value: Any, digits: int) -> Any:
+    """Every number in a JSON value at so many significant digits."""
     if isinstance(value, float):
-        return float(f"{value:.8g}")
+        return float(f"{value:.{digits}g}")
     if isinstance(value, dict):
-        return {key: rounded(entry) for key, entry in value.items()}
-    return [rounded(entry) for entry in value] if isinstance(value, list) else value
+        return {key: rounded(entry, digits) for key, entry in value.items()}
+    return [rounded(entry, digits) for entry in value] if isinstance(value, list) else value
 
 
 def make(full: Path, out: Path) -> None:
@@ -107,8 +101,8 @@ def make(full: Path, out: Path) -> None:
     compact = CompactSet(full, out)
     for task in TASKS:
         compact.json(f"{task}/config.json")
-        compact.shapes(f"{task}/state_dict_keys.json")
-        compact.shapes(f"full_size/{task}_state_dict_keys.json")
+        compact.json(f"{task}/state_dict_keys.json")
+        compact.json(f"full_size/{task}_state_dict_keys.json")
         compact.json(f"procedures/{task}.json")
     small = ["latents", "text_adapted", "feat2", "feat3", "attn16", "attn32", "logits_low"]
     halved = {"feat0": 2, "feat1": 2, "logits": 8}
@@ -125,13 +119,13 @@ def make(full: Path, out: Path) -> None:
     for task in ("seg", "refer"):
         file = f"{task}/golden_train.safetensors"
         compact.tensors(file, [key for key in load_file(full / file) if key.startswith("bn_after/")])
-        compact.json(f"{task}/golden_train.json")
+        compact.json(f"{task}/golden_train.json", digits=8)
         compact.tensors(
             f"{task}/golden_float64.safetensors",
             ["latents", "text_adapted"],
             {"feat0": 8, "feat1": 4, "feat2": 2, "feat3": 2, "output_stride2": 8},
         )
-        compact.json(f"{task}/golden_float64.json")
+        compact.json(f"{task}/golden_float64.json", digits=8)
     for name in ("golden_train", "golden_float64"):
         compact.omit(f"depth/{name}.json", f"depth/{name}.safetensors")
     compact.omit("depth/golden_480.safetensors", "depth/golden_512.safetensors")

@@ -106,7 +106,9 @@ def find_model(source: str | Path) -> Path:
         )
     if not is_hub_id(source):
         raise UsageError(f"There is no model folder {source}.")
-    return download(str(source), [CONFIG_FILE, "*.safetensors", "text_encoder/*", "tokenizer/*"], needed=CONFIG_FILE)
+    return download(
+        str(source), [CONFIG_FILE, "*.safetensors", "text_encoder/*", "tokenizer/*"], needed=(CONFIG_FILE, WEIGHTS_FILE)
+    )
 
 
 def find_device(device: str | torch.device) -> torch.device:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from vpd.config import FORMAT_VERSION, ModelConfig
 from vpd.errors import UsageError
@@ -30,6 +29,8 @@ def save_model(model: PerceptionModel, folder: str | Path) -> None:
     Raises:
         UsageError: If the folder cannot be written.
     """
+    from safetensors.torch import save_file  # brings torch, which telling what a folder holds does without
+
     folder = writable_folder(folder)
     pair = hashlib.sha256(model.config.model_dump_json().encode()).hexdigest()[:16]
     tensors = {

@@ -79,11 +79,32 @@ def test_maps_carry_gradient_unless_detached() -> None:
         assert all(a.requires_grad is not detach for a in attention.values())
 
 
-def test_nothing_is_left_on_the_module() -> None:
+def everything_on(unet) -> dict[str, object]:
+    """Every attribute of every layer, by identity, and the lengths and members of those that hold others."""
+    found: dict[str, object] = {}
+    for name, module in unet.named_modules():
+        for attribute, value in vars(module).items():
+            members = list(value.values()) if isinstance(value, dict) else value
+            inside = [id(member) for member in members] if isinstance(members, (list, tuple, set)) else None
+            found[f"{name}.{attribute}"] = (id(value), inside)
+    return found
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_nothing_is_left_on_the_module(gradient_checkpointing: bool) -> None:
     unet = tiny_unet()
-    before = {name: set(vars(module)) for name, module in unet.named_modules()}
-    walk_unet(unet, torch.randn(1, 4, 8, 8), timestep=1, text_embeds=torch.randn(1, 3, TEXT_DIM))
-    assert {name: set(vars(module)) for name, module in unet.named_modules()} == before
+    before = everything_on(unet)
+    maps, attention = walk_unet(
+        unet,
+        torch.randn(1, 4, 8, 8),
+        timestep=1,
+        text_embeds=torch.randn(1, 3, TEXT_DIM),
+        gradient_checkpointing=gradient_checkpointing,
+    )
+    assert everything_on(unet) == before
+    (maps[0].sum() + sum(a.sum() for a in attention.values())).backward()
+    assert unet.conv_in.weight.grad is not None
+    assert everything_on(unet) == before
 
 
 def test_no_attention_matrix_where_no_map_is_wanted() -> None:
@@ -113,6 +134,8 @@ def test_no_attention_matrix_where_no_map_is_wanted() -> None:
         ({"down_block_types": ["AttnDownBlock2D"]}, "AttnDownBlock2D"),
         ({"mid_block_type": "UNetMidBlock2D"}, "mid_block_type='UNetMidBlock2D'"),
         ({"only_cross_attention": True}, "only_cross_attention=True"),
+        ({"center_input_sample": True}, "center_input_sample=True"),
+        ({"cross_attention_norm": "layer_norm"}, "cross_attention_norm='layer_norm'"),
     ],
 )
 def test_other_families_are_refused_by_name(changes: dict, named: str) -> None:

@@ -48,6 +48,25 @@ def test_damaged_tokenizer_is_refused(tmp_path: Path) -> None:
         load_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_truncated_tokenizer_is_refused(tmp_path: Path, name: str) -> None:
+    clip_tokenizer().save_pretrained(tmp_path)
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UsageError, match="The tokenizer in .* cannot be read.*download the folder again"):
+        load_tokenizer(tmp_path)
+
+
+def test_padding_of_sd2(tmp_path: Path) -> None:
+    tokenizer = clip_tokenizer(pad_token="!")
+    wanted = [49406, 22548, 49407, 0, 0]
+    assert tokenizer("zebra", padding="max_length", max_length=5).input_ids == wanted
+    tokenizer.save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path)("zebra", padding="max_length", max_length=5).input_ids == wanted
+    assert clip_tokenizer() is not tokenizer
+    assert clip_tokenizer().pad_token_id == 49407
+
+
 @torch.no_grad()
 def test_pooled_is_the_hidden_state_at_the_end_of_text(encoder: TextEncoder) -> None:
     texts = ["a dog", "the big red car on the right"]

@@ -8,6 +8,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import vpd.cli
+from vpd import StableDiffusionBackbone
 from vpd.errors import UsageError
 from vpd.world import crops, pretraining
 from vpd.world.autoencoder import load_autoencoder
@@ -90,7 +91,8 @@ def test_checkpoints_are_written_on_the_way(images, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"size_px": 30}, "multiple of 4"),
+        ({"size_px": 30}, "multiple of 8"),
+        ({"stride_px": 5}, "choose one of 4, 8"),
         ({"size_px": 8}, "at least 16"),
         ({"steps": 0}, "more than 0"),
         ({"minutes": -1.0}, "more than 0"),
@@ -120,3 +122,8 @@ def test_command(images, tmp_path, capsys):
         vpd.cli.main(["pretrain", "vae", "--images", str(tmp_path / "none"), "--out", str(tmp_path / "x")])
     assert end.value.code == 2
     assert "is not a folder" in capsys.readouterr().err
+
+
+def test_stride_8_is_stable_diffusions(images, tmp_path):
+    pretrain_vae(images, tmp_path / "out", steps=1, size_px=16, stride_px=8)
+    assert StableDiffusionBackbone.from_pretrained(tmp_path / "out").strides == (8, 16, 32, 64)

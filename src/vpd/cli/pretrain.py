@@ -27,11 +27,12 @@ def vae(
     minutes: Annotated[float | None, typer.Option(metavar="M", help="Minutes of training; 10 if no steps.")] = None,
     steps: Annotated[int | None, typer.Option(metavar="N", help="Steps; same seed and steps, same weights.")] = None,
     size: Annotated[int, typer.Option(metavar="N", help="Side of the training crops, pixels.")] = 128,
+    stride: Annotated[int, typer.Option(metavar="N", help="Pixels to one latent: 4 or 8.")] = 4,
     seed: Annotated[int, typer.Option(metavar="S", help="Of weights and draws.")] = 0,
     device: DeviceOption = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a run in the same folder was stopped.")] = False,
 ) -> None:
-    """Train a small VAE (stride 4) and write a complete miniature diffusion folder around it.
+    """Train a small VAE and write a complete miniature diffusion folder around it.
 
     UNet and text encoder of the folder are random: it is a place for `vpd train --model` to start from.
     """
@@ -54,6 +55,7 @@ def vae(
             steps=steps,
             minutes=minutes,
             size_px=size,
+            stride_px=stride,
             seed=seed,
             resume=resume,
             device=device,

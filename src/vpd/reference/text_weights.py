@@ -76,12 +76,15 @@ def _infer_config(tensors: dict[str, Tensor], *, layers: int, act: str, origin: 
         raise UsageError(f"The text encoder in {origin} is not complete: {error} is missing.") from None
     except (IndexError, ValueError):
         raise UsageError(f"The text encoder in {origin} does not fit: its tensors have odd dimensions.") from None
+    heads = max(1, width // _HEAD_WIDTH)
+    if width % heads:
+        raise UsageError(f"The text encoder in {origin} does not fit: no CLIP has embeddings of {width} channels.")
     return CLIPTextConfig(
         vocab_size=vocabulary,
         hidden_size=width,
         intermediate_size=inner,
         num_hidden_layers=layers,
-        num_attention_heads=max(1, width // _HEAD_WIDTH),
+        num_attention_heads=heads,
         max_position_embeddings=positions,
         hidden_act=act,
         projection_dim=width,

@@ -28,6 +28,8 @@ from vpd.world.vae_training import AutoencoderRun, train_autoencoder
 
 WORLD = "world"
 """Word that stands for the procedural world instead of a folder."""
+CHANNELS = {4: (32, 64, 64), 8: (16, 32, 64, 64)}
+"""Stride -> widths of the autoencoder's levels."""
 CHECKPOINT = "vae-training.safetensors"
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 DEFAULT_MINUTES = 10.0
@@ -59,6 +61,7 @@ def pretrain_vae(
     steps: int | None = None,
     minutes: float | None = None,
     size_px: int = 128,
+    stride_px: int = 4,
     seed: int = 0,
     resume: bool = False,
     device: str = "auto",
@@ -73,7 +76,8 @@ def pretrain_vae(
         out: Folder to write; gets `vae`, `unet`, `text_encoder`, `tokenizer`, `scheduler`, `model_index.json`.
         steps: Optimiser steps; the same seed and steps give the same weights on the same machine.
         minutes: Time; 10 where neither is given.
-        size_px: Side of the crops, pixels, a multiple of 4.
+        size_px: Side of the crops, pixels, a multiple of 8.
+        stride_px: Pixels to one latent: 4, or 8 as in Stable Diffusion, with less detail at a quarter of the cost.
         seed: Of weights and draws.
         resume: Go on from the checkpoint in `out`, if there is one.
         device: Where to train; `auto` takes a GPU if there is one.
@@ -82,16 +86,18 @@ def pretrain_vae(
     Raises:
         UsageError: If there are no images, the size does not fit, or `out` holds an unfinished run.
     """
-    if size_px < 16 or size_px % 4:
-        raise UsageError(f"Crops of {size_px} px: give a multiple of 4 that is at least 16.")
+    if size_px < 16 or size_px % 8:
+        raise UsageError(f"Crops of {size_px} px: give a multiple of 8 that is at least 16.")
+    if stride_px not in CHANNELS:
+        raise UsageError(f"stride {stride_px}: choose one of {', '.join(map(str, CHANNELS))} pixels.")
     if (steps is not None and steps < 1) or (minutes is not None and minutes <= 0):
         raise UsageError(f"steps={steps}, minutes={minutes}: both must be more than 0.")
     if steps is None and minutes is None:
         minutes = DEFAULT_MINUTES
     files = [] if str(images) == WORLD else _files(Path(images))
     held_out, files = _hold_out(files)
-    vae = build_autoencoder(seed=seed).to(find_device(device))
-    run = AutoencoderRun(vae, seed=seed, images=f"{images} at {size_px} px")
+    vae = build_autoencoder(CHANNELS[stride_px], seed=seed).to(find_device(device))
+    run = AutoencoderRun(vae, seed=seed, images=f"{images} at {size_px} px, stride {stride_px}")
     checkpoint = writable_folder(out) / CHECKPOINT
     if checkpoint.is_file():
         if not resume:
@@ -138,7 +144,7 @@ def _batches(files: list[Path], size_px: int, seed: int, start: int) -> Iterator
     """Training batches from number `start` on."""
     if files:
         return photo_batches(files, size_px, seed=seed, start=start)
-    sizes_px = (size_px // 8 * 4, size_px * 3 // 16 * 4, size_px, size_px)  # about 1/2, 3/4, 1 and 1
+    sizes_px = (size_px // 16 * 8, size_px * 3 // 32 * 8, size_px, size_px)  # about 1/2, 3/4, 1 and 1
     return world_batches(sizes_px, seed=split_seed(seed, "train"), start=start)
 
 
