@@ -141,8 +141,8 @@ def test_hues_of_the_palette_are_told_apart(held_out):
 
 def test_shipped_autoencoder_keeps_pictures_and_colours(shipped, held_out):
     quality = measure_autoencoder(shipped, held_out)
-    assert quality["psnr_db"] >= 28
-    assert quality["hue"] >= 0.95
+    assert quality["psnr_db"] >= 32  # 33.7 on 200 scenes
+    assert quality["hue"] >= 0.98
 
 
 def test_shipped_scaling_factor_is_measured(shipped, held_out):

@@ -21,6 +21,7 @@ WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
 def small_batches(monkeypatch):
     monkeypatch.setattr(crops, "PIXELS_PER_BATCH", 16 * 16)
     monkeypatch.setattr(pretraining, "HELD_OUT", 2)
+    monkeypatch.setattr(pretraining, "FINISHING_BATCHES", 2)
 
 
 @pytest.fixture
