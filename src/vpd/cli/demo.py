@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -19,10 +21,13 @@ def demo(
     """
     from tqdm import tqdm
 
-    from vpd.world.demo import STEPS, run_demo
+    from vpd.world.demo import STEPS, is_trained, run_demo
 
     print("A miniature of Stable Diffusion's form: its autoencoder is trained, its UNet and text encoder are random.")
-    print("The UNet and a head now learn seven classes from rendered scenes (about two minutes on two CPU cores).")
+    if is_trained(out):
+        print(f"{out} holds a finished demo: its model is used again. Remove the folder to train anew.")
+    else:
+        print("The UNet and a head now learn seven classes from rendered scenes (about two minutes on two CPU cores).")
     report = run_demo(
         out,
         steps=steps or STEPS,
@@ -32,4 +37,7 @@ def demo(
     print(f"mIoU on fresh scenes:      {100 * report.miou:5.1f}")
     print(f"most frequent class only:  {100 * report.majority_miou:5.1f}")
     print(f"Look at it:                {report.sheet}")
-    print(f"Use the model yourself:    vpd predict segment {report.scenes} --model {report.model} --out predictions")
+    command = "vpd" if shutil.which("vpd") else sys.argv[0]
+    print(
+        f"Use the model yourself:    {command} predict segment {report.scenes} --model {report.model} --out predictions"
+    )

@@ -36,7 +36,8 @@ def _shipped_tokenizer(pad_token: str) -> CLIPTokenizer:
     words = symbols + [f"{symbol}</w>" for symbol in symbols] + ["".join(pair) for pair in merges]
     vocabulary = {word: index for index, word in enumerate([*words, "<|startoftext|>", END_OF_TEXT])}
     return check_tokenizer(
-        CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77, pad_token=pad_token), "the shipped merges file"
+        CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77, pad_token=pad_token),
+        "the shipped merges file",
     )
 
 

@@ -23,9 +23,9 @@ from vpd.training.settings import resolve_config
 from vpd.world.dataset import WorldSamples
 from vpd.world.miniature import write_diffusion_folder
 
-STEPS = 150
+STEPS = 200
 """Optimiser steps: about two minutes on two CPU cores."""
-_SIZE_PX = 96
+_SIZE_PX = 64
 _TRAIN_SCENES, _TEST_SCENES, _SHOWN = 400, 100, 5
 
 
@@ -84,6 +84,11 @@ def run_demo(
     return DemoReport(sheet, out / "run" / MODEL, scenes, miou, majority)
 
 
+def is_trained(out: str | Path) -> bool:
+    """Whether a folder holds a demo whose training is finished."""
+    return (Path(out) / "run" / MODEL).is_dir()
+
+
 def majority_miou(train_set: WorldSamples, test_set: WorldSamples) -> float:
     """The mIoU of the best constant answer, the most frequent class of the training scenes."""
     num_classes = len(train_set.classes)
@@ -101,7 +106,7 @@ def majority_miou(train_set: WorldSamples, test_set: WorldSamples) -> float:
 def _train(out: Path, train_set: WorldSamples, steps: int, show_bar: bool) -> Path:
     """The model folder of the finished training in `out`."""
     run = out / "run"
-    if (run / MODEL).is_dir():
+    if is_trained(out):
         return run / MODEL
     diffusion = out / "diffusion"
     if not (diffusion / "model_index.json").is_file():
