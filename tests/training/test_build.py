@@ -88,7 +88,7 @@ def test_depth_needs_scenes(config: Any):
 
 
 def test_unknown_model_options_are_named(config: Any):
-    with pytest.raises(UsageError, match=r"Unknown model_options for segment: channels, task. Known: backbone_options, "):
+    with pytest.raises(UsageError, match="Unknown model_options for segment: channels, task. Known: backbone_"):
         build_model(config(model_options={"channels": 8, "task": "depth"}), Data(("a",)))
 
 
