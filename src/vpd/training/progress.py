@@ -73,6 +73,7 @@ class Progress:
         self._enabled = enabled
         self._board: Any = None
         if enabled:
+            folder.mkdir(parents=True, exist_ok=True)
             self._board = _open_tensorboard(folder / "tensorboard", purge_step=start_step + 1)
             _forget_after(self._log, start_step)
         # None: a bar on a terminal only; in a log file a line now and then reads better
