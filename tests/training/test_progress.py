@@ -60,11 +60,11 @@ def test_without_tensorboard_it_is_said_once_and_the_log_goes_on(
         return real_import(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with progress(tmp_path) as shown:
+    with progress(tmp_path / "new") as shown:  # nobody else makes the folder
         shown.record(1, "train", {"loss": 1.0})
         shown.show(1, Image.new("RGB", (3, 2)))
     assert caplog.text.count("TensorBoard is not installed") == 1
-    assert len(read_json_lines(tmp_path / "log.jsonl")) == 1
+    assert len(read_json_lines(tmp_path / "new" / "log.jsonl")) == 1
 
 
 def test_other_processes_write_nothing(tmp_path: Path):
