@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
@@ -14,6 +13,7 @@ from vpd.backbones.sources import load_unet_and_vae
 from vpd.backbones.unet_walk import attention_levels, check_unet, strip_unet, tap_channels, walk_unet
 from vpd.config import BackboneConfig
 from vpd.errors import UsageError
+from vpd.images import pad_to_multiple
 from vpd.types import Features
 
 
@@ -154,8 +154,7 @@ class StableDiffusionBackbone(nn.Module):
 
         Images whose sides are no multiple of the latent stride get zeros (mid-grey) at the right and bottom.
         """
-        height, width = images.shape[-2:]
-        images = F.pad(images, (0, -width % self.latent_stride, 0, -height % self.latent_stride))
+        images, _ = pad_to_multiple(images, self.latent_stride)
         moments = self.vae.encoder(images)
         if self.vae.quant_conv is not None:
             moments = self.vae.quant_conv(moments)

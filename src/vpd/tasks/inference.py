@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from vpd.config import Fit
-from vpd.images import resize_short
+from vpd.images import resize_short, to_tensor
 
 Forward = Callable[[Tensor], Tensor]
 """Images `(b, 3, h, w)` -> outputs `(b, c, h, w)`."""
@@ -32,12 +32,13 @@ def fitted_size(fit: Fit, height: int, width: int) -> tuple[int, int]:
 def fit_image(picture: Image.Image, fit: Fit) -> Tensor:
     """RGB picture -> `(1, 3, h, w)` in [-1, 1], float32, at the model's scale."""
     height, width = fitted_size(fit, picture.height, picture.width)
-    if fit.antialias and (height, width) != (picture.height, picture.width):
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    if (height, width) == (picture.height, picture.width):
+        return to_tensor(picture)
+    if fit.antialias:
+        return to_tensor(picture.resize((width, height), Image.Resampling.BILINEAR))
     pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None].float()
-    if pixels.shape[-2:] != (height, width):
-        pixels = F.interpolate(pixels, size=(height, width), mode="bilinear", align_corners=False).round()
-    return pixels / 127.5 - 1
+    pixels = F.interpolate(pixels, size=(height, width), mode="bilinear", align_corners=False)
+    return pixels.round() / 127.5 - 1
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
