@@ -16,6 +16,7 @@ from vpd.config import ModelConfig
 from vpd.errors import UsageError
 from vpd.model_folder import CONFIG_FILE, WEIGHTS_FILE, check_pair, read_config
 from vpd.prompts.encoder import TextEncoder
+from vpd.reference.single_file import mismatches
 from vpd.tasks.depth import DepthModel
 from vpd.tasks.referring import ReferringModel
 from vpd.tasks.segmentation import SegmentationModel
@@ -51,13 +52,7 @@ def load(
     check_pair(folder)
     tensors = _read_weights(folder / WEIGHTS_FILE)
     expected = {key: value for key, value in model.state_dict().items() if not key.startswith("text_encoder.")}
-    problems = [f"missing {key}" for key in expected if key not in tensors]
-    problems += [f"unexpected {key}" for key in tensors if key not in expected]
-    problems += [
-        f"{key} has shape {tuple(tensors[key].shape)}, needs {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in tensors and tensors[key].shape != value.shape
-    ]
+    problems = mismatches(tensors, expected, {key: key for key in expected})
     problems += [
         f"{key} holds {tensors[key].dtype}"
         for key, value in expected.items()

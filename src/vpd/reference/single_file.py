@@ -125,19 +125,29 @@ def load_renamed(module: nn.Module, state: dict[str, Tensor], names: dict[str, s
     Raises:
         UsageError: If a key is missing or unexpected or a shape differs; every one is named.
     """
-    problems = [f"missing {theirs}" for theirs in names.values() if theirs not in state]
-    problems += [f"unexpected {key}" for key in sorted(set(state) - set(names.values()))]
-    expected = module.state_dict()
-    for ours, theirs in names.items():
-        if theirs in state and state[theirs].shape != expected[ours].shape:
-            got, wanted = tuple(state[theirs].shape), tuple(expected[ours].shape)
-            problems.append(f"{theirs} has shape {got}, needs {wanted}")
-    if problems:
+    if problems := mismatches(state, module.state_dict(), names):
         raise UsageError(f"{origin} does not fit ({len(problems)} keys):\n  " + "\n  ".join(problems))
     tensors = {ours: state[theirs] for ours, theirs in names.items()}
     tensors = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
     module.load_state_dict(tensors, strict=True, assign=True)
     return module
+
+
+def mismatches(state: dict[str, Tensor], expected: dict[str, Tensor], names: dict[str, str]) -> list[str]:
+    """Every way in which weights do not fit a module: missing and unexpected keys, other shapes; empty = they fit.
+
+    Args:
+        state: Their key -> tensor.
+        expected: Our key -> tensor of the right shape; may be on the meta device.
+        names: Our key -> their key.
+    """
+    problems = [f"missing {theirs}" for theirs in names.values() if theirs not in state]
+    problems += [f"unexpected {key}" for key in sorted(set(state) - set(names.values()))]
+    for ours, theirs in names.items():
+        if theirs in state and state[theirs].shape != expected[ours].shape:
+            got, wanted = tuple(state[theirs].shape), tuple(expected[ours].shape)
+            problems.append(f"{theirs} has shape {got}, needs {wanted}")
+    return problems
 
 
 def run_length(state: dict[str, Tensor], pattern: str) -> int:
