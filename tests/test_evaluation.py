@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from tiny import write_tiny_diffusion
+from hand_made import Samples, labelled
 from tiny_data import CLASSES, write_depth_data, write_refer_data, write_segment_data
 from vpd.config import Fit
 from vpd.data import open_data
-from vpd.data.samples import Sample
+from vpd.data.samples import CountedDepth, Sample
 from vpd.errors import UsageError
-from vpd.evaluation import evaluate, is_better, sample_sheet
+from vpd.evaluation import Interrupted, evaluate, is_better, measure, sample_sheet
 from vpd.predictions import DepthPrediction, MaskPrediction, SegmentationPrediction
-from vpd.protocols import check_classes, protocol_of
 from vpd.tasks.depth import DepthModel
 from vpd.tasks.referring import ReferringModel
 from vpd.tasks.segmentation import SegmentationModel
@@ -30,32 +29,33 @@ GREY = Image.new("RGB", (1, 1))
 
 
 @pytest.fixture(scope="module")
-def diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_diffusion(tmp_path_factory.mktemp("diffusion"))
-
-
-@pytest.fixture
-def segmenter(diffusion: Path) -> SegmentationModel:
-    return SegmentationModel.from_diffusion(diffusion, classes=CLASSES, head_channels=8, fit=Fit(size_px=64))
-
-
-@pytest.fixture
-def referrer(diffusion: Path) -> ReferringModel:
-    return ReferringModel.from_diffusion(diffusion, head_channels=8, token_length=8, fit=Fit(mode="squash", size_px=64))
-
-
-@pytest.fixture
-def depth_model(diffusion: Path) -> DepthModel:
+def models(tiny_diffusion: Path) -> dict[str, Any]:
     small = {"head_channels": 16, "feature_channels": 16, "deconv_channels": (8, 8, 8)}
-    fit = Fit(size_px=64, window_px=64, stride_px=32, flip=True)
-    return DepthModel.from_diffusion(diffusion, scenes=("kitchen",), max_depth_m=20.0, fit=fit, **small)
+    windows = Fit(size_px=64, window_px=64, stride_px=32, flip=True)
+    return {
+        "segment": SegmentationModel.from_diffusion(
+            tiny_diffusion, classes=CLASSES, head_channels=8, fit=Fit(size_px=64)
+        ),
+        "refer": ReferringModel.from_diffusion(
+            tiny_diffusion, head_channels=8, token_length=8, fit=Fit(mode="squash", size_px=64)
+        ),
+        "depth": DepthModel.from_diffusion(tiny_diffusion, scenes=("kitchen",), max_depth_m=20.0, fit=windows, **small),
+    }
 
 
-class Samples(list[Sample]):
-    """Samples made by hand."""
+@pytest.fixture
+def segmenter(models: dict[str, Any]) -> SegmentationModel:
+    return deepcopy(models["segment"])
 
-    classes: tuple[str, ...] = ()
-    scenes: tuple[str, ...] = ()
+
+@pytest.fixture
+def referrer(models: dict[str, Any]) -> ReferringModel:
+    return deepcopy(models["refer"])
+
+
+@pytest.fixture
+def depth_model(models: dict[str, Any]) -> DepthModel:
+    return deepcopy(models["depth"])
 
 
 def image(height: int = 2, width: int = 4) -> np.ndarray:
@@ -66,7 +66,7 @@ def test_segmentation_by_hand(segmenter: SegmentationModel, monkeypatch: pytest.
     truth = [np.array([[0, 0, 1, 255]], np.uint8), np.array([[1, 1]], np.uint8)]
     answers = [torch.tensor([[0, 1, 1, 2]]), torch.tensor([[1, 0]])]
 
-    def predict(images: list[Any], *, batch_size: int) -> list[SegmentationPrediction]:
+    def predict(images: list[Any], *, batch_size: int, **_: Any) -> list[SegmentationPrediction]:
         assert batch_size == len(images) == 2
         return [SegmentationPrediction(labels=labels, classes=CLASSES, image=GREY) for labels in answers]
 
@@ -89,26 +89,29 @@ def test_referring_at_both_sizes(referrer: ReferringModel, monkeypatch: pytest.M
     mask = np.zeros((side // 2, side), bool)
     mask[:, : side // 4] = True  # squashed: a quarter of the columns, every row
 
-    def predict(images: list[Image.Image], *, text: list[str], batch_size: int) -> list[MaskPrediction]:
+    def predict(images: list[Image.Image], *, text: list[str], **_: Any) -> Any:
         assert text == ["the left one"]
         (picture,) = images
         answer = torch.zeros(picture.height, picture.width, dtype=torch.bool)
         answer[:, : side // 4] = True
-        if picture.height == side:
-            answer[side // 2 :] = False  # half as good on the square
-        return [MaskPrediction(mask=answer, probability=answer.float(), text=text[0], image=GREY)]
+        square = torch.zeros(side, side, dtype=torch.bool)
+        square[: side // 2, : side // 4] = True  # half as good on the square
+        return [(MaskPrediction(mask=answer, probability=answer.float(), text=text[0], image=GREY), square)]
 
-    monkeypatch.setattr(referrer, "predict", predict)
+    monkeypatch.setattr(referrer, "predict_with_fitted", predict)
     samples = Samples([Sample("a", image(side // 2, side), mask=mask, texts=("the left one", "another"))])
-    metrics = evaluate(referrer, samples)["metrics"]
+    report = evaluate(referrer, samples)
+    metrics = report["metrics"]
     assert (metrics["oIoU"], metrics["oIoU_squashed"]) == (1.0, 0.5)
     assert (metrics["P@0.9"], metrics["P@0.9_squashed"], metrics["P@0.5_squashed"]) == (1.0, 0.0, 1.0)
+    assert "size of the images" in report["protocol"][""]
+    assert "squashed to 64x64 px, as published" in report["protocol"]["_squashed"]
 
 
 def test_depth_of_other_data_counts_the_whole_range(depth_model: DepthModel, monkeypatch: pytest.MonkeyPatch):
     truth = np.array([[0.0, 15.0], [2.0, 25.0]], np.float32)  # not measured; beyond the model's range
 
-    def predict(images: list[Any], *, scene: list[str | None], batch_size: int) -> list[DepthPrediction]:
+    def predict(images: list[Any], *, scene: list[str | None], **_: Any) -> list[DepthPrediction]:
         assert scene == [None]  # the model does not know an attic
         return [
             DepthPrediction(depth_m=torch.tensor([[1.0, 12.0], [3.0, 1.0]]), max_depth_m=20.0, scene=None, image=GREY)
@@ -120,10 +123,30 @@ def test_depth_of_other_data_counts_the_whole_range(depth_model: DepthModel, mon
     assert metrics["abs_rel"] == pytest.approx((3 / 15 + 1 / 2) / 2)
 
 
+def test_a_data_set_says_which_depth_counts(depth_model: DepthModel, monkeypatch: pytest.MonkeyPatch):
+    truth = np.full((100, 100), 4.0, np.float32)
+    truth[:40], truth[50] = 6.0, 0.4  # above the crop; nearer than what counts
+    answer = torch.full((100, 100), 5.0)
+    prediction = DepthPrediction(depth_m=answer, max_depth_m=20.0, scene=None, image=GREY)
+    monkeypatch.setattr(depth_model, "predict", lambda images, **_: [prediction])
+    samples = Samples([Sample("a", image(100, 100), depth_m=truth)])
+    samples.counted = CountedDepth(min_depth_m=0.5, max_depth_m=5.0, crop="garg")
+    report = evaluate(depth_model, samples)
+    assert report["metrics"]["rmse"] == 1.0
+    assert report["protocol"][""].endswith("true depth between 0.5 and 5 m, inside the garg crop")
+
+
+def test_a_map_that_no_crop_fits_names_the_sample(depth_model: DepthModel):
+    samples = Samples([Sample("small", image(40, 64), depth_m=np.ones((40, 64), np.float32))])
+    samples.counted = CountedDepth(crop="nyu")
+    with pytest.raises(UsageError, match="Sample small: Nothing is left of a 40x64 map in crop 'nyu'"):
+        evaluate(depth_model, samples)
+
+
 def test_nyu_counts_its_crop_and_ten_metres(depth_model: DepthModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     data = open_data(write_depth_data(tmp_path), "depth", split="test")
 
-    def predict(images: list[Any], *, scene: list[str | None], batch_size: int) -> list[DepthPrediction]:
+    def predict(images: list[Any], *, scene: list[str | None], **_: Any) -> list[DepthPrediction]:
         assert scene == ["kitchen"] * len(images)
         answers = [torch.from_numpy(data[number].depth_m.copy()) for number in range(len(data))]
         for answer in answers:
@@ -176,21 +199,70 @@ def test_label_outside_the_classes_names_the_sample(segmenter: SegmentationModel
         evaluate(segmenter, samples)
 
 
-def test_classes_of_data_and_model_must_agree(caplog: pytest.LogCaptureFixture):
-    check_classes((), ("sky", "road"))
-    check_classes(("sky", "road"), ("sky", "road"))
-    with pytest.raises(UsageError, match="The data has 3 classes and the model 2: a, b, c and sky, road"):
-        check_classes(("a", "b", "c"), ("sky", "road"))
-    with pytest.raises(UsageError, match="another order: class 0 is 'road' in the data and 'sky' in the model"):
-        check_classes(("road", "sky"), ("sky", "road"))
-    with caplog.at_level(logging.WARNING):
-        check_classes(("sky", "way"), ("sky", "road"))
-    assert "class 1 is 'way' in the data and 'road' in the model" in caplog.text
+def test_groups_are_counted_and_drawn(segmenter: SegmentationModel):
+    samples = labelled(6, groups=("kitchen", "kitchen", "office", "office", None, None))
+    report = evaluate(segmenter, samples, batch_size=3)
+    assert report["groups"] == 4
+    assert set(report["intervals"]) == set(report["metrics"]) == {"mIoU", "mAcc", "aAcc"}
+    for name, (low, high) in report["intervals"].items():
+        assert low <= report["metrics"][name] <= high
+    assert report["intervals"]["aAcc"][0] < report["intervals"]["aAcc"][1]
+    one_room = labelled(3, groups=("kitchen",) * 3)
+    report = evaluate(segmenter, one_room)
+    assert report["intervals"] == {} and report["groups"] == 1
 
 
-def test_only_the_three_tasks_can_be_measured(segmenter: SegmentationModel):
-    with pytest.raises(TypeError, match="Linear is none of the three task models"):
-        protocol_of(torch.nn.Linear(1, 1), Samples())  # type: ignore[arg-type]
+def test_every_sample_stands_once_in_the_table_with_its_own_score(segmenter: SegmentationModel):
+    samples = labelled(5)
+    evaluation = measure(segmenter, samples, batch_size=2, limit=4, workers=1)
+    assert [entry.index for entry in evaluation.table] == [0, 1, 2, 3]
+    assert [entry.name for entry in evaluation.table] == [sample.name for sample in samples[:4]]
+    report = evaluation.report()
+    assert (report["samples"], report["available"]) == (4, 5)
+    for number, score in enumerate(evaluation.scores()):
+        alone = evaluate(segmenter, Samples(samples[number : number + 1]))["metrics"]
+        assert score == pytest.approx(alone, nan_ok=True)
+    assert sum(row["share"] for row in report["per_class"].values()) == pytest.approx(1)
+
+
+def test_predictions_can_be_kept(segmenter: SegmentationModel):
+    evaluation = measure(
+        segmenter, labelled(3), keep=lambda sample, prediction: {sample.name: tuple(prediction.labels.shape)}
+    )
+    assert [entry.record for entry in evaluation.table] == [{f"sample-{number}": (64, 64)} for number in range(3)]
+
+
+def test_an_empty_split_is_an_error(segmenter: SegmentationModel):
+    with pytest.raises(UsageError, match="no sample to measure on: the data has 0, and limit is None"):
+        evaluate(segmenter, Samples())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"limit": 0}, "the data has 1, and limit is 0"),
+        ({"limit": -1}, "limit is -1"),
+        ({"batch_size": 0}, "batch_size=0: give 1 or more"),
+        ({"batch_size": -2}, "batch_size=-2"),
+    ],
+)
+def test_numbers_below_one_are_errors(options: dict[str, int], message: str, segmenter: SegmentationModel):
+    with pytest.raises(UsageError, match=message):
+        measure(segmenter, labelled(1), **options)
+
+
+def test_an_evaluation_can_be_stopped_between_batches(segmenter: SegmentationModel):
+    asked = []
+
+    def should_stop() -> bool:
+        asked.append(len(asked))
+        return len(asked) > 2
+
+    seen: list[str] = []
+    with pytest.raises(Interrupted):
+        measure(segmenter, labelled(5), should_stop=should_stop, keep=lambda sample, _: {"": seen.append(sample.name)})
+    assert seen == ["sample-0", "sample-1"]
+    assert measure(segmenter, labelled(1), should_stop=lambda: False).report()["samples"] == 1
 
 
 def test_better_means_larger_shares_and_smaller_errors():

@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from vpd.errors import UsageError
-from vpd.files import append_json_line, atomic_write, read_json_lines, writable_folder, write_json
+from vpd.files import (
+    append_json_line,
+    atomic_folder,
+    atomic_write,
+    read_json_lines,
+    remove_folder,
+    writable_folder,
+    write_json,
+)
 
 
 def test_atomic_write_replaces_whole_and_keeps_the_suffix(tmp_path: Path):
@@ -102,3 +110,39 @@ def test_writable_folder_names_what_is_wrong(tmp_path: Path):
     locked.mkdir(mode=0o555)
     with pytest.raises(UsageError, match=r"locked.*read-only|locked.*Permission denied"):
         writable_folder(locked)
+
+
+def test_folder_is_replaced_whole(tmp_path: Path):
+    folder = tmp_path / "model"
+    for content in ("old", "new"):
+        with atomic_folder(folder) as partial:
+            assert list(partial.iterdir()) == []
+            (partial / content).write_text(content)
+            assert not (folder / content).exists()
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    remove_folder(folder)
+    remove_folder(folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_that_cannot_be_written_is_named_and_the_old_one_stays(tmp_path: Path):
+    folder = tmp_path / "model"
+    with atomic_folder(folder) as partial:
+        (partial / "old").touch()
+
+    def fail_half_way() -> None:
+        with atomic_folder(folder) as partial:
+            (partial / "new").touch()
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(UsageError, match=r"Cannot write .*model: No space left on device\. .*--resume"):
+        fail_half_way()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert [path.name for path in folder.iterdir()] == ["old"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a full device")
+def test_line_that_finds_no_room_names_its_file():
+    with pytest.raises(OSError, match="No space left") as error:
+        append_json_line("/dev/full", {"a": 1})
+    assert error.value.filename == "/dev/full"

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vpd.errors import UsageError
-from vpd.images import find_images, pad_to_multiple, read_depth, read_image, read_labels, resize_short, to_tensor
+from vpd.image_search import search_images
+from vpd.images import pad_to_multiple, read_depth, read_image, read_labels, resize_short, to_tensor
 
 RED = (250, 20, 10)
 
@@ -56,34 +57,6 @@ def test_depth_in_metres(tmp_path):
         read_depth(tmp_path / "c.png")
 
 
-# Finding
-
-
-def test_find_images(tmp_path, monkeypatch):
-    for name in (
-        "b/10.PNG",
-        "b/2.png",
-        "b/.hidden.png",
-        "b/.cache/x.png",
-        "b/notes.txt",
-        "a.jpg",
-        "we[i]rd.png",
-    ):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    monkeypatch.chdir(tmp_path)
-    names = [path.as_posix() for path in find_images(["b", "b/2.png", "we[i]rd.png", "gone.png"])]
-    assert names == ["b/2.png", "b/10.PNG", "we[i]rd.png", "gone.png"]
-    assert [path.as_posix() for path in find_images(["*"])] == ["a.jpg", "b/2.png", "b/10.PNG", "we[i]rd.png"]
-    assert find_images([f"{tmp_path}/**/*.png"])[0] == tmp_path / "b/2.png"
-
-
-def test_sources_without_images_are_all_named(tmp_path):
-    (tmp_path / "hollow").mkdir()
-    with pytest.raises(UsageError, match=r"no images in: .*hollow, .*\*\.jpg\. Known: \.png"):
-        find_images([str(tmp_path / "hollow"), str(tmp_path / "*.jpg")])
-
-
 # Tensors and sizes
 
 
@@ -116,6 +89,6 @@ def test_resize_short_limits(height, width):
 
 
 def test_real_photos(test_data):
-    photos = find_images([str(test_data / "photos")])
+    photos = search_images([str(test_data / "photos")])
     assert len(photos) == 14
     assert all(read_image(photo).mode == "RGB" for photo in photos[:4])

@@ -91,3 +91,9 @@ def test_public_names() -> None:
     assert set(vpd.__all__) <= set(dir(vpd))
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         vpd.nonsense  # noqa: B018
+
+
+def test_an_unfinished_run_is_not_looked_for_on_the_hub(tmp_path: Path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"run is a training run that has no model/ yet. Finish it by --resume"):
+        vpd.load(tmp_path / "run" / "model")

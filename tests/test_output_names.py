@@ -21,7 +21,7 @@ def test_folders_keep_their_structure(tmp_path: Path):
     put(tmp_path / "in" / "a.jpg", tmp_path / "in" / "sub" / "a.png", tmp_path / "in" / "sub" / "deep" / "b.v2.jpg")
     items = name_outputs([str(tmp_path / "in")], tmp_path / "out", taken={})
     assert sorted(names(items)) == ["a", "sub/a", "sub/deep/b.v2"]
-    assert items[0].source.is_absolute()
+    assert Path(items[0].source).is_absolute()
     deep = next(item for item in items if item.name.startswith("sub/deep"))
     assert (deep.data, deep.picture) == ("sub/deep/b.v2.png", "sub/deep/b.v2.overlay.jpg")
 

@@ -7,12 +7,15 @@ from vpd.lettering import caption_strip, font_px_for, legend_strip, one_line, sc
 from vpd.pictures import (
     MASK_COLOUR,
     UNKNOWN_COLOUR,
+    class_legend,
     colour_depth,
     colour_labels,
     contact_sheet,
     depth_picture,
+    depth_range,
     mask_picture,
     segmentation_picture,
+    tint_mask,
 )
 
 WHITE = (255, 255, 255)
@@ -167,8 +170,49 @@ def test_contact_sheet_keeps_every_picture_in_its_place():
     assert counts == {"red": 2 * 128 * 128, "blue": 128 * 64, "green": 128 * 64}
 
 
+def test_a_sheet_says_what_its_colours_mean():
+    cell = Image.new("RGB", (256, 128), "white")
+    plain = contact_sheet([[cell], [cell]])
+    legend = class_legend(np.array([[0, 0, 0, 2, 255]]), ("sky", "tree", "car"))
+    words = contact_sheet([[cell], [cell]], words=["", "second"], scales_m=[(1.0, 3.0), None], legend=legend)
+    assert words.height > plain.height + 3 * 13  # a line, a scale, the legend
+    pixels = np.asarray(words).reshape(-1, 3)
+    for colour in (class_colours()[0], class_colours()[2], UNKNOWN_COLOUR, depth_colours()[255]):
+        assert (pixels == colour).all(axis=1).any()
+    assert not (pixels == class_colours()[1]).all(axis=1).any()
+
+
+def test_a_legend_counts_pixels_and_what_is_no_class():
+    labels = np.array([[[0, 0, 2]], [[2, 255, 3]]])
+    legend = class_legend(labels, ("sky", "tree", "car"))
+    sky, car = (tuple(class_colours()[label].tolist()) for label in (0, 2))
+    assert legend == {(sky, "sky"): 2, (car, "car"): 2, (UNKNOWN_COLOUR, "no class"): 2}
+
+
+def test_a_sheet_of_many_classes_names_the_largest():
+    cell = Image.new("RGB", (256, 128))
+    legends = [class_legend(np.arange(count), [f"class {label}" for label in range(count)]) for count in (48, 250)]
+    few, many = (contact_sheet([[cell, cell]], legend=legend) for legend in legends)
+    assert few.height <= many.height < few.height + 40
+
+
+def test_a_tinted_mask_has_no_words():
+    image = Image.new("RGB", (300, 200))
+    assert tint_mask(image, np.zeros((200, 300), bool)).size == (300, 200)
+
+
+def test_depth_range_leaves_out_outliers_and_what_is_unknown():
+    depth_m = np.concatenate([np.linspace(2, 4, 1000), [0, np.nan, 90]])
+    assert depth_range(depth_m) == pytest.approx((2.02, 3.98), abs=0.01)
+    assert depth_range(depth_m, near_m=1, far_m=9) == (1, 9)
+    assert depth_range(np.zeros(3))[1] > 0
+
+
 def test_a_sheet_needs_rows_of_one_length():
     cell = Image.new("RGB", (4, 4))
+    for extra in ({"words": ["one"]}, {"scales_m": [None]}):
+        with pytest.raises(ValueError, match="2 rows"):
+            contact_sheet([[cell], [cell]], **extra)
     for rows, titles in (([[cell], [cell, cell]], []), ([[cell]], ["image", "truth"]), ([], [])):
         with pytest.raises(ValueError, match="rows of one length"):
             contact_sheet(rows, titles)

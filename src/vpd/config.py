@@ -11,6 +11,7 @@ from vpd.errors import UsageError
 
 Task = Literal["segment", "refer", "depth"]
 Recipe = Literal["reference", "default"]
+HeadNorm = Literal["batch", "group"]
 
 FORMAT_VERSION: Literal[1] = 1
 _MOST_LAYERS, _MOST_CHANNELS = 16, 2**16
@@ -57,6 +58,8 @@ class Fit(Frozen):
     """Smooth when shrinking; false = as OpenCV, with which the published segmentation models were trained."""
     flip: bool = False
     """Average the outputs for the image and for its mirror image."""
+    scales: Annotated[tuple[Annotated[float, Field(gt=0, le=8)], ...], Field(min_length=1)] = (1.0,)
+    """Segmentation averages the probabilities at these multiples of the fitted size; windows keep their side."""
 
     @model_validator(mode="after")
     def _check_windows(self) -> Fit:
@@ -65,6 +68,30 @@ class Fit(Frozen):
         if self.window_px and self.stride_px and self.stride_px > self.window_px:
             raise ValueError(f"stride_px={self.stride_px} leaves gaps between windows of {self.window_px} px")
         return self
+
+    def describe(self) -> str:
+        """In words."""
+        words = {
+            "resize_short": f"short side to {self.size_px} px, long side at most {self.max_long_px} px",
+            "squash": f"squashed to {self.size_px}x{self.size_px} px",
+            "native": "at their own size",
+        }[self.mode]
+        if self.scales != (1.0,):
+            words += f", times {', '.join(f'{scale:g}' for scale in self.scales)}"
+        if self.window_px:
+            words += f", in windows of {self.window_px} px every {self.stride_px} px"
+        return words + (", averaged with the mirror image" if self.flip else "")
+
+
+class LoraSettings(Frozen):
+    """Low-rank additions to the projections of the UNet's attention (LoRA, https://arxiv.org/abs/2106.09685)."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Rank of each addition."""
+    alpha: PositiveFloat = 16.0
+    """An addition counts `alpha` / `rank` times."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout before each addition while training."""
 
 
 class BackboneConfig(Frozen):
@@ -83,6 +110,9 @@ class BackboneConfig(Frozen):
     """Let no gradient flow through the attention maps that the head gets, as in the reference's training."""
     source: str = ""
     """Where the diffusion weights came from."""
+    lora: LoraSettings | None = None
+    """Low-rank additions that stand beside the UNet's weights, in checkpoints of such a training; none = no such, or
+    merged into the weights, as in the finished model."""
 
     @field_validator("unet", "vae")
     @classmethod
@@ -107,6 +137,9 @@ class _TaskConfig(Frozen):
     """The diffusion model."""
     fit: Fit
     """How `predict` fits an image of any size."""
+    head_norm: HeadNorm = "batch"
+    """Normalisation in the head. `batch`: BatchNorm, as published; `group`: GroupNorm, with which training does not
+    depend on how a step is cut into batches."""
     licence: str = "unknown"
     """Licence of the weights."""
     notes: dict[str, Any] = {}
@@ -143,6 +176,13 @@ class ReferConfig(_TaskConfig):
     class_weights: tuple[float, float] = (0.9, 1.1)
     """Weights of background and object in the cross-entropy."""
 
+    @field_validator("fit")
+    @classmethod
+    def _check_fit(cls, fit: Fit) -> Fit:
+        if fit.flip or fit.scales != (1.0,):
+            raise ValueError("referring averages neither scales nor mirror images, which swap left and right")
+        return fit
+
 
 class DepthConfig(_TaskConfig):
     """A metric depth model."""
@@ -158,6 +198,16 @@ class DepthConfig(_TaskConfig):
     """Width of the fused features at stride 32 (8 times `head_channels` in the reference)."""
     deconv_channels: tuple[PositiveInt, ...] = (32, 32, 32)
     """Filters of the deconvolutions."""
+    loss_over: Literal["batch", "image"] = "image"
+    """Whose pixels one scale-invariant error is taken over: `image`, and the mean of these, so that the loss does not
+    depend on how a step is cut into batches; or `batch`, as the reference does."""
+
+    @field_validator("fit")
+    @classmethod
+    def _check_fit(cls, fit: Fit) -> Fit:
+        if fit.scales != (1.0,):
+            raise ValueError("depth does not average scales; flip and windows it does")
+        return fit
 
 
 ModelConfig = Annotated[SegmentConfig | ReferConfig | DepthConfig, Field(discriminator="task")]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,26 +33,43 @@ _UPRIGHT = {
 }
 
 
-def decode_file(path: Path, formats: tuple[str, ...]) -> tuple[Image.Image, str]:
+@dataclass(frozen=True)
+class Encoded:
+    """An image file inside another file, such as an archive or a table."""
+
+    content: bytes
+    """Its bytes."""
+    name: str
+    """What messages call it."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def decode_file(path: Path | Encoded, formats: tuple[str, ...]) -> tuple[Image.Image, str]:
     """The decoded first picture of a file, in the file's own colour mode, and the raw mode it was stored in.
 
     Args:
-        path: Image file.
+        path: Image file, or one inside another file.
         formats: Pillow's names of the formats that are allowed.
 
     Raises:
         UsageError: If there is no such file, or it is empty, too large, truncated, or no image.
     """
     try:
-        if not path.exists():
-            raise UsageError(f"{path}: no such file")
-        if not path.is_file():
-            raise UsageError(f"{path}: not a file; an image file is needed here")
-        if path.stat().st_size == 0:
+        if isinstance(path, Encoded):
+            is_empty = not path.content
+        else:
+            if not path.exists():
+                raise UsageError(f"{path}: no such file")
+            if not path.is_file():
+                raise UsageError(f"{path}: not a file; an image file is needed here")
+            is_empty = path.stat().st_size == 0
+        if is_empty:
             raise UsageError(f"{path}: the file is empty")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of sizes that we allow and of odd metadata
-            with Image.open(path, formats=formats) as image:
+            with Image.open(io.BytesIO(path.content) if isinstance(path, Encoded) else path, formats=formats) as image:
                 check_size(image.size, str(path))
                 raw_mode = _raw_mode(image)
                 image.load()

@@ -1,4 +1,4 @@
-"""Files that are either there in full or not there at all, and line files that survive a torn last line."""
+"""Files and folders that are either there in full or not there at all, and line files that survive a torn last line."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import json
 import math
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from vpd.errors import UsageError
 
 TEMPORARY_PREFIX = ".tmp-"
 """Start of the name of a file that is being written; a killed run may leave one behind."""
+PARTIAL_PREFIX, REMOVING_PREFIX = ".partial-", ".removing-"
+"""Starts of the names of folders that are being written, or removed; a killed run may leave one behind."""
 _ABANDONED_S = 3600
 
 
@@ -53,6 +58,49 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Write a folder so that a crash at any moment leaves the old one, the new one, or none, but no part of one.
+
+    Args:
+        folder: The folder to make; one that is there already is replaced.
+
+    Yields:
+        An empty folder beside it to write into. It is forced to the disk and becomes `folder` when the block
+        ends, and is removed when the block raises.
+
+    Raises:
+        UsageError: If something cannot be written, as on a full disk.
+    """
+    partial = folder.with_name(f"{PARTIAL_PREFIX}{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for path in (*partial.rglob("*"), partial):
+            sync(path)
+        remove_folder(folder)
+        partial.rename(folder)
+        sync(folder.parent)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UsageError(
+            f"Cannot write {folder}: {reason}. What was written before it is whole. Make room, or whatever else the "
+            "disk needs, and go on with --resume."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that a crash cannot leave a part of it under its name."""
+    if folder.exists():
+        doomed = folder.with_name(f"{REMOVING_PREFIX}{folder.name}")
+        shutil.rmtree(doomed, ignore_errors=True)
+        folder.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically; numbers that are not finite become `null`."""
     contents = _encode(value, indent=2)
@@ -64,15 +112,19 @@ def append_json_line(path: str | Path, value: Any) -> None:
     """Add one line to a line file and force it to the disk; a line that a crash left torn is closed first."""
     path = Path(path)
     line = _encode(value)
-    with path.open("a+b") as file:
-        size = file.seek(0, os.SEEK_END)
-        if size:
-            file.seek(size - 1)
-            if file.read(1) != b"\n":
-                line = b"\n" + line
-        file.write(line + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("a+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size:
+                file.seek(size - 1)
+                if file.read(1) != b"\n":
+                    line = b"\n" + line
+            file.write(line + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:  # of writing, it does not name the file
+        error.filename = str(path)
+        raise
 
 
 def read_json_lines(path: str | Path) -> list[Any]:

@@ -1,10 +1,7 @@
-"""Images in and out of tensors: find, read, scale and pad. All pixels of files come through here."""
+"""Images in and out of tensors: read, scale and pad. All pixels of files come through here."""
 
 from __future__ import annotations
 
-import glob
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from vpd.decoding import LOSSLESS_FORMATS, MAX_PIXELS, PHOTO_FORMATS, check_size, decode_file, to_rgb
+from vpd.decoding import LOSSLESS_FORMATS, MAX_PIXELS, PHOTO_FORMATS, Encoded, check_size, decode_file, to_rgb
 from vpd.errors import UsageError
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
-    "find_images",
     "pad_to_multiple",
     "read_depth",
     "read_image",
@@ -34,11 +30,12 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 """What counts as an image when a folder is searched, in lower case."""
 
 
-def read_image(source: str | Path | Image.Image | NDArray[Any]) -> Image.Image:
+def read_image(source: str | Path | Encoded | Image.Image | NDArray[Any]) -> Image.Image:
     """An upright RGB picture from a file, a PIL image or an array.
 
     Args:
-        source: Path; PIL image of any mode; or array `(H, W)`, `(H, W, 3)` or `(H, W, 4)`, uint8 or uint16.
+        source: Path or encoded file; PIL image of any mode; or array `(H, W)`, `(H, W, 3)` or `(H, W, 4)`, uint8 or
+            uint16.
 
     Returns:
         RGB picture: turned as its EXIF orientation says, 16 bits scaled to 8, transparent parts on white.
@@ -53,17 +50,17 @@ def read_image(source: str | Path | Image.Image | NDArray[Any]) -> Image.Image:
         name = str(getattr(source, "filename", "") or "image")
         check_size(source.size, name)
         return to_rgb(source, name)
-    image, _ = decode_file(Path(source), PHOTO_FORMATS)
+    image, _ = decode_file(_file(source), PHOTO_FORMATS)
     return to_rgb(image, str(source))
 
 
-def read_labels(path: str | Path) -> NDArray[np.uint8]:
+def read_labels(path: str | Path | Encoded) -> NDArray[np.uint8]:
     """Label values `(H, W)` of a one-channel picture: grey, or indices of a palette, never colours.
 
     Raises:
         UsageError: If the file cannot be read, has several channels or values above 255.
     """
-    image, raw_mode = decode_file(Path(path), LOSSLESS_FORMATS)
+    image, raw_mode = decode_file(_file(path), LOSSLESS_FORMATS)
     if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
         raise UsageError(
             f"{path}: labels need one channel (8 or 16 bits or palette); this picture has mode {image.mode}"
@@ -76,54 +73,25 @@ def read_labels(path: str | Path) -> NDArray[np.uint8]:
     return values.astype(np.uint8)
 
 
-def read_depth(path: str | Path, scale: float = 1000.0) -> NDArray[np.float32]:
+def read_depth(path: str | Path | Encoded, scale: float | None = 1000.0) -> NDArray[np.float32]:
     """Depth `(H, W)` in metres from a 16-bit or floating-point picture; 0 = not measured.
 
     Args:
         path: PNG or TIFF of one channel.
-        scale: File units in one metre: 1000 for millimetres (NYU), 256 for KITTI.
+        scale: File units in one metre: 1000 for millimetres (NYU), 256 for KITTI; none = millimetres in whole
+            numbers, metres in floating-point numbers.
 
     Raises:
         UsageError: If the file cannot be read or has 8 bits or several channels.
     """
-    image, _ = decode_file(Path(path), LOSSLESS_FORMATS)
+    image, _ = decode_file(_file(path), LOSSLESS_FORMATS)
     if not image.mode.startswith("I") and image.mode != "F":
         raise UsageError(f"{path}: depth needs one channel of 16 bits or float; this picture has mode {image.mode}")
+    if scale is None:
+        scale = 1.0 if image.mode == "F" else 1000.0
     depth_m = np.asarray(image).astype(np.float32) / np.float32(scale)
     depth_m[~(np.isfinite(depth_m) & (depth_m > 0))] = 0
     return depth_m
-
-
-def find_images(sources: Sequence[str]) -> list[Path]:
-    """Image files that a user's words name, each once: files, folders (with all below) and glob patterns.
-
-    A file that is named outright is returned whether or not it exists or looks like an image, so that reading
-    it says what is wrong with it. Inside folders and patterns the order is natural (`2.png` before `10.png`).
-
-    Raises:
-        UsageError: If a folder holds no image, or a pattern matches none; all of those are named.
-    """
-    found: dict[Path, None] = {}
-    empty = []
-    for source in sources:
-        path = Path(source)
-        if path.is_dir():
-            images = _images_in(path)
-        elif path.exists() or not glob.has_magic(source):
-            images = [path]
-        else:
-            matches = (Path(name) for name in glob.glob(source, recursive=True))  # noqa: PTH207, Path.glob takes no absolute pattern
-            images = sorted(
-                {image for match in matches for image in (_images_in(match) if match.is_dir() else [match])},
-                key=_natural_order,
-            )
-            images = [image for image in images if image.suffix.lower() in IMAGE_SUFFIXES]
-        if not images:
-            empty.append(source)
-        found.update(dict.fromkeys(images))
-    if empty:
-        raise UsageError(f"no images in: {', '.join(empty)}. Known: {', '.join(IMAGE_SUFFIXES)}")
-    return list(found)
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -156,6 +124,10 @@ def resize_short(size: tuple[int, int], short: int, long_max: int) -> tuple[int,
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
+def _file(source: str | Path | Encoded) -> Path | Encoded:
+    return source if isinstance(source, Encoded) else Path(source)
+
+
 def _image_of_array(pixels: NDArray[Any]) -> Image.Image:
     is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
     if not is_image or pixels.dtype not in (np.uint8, np.uint16):
@@ -167,15 +139,3 @@ def _image_of_array(pixels: NDArray[Any]) -> Image.Image:
     if pixels.dtype == np.uint16:
         pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
     return to_rgb(Image.fromarray(np.ascontiguousarray(pixels)), "image array")
-
-
-def _images_in(folder: Path) -> list[Path]:
-    inside = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    visible = (path for path in inside if not any(part.startswith(".") for part in path.relative_to(folder).parts))
-    return sorted(visible, key=_natural_order)
-
-
-def _natural_order(path: Path) -> list[tuple[int, int, str]]:
-    """Sorting key in which numbers inside names count as numbers."""
-    parts = re.split(r"([0-9]+)", str(path).lower())
-    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts]

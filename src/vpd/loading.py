@@ -61,7 +61,7 @@ def load(
     if problems:
         listed = "\n  ".join(problems)
         raise UsageError(f"{folder / WEIGHTS_FILE} does not fit its config.json ({len(problems)} keys):\n  {listed}")
-    model.load_state_dict({key: _aligned(value) for key, value in tensors.items()}, strict=False, assign=True)
+    model.load_state_dict({key: aligned(value) for key, value in tensors.items()}, strict=False, assign=True)
     model.backbone.vae.requires_grad_(False)
     return model.to(device=find_device(device), dtype=find_dtype(dtype)).eval()
 
@@ -98,6 +98,11 @@ def find_model(source: str | Path) -> Path:
         raise UsageError(
             f"{path} is a file; a model is a folder. A published checkpoint becomes one by: "
             f"vpd convert TASK {path} --out DIR"
+        )
+    if (path.parent / "checkpoints").is_dir():
+        raise UsageError(
+            f"{path.parent} is a training run that has no {path.name}/ yet. Finish it by --resume, or take one of "
+            f"{path.parent / 'checkpoints'}/."
         )
     if not is_hub_id(source):
         raise UsageError(f"There is no model folder {source}.")
@@ -138,8 +143,8 @@ def find_dtype(dtype: str | torch.dtype | Literal["auto"]) -> torch.dtype:
     return _DTYPES[dtype]
 
 
-def _aligned(tensor: Tensor) -> Tensor:
-    """The tensor, copied if its memory is not aligned: CPU kernels round differently there than after training."""
+def aligned(tensor: Tensor) -> Tensor:
+    """The tensor, copied if its memory is not aligned, as that of mapped files: CPU kernels round differently there."""
     return tensor if tensor.data_ptr() % _ALIGNMENT_BYTES == 0 else tensor.clone()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from vpd.config import DepthConfig, Fit, ModelConfig, ReferConfig, SegmentConfig
+from vpd.config import DepthConfig, ModelConfig, ReferConfig, SegmentConfig
 from vpd.errors import UsageError
 from vpd.reference.keys import SIGNS
 from vpd.safetensors_header import count_values, read_shapes
@@ -55,7 +55,7 @@ def _describe_model(folder: Path) -> Facts:
         "task": f"{_TASKS[config.task]} ({config.task})",
         **_words_of(config),
         "head": getattr(config, "head", "") or {"refer": "cascade", "depth": "deconvolution"}[config.task],
-        "images": _describe_fit(config.fit),
+        "images": config.fit.describe(),
         "recipe": config.recipe,
         "backbone": _describe_unet(config.backbone.unet),
         "latents": f"{config.backbone.latent_scaling}; timestep {config.backbone.timestep}",
@@ -77,17 +77,6 @@ def _words_of(config: SegmentConfig | ReferConfig | DepthConfig) -> Facts:
         return {"tokens": f"{config.token_length} for an expression"}
     scenes = f"{len(config.scenes)}: {', '.join(config.scenes)}"
     return {"scenes": scenes, "range": f"up to {config.max_depth_m:g} m"}
-
-
-def _describe_fit(fit: Fit) -> str:
-    words = {
-        "resize_short": f"short side to {fit.size_px} px, long side at most {fit.max_long_px} px",
-        "squash": f"squashed to {fit.size_px}x{fit.size_px} px",
-        "native": "at their own size",
-    }[fit.mode]
-    if fit.window_px:
-        words += f", in windows of {fit.window_px} px every {fit.stride_px} px"
-    return words + (", averaged with the mirror image" if fit.flip else "")
 
 
 def _describe_diffusion(folder: Path) -> Facts:

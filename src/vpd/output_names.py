@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 
 from vpd.errors import UsageError
-from vpd.images import find_images
+from vpd.image_search import absolute, search_images, searched_folder
 
 DATA_SUFFIX = ".png"
 PICTURE_SUFFIX = ".overlay.jpg"
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """An image and where its outputs go."""
 
-    source: Path
-    """The image, absolute."""
+    source: str
+    """The image, absolute path."""
     name: str
     """Path of its outputs within the output folder, `/` between folders, without suffix."""
 
@@ -42,7 +40,8 @@ def name_outputs(sources: Sequence[str], out: Path, *, taken: Mapping[str, str])
     """Find the images that a user's words name and give each a name.
 
     A name is the image's path below the folder or pattern it was found in. Where two images would share one, the
-    suffix and, if that does not help, a few letters of a hash of the path are added to the later.
+    suffix and, if that does not help, a few letters of a hash of the path are added to the later. Names follow
+    from the whole list, so several jobs that are given the same words agree on them, whatever is finished.
 
     Args:
         sources: Image files, folders, glob patterns.
@@ -58,58 +57,64 @@ def name_outputs(sources: Sequence[str], out: Path, *, taken: Mapping[str, str])
             f"{videos[0]} is a video, which cannot be predicted yet. Cut it into images first, "
             f"for example: ffmpeg -i {videos[0]} frames/%06d.jpg"
         )
-    out = _absolute(out)
-    outright = {_absolute(source) for source in sources if _root(source) is None}
-    roots = [root for root in map(_root, sources) if root is not None]
-    if out in roots:
+    folders = [searched_folder(source) for source in sources]
+    outright = {absolute(source) for source, folder in zip(sources, folders, strict=True) if folder is None}
+    roots = [_with_separator(folder) for folder in folders if folder is not None]
+    inside = _with_separator(absolute(out))
+    if inside in roots:
         raise UsageError(f"{out} is searched for images and cannot take the output as well. Give another --out.")
-    produced = {out / name for made in taken.values() for name in (made + DATA_SUFFIX, made + PICTURE_SUFFIX)}
-    search_meets_out = any(root in out.parents for root in roots)
-    images = [
-        image
-        for image in dict.fromkeys(_absolute(image) for image in find_images(sources))
-        if image not in produced and (image in outright or not (search_meets_out and out in image.parents))
-    ]
+    is_searched = any(inside.startswith(root) for root in roots)
+    images = search_images(sources)
+    if in_out := [image for image in images if image.startswith(inside)]:
+        made = set(taken.values())
+        left_out = {
+            image
+            for image in in_out
+            if _is_output(image.removeprefix(inside), made) or (is_searched and image not in outright)
+        }
+        images = [image for image in images if image not in left_out]
     if not images:
         raise UsageError(f"All images in {', '.join(sources)} are outputs of {out}; there is nothing to predict.")
     items = list(_assign(images, roots, taken))
-    _check_sources_stay(items, out)
+    if in_out:
+        _check_sources_stay(items, inside)
     return items
 
 
-def _assign(images: Sequence[Path], roots: Sequence[Path], taken: Mapping[str, str]) -> Iterable[Item]:
+def _assign(images: Sequence[str], roots: Sequence[str], taken: Mapping[str, str]) -> Iterator[Item]:
     used = {name.casefold() for name in taken.values()}  # some file systems see no difference in case
     for image in images:
-        name = taken.get(str(image))
+        name = taken.get(image)
         if name is None:
-            root = next((root for root in roots if root in image.parents), image.parent)
-            plain = image.relative_to(root).with_suffix("").as_posix()
-            digest = hashlib.sha256(os.fsencode(image)).hexdigest()[:8]
-            choices = (plain, f"{plain}_{image.suffix[1:]}", f"{plain}_{digest}")
-            name = next(choice for choice in choices if choice.casefold() not in used or choice is choices[-1])
+            root = next((root for root in roots if image.startswith(root)), None)
+            plain, suffix = os.path.splitext(image.removeprefix(root) if root else os.path.basename(image))  # noqa: PTH119, PTH122
+            plain = plain.replace(os.sep, "/")
+            name = plain
+            if name.casefold() in used:
+                name = f"{plain}_{suffix[1:]}"
+            if name.casefold() in used:
+                name = f"{plain}_{hashlib.sha256(os.fsencode(image)).hexdigest()[:8]}"
             used.add(name.casefold())
         yield Item(source=image, name=name)
 
 
-def _check_sources_stay(items: Sequence[Item], out: Path) -> None:
+def _check_sources_stay(items: Sequence[Item], inside: str) -> None:
     sources = {item.source for item in items}
     for item in items:
-        if overwritten := sources & {out / item.data, out / item.picture}:
-            raise UsageError(
-                f"The output for {item.source} would overwrite the image {overwritten.pop()}. Give another --out."
-            )
+        for output in (inside + item.data.replace("/", os.sep), inside + item.picture.replace("/", os.sep)):
+            if output in sources:
+                raise UsageError(
+                    f"The output for {item.source} would overwrite the image {output}. Give another --out."
+                )
 
 
-def _root(source: str) -> Path | None:
-    """The folder that a folder or pattern is searched from; none for a file that is named outright."""
-    path = Path(source)
-    if path.is_dir():
-        return _absolute(path)
-    if path.exists() or not glob.has_magic(source):
-        return None
-    return _absolute(Path(*takewhile(lambda part: not glob.has_magic(part), path.parts)))
+def _is_output(path: str, made: Collection[str]) -> bool:
+    """Whether a path within the output folder is an output that was made under one of the names."""
+    path = path.replace(os.sep, "/")
+    suffixes = (suffix for suffix in (DATA_SUFFIX, PICTURE_SUFFIX) if path.endswith(suffix))
+    return any(path.removesuffix(suffix) in made for suffix in suffixes)
 
 
-def _absolute(path: str | Path) -> Path:
-    """The absolute path, `..` resolved by name, links kept as the user named them."""
-    return Path(os.path.abspath(path))  # noqa: PTH100, Path.absolute keeps `..`
+def _with_separator(folder: str) -> str:
+    """The folder so that whatever begins with it lies inside."""
+    return folder if folder.endswith(os.sep) else folder + os.sep

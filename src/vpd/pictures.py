@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from vpd.colours import class_colours, depth_colours
-from vpd.lettering import caption_strip, font_px_for, legend_strip, scale_strip, stack
+from vpd.lettering import Colour, caption_strip, font_px_for, legend_strip, scale_strip, stack
 
 SMALLEST_PX = 256
 """Pictures whose long side is half of this or less are enlarged by a whole factor."""
@@ -17,6 +19,20 @@ MASK_COLOUR = (255, 64, 90)
 UNKNOWN_COLOUR = (128, 128, 128)
 _MAX_LEGEND = 24
 _MAX_NAME = 40
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How a sample of a data set looks."""
+
+    truth: Image.Image
+    prediction: Image.Image
+    legend: Counter[tuple[Colour, str]] = field(default_factory=Counter)
+    """Pixels of each colour that has a meaning, and the meaning."""
+    scale_m: tuple[float, float] | None = None
+    """Depth of the first and of the last colour, metres."""
+    words: str = ""
+    """What the model was asked for."""
 
 
 def segmentation_picture(
@@ -59,6 +75,13 @@ def colour_labels(labels: NDArray[np.integer], num_classes: int) -> Image.Image:
     return Image.fromarray(colours[np.where(known, labels.astype(np.int32) % 256, 256)])
 
 
+def class_legend(labels: NDArray[np.integer], classes: Sequence[str]) -> Counter[tuple[Colour, str]]:
+    """Pixels of each class in `labels`, any shape, by its colour and name; `no class` counts all others."""
+    counts = np.bincount(np.where(labels < len(classes), labels, len(classes)).ravel(), minlength=len(classes) + 1)
+    meanings = [*((_colour(label), _shorten(name)) for label, name in enumerate(classes)), (UNKNOWN_COLOUR, "no class")]
+    return Counter({meaning: int(count) for meaning, count in zip(meanings, counts, strict=True) if count})
+
+
 def mask_picture(image: Image.Image, mask: NDArray[np.bool_], text: str) -> Image.Image:
     """The image with the mask tinted and outlined, the rest darkened, above the expression.
 
@@ -70,18 +93,28 @@ def mask_picture(image: Image.Image, mask: NDArray[np.bool_], text: str) -> Imag
     Raises:
         ValueError: If image and mask differ in size.
     """
+    drawn = tint_mask(image, mask)
+    font_px = font_px_for(*drawn.size)
+    words = f"“{text}” · {_percent(float(mask.mean()))}" if mask.any() else f"“{text}” · not found"
+    return stack([drawn, caption_strip(words, max(drawn.width, 14 * font_px), font_px)])
+
+
+def tint_mask(image: Image.Image, mask: NDArray[np.bool_]) -> Image.Image:
+    """The image with the mask `(H, W)` tinted and outlined and the rest darkened; a small one is enlarged.
+
+    Raises:
+        ValueError: If image and mask differ in size.
+    """
     _check_size(image, mask)
     picture = _enlarge(image.convert("RGB"))
     inside = Image.fromarray(mask).resize(picture.size, Image.Resampling.NEAREST).convert("L")
-    font_px = font_px_for(*picture.size)
     drawn = Image.blend(picture, Image.new("RGB", picture.size), 0.35)
     drawn.paste(Image.blend(picture, Image.new("RGB", picture.size, MASK_COLOUR), 0.35), mask=inside)
-    line_px = min(10, max(1, font_px // 8))
+    line_px = min(10, max(1, font_px_for(*picture.size) // 8))
     for radius, colour in ((line_px + 1, (255, 255, 255)), (line_px, MASK_COLOUR)):
         blurred = inside.filter(ImageFilter.BoxBlur(radius))  # strictly between only near the outline
         drawn.paste(colour, mask=blurred.point([0, *[255] * 254, 0]))
-    words = f"“{text}” · {_percent(float(mask.mean()))}" if mask.any() else f"“{text}” · not found"
-    return stack([drawn, caption_strip(words, max(picture.width, 14 * font_px), font_px)])
+    return drawn
 
 
 def depth_picture(
@@ -94,7 +127,7 @@ def depth_picture(
         near_m: Depth of the first colour; the nearest 1 % of the pixels where not given.
         far_m: Depth of the last colour; the farthest 1 % of the pixels where not given.
     """
-    near_m, far_m = _depth_range(depth_m, near_m, far_m)
+    near_m, far_m = depth_range(depth_m, near_m, far_m)
     picture = _enlarge(colour_depth(depth_m, near_m, far_m))
     font_px = font_px_for(*picture.size)
     width = max(picture.width, 14 * font_px)
@@ -110,10 +143,24 @@ def colour_depth(depth_m: NDArray[np.floating], near_m: float, far_m: float) -> 
     return Image.fromarray(colours)
 
 
+def depth_range(
+    depth_m: NDArray[np.floating], near_m: float | None = None, far_m: float | None = None
+) -> tuple[float, float]:
+    """The given ends, or those of the known depths but for 1 % on either side, metres; never empty."""
+    known = depth_m[_known(depth_m)]
+    low, high = np.percentile(known, (1, 99)) if known.size else (0.0, 1.0)
+    near_m = float(low) if near_m is None else near_m
+    far_m = float(high) if far_m is None else far_m
+    return near_m, max(far_m, near_m * 1.05 + 0.01)
+
+
 def contact_sheet(
     rows: Sequence[Sequence[Image.Image]],
     titles: Sequence[str] = (),
     *,
+    words: Sequence[str] = (),
+    scales_m: Sequence[tuple[float, float] | None] = (),
+    legend: Mapping[tuple[Colour, str], int] | None = None,
     cell_px: int = 256,
     caption: str = "",
 ) -> Image.Image:
@@ -122,26 +169,48 @@ def contact_sheet(
     Args:
         rows: Pictures of each row; every row has the same number.
         titles: Words above the columns, or none.
+        words: Words below each row, or none.
+        scales_m: Depths of the first and last colour of each row, for a scale below it, or none.
+        legend: Colours with their meaning, and how much of the pictures has it; the largest are shown first.
         cell_px: Long side of each picture.
         caption: Words below the grid.
 
     Raises:
-        ValueError: If rows differ in length, there is none, or titles do not fit them.
+        ValueError: If rows differ in length, there is none, or titles, words or scales do not fit them.
     """
     columns = {len(row) for row in rows}
-    if len(columns) != 1 or (titles and len(titles) not in columns):
+    lists_fit = all(not given or len(given) == len(rows) for given in (words, scales_m))
+    if len(columns) != 1 or (titles and len(titles) not in columns) or not lists_fit:
         raise ValueError(
-            f"A sheet needs rows of one length and as many titles; got rows of {sorted(columns)} "
-            f"and {len(titles)} titles."
+            f"A sheet needs rows of one length and as many titles; got rows of {sorted(columns)} and {len(titles)} "
+            f"titles; {len(rows)} rows, {len(words)} words and {len(scales_m)} scales for them."
         )
     gap = max(4, cell_px // 32)
     font_px = font_px_for(cell_px, cell_px)
     cells = [[_fit(picture, cell_px) for picture in row] for row in rows]
     cell_width = max(cell.width for row in cells for cell in row)
     width = gap + (cell_width + gap) * columns.pop()
-    bands = [[caption_strip(title, cell_width, font_px) for title in titles]] if titles else []
-    drawn = [_row(row, cell_width, gap, width) for row in [*bands, *cells]]
+    drawn = (
+        [_row([caption_strip(title, cell_width, font_px) for title in titles], cell_width, gap, width)]
+        if titles
+        else []
+    )
+    for place, row in enumerate(cells):
+        drawn.append(_row(row, cell_width, gap, width))
+        if scales_m and (scale := scales_m[place]):
+            drawn.append(scale_strip(depth_colours(), *scale, width, font_px))
+        if words and words[place]:
+            drawn.append(caption_strip(words[place], width, font_px))
+    if legend:
+        drawn.append(legend_strip(_largest(legend), width, font_px))
     return stack([*drawn, caption_strip(caption, width, font_px)] if caption else drawn)
+
+
+def _largest(legend: Mapping[tuple[Colour, str], int]) -> list[tuple[Colour, str]]:
+    """The entries that most pixels have, and how many are left out."""
+    entries = [entry for entry, count in sorted(legend.items(), key=lambda item: -item[1]) if count]
+    left_out = len(entries) - 2 * _MAX_LEGEND
+    return [*entries[: 2 * _MAX_LEGEND], (UNKNOWN_COLOUR, f"{left_out} more")] if left_out > 0 else entries
 
 
 def _row(cells: Sequence[Image.Image], cell_width: int, gap: int, width: int) -> Image.Image:
@@ -163,15 +232,6 @@ def _enlarge(picture: Image.Image) -> Image.Image:
     """A picture too small to look at, larger by a whole factor."""
     factor = max(1, SMALLEST_PX // max(picture.size))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-
-
-def _depth_range(depth_m: NDArray[np.floating], near_m: float | None, far_m: float | None) -> tuple[float, float]:
-    """The given ends, or those of the known depths but for 1 % on either side; never empty."""
-    known = depth_m[_known(depth_m)]
-    low, high = np.percentile(known, (1, 99)) if known.size else (0.0, 1.0)
-    near_m = float(low) if near_m is None else near_m
-    far_m = float(high) if far_m is None else far_m
-    return near_m, max(far_m, near_m * 1.05 + 0.01)
 
 
 def _known(depth_m: NDArray[np.floating]) -> NDArray[np.bool_]:

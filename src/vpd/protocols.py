@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import ValidationError
+from torch import Tensor
 
-from vpd.data.nyu import NyuDepth
-from vpd.data.samples import Sample, SampleSet
+from vpd.caching import FrozenCaches, TensorCache
+from vpd.config import Fit
+from vpd.data.samples import CountedDepth, Sample, SampleSet
 from vpd.errors import UsageError
 from vpd.metrics.accumulator import Accumulator
 from vpd.metrics.depth import DepthMetrics
 from vpd.metrics.referring import ReferringMetrics
 from vpd.metrics.segmentation import SegmentationMetrics
-from vpd.pictures import colour_depth, colour_labels, mask_picture
+from vpd.pictures import UNKNOWN_COLOUR, Shown, class_legend, colour_depth, colour_labels, depth_range, tint_mask
+from vpd.predictions import Prediction
 from vpd.tasks.depth import DepthModel
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.referring import ReferringModel
@@ -26,153 +32,218 @@ from vpd.tasks.segmentation import SegmentationModel
 
 logger = logging.getLogger(__name__)
 
+SQUASHED = "_squashed"
+"""End of the names of the metrics at the published protocol's masks."""
 
-class SegmentationProtocol:
-    """Labels at the original size, all pixels of the data set together; single pass or as the model's fit says.
+_REFER_CACHE_BYTES = 2**28
+
+Measured = tuple[Prediction, dict[str, Tensor]]
+"""What was predicted for a sample, and the row it adds to each of a protocol's metrics."""
+
+
+class Protocol(ABC):
+    """What is done with each sample of a data set."""
+
+    metrics: dict[str, Accumulator]
+    """What counts, by the ending of the metrics' names."""
+    words: dict[str, str]
+    """What is measured, in words, by the same endings."""
+
+    @abstractmethod
+    def measure(self, samples: Sequence[Sample]) -> list[Measured]:
+        """Predict samples, together where their sizes agree, and count each.
+
+        Raises:
+            UsageError: If a sample lacks what is needed, or has labels outside the classes.
+        """
+
+    @abstractmethod
+    def shown(self, sample: Sample) -> Shown:
+        """Truth and prediction of a sample as pictures."""
+
+    def _row(self, ending: str, sample: Sample, predicted: Tensor, truth: NDArray[Any]) -> Tensor:
+        """What a sample adds to a metric, or what is wrong with it."""
+        try:
+            return self.metrics[ending].row(predicted, torch.from_numpy(truth))
+        except ValueError as error:
+            raise UsageError(f"Sample {sample.name}: {error}") from error
+
+
+class SegmentationProtocol(Protocol):
+    """Labels at the original size, all pixels of the data set together.
 
     Args:
         model: Whom to measure.
         sample_set: On what; its class names must be the model's, in number and order.
+        caches: Where results of the frozen parts are kept, if anywhere.
 
     Raises:
         UsageError: If the classes differ.
     """
 
-    def __init__(self, model: SegmentationModel, sample_set: SampleSet) -> None:
+    def __init__(self, model: SegmentationModel, sample_set: SampleSet, caches: FrozenCaches | None = None) -> None:
         check_classes(sample_set.classes, model.config.classes)
-        self._model = model
-        self._metrics = SegmentationMetrics(len(model.config.classes))
-        self.accumulators: dict[str, Accumulator] = {"": self._metrics}
-        """What counts, by the suffix of the metrics' names."""
+        self._model, self._classes, self._caches = model, model.config.classes, caches
+        self.metrics = {"": SegmentationMetrics(len(self._classes))}
+        self.words = {"": "labels at the size of the images, pixels of all samples together"}
 
-    def update(self, samples: Sequence[Sample]) -> None:
+    def measure(self, samples: Sequence[Sample]) -> list[Measured]:
         """Predict and count samples."""
-        predictions = self._model.predict([sample.image for sample in samples], batch_size=len(samples))
-        for sample, prediction in zip(samples, predictions, strict=True):
-            truth = torch.from_numpy(_truth(sample, "labels"))
-            try:
-                self._metrics.update(prediction.labels, truth)
-            except ValueError as error:
-                raise UsageError(f"Sample {sample.name}: {error}") from error
+        images = [sample.image for sample in samples]
+        predictions = self._model.predict(images, batch_size=len(samples), caches=self._caches)
+        return [
+            (prediction, {"": self._row("", sample, prediction.labels, _truth(sample, "labels"))})
+            for sample, prediction in zip(samples, predictions, strict=True)
+        ]
 
-    def per_class(self) -> dict[str, dict[str, float]]:
-        """IoU and accuracy of each class; NaN where it is absent."""
-        values: dict[str, Any] = self._metrics.compute()
-        rows = zip(self._model.config.classes, values["IoU"], values["Acc"], strict=True)
-        return {name: {"IoU": iou, "Acc": accuracy} for name, iou, accuracy in rows}
-
-    def pictures(self, sample: Sample) -> tuple[Image.Image, Image.Image]:
+    def shown(self, sample: Sample) -> Shown:
         """Truth and prediction in the colours of the classes."""
-        number = len(self._model.config.classes)
-        predicted = self._model.predict(sample.image).labels.numpy()
-        return colour_labels(_truth(sample, "labels"), number), colour_labels(predicted, number)
+        labels = _truth(sample, "labels"), self._model.predict(sample.image).labels.numpy()
+        truth, predicted = (colour_labels(part, len(self._classes)) for part in labels)
+        return Shown(truth, predicted, class_legend(np.stack(labels), self._classes))
 
 
-class ReferringProtocol:
+class ReferringProtocol(Protocol):
     """Masks at the original size; and, as published, with image and mask squashed to a square of the model's size.
 
     Args:
         model: Whom to measure.
+        caches: Where results of the frozen parts are kept; none = in 256 MB, so that images with several sentences
+            are encoded once.
     """
 
-    def __init__(self, model: ReferringModel) -> None:
-        self._model = model
-        self._original, self._squashed = ReferringMetrics(), ReferringMetrics()
-        self.accumulators: dict[str, Accumulator] = {"": self._original, "_squashed": self._squashed}
-        """What counts, by the suffix of the metrics' names."""
+    def __init__(self, model: ReferringModel, caches: FrozenCaches | None = None) -> None:
+        cache = TensorCache(_REFER_CACHE_BYTES)
+        self._model, self._caches, fit = model, caches or FrozenCaches(latents=cache, texts=cache), model.config.fit
+        self._size = (fit.size_px, fit.size_px)
+        # the squashed image and what the model makes of the original are then the same pixels
+        self._is_squashed_anyway = fit.mode == "squash" and fit.antialias
+        self.metrics = {"": ReferringMetrics(), SQUASHED: ReferringMetrics()}
+        side = f"{fit.size_px}x{fit.size_px} px"
+        self.words = {
+            "": "masks at the size of the images, every sentence a sample",
+            SQUASHED: f"image and true mask squashed to {side}, as published; every sentence a sample",
+        }
 
-    def update(self, samples: Sequence[Sample]) -> None:
+    def measure(self, samples: Sequence[Sample]) -> list[Measured]:
         """Predict and count samples, each with its first expression."""
         texts = [_expression(sample) for sample in samples]
         masks = [_truth(sample, "mask") for sample in samples]
         images = [Image.fromarray(sample.image) for sample in samples]
-        size = (self._model.config.fit.size_px,) * 2
-        for metrics, pictures, targets in (
-            (self._original, images, masks),
-            (
-                self._squashed,
-                [image.resize(size, Image.Resampling.BILINEAR) for image in images],
-                [
-                    np.array(Image.fromarray(mask.astype(np.uint8)).resize(size, Image.Resampling.NEAREST))
-                    for mask in masks
-                ],
-            ),
-        ):
-            predictions = self._model.predict(pictures, text=texts, batch_size=len(samples))
-            for prediction, target in zip(predictions, targets, strict=True):
-                metrics.update(prediction.mask, torch.from_numpy(target))
+        answers = self._model.predict_with_fitted(images, text=texts, batch_size=len(samples), caches=self._caches)
+        squashed = [mask for _, mask in answers]
+        if not self._is_squashed_anyway:
+            squares = [image.resize(self._size, Image.Resampling.BILINEAR) for image in images]
+            on_squares = self._model.predict(squares, text=texts, batch_size=len(samples), caches=self._caches)
+            squashed = [prediction.mask for prediction in on_squares]
+        measured: list[Measured] = []
+        for sample, (prediction, _), mask, on_square in zip(samples, answers, masks, squashed, strict=True):
+            square = np.array(Image.fromarray(mask.astype(np.uint8)).resize(self._size, Image.Resampling.NEAREST))
+            original = self._row("", sample, prediction.mask, mask)
+            measured.append((prediction, {"": original, SQUASHED: self._row(SQUASHED, sample, on_square, square)}))
+        return measured
 
-    def per_class(self) -> dict[str, dict[str, float]]:
-        """Nothing: expressions have no classes."""
-        return {}
-
-    def pictures(self, sample: Sample) -> tuple[Image.Image, Image.Image]:
-        """Truth and prediction, each with its outline and the expression."""
+    def shown(self, sample: Sample) -> Shown:
+        """Truth and prediction, each with its outline, and the expression."""
         image, text = Image.fromarray(sample.image), _expression(sample)
         predicted = self._model.predict(image, text=text).mask.numpy()
-        return mask_picture(image, _truth(sample, "mask"), text), mask_picture(image, predicted, text)
+        return Shown(tint_mask(image, _truth(sample, "mask")), tint_mask(image, predicted), words=f"“{text}”")
 
 
-class DepthProtocol:
-    """Depth in metres, errors averaged over images: NYU's crop and range for NYU, else the model's whole range.
+class DepthProtocol(Protocol):
+    """Depth in metres, errors averaged over images; the data set says which true depth counts.
 
     Args:
         model: Whom to measure.
-        sample_set: On what.
+        sample_set: On what; `counted` without a largest depth means the model's range.
+        caches: Where results of the frozen parts are kept, if anywhere.
     """
 
-    def __init__(self, model: DepthModel, sample_set: SampleSet) -> None:
-        self._model = model
-        is_nyu = isinstance(sample_set, NyuDepth)
-        self._metrics = DepthMetrics(
-            min_depth_m=1e-3,
-            max_depth_m=10.0 if is_nyu else model.config.max_depth_m,
-            crop="nyu" if is_nyu else None,
+    def __init__(self, model: DepthModel, sample_set: SampleSet, caches: FrozenCaches | None = None) -> None:
+        self._model, self._caches = model, caches
+        counted = getattr(sample_set, "counted", CountedDepth())  # sets need not inherit from SampleSet
+        metrics = DepthMetrics(
+            min_depth_m=counted.min_depth_m,
+            max_depth_m=counted.max_depth_m or model.config.max_depth_m,
+            crop=counted.crop,
         )
-        self.accumulators: dict[str, Accumulator] = {"": self._metrics}
-        """What counts, by the suffix of the metrics' names."""
+        self.metrics = {"": metrics}
+        part = f"inside the {metrics.crop} crop" if metrics.crop else "no crop"
+        self.words = {
+            "": f"errors averaged over images; true depth between {metrics.min_depth_m:g} and "
+            f"{metrics.max_depth_m:g} m, {part}"
+        }
 
-    def update(self, samples: Sequence[Sample]) -> None:
+    def measure(self, samples: Sequence[Sample]) -> list[Measured]:
         """Predict and count samples, each with its scene where the model knows it."""
         scenes = [self._scene(sample) for sample in samples]
         images = [sample.image for sample in samples]
-        predictions = self._model.predict(images, scene=scenes, batch_size=len(samples))
-        for sample, prediction in zip(samples, predictions, strict=True):
-            self._metrics.update(prediction.depth_m, torch.from_numpy(_truth(sample, "depth_m")))
+        predictions = self._model.predict(images, scene=scenes, batch_size=len(samples), caches=self._caches)
+        return [
+            (prediction, {"": self._row("", sample, prediction.depth_m, _truth(sample, "depth_m"))})
+            for sample, prediction in zip(samples, predictions, strict=True)
+        ]
 
-    def per_class(self) -> dict[str, dict[str, float]]:
-        """Nothing: depth has no classes."""
-        return {}
-
-    def pictures(self, sample: Sample) -> tuple[Image.Image, Image.Image]:
+    def shown(self, sample: Sample) -> Shown:
         """Truth and prediction in colours of the truth's range."""
         truth = _truth(sample, "depth_m")
-        measured = truth[truth > 0]
-        near_m, far_m = (float(measured.min()), float(measured.max()) + 0.01) if measured.size else (0.0, 1.0)
+        near_m, far_m = depth_range(truth)
         predicted = self._model.predict(sample.image, scene=self._scene(sample)).depth_m.numpy()
-        return colour_depth(truth, near_m, far_m), colour_depth(predicted, near_m, far_m)
+        return Shown(
+            colour_depth(truth, near_m, far_m),
+            colour_depth(predicted, near_m, far_m),
+            Counter({(UNKNOWN_COLOUR, "not measured"): int((truth <= 0).sum())}),
+            scale_m=(near_m, far_m),
+        )
 
     def _scene(self, sample: Sample) -> str | None:
         return sample.scene if sample.scene in self._model.config.scenes else None
 
 
-Protocol = SegmentationProtocol | ReferringProtocol | DepthProtocol
-
-
-def protocol_of(model: PerceptionModel, sample_set: SampleSet) -> Protocol:
+def protocol_of(model: PerceptionModel, sample_set: SampleSet, caches: FrozenCaches | None = None) -> Protocol:
     """The protocol of a model's task.
+
+    Args:
+        model: Whom to measure.
+        sample_set: On what.
+        caches: Where results of the frozen parts are kept, if anywhere.
 
     Raises:
         TypeError: If the model is none of the three.
         UsageError: If the classes of data and model differ.
     """
     if isinstance(model, SegmentationModel):
-        return SegmentationProtocol(model, sample_set)
+        return SegmentationProtocol(model, sample_set, caches)
     if isinstance(model, ReferringModel):
-        return ReferringProtocol(model)
+        return ReferringProtocol(model, caches)
     if isinstance(model, DepthModel):
-        return DepthProtocol(model, sample_set)
+        return DepthProtocol(model, sample_set, caches)
     raise TypeError(f"{type(model).__name__} is none of the three task models.")
+
+
+def change_fit(model: PerceptionModel, changes: Mapping[str, Any]) -> None:
+    """Fit images differently from now on, such as `{"scales": [0.5, 1, 1.5], "flip": True}` for segmentation.
+
+    Args:
+        model: Whose `config.fit` changes.
+        changes: Fields of `Fit`.
+
+    Raises:
+        UsageError: If a field is unknown, a value is wrong, or the task cannot do it; the model stays as it was.
+    """
+    if unknown := sorted(set(changes) - set(Fit.model_fields)):
+        raise UsageError(f"Unknown keys of the fit: {', '.join(unknown)}. Known: {', '.join(Fit.model_fields)}.")
+    settings = model.config.model_dump()
+    settings["fit"] |= changes
+    try:
+        model.config = type(model.config).model_validate(settings)
+    except ValidationError as error:
+        problems = (
+            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg'].removeprefix('Value error, ')}"
+            for problem in error.errors()
+        )
+        given = ", ".join(f"{name}={value}" for name, value in changes.items())
+        raise UsageError(f"Images cannot be fitted by {given}: {'; '.join(problems)}.") from error
 
 
 def check_classes(of_data: Sequence[str], of_model: Sequence[str]) -> None:

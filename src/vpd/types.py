@@ -8,7 +8,7 @@ a text embedding.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -55,6 +55,8 @@ class Batch:
     """Referring expression of each sample."""
     scenes: list[str | None] | None = None
     """Scene class of each sample, where known."""
+    unreadable: list[tuple[int, str]] = field(default_factory=list)
+    """Number in the data set, and problem, of each sample that could not be read and was replaced by another."""
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on `device`."""

@@ -1,4 +1,5 @@
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,9 @@ def test_bad_images_are_named_and_skipped(vpd_command: Command, models: Models, 
         ("segment", ["--classes", "sky,dog"], "cannot predict dog"),
         ("segment", ["--device", "abacus"], "There is no device 'abacus'"),
         ("segment", ["--dtype", "float12"], "Unknown dtype 'float12'"),
+        ("segment", ["--shard", "0/4"], "--shard 0/4: give the number of this job"),
+        ("segment", ["--shard", "slurm"], "--shard slurm works in a SLURM job array"),
+        ("segment", ["--workers", "2"], "--workers belongs to --engine ray"),
     ],
 )
 def test_wrong_requests(
@@ -96,6 +100,40 @@ def test_wrong_requests(
     assert result.err.startswith("vpd: ")
     assert said in result.err
     assert "Traceback" not in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_shards_write_into_one_folder(
+    vpd_command: Command, models: Models, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "out"
+    words = ["predict", "segment", photos, "--model", models["segment"], "--out", out, "--shard"]
+    result = vpd_command(*words, "1/2")
+    assert (result.status, result.out.splitlines()) == (
+        0,
+        [
+            f"2 images predicted, 0 were there already, 0 skipped: {out}",
+            f"Shard 1/2 of 3 images; {out / 'predictions.jsonl'}: it is made when all shards are done.",
+        ],
+    )
+    for name, value in {"ID": "7", "MIN": "6", "MAX": "7", "COUNT": "2"}.items():
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+    result = vpd_command(*words, "slurm")
+    assert result.status == 0
+    assert "Shard 2/2 of 3 images; " in result.out
+    assert "all shards are done" in result.out
+    assert [line["data"] for line in manifest(out)] == ["a.png", "b.png", "more/a.png"]
+
+
+def test_ray_that_is_not_installed(
+    vpd_command: Command, models: Models, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    words = ["predict", "segment", photos, "--model", models["segment"], "--out", tmp_path / "out", "--engine", "ray"]
+    result = vpd_command(*words)
+    assert (result.status, result.err.count("\n")) == (2, 1)
+    assert 'pip install "vpd-perception[ray]"' in result.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_of_another_task(vpd_command: Command, models: Models, photos: Path, tmp_path: Path):

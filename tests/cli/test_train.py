@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from tiny import write_tiny_diffusion
-from tiny_data import write_depth_data, write_segment_data
+from tiny_data import write_segment_data
 
 SMALL = ("-s", "crop_px=64", "-s", "batch_size=2", "-s", "workers=0", "-s", "pictures=0")
 HEAD = ("-s", "model_options.head_channels=8")
@@ -94,21 +94,21 @@ def test_nothing_given_says_what_is_missing(vpd_command: Any, tmp_path: Path):
     assert not (tmp_path / "run").exists()
 
 
-def test_loss_that_is_no_number_gives_status_1(vpd_command: Any, words: list[Any], monkeypatch: pytest.MonkeyPatch):
-    from vpd.tasks.segmentation import SegmentationModel
-
-    monkeypatch.setattr(SegmentationModel, "loss", lambda model, batch: model(batch.images).sum() * float("nan"))
-    result = vpd_command(*words)
-    assert result.status == 1 and "The loss is nan at step 1, on the samples" in result.err
+def test_loss_that_is_no_number_gives_status_1_and_its_batch(vpd_command: Any, words: list[Any], tmp_path: Path):
+    result = vpd_command(*words, "-s", "learning_rate=1e30", "-s", "unet_lr_scale=1", "-s", "clip_norm=null")
+    assert result.status == 1 and "at step 2, on the samples" in result.err and "--resume" in result.err
+    assert list((tmp_path / "run" / "bad-batches" / "step-00000002").glob("*/image-001.png"))
+    words = ["train", "segment", "--out", tmp_path / "run", "--resume"]
+    assert vpd_command(*words, "-s", "on_bad_loss=skip").status == 0  # it begins anew, and skips that step
 
 
 def test_too_little_memory_says_what_to_set(vpd_command: Any, words: list[Any], monkeypatch: pytest.MonkeyPatch):
     from vpd.tasks.segmentation import SegmentationModel
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(SegmentationModel, "loss", fail)
+    monkeypatch.setattr(SegmentationModel, "loss_sum", fail)
     result = vpd_command(*words)
     assert result.status == 2 and "-s accumulate=8" in result.err
 
@@ -138,12 +138,6 @@ def test_eval_needs_a_part_that_was_held_out(vpd_command: Any, models: dict[str,
         "eval", "segment", "--data", tmp_path, "--model", models["segment"], "--split", "train", "--limit", 2
     )
     assert measured.status == 0 and "2 samples" in measured.out
-
-
-def test_eval_of_depth_prints_errors_in_metres(vpd_command: Any, models: dict[str, Path], tmp_path: Path):
-    result = vpd_command("eval", "depth", "--data", write_depth_data(tmp_path), "--model", models["depth"])
-    assert result.status == 0, result.err
-    assert "(nyu, test): 2 samples" in result.out and "rmse" in result.out and "%" not in result.out
 
 
 @pytest.mark.extras

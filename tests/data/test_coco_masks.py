@@ -38,6 +38,8 @@ def test_a_polygon_outside_gives_nothing():
         ([[*SQUARE, 1]], "a polygon of 9 numbers"),
         ([[0, 0, 1e9, 0, 1e9, 4]], "is no place in or near"),
         ([[0, 0, float("nan"), 0, 4, 4]], "is no place in or near"),
+        ([[0, 0, 10**400, 0, 4, 4]], "is no place in or near"),
+        ([[0, 0, 30, 30] * 200_000], "a polygon's outline is 24,000,000 px long; the limit is 4,000,000"),
         ([["0", 0, 4, 0, 4, 4]], "is no place in or near"),
         ([SQUARE, {"size": [8, 8], "counts": [64]}], "must be all polygons or all run lengths"),
         ([0, 0, 4, 0, 4, 4], "must be all polygons or all run lengths"),
@@ -45,6 +47,8 @@ def test_a_polygon_outside_gives_nothing():
         ({"size": [8, 8], "counts": [10]}, "do not add up to 8x8"),
         ({"size": [8, 8], "counts": [70, -6]}, "do not add up to 8x8"),
         ({"size": [8, 8], "counts": b"\xff\xff\xff"}, "do not add up"),
+        ({"size": [8, 8], "counts": "\ud83d"}, "do not add up"),
+        ({"size": [8, 8], "counts": "P2é"}, "do not add up"),
         ({"size": [8, 8]}, "must be all polygons"),
     ],
 )
@@ -56,3 +60,9 @@ def test_impossible_segmentations(segmentation, message):
 def test_claimed_sizes_are_limited():
     with pytest.raises(UsageError, match="megapixels"):
         decode_mask([SQUARE], height=100_000, width=100_000, name="object")
+
+
+def test_text_made_to_take_time_is_refused_at_once():
+    endless = {"size": [4, 4], "counts": "o" * 1_000_000}  # every character says that the number goes on
+    with pytest.raises(UsageError, match="run lengths do not add up to 4x4 pixels"):
+        decode_mask(endless, height=4, width=4, name="crafted")

@@ -1,9 +1,12 @@
+import json
+
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from vpd.data.nyu import NyuDepth, nyu_scenes, read_pair_list, scene_of
+from data_layouts import write_nyu
+from vpd.data.nyu import NyuDepth, nyu_scenes, scene_of
+from vpd.data.pair_lists import read_pair_list
+from vpd.data.samples import CountedDepth
 from vpd.errors import UsageError
 
 
@@ -64,31 +67,11 @@ def refusal(root, split="train", **options):
 
 
 def test_wrong_folders(nyu_root, tmp_path):
-    assert "no split 'dev'; there are: train, test" in refusal(nyu_root, "dev")
+    assert "no split 'dev'; there are: train, test, official_train (val means test)" in refusal(nyu_root, "dev")
     assert "no folder sync/" in refusal(tmp_path)
     assert "no such list file" in refusal(nyu_root, list_file=tmp_path / "gone.txt")
     (nyu_root / "train_list.txt").write_text("\n")
     assert "has no pair" in refusal(nyu_root)
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [("a.jpg", "line 1: 1 columns"), ("a b c d", "line 1: 4 columns"), ("../a.jpg b.png", "must stay inside")],
-)
-def test_malformed_lists(nyu_root, line, message):
-    (nyu_root / "train_list.txt").write_text(line)
-    assert message in refusal(nyu_root)
-
-
-NAMES = st.text("abc_01", min_size=1, max_size=8)
-
-
-@given(st.lists(st.tuples(NAMES, NAMES, st.booleans(), st.booleans())), st.booleans())
-def test_both_list_styles_mean_the_same(tmp_path_factory, rows, ends_with_newline):
-    lines = [f"{'/' * slash}{a}.jpg {'/' * slash}{b}.png{' 518.8579' * focal}" for a, b, slash, focal in rows]
-    path = tmp_path_factory.mktemp("lists") / "list.txt"
-    path.write_text("\n".join(lines) + "\n" * ends_with_newline)
-    assert read_pair_list(path) == [(f"{a}.jpg", f"{b}.png") for a, b, _, _ in rows]
 
 
 def test_bad_pairs(nyu_root, grey):
@@ -101,8 +84,42 @@ def test_bad_pairs(nyu_root, grey):
     with pytest.raises(UsageError, match=r"sync_depth_00045\.png: depth needs one channel of 16 bits"):
         samples[0]
     depth.unlink()
-    with pytest.raises(UsageError, match=r"sync_depth_00045\.png: no such file"):
+    with pytest.raises(UsageError, match=r"sync_depth_00045\.png: no such file; .*train_list\.txt, line 1 names it"):
         samples[0]
+
+
+def test_groups_are_rooms(nyu_root, tmp_path):
+    train = NyuDepth(nyu_root, "train")
+    assert [train[n].group for n in (0, 1)] == ["study_room_0004", "kitchen_0028"]  # 28a and 28b are one room
+    assert NyuDepth(nyu_root, "test")[0].group == "bathroom"
+    rooms = nyu_root / "official_splits/rooms.json"
+    rooms.write_text(json.dumps({"00045": "bathroom_0002b"}))
+    assert NyuDepth(nyu_root, "test")[0].group == "bathroom_0002"
+    assert NyuDepth(nyu_root, "train")[0].group == "study_room_0004"  # other pictures of the same number
+    rooms.write_text("{")
+    assert "rooms.json: not JSON" in refusal(nyu_root, "test")
+    rooms.write_text('{"00045": 3}')
+    assert "rooms.json: must map picture numbers to rooms" in refusal(nyu_root, "test")
+
+
+def test_an_unfinished_extraction_is_not_used(nyu_root):
+    (nyu_root / "official_splits/UNFINISHED").touch()
+    assert "was not extracted to the end; run `vpd data prepare nyu" in refusal(nyu_root, "test")
+    assert len(NyuDepth(nyu_root, "train")) == 2
+
+
+def test_true_layout(tmp_path):
+    root = write_nyu(tmp_path)
+    train, test = NyuDepth(root, "train"), NyuDepth(root, "test")
+    assert (len(train), len(test)) == (6, 4)
+    assert [train[n].scene for n in (0, 2, 4)] == ["kitchen", "study", "kitchen"]
+    assert [test[n].scene for n in (0, 2)] == ["bathroom", "office"]
+    assert test.counted == CountedDepth(1e-3, 10.0, "nyu")
+    depth_m = test[0].depth_m
+    assert depth_m is not None and depth_m.shape == (480, 640) and depth_m[479, 0] == np.float32(0.7)
+    for split in ("train", "test"):
+        (root / f"{split}_list.txt").rename(root / f"nyudepthv2_{split}_files_with_gt.txt")
+        assert "nyudepthv2_" in NyuDepth(root, split).notes[0]
 
 
 def test_real_frames(test_data):
@@ -113,6 +130,6 @@ def test_real_frames(test_data):
 
 
 def test_real_test_list(test_data):
-    pairs = read_pair_list(test_data / "formats/nyu_test_list.txt")
+    pairs, _ = read_pair_list(test_data / "formats/nyu_test_list.txt")
     assert len(pairs) == 654
-    assert all(scene_of(image, nyu_scenes()) for image, _ in pairs)
+    assert all(scene_of(pair.image, nyu_scenes()) for pair in pairs)

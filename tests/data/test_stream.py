@@ -1,4 +1,7 @@
 import itertools
+import multiprocessing
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -171,14 +174,70 @@ def test_a_pipeline_says_what_to_pad_to():
     assert take(source, 1)[0].images.shape == (2, 3, 5, 5)
 
 
+BAD = (2, 5, 6)
+
+
+def torn(**options: object) -> SampleStream:
+    return SampleStream(Numbers(10, bad=BAD), jitter, **{"seed": 0, "batch_size": 4, **options})  # type: ignore[arg-type]
+
+
+def test_unreadable_samples_are_named_and_replaced_by_others():
+    source = torn()
+    for step, batch in enumerate(take(source, 10)):
+        indices = [index for _, index in source.places(step)]
+        assert {index for index in indices if index in BAD} <= {index for index, _ in batch.unreadable} <= set(BAD)
+        assert all(problem == f"{index}.png: the file is empty" for index, problem in batch.unreadable)
+        for index, name in zip(indices, batch.names, strict=True):
+            assert int(name) not in BAD and (index in BAD or name == str(index))
+
+
+def test_replacements_are_a_function_of_seed_epoch_and_number():
+    """Of neither workers nor ranks nor the first step; and another one in another epoch."""
+    whole = take(torn(), 10)
+    assert equal(take(torn(workers=2, start_step=3), 4), whole[3:7])
+    shares = [take(torn(batch_size=2, rank=rank, world_size=2), 10) for rank in range(2)]
+    for step, batch in enumerate(whole):
+        assert batch.names == [name for share in shares for name in share[step].names]
+        assert torch.equal(batch.images, torch.cat([share[step].images for share in shares]))
+        assert batch.unreadable == [problem for share in shares for problem in share[step].unreadable]
+    places = [place for step in range(10) for place in torn().places(step)]
+    names = [name for batch in whole for name in batch.names]
+    assert len({name for (_, index), name in zip(places, names, strict=True) if index == 2}) > 1
+    assert [batch.names for batch in take(torn(seed=1), 10)] != [batch.names for batch in whole]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
-def test_unreadable_samples_are_named_in_one_line(workers):
-    source = SampleStream(Numbers(4, bad=(2,)), jitter, seed=0, batch_size=2, shuffle=False, workers=workers)
-    batches = iter(source)
-    assert next(batches).names == ["0", "1"]
-    with pytest.raises(UsageError) as error:
-        next(batches)
-    assert str(error.value) == "2.png: the file is empty"
+def test_data_without_a_readable_sample_is_named_in_one_line(workers):
+    source = SampleStream(Numbers(3, bad=(0, 1, 2)), jitter, seed=0, batch_size=1, workers=workers)
+    with pytest.raises(
+        UsageError, match=r"^None of 8 samples drawn one after the other can be read: \d\.png: .*; "
+    ) as error:
+        take(source, 1)
+    assert "\n" not in str(error.value) and str(error.value).count("the file is empty") in (2, 3)
+
+
+def test_only_usage_errors_make_a_sample_unreadable():
+    class Broken(Numbers):
+        def __getitem__(self, index: int) -> Sample:
+            raise KeyError("a mistake of ours")
+
+    with pytest.raises(KeyError, match="a mistake of ours"):
+        take(SampleStream(Broken(3), jitter, seed=0, batch_size=1), 1)
+
+
+def test_processes_that_read_outlive_signals_and_end_with_the_stream():
+    batches = iter(stream(workers=2))
+    assert len(list(itertools.islice(batches, 2))) == 2  # each of them is at work
+    readers = multiprocessing.active_children()
+    assert len(readers) == 2
+    for reader in readers:
+        os.kill(reader.pid, signal.SIGTERM)
+        os.kill(reader.pid, signal.SIGINT)
+    assert equal(list(itertools.islice(batches, 8)), take(stream(start_step=2), 8))
+    batches.close()
+    for reader in readers:
+        reader.join(30)
+    assert [reader.exitcode for reader in readers] == [0, 0]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -6,6 +6,7 @@ import torch
 from vpd.heads.cascade import CascadeHead
 from vpd.heads.deconv import DeconvHead
 from vpd.heads.fpn import FPNHead
+from vpd.heads.norms import build_norm
 from vpd.heads.open_vocabulary import OpenVocabularyHead
 from vpd.types import Features
 
@@ -30,6 +31,59 @@ def test_fpn_has_one_one_two_three_convolutions() -> None:
     head = FPNHead(channels=CHANNELS, out_channels=5, hidden_channels=8)
     convolutions = [sum(hasattr(layer, "conv") for layer in tower) for tower in head.towers]
     assert convolutions == [1, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups"), [(8, 1), (16, 2), (32, 4), (192, 24), (256, 32), (640, 32), (7, 1), (12, 1), (44, 4)]
+)
+def test_groups_have_eight_channels_at_least(channels: int, groups: int) -> None:
+    norm = build_norm("group", channels)
+    assert isinstance(norm, torch.nn.GroupNorm) and norm.num_groups == groups
+
+
+def heads_of(norm: str) -> list[torch.nn.Module]:
+    torch.manual_seed(0)
+    small = {"channels": CHANNELS, "hidden_channels": 16, "norm": norm}
+    return [
+        FPNHead(out_channels=5, dropout=0.0, **small),
+        CascadeHead(out_channels=5, **small),
+        DeconvHead(
+            channels=CHANNELS,
+            strides=(8, 16, 32, 64),
+            max_depth_m=7.0,
+            feature_channels=32,
+            deconv_channels=(8, 8, 8),
+            head_channels=16,
+            norm=norm,
+        ),
+        OpenVocabularyHead(attention_strides=(16, 32), text_dim=12, dropout=0.0, embed_dim=16, **small),
+    ]
+
+
+def test_group_norm_makes_an_image_independent_of_its_batch() -> None:
+    """In training mode, with the batch whole and cut in two; BatchNorm cannot."""
+    maps, texts = maps_of(16, 16), torch.randn(2, 5, 12)
+    attention = {s: torch.rand(2, 5, 16 * 8 // s, 16 * 8 // s).softmax(1) for s in (16, 32)}
+
+    def run(head: torch.nn.Module, part: slice) -> torch.Tensor:
+        if isinstance(head, OpenVocabularyHead):
+            cut = {stride: values[part] for stride, values in attention.items()}
+            return head(Features(tuple(m[part] for m in maps), (8, 16, 32, 64), cut), texts[part])
+        return head(tuple(m[part] for m in maps))
+
+    for norm, is_equal in (("group", True), ("batch", False)):
+        for head in heads_of(norm):
+            whole = run(head, slice(0, 2))
+            cut = torch.cat([run(head, slice(0, 1)), run(head, slice(1, 2))])
+            assert torch.allclose(cut, whole, atol=1e-5) == is_equal, (norm, type(head))
+
+
+def test_names_of_weights_do_not_depend_on_the_norm() -> None:
+    for batch, group in zip(heads_of("batch"), heads_of("group"), strict=True):
+        assert dict(batch.named_parameters()).keys() == dict(group.named_parameters()).keys()
+        assert not [name for name, _ in group.named_buffers()]
+        assert any(isinstance(layer, torch.nn.BatchNorm2d) for layer in batch.modules())
+        assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in group.modules())
 
 
 @pytest.mark.parametrize("strides", [(8, 16, 32, 64), (4, 8, 16, 32)])

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vpd.metrics.referring import ReferringMetrics, mask_areas, mask_iou
-from vpd.metrics.segmentation import SegmentationMetrics
 
 masks = st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=2, max_size=2).map(
     lambda rows: torch.tensor(rows).reshape(2, 3, 4)
@@ -52,16 +51,24 @@ def test_shapes_must_be_equal():
         mask_areas(torch.zeros(2, 4, 4), torch.zeros(4, 4))
 
 
-def test_merge_needs_the_same_metric():
-    with pytest.raises(ValueError, match="SegmentationMetrics"):
-        ReferringMetrics().merge(SegmentationMetrics(2))
+def test_a_row_by_hand():
+    row_of_sentence = ReferringMetrics().row(row(7), row(10))
+    assert row_of_sentence.tolist() == [7, 10, 0.7, 1, 1, 1, 1, 0, 0]
 
 
 @settings(deadline=None)
 @given(masks, masks, masks, masks)
-def test_merge_equals_counting_both_in_any_order(pred, target, other_pred, other_target):
-    merged = metrics_of((pred, target)).merge(metrics_of((other_pred, other_target)))
-    torch.testing.assert_close(merged.totals, metrics_of((other_pred, other_target), (pred, target)).totals)
+def test_rows_add_up_in_any_order(pred, target, other_pred, other_target):
+    metrics = ReferringMetrics()
+    rows = metrics.row(pred, target) + metrics.row(other_pred, other_target)
+    torch.testing.assert_close(rows, metrics_of((other_pred, other_target), (pred, target)).totals)
+
+
+def test_values_of_many_sums_at_once():
+    rows = torch.stack([metrics_of((row(5), row(10))).totals, ReferringMetrics().totals])
+    values = ReferringMetrics().values(rows)
+    assert values["oIoU"][0] == values["mIoU"][0] == 0.5
+    assert all(values[name][1].isnan() for name in ("oIoU", "mIoU", "P@0.5"))
 
 
 @settings(deadline=None)

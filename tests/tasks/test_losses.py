@@ -1,13 +1,22 @@
 """Losses, against values by hand and the golden losses."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vpd.tasks.losses import referring_loss, segmentation_loss, silog_loss
+from vpd.tasks.losses import (
+    mean_loss,
+    referring_loss,
+    referring_loss_sum,
+    segmentation_loss,
+    segmentation_loss_sum,
+    silog_loss,
+    silog_loss_sum,
+)
 
 # Two pixels of two classes: probability of the second class 0.8 and 0.5.
 LOGITS = torch.tensor([[0.0, 0.0], [math.log(4.0), 0.0]]).reshape(1, 2, 1, 2)
@@ -44,6 +53,46 @@ def test_referring_loss_leaves_out_ignored_pixels():
 def test_silog_loss_by_hand():
     loss = silog_loss(depth(1.0, 2.0, 5.0), depth(2.0, 2.0, 0.0), variance_focus=0.5)
     assert float(loss) == pytest.approx(math.log(2) * math.sqrt(1 / 2 - 0.5 / 4))
+
+
+def test_silog_loss_over_images_is_the_mean_of_those_with_a_measurement():
+    pred, target = (
+        torch.tensor(rows).reshape(3, 1, 1, 2) for rows in ([[1.0, 2.0]] * 3, [[2.0, 0], [2.0, 8.0], [0, 0]])
+    )
+    each = [silog_loss(pred[i : i + 1], target[i : i + 1]) for i in range(3)]
+    assert each[2] == 0
+    total, images = silog_loss_sum(pred, target, over="image")
+    assert images == 2 and float(total) == pytest.approx(float(each[0] + each[1]))
+    assert float(silog_loss(pred, target, over="image")) == pytest.approx(float(each[0] + each[1]) / 2)
+    assert float(silog_loss(pred, target)) != pytest.approx(float(silog_loss(pred, target, over="image")))
+    assert silog_loss_sum(pred, target, over="batch")[1] == 1
+
+
+@settings(deadline=None)
+@given(st.integers(0, 6), st.integers(0, 6))
+def test_sums_of_parts_are_the_sums_of_the_whole(first: int, second: int):
+    """However a batch is cut, for every loss that says so."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 2, 3, 4, generator=generator, dtype=torch.float64)
+    classes = torch.randint(0, 3, (6, 3, 4), generator=generator) % 2
+    classes[1] = 255
+    classes[2, :2] = 255
+    pred, target = logits.exp().split(1, dim=1)
+    target = target * (torch.rand(target.shape, generator=generator) > 0.5)
+    target[3] = 0
+    ends = [0, *sorted((first, second)), 6]
+    for loss_sum, one, other, options in (
+        (segmentation_loss_sum, logits, classes, {}),
+        (segmentation_loss_sum, logits, classes, {"count_ignored": True}),
+        (referring_loss_sum, logits, classes, {}),
+        (silog_loss_sum, pred, target, {"over": "image"}),
+    ):
+        parts = [loss_sum(one[begin:end], other[begin:end], **options) for begin, end in pairwise(ends) if end > begin]
+        total, weight = (sum(values) for values in zip(*parts, strict=True))
+        whole = loss_sum(one, other, **options)
+        torch.testing.assert_close(total, whole[0])
+        torch.testing.assert_close(weight, whole[1])
+        assert float(mean_loss(total, weight)) == pytest.approx(float(mean_loss(*whole)))
 
 
 @settings(deadline=None)

@@ -217,6 +217,19 @@ def test_a_few_steps_lower_the_loss(segmenter, open_segmenter, referrer, depther
         assert all(p.grad is None for p in model.backbone.vae.parameters())
 
 
+def test_loss_is_the_total_over_the_weight(segmenter, referrer, depther) -> None:
+    batch = batch_of()
+    batch.labels[0, :32] = 255
+    batch.depth_m[1] = 0
+    for model, weight in ((segmenter, 64 * 64 * 1.5), (referrer, None), (depther, 1)):
+        with torch.no_grad():
+            total, counted = model.eval().loss_sum(batch)
+            loss = model.loss(batch)
+        assert total.ndim == counted.ndim == 0
+        assert float(loss) == pytest.approx(float(total / counted))
+        assert weight is None or float(counted) == weight
+
+
 def test_losses_say_what_is_missing(segmenter, referrer, depther) -> None:
     bare = Batch(images=torch.zeros(1, 3, 64, 64), names=["a"])
     for model, message in ((segmenter, "label images"), (referrer, "masks with expressions"), (depther, "depth maps")):
@@ -245,6 +258,9 @@ def test_recipes_differ_as_documented(tiny_diffusion: Path) -> None:
     assert (reference.config.backbone.latent_scaling, default.config.backbone.latent_scaling) == ("none", "scaled")
     assert (reference.config.backbone.detach_maps, default.config.backbone.detach_maps) == (True, False)
     assert (reference.config.count_ignored, default.config.count_ignored) == (True, False)
+    small = {"scenes": ["kitchen"], "head_channels": 16, "feature_channels": 32}
+    depth = [DepthModel.from_diffusion(tiny_diffusion, recipe=recipe, **small) for recipe in ("reference", "default")]
+    assert [model.config.loss_over for model in depth] == ["batch", "image"]
     assert not torch.allclose(reference.class_embeddings, default.class_embeddings)  # one template against 80
 
 

@@ -152,6 +152,15 @@ def test_what_cannot_go_on_is_refused(config: Any, adapted: dict[str, Path]):
         build_model(config("depth", model=str(adapted["depth"])), Data(scenes=("kitchen", "hall")))
 
 
+def test_a_recipe_page_goes_on_from_an_adapted_model_that_has_its_options(config: Any, adapted: dict[str, Path]):
+    options = {"published_prompts": True, "backbone_options": {"latent_scaling": "scaled", "detach_maps": False}}
+    given = config(model=str(adapted["segment"]), model_options=options)
+    assert build_model(given, Data(("left", "right"))).config.classes == ("left", "right")
+    other = config(model=str(adapted["segment"]), model_options={"backbone_options": {"latent_scaling": "none"}})
+    with pytest.raises(UsageError, match=r"backbone_options is .*'latent_scaling': 'none'.* has .*'scaled'"):
+        build_model(other, Data(("left", "right")))
+
+
 def test_missing_model_is_named(config: Any):
     with pytest.raises(UsageError, match="nowhere"):
         build_model(config(model="nowhere"), Data(("a",)))

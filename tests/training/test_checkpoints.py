@@ -1,22 +1,23 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from vpd.errors import UsageError
 from vpd.training import checkpoints
 from vpd.training.checkpoints import (
     Checkpoint,
-    atomic_folder,
+    add_scores,
     clean_checkpoints,
     latest_checkpoint,
     prune_checkpoints,
     read_checkpoint,
-    remove_folder,
     restore_optimiser,
     save_checkpoint,
     scored_checkpoints,
@@ -152,20 +153,71 @@ def test_failed_write_leaves_the_old_folder_and_no_rest(tmp_path: Path, model: n
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoints, "save_file", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UsageError, match=r"Cannot write .*step-00000001: No space left on device\. .* --resume"):
         save(tmp_path, 1, model, optimiser)
     assert [folder.name for folder in tmp_path.iterdir()] == ["step-00000001"]
     assert latest_checkpoint(tmp_path).scores == {"mIoU": 0.25}
 
 
-def test_folder_is_replaced_whole(tmp_path: Path):
-    folder = tmp_path / "model"
-    for content in ("old", "new"):
-        with atomic_folder(folder) as partial:
-            assert list(partial.iterdir()) == []
-            (partial / content).write_text(content)
-            assert not (folder / content).exists()
-    assert [path.name for path in folder.iterdir()] == ["new"]
-    remove_folder(folder)
-    remove_folder(folder)
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("limit", [0.2, 0.9])
+def test_disk_that_fills_while_writing_leaves_the_older_checkpoints(limit: float, tmp_path: Path):
+    """A real limit of the system on the size of a file, below that of the weights, or of the optimiser's state."""
+    model = nn.Linear(200, 100)
+    optimiser = make_optimiser(model)
+    model(torch.ones(1, 200)).sum().backward()
+    optimiser.step()
+
+    def save_model(folder: Path) -> None:
+        save_file(model.state_dict(), folder / "model.safetensors")
+
+    checkpoint = save_checkpoint(tmp_path, 1, save_model=save_model, optimiser=optimiser, scores={})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = (checkpoint.folder / "optimiser.safetensors").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit * size), before[1]))
+    try:
+        with pytest.raises(UsageError, match=r"Cannot write .*step-00000002: .*[Ff]ile too large"):
+            save_checkpoint(tmp_path, 2, save_model=save_model, optimiser=optimiser, scores={})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["step-00000001"]
+    assert latest_checkpoint(tmp_path) == checkpoint
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimiser.safetensors"])
+def test_disk_that_gives_back_something_else_is_found_out_at_once(
+    file: str, tmp_path: Path, model: nn.Linear, monkeypatch: pytest.MonkeyPatch
+):
+    optimiser = make_optimiser(model)
+    take_step(model, optimiser)
+    is_faulty = False
+
+    def write(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        save_file(tensors, path)
+        if is_faulty and path.name == file:
+            content = bytearray(path.read_bytes())
+            content[-1] ^= 1
+            path.write_bytes(content)
+
+    def save_verified(step: int) -> Checkpoint:
+        return save_checkpoint(
+            tmp_path,
+            step,
+            save_model=lambda folder: write(model.state_dict(), folder / "model.safetensors"),
+            optimiser=optimiser,
+            scores={},
+            tensors={"model.safetensors": model.state_dict()},
+        )
+
+    monkeypatch.setattr(checkpoints, "save_file", write)
+    good = save_verified(1)
+    is_faulty = True
+    with pytest.raises(UsageError, match=rf"{file} of the checkpoint .* does not read back as it was written \("):
+        save_verified(2)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["step-00000001"]
+    assert latest_checkpoint(tmp_path) == good
+
+
+def test_scores_measured_later_are_added(tmp_path: Path, model: nn.Linear):
+    checkpoint = save(tmp_path, 1, model, make_optimiser(model))
+    add_scores(checkpoint, {"mIoU": 0.5})
+    assert read_checkpoint(checkpoint.folder, verify=True).scores == {"mIoU": 0.5}

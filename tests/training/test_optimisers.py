@@ -1,10 +1,17 @@
 """Parameter groups, against the golden groups and by hand; the optimiser they make."""
 
+import sys
+from dataclasses import replace
+
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
+from toy import Toy, ToyData, same, toy_config
 
 from vpd.errors import UsageError
+from vpd.training.checkpoints import read_checkpoint
+from vpd.training.loop import Training
 from vpd.training.optimisers import VALUES, build_optimiser, parameter_groups, set_learning_rate
 
 GOLDEN_TASKS = {"segment": "seg", "refer": "refer", "depth": "depth"}
@@ -64,6 +71,22 @@ def test_default_groups_by_hand(task):
     }
 
 
+def test_lora_trains_at_the_full_rate_without_decay():
+    block = "backbone.unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_q."
+    parameters = named(
+        f"{block}base_layer.weight",
+        f"{block}lora_A.default.weight",
+        f"{block}lora_B.default.weight",
+        "head.weight",
+        frozen=(f"{block}base_layer.weight",),
+    )
+    assert by_name(groups_of(parameters)) == {
+        f"{block}lora_A.default.weight": (1.0, 0.0),
+        f"{block}lora_B.default.weight": (1.0, 0.0),
+        "head.weight": (1.0, 0.5),
+    }
+
+
 def test_reference_groups_follow_the_published_names():
     published = {"ours.weight": "unet.norm.weight", "norm.weight": "unet.in_layers.0.weight"}
     groups = groups_of(named(*published), recipe="reference", published_name=published.__getitem__)
@@ -115,6 +138,64 @@ def test_a_step_moves_each_group_at_its_rate_and_decay():
     assert moved == pytest.approx(
         {"backbone.unet.conv_in.weight": 0.0015, "head.weight": 0.015, "head.bias": 0.01}, rel=1e-3
     )
+
+
+def test_sgd_by_hand():
+    (name, weight), *_ = parameters = named("head.weight")
+    optimiser = build_optimiser(groups_of(parameters), kind="sgd", momentum=0.5)
+    assert optimiser.param_groups[0]["param_names"] == [name]
+    set_learning_rate(optimiser, 0.1)
+    for _ in range(2):
+        weight.grad = torch.full_like(weight, 2.0)
+        optimiser.step()
+    # decay is 0.5: gradients 2 + 0.5 * 1 = 2.5 and 2 + 0.5 * 0.75 = 2.375, the latter plus half of the first
+    assert weight.flatten()[0].item() == pytest.approx(1 - 0.1 * 2.5 - 0.1 * (2.375 + 1.25))
+
+
+def test_missing_bitsandbytes_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(UsageError, match=r"adamw_8bit needs bitsandbytes .*pip install 'vpd-perception\[8bit\]'"):
+        build_optimiser(groups_of(named("head.weight")), kind="adamw_8bit")
+
+
+class Wide(Toy):
+    """Large enough for states of 8 bits."""
+
+    def __init__(self):
+        super().__init__()
+        self.wide = nn.Sequential(nn.Conv2d(3, 64, 1), nn.Conv2d(64, 64, 1), nn.Conv2d(64, 64, 1), nn.Conv2d(64, 3, 1))
+
+    def loss_sum(self, batch, *, caches=None):
+        return super().loss_sum(replace(batch, images=self.wide(batch.images)))
+
+
+@pytest.mark.parametrize("changes", [{"optimiser": "adamw_8bit"}, {"optimiser": "sgd", "momentum": 0.9}])
+def test_states_survive_a_checkpoint_to_the_bit(changes, tmp_path):
+    if changes["optimiser"] == "adamw_8bit":
+        pytest.importorskip("bitsandbytes", reason="adamw_8bit needs bitsandbytes")
+    torch.manual_seed(0)
+    start = Wide().state_dict()
+
+    def run(name, **options):
+        model = Wide()
+        model.load_state_dict(options.pop("weights", start))
+        config = toy_config(**changes, checkpoint_every=3, keep=9, learning_rate=1e-2, pictures=0)
+        Training(model, ToyData(), same, config, tmp_path / name, **options).run()
+        return model.state_dict()
+
+    whole = run("whole")
+    checkpoint = read_checkpoint(tmp_path / "whole" / "checkpoints" / "step-00000003", verify=True)
+    state = load_file(checkpoint.folder / "optimiser.safetensors")
+    if changes["optimiser"] == "adamw_8bit":
+        assert {state[f"state{n}/wide.1.weight"].dtype for n in (1, 2)} == {torch.uint8}
+        assert state["state1/conv.bias"].dtype == torch.float32  # small ones stay as they are
+    else:
+        assert state.keys() == {f"momentum_buffer/{name}" for name in start}
+    halfway = load_file(checkpoint.folder / "model.safetensors")
+    resumed = run("resumed", weights=halfway, checkpoint=checkpoint)
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+    assert not all(torch.equal(halfway[key], whole[key]) for key in whole)
 
 
 @pytest.fixture(params=GOLDEN_TASKS)

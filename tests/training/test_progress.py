@@ -93,9 +93,24 @@ def test_log_file_gets_lines_instead_of_a_bar(tmp_path, capsys, caplog):
         Progress(tmp_path, steps=4, start_step=2, enabled=True, show_bar=True) as shown,
     ):
         shown.advance(0.5, 1e-4)
-        shown.record(3, "train", {"loss": 0.5, "learning_rate": 1e-4})
+        shown.record(3, "train", {"loss": 0.5, "learning_rate": 1e-4, "left_s": 4821.0})
     assert capsys.readouterr().err == ""
-    assert "step 3/4 train: loss 0.5, learning_rate 0.0001" in caplog.text
+    assert "step 3/4 train: loss 0.5, learning_rate 0.0001, 1:20:21 left" in caplog.text
+
+
+def test_time_left_is_at_the_pace_of_this_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    now = 1000.0
+    monkeypatch.setattr("vpd.training.progress.time.monotonic", lambda: now)
+    with progress(tmp_path, start_step=4) as shown:
+        now += 6.0
+        assert shown.left_s(6) == 12.0  # two steps took 6 s, four are left of ten
+        assert shown.left_s(10) == 0.0
+
+
+def test_notes_stand_in_the_log_only(tmp_path: Path):
+    with progress(tmp_path) as shown:
+        shown.note(2, "skipped", {"loss": math.inf, "samples": ["a"]})
+    assert read_json_lines(tmp_path / "log.jsonl") == [{"step": 2, "kind": "skipped", "loss": None, "samples": ["a"]}]
 
 
 def test_interval_adds_up_and_begins_anew():
@@ -107,4 +122,4 @@ def test_interval_adds_up_and_begins_anew():
     pace = interval.pace(processes=2)
     assert pace["samples_per_s"] > 0 and pace["wait_share"] > 1
     interval.restart()
-    assert (interval.steps, interval.samples, interval.wait_s, interval.mean_loss) == (0, 0, 0.0, 0.0)
+    assert (interval.steps, interval.samples, interval.wait_s) == (0, 0, 0.0) and math.isnan(interval.mean_loss)

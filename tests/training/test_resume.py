@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -14,10 +15,14 @@ from typing import Any
 
 import pytest
 import yaml
+from processes import descendants, forking, is_running, wait_until
 from weights import assert_equal_weights
 
+from vpd.data.samples import Sample, SampleSet
 from vpd.errors import UsageError
 from vpd.files import read_json_lines
+from vpd.training import run
+from vpd.training.build import build_data
 from vpd.training.run import train
 
 Run = Callable[..., Any]
@@ -52,7 +57,7 @@ def start() -> Run:
     context.set_forkserver_preload(["vpd.training.run"])
 
     def start(*arguments: Any, **options: Any) -> Any:
-        process = context.Process(target=train, args=arguments, kwargs=options)
+        process = context.Process(target=forking, args=(train, *arguments), kwargs=options)
         process.start()
         return process
 
@@ -128,14 +133,79 @@ def test_resume_needs_neither_the_starting_model(finished: Path, stopped: Path):
 
 def test_sigterm_saves_and_leaves_with_143(start: Run, tmp_path: Path, settings: dict[str, Any]):
     folder = tmp_path / "run"
-    process = start("segment", folder, settings | {"steps": 400, "checkpoint_every": 1000, "validate_every": 1000})
+    never = {"checkpoint_every": 1000, "validate_every": 1000}
+    process = start("segment", folder, settings | {"steps": 400, "workers": 2} | never)
     wait_for_step(folder, 3)
-    os.kill(process.pid, signal.SIGTERM)
-    process.join(30)
+    readers = descendants(process.pid)
+    assert len(readers) == 2
+    for number in (*readers, process.pid):  # as a terminal or SLURM tells all processes
+        os.kill(number, signal.SIGTERM)
+    process.join(60)
     assert process.exitcode == 143
     (step,) = steps_of(folder)
     assert 3 <= step < 400
     assert not (folder / "model").exists()
+    wait_until(lambda: not any(map(is_running, readers)), "a reader outlives its process")
+
+
+class Stopping(SampleSet):
+    """Validation samples; the process gets SIGTERM while the second one is read for the first time."""
+
+    def __init__(self, samples: SampleSet) -> None:
+        self.samples, self.classes, self.reads = samples, samples.classes, 0
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        self.reads += 1
+        if self.reads == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return self.samples[index]
+
+
+@pytest.mark.parametrize("validate_every", [2, 4])
+def test_sigterm_during_a_validation_saves_and_measures_after_the_resume(
+    validate_every: int, finished: Path, tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    """Also in the validation of the last step."""
+    settings = settings | {"validate_every": validate_every, "batch_size": 2, "checkpoint_every": 100}
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "build_data", lambda config: (build_data(config)[0], Stopping(build_data(config)[1])))
+        with pytest.raises(SystemExit) as error:
+            train("segment", folder, settings | {"validate_limit": None})
+    assert error.value.code == 143
+    assert steps_of(folder) == [validate_every] and not (folder / "model").exists()
+    state = folder / "checkpoints" / f"step-{validate_every:08d}" / "state.json"
+    assert json.loads(state.read_text())["scores"] == {}
+    train("segment", folder, resume=True)
+    assert_equal_weights(finished / "model", folder / "model")
+    assert validations(folder) == [entry for entry in validations(finished) if entry[0] % validate_every == 0]
+    assert json.loads(state.read_text())["scores"]["mIoU"] == validations(folder)[0][1]
+
+
+def validations(folder: Path) -> list[tuple[int, float]]:
+    return [
+        (line["step"], line["mIoU"]) for line in read_json_lines(folder / "log.jsonl") if line["kind"] == "validation"
+    ]
+
+
+def test_unreadable_validation_sample_does_not_lose_the_steps(
+    finished: Path, tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    class Torn(Stopping):
+        def __getitem__(self, index: int) -> Sample:
+            raise UsageError("1.png: the file is empty")
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "build_data", lambda config: (build_data(config)[0], Torn(build_data(config)[1])))
+        with pytest.raises(UsageError, match="the file is empty"):
+            train("segment", folder, settings | {"checkpoint_every": 100})
+    assert steps_of(folder) == [2]
+    train("segment", folder, resume=True)
+    assert validations(folder) == validations(finished)
 
 
 def kill_until_done(start: Run, task: str, folder: Path, settings: dict[str, Any], *, kills: int) -> None:
@@ -155,11 +225,11 @@ def kill_until_done(start: Run, task: str, folder: Path, settings: dict[str, Any
 
 
 def test_killed_run_ends_in_the_same_weights(start: Run, tmp_path: Path, settings: dict[str, Any]):
-    settings = settings | {"steps": 20, "checkpoint_every": 1, "validate_every": 5, "batch_size": 4, "accumulate": 2}
+    settings = settings | {"steps": 12, "checkpoint_every": 1, "validate_every": 5, "batch_size": 4, "accumulate": 2}
     undisturbed = start("segment", tmp_path / "undisturbed", settings)
     undisturbed.join()
     assert undisturbed.exitcode == 0
-    kill_until_done(start, "segment", tmp_path / "killed", settings, kills=5)
+    kill_until_done(start, "segment", tmp_path / "killed", settings, kills=3)
     assert_equal_weights(tmp_path / "undisturbed" / "model", tmp_path / "killed" / "model")
     log = [read_json_lines(tmp_path / name / "log.jsonl") for name in ("undisturbed", "killed")]
     losses = [[(line["step"], line["loss"]) for line in lines if line["kind"] == "train"] for lines in log]

@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 import pytest
 import yaml
+from settings_page import PAGE, page
 
 from vpd.config import Recipe, Task
 from vpd.errors import UsageError
@@ -138,7 +139,32 @@ def test_every_setting_has_a_help_text():
         assert not [name for name, field in model.model_fields.items() if not field.description]
 
 
+def test_the_page_of_the_settings_is_current():
+    assert PAGE.read_text(encoding="utf-8") == page(), "write it anew: python tests/training/settings_page.py"
+
+
+def test_what_a_step_minimises_is_the_recipes():
+    reductions = [resolve_config("depth", GIVEN, {"recipe": recipe}).loss_reduction for recipe in get_args(Recipe)]
+    assert dict(zip(get_args(Recipe), reductions, strict=True)) == {"reference": "batch", "default": "global"}
+
+
 def test_recipes_know_every_setting_they_name():
     for recipe in get_args(Recipe):
         for task in get_args(Task):
             assert set(recipe_settings(task, recipe)) <= set(TrainConfig.model_fields)
+
+
+def test_a_bare_no_of_yaml_is_the_word_no():
+    given = {"model": "m", "data": {"root": "d"}}
+    assert resolve_config("segment", given, parse_overrides(["precision=no"])).precision == "no"
+    with pytest.raises(UsageError, match="precision"):
+        resolve_config("segment", given, parse_overrides(["precision=yes"]))
+
+
+def test_options_of_layouts_and_near_recipes_are_pointed_at():
+    with pytest.raises(
+        UsageError, match=r"unknown key depth_scale \(an option of the data's layout: data.options.depth"
+    ):
+        resolve_config("depth", {"model": "m", "data": {"root": "d"}, "depth_scale": 5000})
+    with pytest.raises(UsageError, match="Did you mean ade20k-reference"):
+        read_settings("ade20k-referense")

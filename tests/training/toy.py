@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from vpd.data.samples import Sample
+from vpd.files import read_json_lines
+from vpd.tasks.losses import LossSum, segmentation_loss_sum
 from vpd.training.config import TrainConfig
+from vpd.training.loop import Training
 from vpd.training.settings import resolve_config
 from vpd.types import Batch
 
@@ -30,16 +34,16 @@ class Toy(nn.Module):
     def device(self) -> torch.device:
         return self.conv.weight.device
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss_sum(self, batch: Batch, *, caches: None = None) -> LossSum:
         self.names.append(batch.names)
-        return nn.functional.cross_entropy(self.dropout(self.conv(batch.images)), batch.labels[:, 1:-1, 1:-1])
+        return segmentation_loss_sum(self.dropout(self.conv(batch.images)), batch.labels[:, 1:-1, 1:-1])
 
     def save(self, folder: Path) -> None:
         save_file(self.state_dict(), folder / "model.safetensors")
 
 
 class ToyData:
-    """Seven random images with random labels."""
+    """Seven random images with random labels, fewer and fewer rows of them: no two batches count the same pixels."""
 
     classes = ("no", "yes")
     scenes = ()
@@ -50,6 +54,7 @@ class ToyData:
     def __getitem__(self, index: int) -> Sample:
         random = np.random.default_rng(index)
         image, labels = random.integers(0, 256, (8, 8, 3), np.uint8), random.integers(0, 2, (8, 8), np.uint8)
+        labels[:index] = 255
         return Sample(f"sample-{index}", image, labels=labels)
 
 
@@ -61,3 +66,21 @@ def same(sample: Sample, rng: np.random.Generator) -> Sample:
 def toy_config(**changes: object) -> TrainConfig:
     given = {"model": "toy", "data": {"root": "toy"}, "steps": 6, "batch_size": 4, "learning_rate": 0.1, "workers": 0}
     return resolve_config("segment", given, {"clip_norm": None, **changes})
+
+
+def start_of(values: torch.Tensor) -> torch.Tensor:
+    """The same weights to begin with in every run."""
+    return torch.linspace(-0.1, 0.1, values.numel()).reshape(values.shape)
+
+
+def train_toy(folder: Path, model: Toy | None = None, data: ToyData | None = None, **changes: Any) -> Toy:
+    """A run from the same weights."""
+    model = model or Toy()
+    model.conv.load_state_dict({name: start_of(value) for name, value in model.conv.state_dict().items()})
+    Training(model, data or ToyData(), same, toy_config(**changes), folder).run()
+    return model
+
+
+def losses_of(folder: Path) -> list[float]:
+    """What the log says of the training loss."""
+    return [line["loss"] for line in read_json_lines(folder / "log.jsonl") if line["kind"] == "train"]

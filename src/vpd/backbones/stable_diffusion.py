@@ -9,9 +9,10 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
+from vpd.backbones.lora import add_lora, merge_lora
 from vpd.backbones.sources import load_unet_and_vae
 from vpd.backbones.unet_walk import attention_levels, check_unet, strip_unet, tap_channels, walk_unet
-from vpd.config import BackboneConfig
+from vpd.config import BackboneConfig, LoraSettings
 from vpd.errors import UsageError
 from vpd.images import pad_to_multiple
 from vpd.types import Features
@@ -30,13 +31,15 @@ class StableDiffusionBackbone(nn.Module):
         detach_maps: Let no gradient flow through the attention maps.
         gradient_checkpointing: Recompute the UNet's blocks in the backward pass instead of storing them.
         source: Where the weights came from, for the record.
+        lora: Low-rank layers to put on the UNet's attention, which then trains nothing else.
 
     Shape:
         images `(b, 3, H, W)` in [-1, 1], any H and W; text_embeds `(b, k, text_dim)` -> `Features`. Map sizes
         are H and W divided by the stride, rounded up.
 
     Raises:
-        UsageError: If the UNet is not of the Stable Diffusion 1.x / 2.x family, or needs more than latents.
+        UsageError: If the UNet is not of the Stable Diffusion 1.x / 2.x family, or needs more than latents; or if
+            `lora` is given and PEFT is not installed.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class StableDiffusionBackbone(nn.Module):
         detach_maps: bool = False,
         gradient_checkpointing: bool = False,
         source: str = "",
+        lora: LoraSettings | None = None,
     ) -> None:
         super().__init__()
         self.config = BackboneConfig(
@@ -71,15 +75,18 @@ class StableDiffusionBackbone(nn.Module):
         self.vae = vae
         self.vae.decoder = self.vae.post_quant_conv = None
         self.vae.requires_grad_(False)
+        if lora is not None:
+            self.add_lora(lora)
 
     @classmethod
     def from_config(cls, config: BackboneConfig) -> StableDiffusionBackbone:
         """A backbone with random weights."""
         check_unet(config.unet)
-        options = config.model_dump(exclude={"unet", "vae"})
+        options = config.model_dump(exclude={"unet", "vae", "lora"})
         return cls(
             unet=UNet2DConditionModel.from_config(config.unet),
             vae=AutoencoderKL.from_config(config.vae),
+            lora=config.lora,
             **options,
         )
 
@@ -147,6 +154,21 @@ class StableDiffusionBackbone(nn.Module):
             channels + num_tokens * (stride in self.attention_strides)
             for channels, stride in zip(self.channels, self.strides, strict=True)
         )
+
+    def add_lora(self, settings: LoraSettings) -> None:
+        """Put low-rank layers on the UNet's attention and freeze its other weights; outputs stay what they were.
+
+        Raises:
+            UsageError: If PEFT is not installed.
+        """
+        add_lora(self.unet, settings)
+        self.config = self.config.model_copy(update={"lora": settings})
+
+    def merge_lora(self) -> None:
+        """Turn low-rank layers into plain weights; nothing where there are none."""
+        if self.config.lora is not None:
+            merge_lora(self.unet)
+            self.config = self.config.model_copy(update={"lora": None})
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

@@ -16,15 +16,16 @@ import typer
 import vpd
 from vpd.cli import convert, data, demo, doctor, evaluate, info, predict, pretrain, train
 
-VERBS: dict[str, Callable[..., None]] = {
-    "predict": predict.predict,
-    "train": train.train,
-    "eval": evaluate.evaluate,
-    "convert": convert.convert,
-    "info": info.info,
-    "doctor": doctor.doctor,
-    "demo": demo.demo,
+VERBS: dict[str, tuple[Callable[..., None], str]] = {
+    "predict": (predict.predict, "Predict images or folders; goes on if stopped."),
+    "train": (train.train, "Train a model on data; --resume goes on."),
+    "eval": (evaluate.evaluate, "Measure a model on a data set."),
+    "convert": (convert.convert, "Turn a published checkpoint into a model."),
+    "info": (info.info, "Tell what a model or checkpoint is."),
+    "doctor": (doctor.doctor, "Check the installation."),
+    "demo": (demo.demo, "Train, predict and look, in two minutes."),
 }
+"""Name of each verb -> its function, and one line for the list of verbs."""
 GROUPS = {"data": data.app, "pretrain": pretrain.app}
 
 
@@ -68,8 +69,8 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(_frame)
-    for name, verb in VERBS.items():
-        app.command(name)(verb)
+    for name, (verb, line) in VERBS.items():
+        app.command(name, short_help=line)(verb)
     for name, group in GROUPS.items():
         app.add_typer(group, name=name)
     return app

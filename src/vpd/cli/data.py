@@ -11,6 +11,10 @@ import typer
 
 app = typer.Typer(help="Look after data sets.", no_args_is_help=True, rich_markup_mode=None)
 
+_SHOWN = 20
+
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the data set.", show_default=False)]
+
 
 @app.callback()
 def _group() -> None:
@@ -21,23 +25,69 @@ def _group() -> None:
 def check(
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", help="Layout: folder, nyu, refcoco, refcoco+, refcocog.", show_default=False),
+        typer.Argument(
+            metavar="NAME",
+            help="Layout: ade20k, cityscapes, kitti, nyu, refcoco, refcoco+, refcocog, folder, ...",
+            show_default=False,
+        ),
     ],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the data set.", show_default=False)],
+    folder: FolderArgument,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="KEY=VALUE", help="Option of the layout, such as -s split_by=google."),
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the report, with every problem, as JSON.")
+    ] = None,
 ) -> None:
     """Read every sample: counts, pairs, sizes, value ranges. Status 1 if anything is wrong, each named."""
     from vpd.data.checking import check_data
+    from vpd.files import writable_folder, write_json
 
-    report = check_data(name, folder, progress=_progress)
+    given = {}
+    if options:
+        from vpd.training.settings import parse_overrides  # takes seconds to import
+
+        given = parse_overrides(options)
+    if json is not None:
+        writable_folder(json.parent)
+    report = check_data(name, folder, options=given, progress=_progress)
+    if json is not None:
+        write_json(json, report.as_dict())
     print(f"{report.root}: {report.format} layout")
+    for line in report.notes:
+        print(f"  {line}")
     for split in report.splits:
         print("\n".join(split.lines()))
-    for problem in report.problems:
+    problems = report.problems
+    if not problems:
+        print("All files are right.")
+        return
+    sys.stdout.flush()
+    for problem in problems[:_SHOWN]:
         print(problem, file=sys.stderr)
-    if report.problems:
-        print(f"{len(report.problems)} problems.", file=sys.stderr)
-        raise typer.Exit(1)
-    print("All files are right.")
+    if len(problems) > _SHOWN:
+        print(f"... and {len(problems) - _SHOWN:,} more; --json FILE writes them all.", file=sys.stderr)
+    print(f"{len(problems):,} problem{'' if len(problems) == 1 else 's'}.", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+@app.command()
+def prepare(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="Layout: nyu, refcoco, refcoco+, refcocog.", show_default=False),
+    ],
+    folder: FolderArgument,
+) -> None:
+    """Turn a download into what is read: NYU's labelled .mat into pictures, REFER's pickles into JSON.
+
+    May be stopped and run again; what is there already stays.
+    """
+    from vpd.data.preparing import prepare_data
+
+    for line in prepare_data(name, folder, progress=lambda indices: _progress(indices, name)):
+        print(line)
 
 
 def _progress(indices: Iterable[int], split: str) -> Iterable[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +23,19 @@ def evaluate(
         str | None, typer.Option(metavar="S", help="Part of the data; val, or test where there is no val.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Also write JSON.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write a page, scores of each sample, and pictures.")
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write each prediction, as the benchmark takes it.")
+    ] = None,
+    fit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Fit images differently than the model says, such as --fit scales=[0.5,1,1.5] --fit flip=true.",
+        ),
+    ] = None,
     options: Annotated[
         list[str] | None,
         typer.Option("--set", "-s", metavar="KEY=VALUE", help="Option of the layout, such as -s split_by=google."),
@@ -31,54 +46,127 @@ def evaluate(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
 ) -> None:
-    """Measure a model: segment mIoU, refer oIoU (as published and at the original size), depth errors in metres."""
+    """Measure a model: segment mIoU, refer oIoU (as published and at the original size), depth errors in metres.
+
+    Every metric comes with its 95 % interval. Several processes: torchrun --nproc-per-node 8 -m vpd eval ...
+    """
+    import torch
     from tqdm import tqdm
 
     import vpd
-    from vpd.data.opening import detect_format, open_data
+    from vpd.data.opening import detect_format, find_layout, open_data, option_names
     from vpd.errors import UsageError
-    from vpd.evaluation import evaluate as measure
+    from vpd.evaluation import measure
     from vpd.files import writable_folder, write_json
+    from vpd.protocols import change_fit
+    from vpd.reports import write_report
+    from vpd.submissions import Submission
     from vpd.training.build import check_task, held_out_split, reader_options
     from vpd.training.settings import parse_overrides
+    from vpd.training.stepping import find_processes
 
-    if out is not None:
-        writable_folder(out.parent)
+    changes = _parse_fit(fit or [])
+    for folder in (report, predictions):
+        if folder is not None:
+            _check_outside(folder, data)
+    for folder in (out.parent if out else None, report, predictions):
+        if folder is not None:
+            writable_folder(folder)
     layout = format or detect_format(data, task.value)
     wanted = split or held_out_split(data, layout)
     if wanted is None:
         raise UsageError(f"{data} has neither val nor test; name a part of it by --split.")
+    accelerator = find_processes() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
+    is_first = accelerator is None or accelerator.is_main_process
+    if accelerator is not None and device == "auto":
+        device = str(accelerator.device)
     loaded = vpd.load(model_source(model, task), device=device, dtype=dtype)
     check_task(loaded, task.value, model)
-    reading = reader_options(layout, loaded.config.recipe, parse_overrides(options or []))
+    change_fit(loaded, changes)
+    given = parse_overrides(options or [])
+    if task.value == "refer" and "per_sentence" in option_names(find_layout(layout)):
+        given = {"per_sentence": True, **given}  # of any split, as the benchmarks count
+    reading = reader_options(layout, loaded.config.recipe, given)
     samples = open_data(data, task.value, format=layout, split=wanted, **reading)
-    report = measure(
+    submission = Submission(predictions, samples) if predictions else None
+    evaluation = measure(
         loaded,
         samples,
         batch_size=batch,
         limit=limit,
         workers=workers,
-        watch=lambda batches: tqdm(batches, unit="batch", disable=None),
+        accelerator=accelerator,
+        watch=lambda batches: tqdm(batches, unit="batch", disable=None if is_first else True),
+        keep=submission.keep if submission else None,
     )
-    report = {"model": model, "data": data, "format": layout, "split": wanted, **report}
-    if out is not None:
-        write_json(out, report)
-    _print_report(report)
+    if is_first:
+        result = {"model": model, "data": data, "format": layout, "split": wanted, **evaluation.report()}
+        result["settings"] = {
+            "changes of the fit": changes,
+            "options of the layout": reading,
+            "limit": limit,
+            "batch": batch,
+            "device": str(loaded.device),
+            "dtype": str(loaded.dtype).removeprefix("torch."),
+            "processes": accelerator.num_processes if accelerator else 1,
+            "vpd": vpd.__version__,
+            "torch": torch.__version__,
+        }
+        _print_report(result)  # before anything is written: a full disk shall not cost the figures
+        if out is not None:
+            write_json(out, result)
+        if submission:
+            submission.write_index(entry.record for entry in evaluation.table)
+        if report is not None:
+            write_report(report, result, evaluation, samples)
+    if accelerator is not None:
+        accelerator.end_training()
+
+
+def _parse_fit(words: Sequence[str]) -> dict[str, Any]:
+    """Fields of the fit from words like `scales=[0.5,1]`."""
+    import yaml
+
+    from vpd.errors import UsageError
+
+    changes = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--fit {word}: expected KEY=VALUE, as in --fit flip=true.")
+        try:
+            changes[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UsageError(f"--fit {word}: {text!r} is not a YAML value.") from error
+    return changes
+
+
+def _check_outside(folder: Path, data: str) -> None:
+    """Make sure that nothing is written among the data, whose labels may have the same names."""
+    from vpd.errors import UsageError
+
+    root = Path(data).resolve()
+    if root.is_dir() and folder.resolve().is_relative_to(root):
+        raise UsageError(f"{folder} lies in the data folder {data}, which is only read. Give another folder.")
 
 
 def _print_report(report: dict[str, Any]) -> None:
-    """Metrics, and a line for each class; shares in per cent, errors as they are."""
-    print(f"{report['data']} ({report['format']}, {report['split']}): {report['samples']} samples, {report['model']}")
-    width = max(len(name) for name in (*report["metrics"], *report["per_class"])) + 2
-    for name, value in report["metrics"].items():
-        print(f"{name:<{width}}{_written(report['task'], name, value)}")
-    for place, (name, values) in enumerate(report["per_class"].items()):
+    """Metrics with their intervals, and a line for each class; shares in per cent, errors as they are."""
+    from vpd.config import Fit
+    from vpd.lettering import one_line
+    from vpd.reports import class_rows, count_words, interval_words, metric_lines
+
+    print(f"{report['data']} ({report['format']}, {report['split']}): {count_words(report)}, {report['model']}")
+    print(f"Images: {Fit.model_validate(report['fit']).describe()}.")
+    classes = [(one_line(name), values) for name, values in class_rows(report)]  # nothing for the terminal to obey
+    width = max(len(name) for name in (*report["metrics"], *(name for name, _ in classes))) + 2
+    for name, value, interval in metric_lines(report):
+        if value:
+            print(f"{name:<{width}}{value:>11}   {interval}".rstrip())
+        else:
+            print(f"\n{name[:1].upper()}{name[1:]}\n{'':<{width}}{'value':>11}   95 % interval")
+    print(interval_words(report))
+    for place, (name, values) in enumerate(classes):
         if place == 0:
-            print(f"\n{'class':<{width}}" + "".join(f"{column:>9}" for column in values))
-        print(f"{name:<{width}}" + "".join(f"{100 * value:>7.2f} %" for value in values.values()))
-
-
-def _written(task: str, name: str, value: float) -> str:
-    if name.startswith(("images", "sentences")):
-        return f"{value:>9.0f}"
-    return f"{value:>9.4f}" if task == "depth" else f"{100 * value:>7.2f} %"
+            print(f"\n{'class':<{width}}" + "".join(f"{column:>11}" for column in values))
+        print(f"{name:<{width}}" + "".join(f"{value:>11}" for value in values.values()))

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from vpd.cli.options import DeviceOption, DtypeOption, ModelOption, OutOption, TaskArgument, TaskName, model_source
 from vpd.errors import UsageError
+
+
+class Engine(StrEnum):
+    """What runs the model."""
+
+    local = "local"
+    ray = "ray"
 
 
 def predict(
@@ -34,44 +43,71 @@ def predict(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Images that run together.")] = 1,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Do the I-th of N shares, from 1/N to N/N; slurm: that of a job array's member."
+        ),
+    ] = None,
+    engine: Annotated[Engine, typer.Option(help="ray: several models at once, here or on a cluster.")] = Engine.local,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="--engine ray: models at once; one for each GPU if not given."),
+    ] = None,
 ) -> None:
     """Predict images into data files, pictures and a manifest, predictions.jsonl.
 
     Data files: segment = PNG of labels, refer = PNG of 0 and 255, depth = 16-bit PNG (its scale stands in
-    the file and in the manifest). A run that was stopped goes on where it was.
+    the file and in the manifest). A run that was stopped goes on where it was. Jobs with different shards write
+    into the same folder; the manifest is complete when all of them are done.
     """
-    _check_options(task, text=text, classes=classes, scene=scene)
+    _check_words(task, text=text, classes=classes, scene=scene)
+    if workers is not None and engine is not Engine.ray:
+        raise UsageError("--workers belongs to --engine ray; without it, share the work by --shard.")
     from tqdm import tqdm
 
     import vpd
+    from vpd.manifests import MANIFEST
     from vpd.prediction_job import PredictionJob
+    from vpd.predictor import Predictor
+    from vpd.ray_prediction import RayPredictor, check_ray
+    from vpd.shards import parse_shard
 
-    loaded = vpd.load(model_source(model, task), device=device, dtype=dtype)
+    share = None if shard is None else parse_shard(shard, os.environ)
+    if engine is Engine.ray:
+        check_ray()
+    source = model_source(model, task)
+    # with Ray, the workers have the device; here the model only tells what it is and refuses what it cannot do
+    loaded = vpd.load(source, device=device if engine is Engine.local else "cpu", dtype=dtype)
     if loaded.config.task != task.value:
         raise UsageError(f"{model} is a {loaded.config.task} model. Use it with: vpd predict {loaded.config.task} ...")
     names = None if classes is None else [name.strip() for name in classes.split(",")]
-    job = PredictionJob(
-        loaded,
-        sources,
-        out,
-        model_name=model,
-        options={"text": text, "classes": names, "scene": scene, "size": size},
-        batch_size=batch,
-    )
-    there = len(job.items) - len(job.pending)
-    skipped = 0
-    with tqdm(total=len(job.items), initial=there, unit="image", disable=None) as bar:
-        for outcome in job.run():
+    options = {"text": text, "classes": names, "scene": scene, "size": size}
+    predictor = Predictor(loaded, out, model_name=model, options=options)
+    job = PredictionJob(sources, out, predictor.origin, batch_size=batch, shard=share)
+    run = predictor.run
+    if engine is Engine.ray:
+        origin = predictor.origin
+        del loaded, predictor
+        run = RayPredictor(source, out, origin=origin, options=options, device=device, dtype=dtype, workers=workers).run
+    total, pending, skipped = len(job.share), len(job.pending), 0
+    there = total - pending
+    with tqdm(total=total, initial=there, unit="image", disable=None) as bar:
+        for outcome in job.run(run):
             bar.update()
             if outcome.error:
                 skipped += 1
                 bar.write(f"vpd: skipped {outcome.error}", file=sys.stderr)
-    print(f"{len(job.pending) - skipped} images predicted, {there} were there already, {skipped} skipped: {job.out}")
+    is_complete = job.finish()
+    print(f"{pending - skipped} images predicted, {there} were there already, {skipped} skipped: {job.out}")
+    if share is not None:
+        state = "all shards are done" if is_complete else "it is made when all shards are done"
+        print(f"Shard {share} of {len(job.items)} images; {job.out / MANIFEST}: {state}.")
     if skipped:
         raise typer.Exit(1)
 
 
-def _check_options(task: TaskName, *, text: str | None, classes: str | None, scene: str | None) -> None:
+def _check_words(task: TaskName, *, text: str | None, classes: str | None, scene: str | None) -> None:
     """Each task has its own words; a mistake is told before the model is loaded."""
     given = {
         TaskName.refer: ("--text", text),

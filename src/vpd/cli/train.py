@@ -28,7 +28,11 @@ def train(
     ] = None,
     config: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Settings as YAML: a file, or one of own-segment, own-refer, own-depth."),
+        typer.Option(
+            metavar="FILE",
+            help="Settings as YAML: a file, or a shipped recipe such as ade20k-reference, refcoco-default, nyu-1epoch, "
+            "own-segment (an unknown name lists all).",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -58,7 +62,8 @@ def train(
             task.value, out, *layers, parse_overrides(settings or []), resume=resume, show_bar=is_first
         )
     except FloatingPointError as error:
-        print(f"vpd: {error}", file=sys.stderr)
+        if is_first:  # the others say the same
+            print(f"vpd: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     except torch.OutOfMemoryError:
         raise UsageError(

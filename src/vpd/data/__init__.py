@@ -2,13 +2,13 @@
 
 from vpd.data.checking import Report, check_data
 from vpd.data.collation import collate
-from vpd.data.opening import FORMATS, detect_format, open_data
+from vpd.data.opening import LAYOUTS, detect_format, open_data
 from vpd.data.samples import Sample, SampleSet, Transform
 from vpd.data.stream import SampleStream
 from vpd.data.transforms import Pipeline, eval_transform, train_transform
 
 __all__ = [
-    "FORMATS",
+    "LAYOUTS",
     "Pipeline",
     "Report",
     "Sample",

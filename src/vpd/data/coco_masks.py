@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +15,10 @@ Overlap = Literal["union", "background"]
 
 _FARTHEST = 4
 """Polygon points may lie this many image sizes away; beyond, drawing would take memory without end."""
+_MOST_BITS = 60
+"""No run of a picture is longer; packed numbers that go on beyond would take time without end."""
+_LONGEST_OUTLINE_PX = 4_000_000
+"""Drawing takes memory for every pixel on the way from point to point, however often it goes to and fro."""
 
 
 def decode_mask(
@@ -38,23 +41,49 @@ def decode_mask(
     parts = [segmentation] if isinstance(segmentation, dict) else segmentation
     if not isinstance(parts, list) or not parts:
         raise UsageError(f"{name}: the segmentation is empty or neither polygons nor run lengths")
-    if all(isinstance(part, list) for part in parts):
-        polygons = [_checked_polygon(part, height, width, name) for part in parts]
-        covered = coco.decode(coco.frPyObjects(polygons, height, width)).sum(axis=2)  # (H, W, parts) -> (H, W)
-    else:
-        covered = np.sum([_decode_runs(part, height, width, name) for part in parts], axis=0)
+    draw = _draw_polygon if all(isinstance(part, list) for part in parts) else _decode_runs
+    covered = np.zeros((height, width), dtype=np.int32)
+    for part in parts:  # one after the other: all at once would take a picture's memory for each
+        covered += draw(part, height, width, name)
     return covered > 0 if overlap == "union" else covered == 1
 
 
-def _checked_polygon(points: list[Any], height: int, width: int, name: str) -> list[float]:
+def check_inside(segmentation: Any, *, height: int, width: int, name: str) -> None:
+    """Refuse polygons that lie beside the picture; parts of one may reach out of it.
+
+    Args:
+        segmentation: What `decode_mask` has taken.
+        height: Height of the picture, pixels.
+        width: Width of the picture, pixels.
+        name: What messages call the object.
+
+    Raises:
+        UsageError: If a polygon has no point in common with the picture's rectangle.
+    """
+    for polygon in (part for part in segmentation if isinstance(part, list)):
+        for points, extent, axis in ((polygon[::2], width, "x"), (polygon[1::2], height, "y")):
+            if max(points) < 0 or min(points) > extent:
+                raise UsageError(
+                    f"{name}: a polygon lies outside the {width}x{height} picture ({axis} from {min(points):g} to "
+                    f"{max(points):g})"
+                )
+
+
+def _draw_polygon(points: list[Any], height: int, width: int, name: str) -> NDArray[np.uint8]:
     if len(points) < 6 or len(points) % 2:
         raise UsageError(f"{name}: a polygon of {len(points)} numbers; needs 6 or more, in pairs")
     farthest = _FARTHEST * max(height, width)
     for value in points:
-        is_number = isinstance(value, (int, float)) and math.isfinite(value)
-        if not is_number or abs(value) > farthest:
+        if not isinstance(value, (int, float)) or not abs(value) <= farthest:  # NaN is not, either
             raise UsageError(f"{name}: polygon point {value!r} is no place in or near a {width}x{height} picture")
-    return [float(value) for value in points]
+    corners = np.array(points, dtype=np.float64).reshape(-1, 2)
+    length_px = np.abs(np.diff(corners, axis=0, append=corners[:1])).sum()
+    if length_px > _LONGEST_OUTLINE_PX:
+        raise UsageError(
+            f"{name}: a polygon's outline is {length_px:,.0f} px long; the limit is {_LONGEST_OUTLINE_PX:,}"
+        )
+    (runs,) = coco.frPyObjects([corners.ravel().tolist()], height, width)
+    return coco.decode(runs)
 
 
 def _decode_runs(part: Any, height: int, width: int, name: str) -> NDArray[np.bool_]:
@@ -63,7 +92,8 @@ def _decode_runs(part: Any, height: int, width: int, name: str) -> NDArray[np.bo
         raise UsageError(f"{name}: parts of a segmentation must be all polygons or all run lengths")
     if part.get("size") != [height, width]:
         raise UsageError(f"{name}: run lengths are for size {part.get('size')}, the picture has {[height, width]}")
-    runs = counts if isinstance(counts, list) else _unpack(counts.encode() if isinstance(counts, str) else counts)
+    packed = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts
+    runs = packed if isinstance(packed, list) else _unpack(packed)
     if not all(isinstance(run, int) and run >= 0 for run in runs) or sum(runs) != height * width:
         raise UsageError(f"{name}: run lengths do not add up to {height}x{width} pixels")
     values = np.arange(len(runs)) % 2 == 1  # off and on in turn, column by column
@@ -79,6 +109,8 @@ def _unpack(packed: bytes) -> list[int]:
     value = shift = 0
     for character in packed:
         bits = character - 48
+        if shift > _MOST_BITS or not 0 <= bits < 64:
+            return []
         value |= (bits & 0x1F) << shift
         shift += 5
         if bits & 0x20:  # more to come

@@ -2,7 +2,8 @@
 
 ```
 sync/kitchen_0028b/rgb_00045.jpg, sync_depth_00045.png              split train
-official_splits/test/bathroom/rgb_00045.jpg, sync_depth_00045.png   split test
+official_splits/test/bathroom/rgb_00045.jpg, sync_depth_00045.png   split test; train/: split official_train
+official_splits/rooms.json                                          optional: the room of each picture
 train_list.txt, test_list.txt       "/kitchen_0028b/rgb_00045.jpg /kitchen_0028b/sync_depth_00045.png [focal]"
 ```
 """
@@ -15,16 +16,21 @@ import re
 from importlib import resources
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
-from vpd.data.samples import Sample
+from vpd.data.annotations import read_json
+from vpd.data.pair_lists import Pair, find_list, read_pair, read_pair_list
+from vpd.data.samples import CountedDepth, Sample, SampleSet
 from vpd.errors import UsageError
-from vpd.images import read_depth, read_image
 
 logger = logging.getLogger(__name__)
 
-FOLDERS = {"train": "sync", "test": "official_splits/test"}
+FOLDERS = {"train": "sync", "test": "official_splits/test", "official_train": "official_splits/train"}
 """Where the pictures of each split lie."""
+
+LISTS = ("{}_list.txt", "nyudepthv2_{}_files_with_gt.txt")
+"""Names of the published lists of a split."""
+
+OFFICIAL, ROOMS, UNFINISHED = "official_splits", "rooms.json", "UNFINISHED"
+"""Folder of the official split; in it, the room of each picture, and a file that is there while it is extracted."""
 
 
 def nyu_scenes() -> tuple[str, ...]:
@@ -33,21 +39,22 @@ def nyu_scenes() -> tuple[str, ...]:
     return tuple(json.loads(text))
 
 
-class NyuDepth:
-    """Samples with `depth_m` and, where the name tells, `scene`.
+class NyuDepth(SampleSet):
+    """Samples with `depth_m` and, where the name tells, `scene`; the room is their `group`.
 
     Args:
         root: Folder with `sync/` or `official_splits/`, and the list files if there are any.
-        split: `train` or `test`; there is no `val`: like the reference, `val` means `test`.
-        list_file: Another list of pairs; default is `{split}_list.txt` in the root, and without it every pair
-            in the folder counts.
+        split: `train`, `test` or `official_train` (the 795 pictures of the labelled data set); there is no `val`:
+            like the reference, `val` means `test`.
+        list_file: Another list of pairs; default is the published list of the split if it lies in the root, and
+            without it every pair in the folder counts.
         strict_scenes: Tell the scene from the folder's whole name, not by the reference's substring rule.
 
     Raises:
-        UsageError: If the folder has another layout or a list line is malformed.
+        UsageError: If the folder has another layout, was not extracted to the end, or a list line is malformed.
     """
 
-    classes: tuple[str, ...] = ()
+    counted = CountedDepth(min_depth_m=1e-3, max_depth_m=10.0, crop="nyu")
 
     def __init__(
         self,
@@ -62,19 +69,23 @@ class NyuDepth:
             logger.info("%s: NYU has no val split; using test, as the reference does", root)
             split = "test"
         if split not in FOLDERS:
-            raise UsageError(f"{root}: no split {split!r}; there are: train, test (val means test)")
+            raise UsageError(f"{root}: no split {split!r}; there are: {', '.join(FOLDERS)} (val means test)")
         self.folder = self.root / FOLDERS[split]
         if not self.folder.is_dir():
             raise UsageError(f"{root}: no folder {FOLDERS[split]}/, where the {split} pictures of NYU lie")
+        if split != "train" and (self.root / OFFICIAL / UNFINISHED).exists():
+            raise UsageError(
+                f"{self.root / OFFICIAL}: was not extracted to the end; run `vpd data prepare nyu {root}` again"
+            )
         self.scenes = nyu_scenes()
         self._strict_scenes = strict_scenes
-        listed = Path(list_file) if list_file else self.root / f"{split}_list.txt"
-        if listed.is_file():
-            self.pairs = read_pair_list(listed)
-        elif list_file:
-            raise UsageError(f"{listed}: no such list file")
-        else:
-            self.pairs = _find_pairs(self.folder)
+        self._rooms = _read_rooms(self.root / OFFICIAL / ROOMS) if split != "train" else {}
+        listed = find_list(self.root, list_file, [name.format(split) for name in LISTS])
+        self.pairs: list[Pair] = _find_pairs(self.folder)
+        """Names of picture and depth below `folder`, and where they are listed."""
+        if listed:
+            self.pairs, without_depth = read_pair_list(listed)
+            self.notes = [f"list: {listed}" + (f"; lines without depth: {without_depth}" if without_depth else "")]
         if not self.pairs:
             raise UsageError(f"{root}: the {split} split has no pair of rgb_*.jpg and sync_depth_*.png")
 
@@ -85,18 +96,20 @@ class NyuDepth:
         """Read one pair.
 
         Raises:
-            UsageError: If a file cannot be read or sizes differ.
+            UsageError: If a file is missing or cannot be read, or sizes differ.
         """
-        image_name, depth_name = self.pairs[index]
-        image = np.array(read_image(self.folder / image_name))
-        depth_m = read_depth(self.folder / depth_name, scale=1000)  # files hold millimetres
-        if depth_m.shape != image.shape[:2]:
-            raise UsageError(
-                f"{self.folder / depth_name}: depth size {depth_m.shape[1]}x{depth_m.shape[0]} differs from the "
-                f"image's {image.shape[1]}x{image.shape[0]} ({image_name})"
-            )
+        image_name, depth_name, origin = self.pairs[index]
+        image, depth_m = read_pair(
+            self.folder / image_name,
+            self.folder / depth_name,
+            scale=1000,  # files hold millimetres
+            origin=origin,
+        )
+        name = PurePosixPath(image_name).with_suffix("")
         scene = scene_of(image_name, self.scenes, strict=self._strict_scenes)
-        return Sample(str(PurePosixPath(image_name).with_suffix("")), image, depth_m=depth_m, scene=scene)
+        room = self._rooms.get(name.name.removeprefix("rgb_"), name.parent.name)
+        # parts of one visit to a room are told apart by a letter: kitchen_0028a, kitchen_0028b
+        return Sample(str(name), image, depth_m=depth_m, scene=scene, group=re.sub(r"(?<=[0-9])[a-z]$", "", room))
 
 
 def scene_of(name: str, scenes: tuple[str, ...], *, strict: bool = False) -> str | None:
@@ -116,30 +129,20 @@ def scene_of(name: str, scenes: tuple[str, ...], *, strict: bool = False) -> str
     return next((scene for scene in scenes if scene in joined), None)
 
 
-def read_pair_list(path: Path) -> list[tuple[str, str]]:
-    """Image and depth names of a list file; two or three columns (the third is a focal length), slash or none.
-
-    Raises:
-        UsageError: If a line has another form; it is named.
-    """
-    pairs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        columns = line.split()
-        if not columns:
-            continue
-        if len(columns) not in (2, 3):
-            raise UsageError(f"{path}, line {number}: {len(columns)} columns; must be: image depth [focal]")
-        image, depth = (column.strip("/") for column in columns[:2])  # a leading slash would drop the root
-        if ".." in PurePosixPath(image).parts or ".." in PurePosixPath(depth).parts:
-            raise UsageError(f"{path}, line {number}: names must stay inside the data folder, without '..'")
-        pairs.append((image, depth))
-    return pairs
-
-
-def _find_pairs(folder: Path) -> list[tuple[str, str]]:
+def _find_pairs(folder: Path) -> list[Pair]:
     images = sorted(path.relative_to(folder) for path in folder.glob("*/rgb_*.jpg"))
-    return [(path.as_posix(), path.with_name(_depth_name(path.name)).as_posix()) for path in images]
+    return [Pair(path.as_posix(), path.with_name(_depth_name(path.name)).as_posix()) for path in images]
 
 
 def _depth_name(image_name: str) -> str:
     return image_name.replace("rgb_", "sync_depth_").replace(".jpg", ".png")
+
+
+def _read_rooms(path: Path) -> dict[str, str]:
+    """Number of a picture, as in its file name -> its room; empty where nothing says it."""
+    if not path.is_file():
+        return {}
+    rooms = read_json(path)
+    if not isinstance(rooms, dict) or not all(isinstance(room, str) for room in rooms.values()):
+        raise UsageError(f"{path}: must map picture numbers to rooms. Delete it, or run `vpd data prepare nyu` again")
+    return rooms

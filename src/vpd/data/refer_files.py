@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
+from vpd.data.annotations import field, read_json
+from vpd.data.coco_files import CocoPicture, read_pictures
 from vpd.errors import UsageError
+from vpd.files import atomic_write
+
+_NO_CHARACTER = re.compile("[\ud800-\udfff]")
+"""Bytes that were no UTF-8, as they are kept in text, and halves of characters."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +35,13 @@ class Reference:
     """Cleaned expressions, lower case."""
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One picture of `instances.json`."""
+class Outline(NamedTuple):
+    """One object of `instances.json`."""
 
-    file_name: str
-    """Name without folder. The references' own `file_name` has an object number and opens nothing."""
-    height: int
-    """Pixels, as annotated."""
-    width: int
-    """Pixels, as annotated."""
+    image_id: int
+    """Its picture."""
+    segmentation: Any
+    """Polygons or run lengths, as they stand."""
 
 
 def read_references(path: Path) -> list[Reference]:
@@ -46,36 +50,73 @@ def read_references(path: Path) -> list[Reference]:
     Raises:
         UsageError: If the file cannot be read, holds anything but plain data, or a record lacks something.
     """
-    records = _read_json(path) if path.suffix == ".json" else read_plain_pickle(path)
+    return check_references(read_json(path) if path.suffix == ".json" else read_plain_pickle(path), path)
+
+
+def check_references(records: Any, path: Path) -> list[Reference]:
+    """References of the content of a reference file.
+
+    Raises:
+        UsageError: If it is not a list of whole records, each with its own `ref_id`.
+    """
     if not isinstance(records, list) or not records:
         raise UsageError(f"{path}: must hold a list of references, not {type(records).__name__}")
     references = [_reference(record, f"{path}, reference {place}") for place, record in enumerate(records)]
     if len({reference.ref_id for reference in references}) < len(references):
-        raise UsageError(f"{path}: some ref_id stands twice")
+        numbers = Counter(reference.ref_id for reference in references)
+        twice = [str(number) for number, count in numbers.items() if count > 1]
+        raise UsageError(f"{path}: ref_id stands twice: {', '.join(twice[:5])}")
     return references
 
 
-def read_instances(path: Path) -> tuple[dict[int, Picture], dict[int, Any]]:
-    """Pictures by image id and segmentations by annotation id, of a COCO `instances.json`.
+def read_instances(path: Path) -> tuple[dict[int, CocoPicture], dict[int, Outline]]:
+    """Pictures by image id and outlines by annotation id, of REFER's `instances.json`.
 
     Raises:
         UsageError: If the file cannot be read or a record lacks something.
     """
-    content = _read_json(path)
-    if not isinstance(content, dict):
-        raise UsageError(f"{path}: must hold an object with images and annotations")
-    pictures, segmentations = {}, {}
-    for place, record in enumerate(_field(content, "images", list, str(path))):
-        where = f"{path}, image {place}"
-        name = _field(record, "file_name", str, where)
-        if not name or Path(name).name != name or "\\" in name:
-            raise UsageError(f"{where}: file_name {name!r} must be a plain file name")
-        height, width = _field(record, "height", int, where), _field(record, "width", int, where)
-        pictures[_field(record, "id", int, where)] = Picture(name, height, width)
-    for place, record in enumerate(_field(content, "annotations", list, str(path))):
+    content = read_json(path)
+    pictures = read_pictures(content, path, allow_same=True)
+    outlines: dict[int, Outline] = {}
+    for place, record in enumerate(field(content, "annotations", list, str(path))):
         where = f"{path}, annotation {place}"
-        segmentations[_field(record, "id", int, where)] = _field(record, "segmentation", (list, dict), where)
-    return pictures, segmentations
+        number, image_id = field(record, "id", int, where), field(record, "image_id", int, where)
+        outline = Outline(image_id, field(record, "segmentation", (list, dict), where))
+        if outlines.setdefault(number, outline) != outline:
+            raise UsageError(f"{where}: id {number} stands twice, with different content")
+    return pictures, outlines
+
+
+def convert_references(folder: Path) -> list[tuple[Path, bool]]:
+    """Write `refs(...).json` beside each `refs(...).p`: the same content as plain JSON, which is then read instead.
+
+    Args:
+        folder: Folder of a data set, such as `refcoco`.
+
+    Returns:
+        Each JSON file, and whether it was written: one that already says the same stays.
+
+    Raises:
+        UsageError: If there is no pickle, one holds anything but plain data, or a record lacks something.
+    """
+    pickles = sorted(folder.glob("refs(*).p"))
+    if not pickles:
+        raise UsageError(f"{folder}: no refs(...).p to convert")
+    done = []
+    for path in pickles:
+        records = read_plain_pickle(path)
+        check_references(records, path)
+        target = path.with_suffix(".json")
+        try:
+            content = json.dumps(records).encode()  # ASCII: text that is not UTF-8 is kept as it is, in escapes
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{path}: holds something that JSON has no word for ({error})") from error
+        is_new = not target.is_file() or target.read_bytes() != content
+        if is_new:
+            with atomic_write(target) as temporary:
+                temporary.write_bytes(content)
+        done.append((target, is_new))
+    return done
 
 
 def read_plain_pickle(path: Path) -> Any:
@@ -104,29 +145,15 @@ def read_plain_pickle(path: Path) -> Any:
 
 
 def _reference(record: Any, where: str) -> Reference:
-    sentences = [_field(sentence, "sent", str, where) for sentence in _field(record, "sentences", list, where)]
+    sentences = [field(sentence, "sent", str, where) for sentence in field(record, "sentences", list, where)]
     if not sentences:
         raise UsageError(f"{where}: has no sentence")
-    readable = (text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for text in sentences)
+    readable = (_NO_CHARACTER.sub("\N{REPLACEMENT CHARACTER}", text) for text in sentences)
+    # the record's own file_name has an object number and opens nothing: the picture's is in instances.json
     return Reference(
-        ref_id=_field(record, "ref_id", int, where),
-        ann_id=_field(record, "ann_id", int, where),
-        image_id=_field(record, "image_id", int, where),
-        split=_field(record, "split", str, where),
+        ref_id=field(record, "ref_id", int, where),
+        ann_id=field(record, "ann_id", int, where),
+        image_id=field(record, "image_id", int, where),
+        split=field(record, "split", str, where),
         sentences=tuple(readable),
     )
-
-
-def _field(record: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
-    if not isinstance(record, Mapping) or not isinstance(record.get(key), kind):
-        raise UsageError(f"{where}: {key!r} is missing or of the wrong type")
-    return record[key]
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UsageError(f"{path}: not JSON ({error})") from error

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,19 +28,45 @@ class Sample:
     """Expressions that all mean `mask`; training draws one, evaluation has one a sample."""
     scene: str | None = None
     """Scene class, where known."""
+    group: str | None = None
+    """What samples that resemble each other share (frames of one room, expressions about one picture); intervals
+    count a group, not a sample, as one draw. None = the sample stands alone."""
 
 
 Transform = Callable[[Sample, np.random.Generator], Sample]
 """Maps a sample to a sample, drawing every random number from the generator it is given."""
 
 
-class SampleSet(Protocol):
-    """What training and evaluation need of a data set; a `Sequence` of samples with its vocabulary."""
+@dataclass(frozen=True)
+class CountedDepth:
+    """Which pixels of true depth a benchmark counts."""
 
-    classes: tuple[str, ...]
+    min_depth_m: float = 1e-3
+    """Smaller truth does not count, metres."""
+    max_depth_m: float | None = None
+    """Larger truth does not count, metres; none = the model's range."""
+    crop: Literal["nyu", "garg", "eigen"] | None = None
+    """Part of the picture that counts; `vpd.metrics.depth.crop_window` says which."""
+
+
+class SampleSet(Protocol):
+    """What training and evaluation need of a data set: samples by number, and what is known about all of them.
+
+    Data sets inherit from this and set what differs.
+    """
+
+    classes: tuple[str, ...] = ()
     """Class names of `labels`, or empty."""
-    scenes: tuple[str, ...]
+    scenes: tuple[str, ...] = ()
     """Scene names, or empty."""
+    counted: CountedDepth = CountedDepth()
+    """Which true depth counts in evaluation."""
+    label_values: tuple[int, ...] | None = None
+    """The number of each class in the benchmark's own label files, where it is not 0, 1, 2, ..."""
+    unpaired: Sequence[str] = ()
+    """Files that lack their partner, one line for each."""
+    notes: Sequence[str] = ()
+    """What a report on the data should say of it, though nothing is wrong."""
 
     def __len__(self) -> int: ...
 

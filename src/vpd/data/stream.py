@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
 from itertools import count
 
 import numpy as np
@@ -15,8 +17,10 @@ from vpd.data.transforms import Pipeline
 from vpd.errors import UsageError
 from vpd.types import Batch
 
-_ORDER, _TRANSFORM = 0, 1
-"""First number of each generator's seed: keeps order and transforms apart."""
+_ORDER, _TRANSFORM, _REPLACEMENT = 0, 1, 2
+"""First number of each generator's seed: keeps order, transforms and replacements apart."""
+_TRIES = 8
+_SHOWN = 3
 
 
 class SampleStream:
@@ -26,6 +30,9 @@ class SampleStream:
     `batch_size * world_size` of them and each rank its share. So a batch may reach into the next epoch, none is
     dropped, and which samples and random numbers make up step `s` depends on the seed and the size of the whole
     step only: neither on the step that a run began with, nor on `workers`, nor on how many ranks share the step.
+
+    A sample that cannot be read (its data set, or the transform, raises `UsageError`) is replaced by another one, drawn
+    from seed, epoch and its number; `Batch.unreadable` tells which.
 
     Args:
         sample_set: What to draw from.
@@ -40,7 +47,8 @@ class SampleStream:
 
     Raises:
         ValueError: If a number is out of range.
-        UsageError: If the sample set is empty; while iterating, if a sample cannot be read.
+        UsageError: If the sample set is empty; while iterating, if neither a sample nor those that were drawn in its
+            place can be read, or samples do not go together in a batch.
     """
 
     def __init__(
@@ -76,13 +84,14 @@ class SampleStream:
         first = (step * self._world_size + self._rank) * self._batch_size
         return [self._order.place(first + offset) for offset in range(self._batch_size)]
 
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield batches from `start_step` on."""
+    def __iter__(self) -> Generator[Batch, None, None]:
+        """Yield batches from `start_step` on; to be closed, as the processes that read samples end only then."""
         loader = DataLoader(
             self._samples,
             batch_sampler=(self.places(step) for step in count(self._start_step)),
             num_workers=self._workers,
             collate_fn=self._collate,
+            worker_init_fn=shield_worker,
             generator=torch.Generator(),  # or torch's global generator would be advanced, and a resumed run differ
         )
         for batch in loader:
@@ -90,13 +99,15 @@ class SampleStream:
                 raise batch
             yield batch
 
-    def _collate(self, samples: Sequence[Sample | UsageError]) -> Batch | UsageError:
-        """A batch, or the first error; raised in a worker it would lose its one-line message."""
-        errors = [sample for sample in samples if isinstance(sample, UsageError)]
-        if errors:
-            return errors[0]
+    def _collate(self, drawn: Sequence[_Drawn]) -> Batch | UsageError:
+        """A batch, or an error; raised in a worker it would lose its one-line message."""
+        unreadable = [problem for one in drawn for problem in one.unreadable]
+        samples = [one.sample for one in drawn if one.sample is not None]
+        if len(samples) < len(drawn):
+            listed = "; ".join(list(dict.fromkeys(problem for _, problem in unreadable))[:_SHOWN])
+            return UsageError(f"None of {_TRIES} samples drawn one after the other can be read: {listed}.")
         try:
-            return collate([sample for sample in samples if isinstance(sample, Sample)], pad_px=self._pad_px)
+            return replace(collate(samples, pad_px=self._pad_px), unreadable=unreadable)
         except UsageError as error:
             return error
 
@@ -117,16 +128,38 @@ class _Order:
         return epoch, int(self._permutation[offset])
 
 
-class _TransformedSamples(Dataset):
-    """Reads and augments the sample at `(epoch, index)`; an unreadable one becomes its error."""
+def shield_worker(_number: int) -> None:
+    """Let a process that reads samples outlive SIGTERM and Ctrl-C: they are for the one that it reads for.
+
+    torchrun, SLURM and terminals tell whole groups of processes, and without its readers none comes to save anything.
+    A reader ends when its loader is closed or the process above it dies.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What was read for one place of a batch."""
+
+    sample: Sample | None
+    unreadable: list[tuple[int, str]]
+
+
+class _TransformedSamples(Dataset[_Drawn]):
+    """Reads and augments the sample at `(epoch, index)`, or others in its place while it cannot be read."""
 
     def __init__(self, sample_set: SampleSet, transform: Transform, seed: int) -> None:
         self._sample_set, self._transform, self._seed = sample_set, transform, seed
 
-    def __getitem__(self, place: tuple[int, int]) -> Sample | UsageError:
-        epoch, index = place
-        rng = np.random.default_rng((_TRANSFORM, self._seed, epoch, index))
-        try:
-            return self._transform(self._sample_set[index], rng)
-        except UsageError as error:
-            return error
+    def __getitem__(self, place: tuple[int, int]) -> _Drawn:
+        replacements = np.random.default_rng((_REPLACEMENT, self._seed, *place))
+        index, unreadable = place[1], list[tuple[int, str]]()
+        for _ in range(_TRIES):
+            try:
+                rng = np.random.default_rng((_TRANSFORM, self._seed, *place))
+                return _Drawn(self._transform(self._sample_set[index], rng), unreadable)
+            except UsageError as error:
+                unreadable.append((index, str(error)))
+                index = int(replacements.integers(len(self._sample_set)))
+        return _Drawn(None, unreadable)

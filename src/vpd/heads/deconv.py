@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vpd.config import HeadNorm
+from vpd.heads.norms import build_norm
+
 
 class DeconvHead(nn.Module):
     """Feature maps -> depth, sigmoid-bounded.
@@ -20,6 +23,7 @@ class DeconvHead(nn.Module):
         feature_channels: Width of the fused features at the third stride.
         deconv_channels: Filters of the deconvolutions; each doubles the size.
         head_channels: Width of the last layers.
+        norm: Normalisation after the deconvolutions, `batch` (as published) or `group`.
 
     Shape:
         maps `(b, channels[i], h_i, w_i)`, finest first -> `(b, 1, H, W)` metres, H = h_2 times its stride
@@ -34,6 +38,7 @@ class DeconvHead(nn.Module):
         feature_channels: int = 1536,
         deconv_channels: tuple[int, ...] = (32, 32, 32),
         head_channels: int = 192,
+        norm: HeadNorm = "batch",
     ) -> None:
         super().__init__()
         fine, middle = channels[:2]
@@ -56,11 +61,11 @@ class DeconvHead(nn.Module):
         self.deconvs = nn.Sequential()
         for in_channels, out_channels in pairwise(widths):
             self.deconvs.append(nn.ConvTranspose2d(in_channels, out_channels, kernel_size=2, stride=2, bias=False))
-            self.deconvs.append(nn.BatchNorm2d(out_channels))
+            self.deconvs.append(build_norm(norm, out_channels))
             self.deconvs.append(nn.ReLU())
         self.widen = nn.Sequential(
             nn.Conv2d(widths[-1], head_channels, kernel_size=3, padding=1),
-            nn.BatchNorm2d(head_channels),
+            build_norm(norm, head_channels),
             nn.ReLU(),
         )
         self.predictor = nn.Sequential(

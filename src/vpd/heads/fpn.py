@@ -5,14 +5,17 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vpd.config import HeadNorm
+from vpd.heads.norms import build_norm
+
 
 class ConvNormAct(nn.Module):
-    """3x3 convolution, BatchNorm, ReLU."""
+    """3x3 convolution, normalisation, ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm: HeadNorm) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(out_channels)
+        self.norm = build_norm(norm, out_channels)
 
     def forward(self, features: Tensor) -> Tensor:
         """`(b, in_channels, h, w) -> (b, out_channels, h, w)`."""
@@ -27,6 +30,7 @@ class FPNHead(nn.Module):
         out_channels: Classes, or width of an embedding.
         hidden_channels: Width of the pyramid and of the head.
         dropout: Dropout of whole channels before the last layer.
+        norm: Normalisation, `batch` (as published) or `group`.
 
     Shape:
         maps `(b, channels[i], h_i, w_i)`, finest first -> `(b, out_channels, h_0, w_0)`
@@ -39,13 +43,14 @@ class FPNHead(nn.Module):
         out_channels: int,
         hidden_channels: int = 256,
         dropout: float = 0.1,
+        norm: HeadNorm = "batch",
     ) -> None:
         super().__init__()
         self.laterals = nn.ModuleList(nn.Conv2d(width, hidden_channels, kernel_size=1) for width in channels)
         self.outputs = nn.ModuleList(
             nn.Conv2d(hidden_channels, hidden_channels, kernel_size=3, padding=1) for _ in channels
         )
-        self.towers = nn.ModuleList(_tower(level, hidden_channels) for level in range(len(channels)))
+        self.towers = nn.ModuleList(_tower(level, hidden_channels, norm) for level in range(len(channels)))
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(hidden_channels, out_channels, kernel_size=1)
         for name, parameter in [*self.laterals.named_parameters(), *self.outputs.named_parameters()]:
@@ -76,11 +81,11 @@ class FPNHead(nn.Module):
         return fused
 
 
-def _tower(level: int, channels: int) -> nn.Sequential:
+def _tower(level: int, channels: int, norm: HeadNorm) -> nn.Sequential:
     """Convolutions of one level, each followed by a doubling except on the finest: 1, 1, 2, 3 of them."""
     layers: list[nn.Module] = []
     for _ in range(max(1, level)):
-        layers.append(ConvNormAct(channels, channels))
+        layers.append(ConvNormAct(channels, channels, norm))
         if level:
             layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
     return nn.Sequential(*layers)

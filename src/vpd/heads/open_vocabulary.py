@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vpd.config import HeadNorm
 from vpd.heads.fpn import FPNHead
 from vpd.types import Features
 
@@ -23,6 +24,7 @@ class OpenVocabularyHead(nn.Module):
         hidden_channels: Width of the pyramid.
         dropout: Dropout of whole channels before the match.
         embed_dim: Width in which pixels and texts are compared.
+        norm: Normalisation of the pyramid, `batch` or `group`.
 
     Shape:
         features, text_embeds `(b, n, text_dim)` -> logits `(b, n, h_0, w_0)`
@@ -37,10 +39,15 @@ class OpenVocabularyHead(nn.Module):
         hidden_channels: int = 256,
         dropout: float = 0.1,
         embed_dim: int = 256,
+        norm: HeadNorm = "batch",
     ) -> None:
         super().__init__()
         self.pixels = FPNHead(
-            channels=channels, out_channels=embed_dim, hidden_channels=hidden_channels, dropout=dropout
+            channels=channels,
+            out_channels=embed_dim,
+            hidden_channels=hidden_channels,
+            dropout=dropout,
+            norm=norm,
         )
         self.text = nn.Sequential(nn.LayerNorm(text_dim), nn.Linear(text_dim, embed_dim))
         nn.init.kaiming_normal_(self.pixels.classifier.weight, nonlinearity="linear")

@@ -1,43 +1,46 @@
-"""What the metrics of the three tasks share: sums that add up over images, batches and processes."""
+"""What the metrics of the three tasks share: one row of sums for each sample, and metrics of a sum of rows."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TypeVar
+from typing import ClassVar
 
 from torch import Tensor
-
-Self = TypeVar("Self", bound="Accumulator")
 
 
 class Accumulator(ABC):
     """Metrics of a data set, held as one tensor of sums and nothing else that changes.
 
-    Two halves of a data set, on two processes or in two files, are joined by adding their `totals`: `merge`,
-    or an all-reduce with SUM over `totals` itself. Counts are exact, float64 sums are good to rounding.
+    Everything a sample adds is its `row`. Rows of different samples, files and processes add up, and the metrics
+    are a function of their sum alone: so any part of a data set, and any resampling of it, is measured by adding.
+    Counts are exact integers, float64 sums are good to rounding.
     """
 
+    COUNT: ClassVar[str | None] = None
+    """Which of `values` says how many samples were counted, if any does."""
+
     totals: Tensor
-    """Everything counted so far; int64 or float64, on the CPU."""
+    """Sum of the rows counted so far; int64 or float64, on the CPU, of the shape of one row."""
 
-    def merge(self: Self, other: Self) -> Self:
-        """Add what `other` has counted; returns `self`.
+    def update(self, pred: Tensor, target: Tensor) -> None:
+        """Count one sample. Raises as `row`."""
+        self.totals += self.row(pred, target)
 
-        Raises:
-            ValueError: If the two count different things.
-        """
-        if type(other) is not type(self) or other.settings() != self.settings():
-            raise ValueError(
-                f"Cannot merge {type(other).__name__}({other.settings()}) into {type(self).__name__}"
-                f"({self.settings()}): build both with the same arguments."
-            )
-        self.totals += other.totals
-        return self
-
-    def settings(self) -> dict[str, object]:
-        """What was asked for at construction; everything but the sums."""
-        return {name: value for name, value in vars(self).items() if name != "totals"}
+    def compute(self) -> dict[str, float | list[float]]:
+        """The metrics of everything counted, by name; NaN where nothing was."""
+        return {name: value.tolist() for name, value in self.values(self.totals).items()}
 
     @abstractmethod
-    def compute(self) -> dict[str, float | list[float]]:
-        """The metrics by name; NaN where nothing was counted."""
+    def row(self, pred: Tensor, target: Tensor) -> Tensor:
+        """What one sample adds, of the type and shape of `totals`."""
+
+    @abstractmethod
+    def values(self, totals: Tensor) -> dict[str, Tensor]:
+        """The metrics of sums of rows.
+
+        Args:
+            totals: `(..., *shape of a row)`: one sum, or many at once.
+
+        Returns:
+            By name, `(...)` float64, or `(..., n)` where a metric has a value for each class.
+        """

@@ -133,23 +133,29 @@ class DepthMetrics(Accumulator):
         crop: See `crop_window`.
     """
 
+    COUNT = "images"
+
     def __init__(self, *, min_depth_m: float = 1e-3, max_depth_m: float = 10.0, crop: Crop | None = None):
         self.min_depth_m = min_depth_m
         self.max_depth_m = max_depth_m
         self.crop = crop
         self.totals = torch.zeros(len(ERRORS) + 1, dtype=torch.float64)  # sum of each error, images
 
-    def update(self, pred_m: Tensor, target_m: Tensor) -> None:
-        """Count one image, `(H, W)` or `(1, H, W)`, metres. Raises as `evaluated_pixels`."""
+    def row(self, pred_m: Tensor, target_m: Tensor) -> Tensor:
+        """The errors of one image `(H, W)` or `(1, H, W)`, metres, and 1; zeros where no pixel counts: `(10,)`.
+
+        Raises:
+            ValueError: As `evaluated_pixels`.
+        """
         pred, target = evaluated_pixels(
             pred_m, target_m, min_depth_m=self.min_depth_m, max_depth_m=self.max_depth_m, crop=self.crop
         )
-        if target.numel():
-            self.totals[:-1] += depth_errors(pred, target).cpu()
-            self.totals[-1] += 1
+        if not target.numel():
+            return torch.zeros_like(self.totals)
+        errors = depth_errors(pred, target).cpu()
+        return torch.cat([errors, torch.ones_like(errors[:1])])
 
-    def compute(self) -> dict[str, float | list[float]]:
-        """Mean of each of `ERRORS`, and `images`, how many were counted."""
-        *errors, images = self.totals
-        means = {name: float(error / images) for name, error in zip(ERRORS, errors, strict=True)}
-        return {**means, "images": float(images)}
+    def values(self, totals: Tensor) -> dict[str, Tensor]:
+        """Mean of each of `ERRORS`, and `images`, how many were counted; totals `(..., 10)`."""
+        *errors, images = totals.unbind(dim=-1)
+        return {name: error / images for name, error in zip(ERRORS, errors, strict=True)} | {"images": images}

@@ -45,26 +45,27 @@ class ReferringMetrics(Accumulator):
     sentences; `P@X` is the share of sentences with IoU >= X. All values are shares, not per cent.
     """
 
+    COUNT = "sentences"
+
     def __init__(self) -> None:
         # intersection, union, IoU, sentences, hits at each threshold; float64 counts exactly up to 2^53
         self.totals = torch.zeros(4 + len(THRESHOLDS), dtype=torch.float64)
 
-    def update(self, pred: Tensor, target: Tensor) -> None:
-        """Count masks `(H, W)` of one sentence or `(b, H, W)` of several. Raises as `mask_areas`."""
+    def row(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Sums of one sentence with masks `(H, W)`, or of several with `(b, H, W)`: `(9,)` float64.
+
+        Raises:
+            ValueError: As `mask_areas`.
+        """
         intersection, union = (area.reshape(-1).cpu() for area in mask_areas(pred, target))
         iou = mask_iou(intersection, union)
         hits = [(iou >= threshold).double() for threshold in THRESHOLDS]
-        rows = [intersection.double(), union.double(), iou, torch.ones_like(iou), *hits]
-        self.totals += torch.stack(rows).sum(dim=1)
+        sums = [intersection.double(), union.double(), iou, torch.ones_like(iou), *hits]
+        return torch.stack(sums).sum(dim=1)
 
-    def compute(self) -> dict[str, float | list[float]]:
-        """`oIoU`, `mIoU`, `P@0.5` .. `P@0.9`, and `sentences`, how many were counted."""
-        intersection, union, iou, sentences, *hits = self.totals
-        overall = mask_iou(intersection, union) if sentences else torch.tensor(torch.nan)
-        precision = {f"P@{t}": float(hit / sentences) for t, hit in zip(THRESHOLDS, hits, strict=True)}
-        return {
-            "oIoU": float(overall),
-            "mIoU": float(iou / sentences),
-            **precision,
-            "sentences": float(sentences),
-        }
+    def values(self, totals: Tensor) -> dict[str, Tensor]:
+        """`oIoU`, `mIoU`, `P@0.5` .. `P@0.9`, and `sentences`, how many were counted; totals `(..., 9)`."""
+        intersection, union, iou, sentences, *hits = totals.unbind(dim=-1)
+        overall = mask_iou(intersection, union).where(sentences > 0, torch.nan)
+        precision = {f"P@{t}": hit / sentences for t, hit in zip(THRESHOLDS, hits, strict=True)}
+        return {"oIoU": overall, "mIoU": iou / sentences, **precision, "sentences": sentences}

@@ -79,20 +79,25 @@ class SegmentationMetrics(Accumulator):
 
     def __init__(self, num_classes: int):
         self.num_classes = num_classes
-        self.totals = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        self.totals = torch.zeros(3, num_classes, dtype=torch.int64)
 
-    def update(self, pred: Tensor, labels: Tensor) -> None:
-        """Count predictions against `labels`, same shape, 255 = ignored. Raises as `confusion_matrix`."""
-        self.totals += confusion_matrix(pred, labels, self.num_classes).cpu()
+    def row(self, pred: Tensor, labels: Tensor) -> Tensor:
+        """Pixels of each class, `(3, n)` int64: right, predicted, true; `labels` has 255 where ignored.
 
-    def compute(self) -> dict[str, float | list[float]]:
-        """`mIoU`, `mAcc`, `aAcc`, and lists `IoU`, `Acc` in the order of the classes."""
-        intersection, union, _, true = class_areas(self.totals).double()
-        iou, accuracy = intersection / union, intersection / true  # 0 / 0 = NaN: absent
+        Raises:
+            ValueError: As `confusion_matrix`.
+        """
+        intersection, _, predicted, true = class_areas(confusion_matrix(pred, labels, self.num_classes)).cpu()
+        return torch.stack([intersection, predicted, true])
+
+    def values(self, totals: Tensor) -> dict[str, Tensor]:
+        """`mIoU`, `mAcc`, `aAcc`, and `IoU`, `Acc` in the order of the classes; totals `(..., 3, n)`."""
+        intersection, predicted, true = totals.double().unbind(dim=-2)
+        iou, accuracy = intersection / (predicted + true - intersection), intersection / true  # 0 / 0 = NaN: absent
         return {
-            "mIoU": float(iou.nanmean()),
-            "mAcc": float(accuracy.nanmean()),
-            "aAcc": float(intersection.sum() / true.sum()),
-            "IoU": iou.tolist(),
-            "Acc": accuracy.tolist(),
+            "mIoU": iou.nanmean(dim=-1),
+            "mAcc": accuracy.nanmean(dim=-1),
+            "aAcc": intersection.sum(dim=-1) / true.sum(dim=-1),
+            "IoU": iou,
+            "Acc": accuracy,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -10,9 +11,27 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from vpd.backbones.sources import find_source, load_part
 from vpd.errors import UsageError
-from vpd.prompts.tokenizer import clip_tokenizer, load_tokenizer
+from vpd.prompts.tokenizer import clip_tokenizer, load_tokenizer, token_lengths
 from vpd.reference.single_file import read_single_file
 from vpd.reference.text_weights import build_text_model, pad_token
+
+logger = logging.getLogger(__name__)
+
+
+class CutTexts:
+    """Counts texts that lose their end, and says so at the first, the 10th, the 100th, ... of them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        """Texts so far; one that comes again counts again."""
+
+    def add(self, text: str, tokens: int, length: int) -> None:
+        """Count a text of `tokens` tokens of which the model reads `length`."""
+        self.count += 1
+        if self.count == 1:
+            logger.warning("The text %r has %d tokens; the model reads %d: its end is cut.", text, tokens, length)
+        elif str(self.count).strip("0") == "1":
+            logger.warning("%d texts were cut to %d tokens so far.", self.count, length)
 
 
 class TextEncoder(nn.Module):
@@ -27,6 +46,8 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
+        self.cut_texts = CutTexts()
+        """How many texts lost their end; a tally for messages."""
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> TextEncoder:
@@ -73,11 +94,16 @@ class TextEncoder(nn.Module):
         return self.model(self._tokenize(texts, length)).last_hidden_state
 
     def _tokenize(self, texts: list[str], length: int | None) -> Tensor:
+        limit = length or self.model.config.max_position_embeddings
         encoded = self.tokenizer(
             texts,
             padding="max_length" if length else "longest",
-            max_length=length or self.model.config.max_position_embeddings,
+            max_length=limit,
             truncation=True,
             return_tensors="pt",
         )
+        full = [text for text, used in zip(texts, encoded.attention_mask.sum(dim=1), strict=True) if used == limit]
+        for text, tokens in zip(full, token_lengths(self.tokenizer, full), strict=True):
+            if tokens > limit:
+                self.cut_texts.add(text, tokens, limit)
         return encoded.input_ids.to(self.model.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -66,6 +67,11 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
             "folder again, with vocab.json and merges.txt."
         ) from error
     return check_tokenizer(tokenizer, str(folder))
+
+
+def token_lengths(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> list[int]:
+    """Tokens of each text, the two markers included; a model that reads fewer cuts its end."""
+    return [len(ids) for ids in tokenizer(list(texts), verbose=False).input_ids] if texts else []
 
 
 def check_tokenizer(tokenizer: CLIPTokenizer, origin: str) -> CLIPTokenizer:

@@ -177,6 +177,7 @@ def _task_config(
         head_channels=_size(state, "last_layer_depth.0.weight", 1),
         feature_channels=_size(state, "encoder.out_layer.0.weight", 0),
         deconv_channels=tuple(state[key].shape[1] for key in deconvs),
+        loss_over="batch",
         **common,
     )
 

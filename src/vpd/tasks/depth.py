@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
+from vpd.caching import FrozenCaches
 from vpd.config import DepthConfig, Fit, Recipe, unique_names
 from vpd.errors import UsageError
 from vpd.heads.deconv import DeconvHead
 from vpd.predictions import DepthPrediction
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import embed_names
+from vpd.reference.prompts import published_prompts as read_published_prompts
 from vpd.tasks.inference import resize_strips
-from vpd.tasks.losses import silog_loss
+from vpd.tasks.losses import LossSum, silog_loss_sum
 from vpd.tasks.model import ImageSource, PerceptionModel, as_list, read_groups, recipe_backbone
 from vpd.types import Batch
 
@@ -58,6 +60,7 @@ class DepthModel(PerceptionModel):
             feature_channels=config.feature_channels,
             deconv_channels=config.deconv_channels,
             head_channels=config.head_channels,
+            norm=config.head_norm,
         )
         super().__init__(config, backbone=backbone, head=head, text_encoder=text_encoder)
         self.register_buffer("scene_embeddings", torch.zeros(len(config.scenes), backbone.text_dim))
@@ -73,6 +76,7 @@ class DepthModel(PerceptionModel):
         fit: Fit | None = None,
         gradient_checkpointing: bool = False,
         backbone_options: dict[str, Any] | None = None,
+        published_prompts: bool = False,
         **options: Any,
     ) -> DepthModel:
         """A model to train: pre-trained diffusion weights, a new head.
@@ -85,6 +89,8 @@ class DepthModel(PerceptionModel):
             fit: How `predict` fits images; none = short side 480, square windows, each with its mirror image.
             gradient_checkpointing: Recompute the UNet's blocks in the backward pass.
             backbone_options: `latent_scaling`, `detach_maps` or `timestep`, where not as the recipe has them.
+            published_prompts: Take the text embeddings that the published model was trained with, not the text
+                encoder's; for the scenes of NYU.
             options: Other fields of `DepthConfig`.
 
         Raises:
@@ -99,18 +105,23 @@ class DepthModel(PerceptionModel):
             scenes=scenes,
             max_depth_m=max_depth_m,
             fit=fit or REFERENCE_FIT,
-            **options,
+            **{"loss_over": "batch" if recipe == "reference" else "image", **options},
         )
         model = cls(config, backbone=backbone)
-        model.scene_embeddings.copy_(embed_names(encoder, scenes))
+        prompts = (
+            read_published_prompts(scenes, dim=backbone.text_dim) if published_prompts else embed_names(encoder, scenes)
+        )
+        model.scene_embeddings.copy_(prompts)
         return model
 
-    def forward(self, images: Tensor, text_embeds: Tensor | None = None) -> Tensor:
+    def forward(
+        self, images: Tensor, text_embeds: Tensor | None = None, *, caches: FrozenCaches | None = None
+    ) -> Tensor:
         """Depth `(b, 1, H, W)`, metres; `text_embeds` `(b, 1, d)`, or none for the mean of all scenes."""
         height, width = images.shape[-2:]
         if text_embeds is None:
             text_embeds = self.scene_prompts([None] * len(images))
-        fused = self.head.fused(self._features(images, text_embeds).maps)
+        fused = self.head.fused(self._features(images, text_embeds, caches).maps)
         # What was fused from the padding is cut off before decoding, as in the reference (480 px: 16 -> 15).
         stride = self.head.fused_stride
         fused = fused[..., : -(-height // stride), : -(-width // stride)]
@@ -132,12 +143,13 @@ class DepthModel(PerceptionModel):
             )
         return torch.stack(rows)[:, None]
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Scale-invariant log error of a batch with `depth_m`."""
+    def loss_sum(self, batch: Batch, *, caches: FrozenCaches | None = None) -> LossSum:
+        """Scale-invariant log errors of a batch with `depth_m`, and how many: one an image, or one of the batch."""
         if batch.depth_m is None:
             raise UsageError("Depth trains on depth maps; this data has none.")
         scenes = batch.scenes or [None] * len(batch.images)
-        return silog_loss(self(batch.images, self.scene_prompts(scenes)), batch.depth_m)
+        depth_m = self(batch.images, self.scene_prompts(scenes), caches=caches)
+        return silog_loss_sum(depth_m, batch.depth_m, over=self.config.loss_over)
 
     @overload
     def predict(self, images: ImageSource, **options: Any) -> DepthPrediction: ...
@@ -152,6 +164,7 @@ class DepthModel(PerceptionModel):
         scene: str | Sequence[str | None] | None = None,
         size: int | None = None,
         batch_size: int = 1,
+        caches: FrozenCaches | None = None,
     ) -> DepthPrediction | list[DepthPrediction]:
         """Depth in metres at each image's own size.
 
@@ -160,6 +173,7 @@ class DepthModel(PerceptionModel):
             scene: Scene class, one of the model's; or one for each image; none = the mean of all.
             size: Short side to run at, pixels; none = what the model was trained at.
             batch_size: Images of equal fitted size that go through the network together.
+            caches: Where results of the frozen parts are kept from call to call, if anywhere.
 
         Returns:
             One prediction for one image, a list for a list.
@@ -178,7 +192,8 @@ class DepthModel(PerceptionModel):
             for group in read_groups(sources, fit, batch_size):
                 text_embeds = embeds[[index for index, _, _ in group]]
                 pixels = torch.cat([pixels for _, _, pixels in group])
-                for (index, picture, _), depth in zip(group, self.fitted_depth(pixels, text_embeds, fit), strict=True):
+                depths = self.fitted_depth(pixels, text_embeds, fit, caches=caches)
+                for (index, picture, _), depth in zip(group, depths, strict=True):
                     depth_m = torch.cat(list(resize_strips(depth, picture.height, picture.width)), dim=1)[0].cpu()
                     predictions.append(
                         DepthPrediction(
@@ -191,11 +206,17 @@ class DepthModel(PerceptionModel):
         return predictions if is_list else predictions[0]
 
     def fitted_depth(
-        self, images: Tensor, text_embeds: Tensor, fit: Fit, forward: Callable[[Tensor, Tensor], Tensor] | None = None
+        self,
+        images: Tensor,
+        text_embeds: Tensor,
+        fit: Fit,
+        forward: Callable[[Tensor, Tensor], Tensor] | None = None,
+        *,
+        caches: FrozenCaches | None = None,
     ) -> Tensor:
         """Depth `(b, 1, h, w)` of fitted images, averaged over windows and, where `fit.flip`, mirror images."""
-        depth = torch.cat(list(self._outputs(images, text_embeds, fit, forward)), dim=-2)
+        depth = torch.cat(list(self._outputs(images, text_embeds, fit, forward, caches)), dim=-2)
         if not fit.flip:
             return depth
-        mirrored = torch.cat(list(self._outputs(images.flip(-1), text_embeds, fit, forward)), dim=-2)
+        mirrored = torch.cat(list(self._outputs(images.flip(-1), text_embeds, fit, forward, caches)), dim=-2)
         return (depth + mirrored.flip(-1)) / 2

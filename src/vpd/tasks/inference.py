@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -16,22 +16,37 @@ from vpd.images import resize_short, to_tensor
 Forward = Callable[[Tensor], Tensor]
 """Images `(b, 3, h, w)` -> outputs `(b, c, h, w)`."""
 
+Group = list[tuple[int, Image.Image, Tensor]]
+"""Number, picture and fitted pixels `(1, 3, h, w)` of images that go through the network together."""
+
 STRIP_PIXELS = 2**19
 """Pixels of the image that are brought to full size at a time: 150 classes of them take 315 MB."""
 
 
-def fitted_size(fit: Fit, height: int, width: int) -> tuple[int, int]:
-    """Height and width an image is resized to; the aspect ratio is kept unless the model squashes."""
+def fitted_size(fit: Fit, height: int, width: int, scale: float = 1.0) -> tuple[int, int]:
+    """Height and width an image is resized to; the aspect ratio is kept unless the model squashes.
+
+    Args:
+        fit: The model's.
+        height: Rows of the image.
+        width: Its columns.
+        scale: One of `fit.scales`, by which every size of the fit is multiplied.
+    """
     if fit.mode == "native":
-        return height, width
+        return _times(height, scale), _times(width, scale)
+    size_px = _times(fit.size_px, scale)
     if fit.mode == "squash":
-        return fit.size_px, fit.size_px
-    return resize_short((height, width), fit.size_px, max(fit.max_long_px, fit.size_px))
+        return size_px, size_px
+    return resize_short((height, width), size_px, max(_times(fit.max_long_px, scale), size_px))
 
 
-def fit_image(picture: Image.Image, fit: Fit) -> Tensor:
-    """RGB picture -> `(1, 3, h, w)` in [-1, 1], float32, at the model's scale."""
-    height, width = fitted_size(fit, picture.height, picture.width)
+def _times(length_px: int, scale: float) -> int:
+    return max(1, int(length_px * scale + 0.5))
+
+
+def fit_image(picture: Image.Image, fit: Fit, scale: float = 1.0) -> Tensor:
+    """RGB picture -> `(1, 3, h, w)` in [-1, 1], float32, at the model's scale, or `scale` times that."""
+    height, width = fitted_size(fit, picture.height, picture.width, scale)
     if (height, width) == (picture.height, picture.width):
         return to_tensor(picture)
     if fit.antialias:
@@ -108,3 +123,59 @@ def resize_strips(outputs: Tensor, height: int, width: int) -> Iterator[Tensor]:
             yield strip
         else:
             yield F.interpolate(strip[None], size=(len(rows), width), mode="bilinear", align_corners=False)[0]
+
+
+def variants_of(group: Group, fit: Fit) -> Iterator[tuple[Tensor, bool]]:
+    """The pixels of a group at each scale, as they are and, where `fit.flip`, mirrored."""
+    for scale in fit.scales:
+        pixels = torch.cat([pixels if scale == 1 else fit_image(picture, fit, scale) for _, picture, pixels in group])
+        yield pixels, False
+        if fit.flip:
+            yield pixels.flip(-1), True
+
+
+def mean_probabilities(variants: list[tuple[Tensor, bool]], height: int, width: int) -> Iterator[Tensor]:
+    """Strips of class probabilities `(n, rows, width)`, averaged over augmented variants.
+
+    As in the reference, each variant's logits are resized first, then turned into probabilities and averaged.
+
+    Args:
+        variants: Logits `(n, h, w)` and whether they are of the mirrored picture.
+        height: Rows wanted.
+        width: Columns wanted.
+    """
+    strips = [(resize_strips(logits, height, width), flipped) for logits, flipped in variants]
+    done = 0
+    while done < height:  # one variant's strip at a time, of which 150 classes take 315 MB
+        mean = mean_of_variants(((next(parts), flipped) for parts, flipped in strips), dim=0)
+        done += mean.shape[-2]
+        yield mean
+
+
+def accumulated_probabilities(variants: Iterable[tuple[Tensor, bool]], height: int, width: int) -> Tensor:
+    """Class probabilities `(n, height, width)`: the same average, with one variant in memory at a time.
+
+    For variants of several scales, of which the logits take more memory than the probabilities of the picture.
+    """
+    total, number = torch.zeros(()), 0
+    for logits, flipped in variants:
+        if not number:
+            total = logits.new_zeros((len(logits), height, width))
+        first = 0
+        for strip in mean_probabilities([(logits, flipped)], height, width):
+            total[:, first : first + strip.shape[1]] += strip
+            first += strip.shape[1]
+        number += 1
+        del logits, strip  # before the next ones are made
+    return total.div_(number)
+
+
+def mean_of_variants(variants: Iterable[tuple[Tensor, bool]], *, dim: int) -> Tensor:
+    """Class probabilities along `dim`, averaged over variants; those of mirrored pictures are mirrored back."""
+    total, number = torch.zeros(()), 0
+    for logits, flipped in variants:
+        probs = logits.softmax(dim=dim)
+        probs = probs.flip(-1) if flipped else probs
+        total = total.add_(probs) if number else probs
+        number += 1
+    return total.div_(number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,22 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.config import DepthConfig, Fit, Recipe, ReferConfig, SegmentConfig
+from vpd.caching import FrozenCaches, image_key
+from vpd.config import DepthConfig, Fit, LoraSettings, Recipe, ReferConfig, SegmentConfig
 from vpd.errors import UsageError
 from vpd.images import pad_to_multiple, read_image
 from vpd.model_folder import save_model
 from vpd.prompts.adapter import TextAdapter
 from vpd.prompts.encoder import TextEncoder
 from vpd.tasks.inference import fit_image, slide
+from vpd.tasks.losses import LossSum, mean_loss
 from vpd.types import Batch, Features
 
 ImageSource = str | Path | Image.Image | NDArray[np.uint8]
 """A path, a PIL image, or an `(H, W, 3)` uint8 array."""
+
+BACKBONE_OPTIONS = ("latent_scaling", "detach_maps", "timestep")
+"""What of the backbone a recipe decides and settings can change."""
 
 
 class PerceptionModel(nn.Module):
@@ -69,8 +75,30 @@ class PerceptionModel(nn.Module):
         """Images are padded to a multiple of this, the stride of the coarsest map."""
         return self.backbone.strides[-1]
 
+    def add_lora(self, settings: LoraSettings) -> None:
+        """Put low-rank layers on the UNet's attention and freeze its other weights; outputs stay what they were.
+
+        Raises:
+            UsageError: If PEFT is not installed.
+        """
+        self.backbone.add_lora(settings)
+        self._tell_lora()
+
+    def merge_lora(self) -> None:
+        """Turn low-rank layers into plain weights, with outputs equal but for rounding; no layers, no change."""
+        self.backbone.merge_lora()
+        self._tell_lora()
+
+    def _tell_lora(self) -> None:
+        backbone = self.config.backbone.model_copy(update={"lora": self.backbone.config.lora})
+        self.config = self.config.model_copy(update={"backbone": backbone})
+
     def loss(self, batch: Batch) -> Tensor:
         """Training loss of a batch, a scalar."""
+        return mean_loss(*self.loss_sum(batch))
+
+    def loss_sum(self, batch: Batch, *, caches: FrozenCaches | None = None) -> LossSum:
+        """The loss of a batch as total and weight, two scalars; those of several batches may be added up."""
         raise TypeError(f"{type(self).__name__} has no loss: use one of the three task models.")
 
     @contextmanager
@@ -89,10 +117,17 @@ class PerceptionModel(nn.Module):
         """Write the model into a folder that `vpd.load` reads back bit-equal."""
         save_model(self, folder)
 
-    def _features(self, images: Tensor, text_embeds: Tensor) -> Features:
+    def _features(self, images: Tensor, text_embeds: Tensor, caches: FrozenCaches | None = None) -> Features:
         """Features of images padded with zeros (mid-grey) at right and bottom to `output_multiple_px`."""
         padded, _ = pad_to_multiple(images, self.output_multiple_px)
-        return self.backbone(padded, self.adapter(text_embeds))
+        if caches is None or caches.latents is None:
+            return self.backbone(padded, self.adapter(text_embeds))
+        latents = caches.latents.rows(
+            [image_key(image) for image in padded],
+            lambda index: self.backbone.encode(padded[index : index + 1])[0],
+            device=padded.device,
+        )
+        return self.backbone.features(latents, self.adapter(text_embeds))
 
     def _fit(self, size: int | None) -> Fit:
         """How images are fitted, with another size where the caller wants one."""
@@ -113,9 +148,10 @@ class PerceptionModel(nn.Module):
         text_embeds: Tensor,
         fit: Fit,
         forward: Callable[[Tensor, Tensor], Tensor] | None = None,
+        caches: FrozenCaches | None = None,
     ) -> Iterator[Tensor]:
         """Strips of float32 outputs for fitted images; `slide` says what a strip is."""
-        run = forward or self
+        run = forward or partial(self, caches=caches)
         images, text_embeds = images.to(self.device, self.dtype), text_embeds.to(self.device, self.dtype)
         return slide(lambda windows: run(windows, text_embeds).float(), images, fit)
 
@@ -135,7 +171,8 @@ def recipe_backbone(
         UsageError: If a change is none of these.
     """
     reference = recipe == "reference"
-    options = {"latent_scaling": "none" if reference else "scaled", "detach_maps": reference, "timestep": 1}
+    values = ("none" if reference else "scaled", reference, 1)
+    options = dict(zip(BACKBONE_OPTIONS, values, strict=True))
     if unknown := sorted(set(changes) - set(options)):
         raise UsageError(f"Unknown backbone options: {', '.join(unknown)}. Known: {', '.join(options)}.")
     return StableDiffusionBackbone.from_pretrained(

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
+from vpd.caching import FrozenCaches, text_key
 from vpd.config import Fit, Recipe, ReferConfig
 from vpd.errors import UsageError
 from vpd.heads.cascade import CascadeHead
 from vpd.predictions import MaskPrediction
 from vpd.prompts.encoder import TextEncoder
 from vpd.tasks.inference import resize_strips
-from vpd.tasks.losses import referring_loss
+from vpd.tasks.losses import LossSum, referring_loss_sum
 from vpd.tasks.model import ImageSource, PerceptionModel, as_list, read_groups, recipe_backbone
 from vpd.types import Batch
 
@@ -48,6 +49,7 @@ class ReferringModel(PerceptionModel):
         head = CascadeHead(
             channels=backbone.channels_with_attention(config.token_length),
             hidden_channels=config.head_channels,
+            norm=config.head_norm,
         )
         super().__init__(config, backbone=backbone, head=head, text_encoder=text_encoder)
 
@@ -80,15 +82,15 @@ class ReferringModel(PerceptionModel):
         config = ReferConfig(recipe=recipe, backbone=backbone.config, fit=fit or REFERENCE_FIT, **options)
         return cls(config, backbone=backbone, text_encoder=encoder)
 
-    def forward(self, images: Tensor, text_embeds: Tensor) -> Tensor:
+    def forward(self, images: Tensor, text_embeds: Tensor, *, caches: FrozenCaches | None = None) -> Tensor:
         """Logits `(b, 2, H, W)`."""
         height, width = images.shape[-2:]
-        logits = self.head(self._features(images, text_embeds).with_attention())
+        logits = self.head(self._features(images, text_embeds, caches).with_attention())
         stride = self.backbone.strides[0]
         size = (logits.shape[-2] * stride, logits.shape[-1] * stride)
         return F.interpolate(logits, size, mode="bilinear", align_corners=True)[..., :height, :width]
 
-    def encode_texts(self, texts: list[str]) -> Tensor:
+    def encode_texts(self, texts: list[str], caches: FrozenCaches | None = None) -> Tensor:
         """Token embeddings of expressions, `(b, token_length, d)`.
 
         Raises:
@@ -101,14 +103,22 @@ class ReferringModel(PerceptionModel):
             )
         if empty := [index for index, text in enumerate(texts) if not text.strip()]:
             raise UsageError(f"A referring expression must say something; number {empty[0] + 1} is empty.")
-        return self.text_encoder.tokens(texts, length=self.config.token_length)
+        encoder, length = self.text_encoder, self.config.token_length
+        if caches is None or caches.texts is None:
+            return encoder.tokens(texts, length=length)
+        return caches.texts.rows(
+            [text_key(text, length, self.device) for text in texts],
+            lambda index: encoder.tokens([texts[index]], length=length)[0],
+            device=self.device,
+        )
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Weighted cross-entropy of a batch with `masks` and `texts`."""
+    def loss_sum(self, batch: Batch, *, caches: FrozenCaches | None = None) -> LossSum:
+        """Weighted cross-entropy of a batch with `masks` and `texts`, summed over pixels, and their weights' sum."""
         if batch.masks is None or batch.texts is None:
             raise UsageError("Referring segmentation trains on masks with expressions; this data has none.")
-        logits = self(batch.images, self.encode_texts(batch.texts).to(self.dtype))
-        return referring_loss(logits, batch.masks, class_weights=self.config.class_weights)
+        text_embeds = self.encode_texts(batch.texts, caches).to(self.dtype)
+        logits = self(batch.images, text_embeds, caches=caches)
+        return referring_loss_sum(logits, batch.masks, class_weights=self.config.class_weights)
 
     @overload
     def predict(self, images: ImageSource, **options: Any) -> MaskPrediction: ...
@@ -123,6 +133,7 @@ class ReferringModel(PerceptionModel):
         text: str | Sequence[str],
         size: int | None = None,
         batch_size: int = 1,
+        caches: FrozenCaches | None = None,
     ) -> MaskPrediction | list[MaskPrediction]:
         """The mask that an expression means, at each image's own size.
 
@@ -131,6 +142,7 @@ class ReferringModel(PerceptionModel):
             text: The expression; or one for each image.
             size: Side to run at, pixels; none = what the model was trained at.
             batch_size: Images of equal fitted size that go through the network together.
+            caches: Where results of the frozen parts are kept from call to call, if anywhere.
 
         Returns:
             One prediction for one image, a list for a list.
@@ -139,16 +151,38 @@ class ReferringModel(PerceptionModel):
             UsageError: If an image cannot be read, or the number of expressions does not fit.
         """
         sources, is_list = as_list(images)
+        fit = self._fit(size)
+        predictions = [prediction for prediction, _ in self._predict(sources, text, fit, batch_size, caches)]
+        return predictions if is_list else predictions[0]
+
+    def predict_with_fitted(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        text: str | Sequence[str],
+        batch_size: int = 1,
+        caches: FrozenCaches | None = None,
+    ) -> list[tuple[MaskPrediction, Tensor]]:
+        """Each prediction with the mask `(h, w)` bool at the size that the network ran at, for the same arguments."""
+        return self._predict(as_list(images)[0], text, self.config.fit, batch_size, caches)
+
+    def _predict(
+        self,
+        sources: list[ImageSource],
+        text: str | Sequence[str],
+        fit: Fit,
+        batch_size: int,
+        caches: FrozenCaches | None,
+    ) -> list[tuple[MaskPrediction, Tensor]]:
         texts = [text] * len(sources) if isinstance(text, str) else list(text)
         if len(texts) != len(sources):
             raise UsageError(f"There are {len(sources)} images but {len(texts)} expressions; give one, or one each.")
-        fit = self._fit(size)
         predictions = []
         with self._predicting():
             for group in read_groups(sources, fit, batch_size):
-                embeds = self.encode_texts([texts[index] for index, _, _ in group])
+                embeds = self.encode_texts([texts[index] for index, _, _ in group], caches)
                 pixels = torch.cat([pixels for _, _, pixels in group])
-                logits = torch.cat(list(self._outputs(pixels, embeds, fit)), dim=-2)
+                logits = torch.cat(list(self._outputs(pixels, embeds, fit, caches=caches)), dim=-2)
                 for (index, picture, _), picture_logits in zip(group, logits, strict=True):
                     probability = torch.cat(
                         [
@@ -156,9 +190,8 @@ class ReferringModel(PerceptionModel):
                             for strip in resize_strips(picture_logits, picture.height, picture.width)
                         ]
                     ).cpu()
-                    predictions.append(
-                        MaskPrediction(
-                            mask=probability > 0.5, probability=probability, text=texts[index], image=picture
-                        )
+                    prediction = MaskPrediction(
+                        mask=probability > 0.5, probability=probability, text=texts[index], image=picture
                     )
-        return predictions if is_list else predictions[0]
+                    predictions.append((prediction, (picture_logits.softmax(dim=0)[1] > 0.5).cpu()))
+        return predictions

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
+from vpd.caching import FrozenCaches
 from vpd.config import Fit, Recipe, SegmentConfig, unique_names
 from vpd.errors import UsageError
 from vpd.heads.fpn import FPNHead
@@ -18,8 +19,9 @@ from vpd.heads.open_vocabulary import OpenVocabularyHead
 from vpd.predictions import SegmentationPrediction
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import PLAIN_TEMPLATE, check_templates, embed_names
-from vpd.tasks.inference import resize_strips
-from vpd.tasks.losses import segmentation_loss
+from vpd.reference.prompts import published_prompts as read_published_prompts
+from vpd.tasks.inference import Group, accumulated_probabilities, mean_of_variants, mean_probabilities, variants_of
+from vpd.tasks.losses import LossSum, segmentation_loss_sum
 from vpd.tasks.model import ImageSource, PerceptionModel, as_list, read_groups, recipe_backbone
 from vpd.tasks.vocabulary import head_for_classes, new_prompts
 from vpd.types import Batch
@@ -58,6 +60,7 @@ class SegmentationModel(PerceptionModel):
                 out_channels=num_classes,
                 hidden_channels=config.head_channels,
                 dropout=config.dropout,
+                norm=config.head_norm,
             )
         else:
             head = OpenVocabularyHead(
@@ -66,6 +69,7 @@ class SegmentationModel(PerceptionModel):
                 text_dim=backbone.text_dim,
                 hidden_channels=config.head_channels,
                 dropout=config.dropout,
+                norm=config.head_norm,
             )
         super().__init__(config, backbone=backbone, head=head, text_encoder=text_encoder)
         self.register_buffer("class_embeddings", torch.zeros(num_classes, backbone.text_dim))
@@ -81,6 +85,7 @@ class SegmentationModel(PerceptionModel):
         gradient_checkpointing: bool = False,
         templates: tuple[str, ...] | None = None,
         backbone_options: dict[str, Any] | None = None,
+        published_prompts: bool = False,
         **options: Any,
     ) -> SegmentationModel:
         """A model to train: pre-trained diffusion weights, a new head.
@@ -93,6 +98,8 @@ class SegmentationModel(PerceptionModel):
             gradient_checkpointing: Recompute the UNet's blocks in the backward pass.
             templates: Prompt sentences with `{}`; none = as the recipe has it (one, or CLIP's 80).
             backbone_options: `latent_scaling`, `detach_maps` or `timestep`, where not as the recipe has them.
+            published_prompts: Take the text embeddings that the published model was trained with, not the text
+                encoder's; for the classes of ADE20K.
             options: Other fields of `SegmentConfig`.
 
         Raises:
@@ -111,15 +118,22 @@ class SegmentationModel(PerceptionModel):
             **{"count_ignored": reference, **options},
         )
         model = cls(config, backbone=backbone, text_encoder=encoder if config.head == "open" else None)
-        model.class_embeddings.copy_(embed_names(encoder, classes, templates=config.templates))
+        prompts = (
+            read_published_prompts(classes, dim=backbone.text_dim)
+            if published_prompts
+            else embed_names(encoder, classes, templates=config.templates)
+        )
+        model.class_embeddings.copy_(prompts)
         return model
 
-    def forward(self, images: Tensor, text_embeds: Tensor | None = None) -> Tensor:
+    def forward(
+        self, images: Tensor, text_embeds: Tensor | None = None, *, caches: FrozenCaches | None = None
+    ) -> Tensor:
         """Logits `(b, n, H, W)`; `text_embeds` `(n, d)` or `(b, n, d)` replaces the model's own classes."""
         height, width = images.shape[-2:]
         text_embeds = self.class_embeddings if text_embeds is None else text_embeds
         text_embeds = text_embeds.expand(len(images), -1, -1)
-        features = self._features(images, text_embeds)
+        features = self._features(images, text_embeds, caches)
         if isinstance(self.head, FPNHead):
             logits = self.head(features.with_attention())
         else:
@@ -160,11 +174,12 @@ class SegmentationModel(PerceptionModel):
             changed.head = self.head
         return changed
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Cross-entropy of a batch with `labels`."""
+    def loss_sum(self, batch: Batch, *, caches: FrozenCaches | None = None) -> LossSum:
+        """Cross-entropy of a batch with `labels`, summed over pixels, and how many count."""
         if batch.labels is None:
             raise UsageError("Segmentation trains on label images; this data has none.")
-        return segmentation_loss(self(batch.images), batch.labels, count_ignored=self.config.count_ignored)
+        logits = self(batch.images, caches=caches)
+        return segmentation_loss_sum(logits, batch.labels, count_ignored=self.config.count_ignored)
 
     @overload
     def predict(self, images: ImageSource, **options: Any) -> SegmentationPrediction: ...
@@ -180,6 +195,7 @@ class SegmentationModel(PerceptionModel):
         size: int | None = None,
         batch_size: int = 1,
         scores: bool = False,
+        caches: FrozenCaches | None = None,
     ) -> SegmentationPrediction | list[SegmentationPrediction]:
         """Labels at each image's own size.
 
@@ -190,6 +206,7 @@ class SegmentationModel(PerceptionModel):
             size: Short side to run at, pixels; none = what the model was trained at.
             batch_size: Images of equal fitted size that go through the network together.
             scores: Also return the probabilities, `(n, H, W)` float32.
+            caches: Where results of the frozen parts are kept from call to call, if anywhere.
 
         Returns:
             One prediction for one image, a list for a list.
@@ -202,27 +219,30 @@ class SegmentationModel(PerceptionModel):
         fit = self._fit(size)
         predictions = []
         with self._predicting():
-            for group in read_groups(sources, fit, batch_size):
-                pixels = torch.cat([pixels for _, _, pixels in group])
-                variants = [(pixels, False)] + ([(pixels.flip(-1), True)] if fit.flip else [])
-                strips = [(self._outputs(images, text_embeds, fit), flipped) for images, flipped in variants]
-                for (_, picture, _), labels, probs in self._finish(group, strips, pixels.shape, keep, scores):
+            one_scale = fit.scales == (1.0,)
+            for group in read_groups(sources, fit, batch_size if one_scale else 1):
+                strips = (
+                    (self._outputs(images, text_embeds, fit, caches=caches), flipped)
+                    for images, flipped in variants_of(group, fit)
+                )
+                finish = self._finish if one_scale else self._finish_scales
+                for (_, picture, _), labels, probs in finish(group, strips, keep, scores):
                     predictions.append(
                         SegmentationPrediction(labels=labels, classes=names, image=picture, scores=probs)
                     )
         return predictions if is_list else predictions[0]
 
     def _finish(
-        self, group: list[Any], strips: list[Any], shape: torch.Size, keep: Tensor | None, scores: bool
+        self, group: Group, strips: Iterable[Any], keep: Tensor | None, scores: bool
     ) -> Iterator[tuple[Any, Tensor, Tensor | None]]:
         """Labels (and probabilities) of each picture of a group, from strips of logits of each variant."""
-        same_size = all((picture.height, picture.width) == tuple(shape[-2:]) for _, picture, _ in group)
+        strips = list(strips)
+        same_size = all((picture.height, picture.width) == tuple(pixels.shape[-2:]) for _, picture, pixels in group)
         if same_size and not scores:  # never more than a strip of logits in memory
-            flips = [flipped for _, flipped in strips]
-            rows = [
-                _mean_of_variants([_select(part, keep) for part in parts], flips, dim=1).argmax(dim=1).cpu()
-                for parts in zip(*(parts for parts, _ in strips), strict=True)
-            ]
+            rows = []
+            for parts in zip(*(parts for parts, _ in strips), strict=True):
+                variants = ((_select(part, keep), flip) for part, (_, flip) in zip(parts, strips, strict=True))
+                rows.append(mean_of_variants(variants, dim=1).argmax(dim=1).cpu())
             for member, picture_labels in zip(group, torch.cat(rows, dim=1), strict=True):
                 yield member, picture_labels.to(torch.uint8), None
             return
@@ -235,6 +255,15 @@ class SegmentationModel(PerceptionModel):
             picture_labels = torch.cat([part for part, _ in kept])
             probs = torch.cat([part for _, part in kept if part is not None], dim=1) if scores else None
             yield member, picture_labels.to(torch.uint8), probs
+
+    def _finish_scales(
+        self, group: Group, strips: Iterable[Any], keep: Tensor | None, scores: bool
+    ) -> Iterator[tuple[Any, Tensor, Tensor | None]]:
+        """The same of the one picture of a group, where variants differ in size and come one after another."""
+        (member,) = group
+        logits = ((_select(torch.cat(list(parts), dim=-2), keep)[0], flipped) for parts, flipped in strips)
+        probs = accumulated_probabilities(logits, member[1].height, member[1].width)
+        yield member, probs.argmax(dim=0).to(torch.uint8).cpu(), probs.cpu() if scores else None
 
     def _class_prompts(self, classes: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...], Tensor | None]:
         """Text embeddings to run with, names of the result, and which logits to keep (none = all)."""
@@ -259,27 +288,5 @@ class SegmentationModel(PerceptionModel):
         return embed_names(self.text_encoder, wanted, templates=self.config.templates), wanted, None
 
 
-def mean_probabilities(variants: list[tuple[Tensor, bool]], height: int, width: int) -> Iterator[Tensor]:
-    """Strips of class probabilities `(n, rows, width)`, averaged over augmented variants.
-
-    As in the reference, each variant's logits are resized first, then turned into probabilities and averaged.
-
-    Args:
-        variants: Logits `(n, h, w)` and whether they are of the mirrored picture.
-        height: Rows wanted.
-        width: Columns wanted.
-    """
-    strips = [resize_strips(logits, height, width) for logits, _ in variants]
-    for parts in zip(*strips, strict=True):
-        yield _mean_of_variants(list(parts), [flipped for _, flipped in variants], dim=0)
-
-
 def _select(logits: Tensor, keep: Tensor | None) -> Tensor:
     return logits if keep is None else logits[:, keep]
-
-
-def _mean_of_variants(logits: list[Tensor], flips: list[bool], *, dim: int) -> Tensor:
-    """Class probabilities along `dim`, averaged over variants; those of mirrored pictures are mirrored back."""
-    probs = [part.softmax(dim=dim) for part in logits]
-    probs = [part.flip(-1) if flipped else part for part, flipped in zip(probs, flips, strict=True)]
-    return torch.stack(probs).mean(dim=0) if len(probs) > 1 else probs[0]

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
+from vpd.caching import FrozenCaches, TensorCache
 from vpd.config import DepthConfig, Fit, Recipe, ReferConfig, SegmentConfig, Task
 from vpd.data.geometry import RandomResize
-from vpd.data.opening import detect_format, open_data, splits_of
+from vpd.data.opening import detect_format, find_layout, open_data, splits_of
+from vpd.data.parts import GENERIC_SCENE
 from vpd.data.refer import DATASETS
 from vpd.data.samples import SampleSet
 from vpd.data.transforms import Pipeline, train_transform
@@ -20,7 +22,7 @@ from vpd.errors import UsageError
 from vpd.loading import load
 from vpd.model_folder import CONFIG_FILE
 from vpd.tasks.depth import DepthModel
-from vpd.tasks.model import PerceptionModel
+from vpd.tasks.model import BACKBONE_OPTIONS, PerceptionModel
 from vpd.tasks.referring import ReferringModel
 from vpd.tasks.segmentation import SegmentationModel
 from vpd.training.config import TrainConfig
@@ -38,8 +40,10 @@ def pin_sources(config: TrainConfig) -> TrainConfig:
     Raises:
         UsageError: If the data has no layout that is known.
     """
-    root, model = Path(config.data.root).expanduser().resolve(), Path(config.model).expanduser()
+    root, model = Path(config.data.root).expanduser(), Path(config.model).expanduser()
     layout = config.data.format or detect_format(root, config.task)
+    if not find_layout(layout).is_elsewhere(root):  # a hub id is no path
+        root = root.resolve()
     changes: dict[str, Any] = {"root": str(root), "format": layout}
     if config.data.validation_split == "auto":
         changes["validation_split"] = held_out_split(root, layout)
@@ -83,7 +87,8 @@ def build_model(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:
     """The model to start from: a diffusion model to adapt, or an adapted model to go on from.
 
     An adapted segmentation model that has not all classes of the data gets them added; what it knows it keeps.
-    New weights are drawn from the run's seed.
+    New weights are drawn from the run's seed. In mode `lora` low-rank layers are put on the UNet; those that the
+    adapted model has become plain weights before.
 
     Args:
         config: The settings.
@@ -93,13 +98,19 @@ def build_model(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:
         UsageError: If there is no such model, it is for another task, or it does not fit the data.
     """
     known = {*_TASK_CONFIGS[config.task].model_fields, "backbone_options"} - _DECIDED
+    known |= set() if config.task == "refer" else {"published_prompts"}
     if unknown := sorted(set(config.model_options) - known):
         raise UsageError(
             f"Unknown model_options for {config.task}: {', '.join(unknown)}. Known: {', '.join(sorted(known))}."
         )
     torch.manual_seed(config.seed)
-    if is_adapted(config.model):
-        return _go_on(config, train_set)
+    model = _go_on(config, train_set) if is_adapted(config.model) else _begin(config, train_set)
+    if config.mode == "lora":
+        model.add_lora(config.lora)
+    return model
+
+
+def _begin(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:
     options: dict[str, Any] = {
         "recipe": config.recipe,
         "fit": training_fit(config),
@@ -114,6 +125,16 @@ def build_model(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:
     if not scenes:
         raise UsageError("The data names no scenes, and depth prompts are made of them: set scenes=[room, ...].")
     return DepthModel.from_diffusion(config.model, scenes=scenes, max_depth_m=config.max_depth_m, **options)
+
+
+def build_caches(config: TrainConfig) -> tuple[FrozenCaches | None, FrozenCaches | None]:
+    """Where training and validation keep what the frozen parts made of their inputs, if anywhere."""
+    if not config.cache_mb:
+        return None, None
+    cache = TensorCache(config.cache_mb * 2**20)
+    # of all recipes one leaves the images as they are; of the others each would be kept in vain
+    is_repeating = config.task == "refer" and config.recipe == "reference"
+    return FrozenCaches(cache if is_repeating else None, cache), FrozenCaches(cache, cache)
 
 
 def is_adapted(source: str) -> bool:
@@ -163,8 +184,14 @@ def training_transform(config: TrainConfig, model: PerceptionModel) -> Pipeline:
 def _go_on(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:
     model: PerceptionModel = load(config.model, device="cpu", dtype="float32")
     check_task(model, config.task, config.model)
+    model.merge_lora()
     actual = model.config.model_dump(mode="json")
-    for name, wanted in config.model_options.items():
+    actual["backbone_options"] = {name: actual["backbone"].get(name) for name in BACKBONE_OPTIONS}
+    wanted_options = {**config.model_options}
+    wanted_options.pop("published_prompts", None)  # an adapted model brings its prompts
+    if "backbone_options" in wanted_options:
+        wanted_options["backbone_options"] = actual["backbone_options"] | wanted_options["backbone_options"]
+    for name, wanted in wanted_options.items():
         if actual[name] != wanted:
             raise UsageError(
                 f"model_options.{name} is {wanted!r}, but the adapted model {config.model} has {actual[name]!r}, "
@@ -177,7 +204,8 @@ def _go_on(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:
             logger.info("Classes now: %s; new: %s.", ", ".join(names), ", ".join(added) or "none")
             model = model.with_classes(names, diffusion=config.diffusion)
     elif isinstance(model, DepthModel):
-        unknown = [scene for scene in config.scenes or train_set.scenes if scene not in model.config.scenes]
+        wanted = config.scenes or [scene for scene in train_set.scenes if scene != GENERIC_SCENE]
+        unknown = [scene for scene in wanted if scene not in model.config.scenes]
         if unknown:
             raise UsageError(
                 f"{config.model} has no prompts for the scenes {', '.join(unknown)}. It knows: "

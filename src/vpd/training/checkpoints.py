@@ -11,19 +11,22 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
 from vpd.errors import UsageError
-from vpd.files import sync
+from vpd.files import PARTIAL_PREFIX, REMOVING_PREFIX, atomic_folder, remove_folder, sync, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +34,6 @@ FORMAT_VERSION = 1
 OPTIMISER_FILE = "optimiser.safetensors"
 STATE_FILE = "state.json"
 _PREFIX = "step-"
-_PARTIAL = ".partial-"
-_REMOVING = ".removing-"
 
 
 @dataclass(frozen=True)
@@ -49,31 +50,6 @@ class Checkpoint:
     """What of the optimiser's state is not a tensor: name -> value."""
 
 
-@contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Write a folder so that a crash at any moment leaves the old one, the new one, or none, but no part of one.
-
-    Args:
-        folder: The folder to make; one that is there already is replaced.
-
-    Yields:
-        An empty folder beside it to write into. It is forced to the disk and becomes `folder` when the block
-        ends, and is removed when the block raises.
-    """
-    partial = folder.with_name(f"{_PARTIAL}{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        for path in (*partial.rglob("*"), partial):
-            sync(path)
-        remove_folder(folder)
-        partial.rename(folder)
-        sync(folder.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 def save_checkpoint(
     root: Path,
     step: int,
@@ -81,8 +57,9 @@ def save_checkpoint(
     save_model: Callable[[Path], object],
     optimiser: Optimizer,
     scores: dict[str, float],
+    tensors: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> Checkpoint:
-    """Write the state of a run after `step` optimiser steps, and verify it.
+    """Write the state of a run after `step` optimiser steps, and compare what the disk gives back with it.
 
     Args:
         root: Folder of the run's checkpoints.
@@ -90,15 +67,21 @@ def save_checkpoint(
         save_model: Writes the model into the folder it is given.
         optimiser: Whose state to keep; its groups name their parameters (`param_names`).
         scores: Validation metrics measured at this step.
+        tensors: Safetensors files that `save_model` writes: path in the folder -> all that it must hold.
 
     Returns:
         The checkpoint.
+
+    Raises:
+        UsageError: If it cannot be written, or the disk gives back something else. Older ones are untouched.
     """
     folder = root / _name(step)
-    tensors, numbers = _flatten(optimiser)
+    states, numbers = _flatten(optimiser)
     with atomic_folder(folder) as partial:
         save_model(partial)
-        save_file(tensors, partial / OPTIMISER_FILE)
+        save_file(states, partial / OPTIMISER_FILE)
+        for name, written in {**(tensors or {}), OPTIMISER_FILE: states}.items():
+            _check_written(partial / name, written)
         files = {
             path.relative_to(partial).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
             for path in sorted(partial.rglob("*"))
@@ -113,6 +96,12 @@ def save_checkpoint(
         }
         (partial / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
     return Checkpoint(folder, step, scores, numbers)
+
+
+def add_scores(checkpoint: Checkpoint, scores: dict[str, float]) -> None:
+    """Write into a checkpoint what was measured on it later."""
+    path = checkpoint.folder / STATE_FILE
+    write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"scores": scores})
 
 
 def latest_checkpoint(root: Path) -> Checkpoint | None:
@@ -200,20 +189,11 @@ def prune_checkpoints(root: Path, *, keep: int, best: Checkpoint | None) -> None
 
 def clean_checkpoints(root: Path, *, after_step: int) -> None:
     """Remove what a killed run left half-written or half-removed, and torn checkpoints after a step."""
-    for stale in (*root.glob(f"{_PARTIAL}*"), *root.glob(f"{_REMOVING}*")):
+    for stale in (*root.glob(f"{PARTIAL_PREFIX}*"), *root.glob(f"{REMOVING_PREFIX}*")):
         shutil.rmtree(stale, ignore_errors=True)
     for folder in root.glob(f"{_PREFIX}*"):
         if folder.name > _name(after_step):
             remove_folder(folder)
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove a folder so that a crash cannot leave a part of it under its name."""
-    if folder.exists():
-        doomed = folder.with_name(f"{_REMOVING}{folder.name}")
-        shutil.rmtree(doomed, ignore_errors=True)
-        folder.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _name(step: int) -> str:
@@ -229,15 +209,45 @@ def _flatten(optimiser: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """State of an optimiser as tensors and numbers, each named `<state>/<parameter>`."""
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
-    names = _parameter_names(optimiser)
-    for number, entries in optimiser.state_dict()["state"].items():
-        for kind, value in entries.items():
-            name = f"{kind}/{names[number]}"
+    seen: set[int] = set()
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    for parameter_name, parameter in zip(_parameter_names(optimiser), parameters, strict=True):
+        # the state itself: state_dict() of bitsandbytes nests a part of it
+        for kind, value in optimiser.state.get(parameter, {}).items():
+            name = f"{kind}/{parameter_name}"
             if isinstance(value, Tensor):
-                tensors[name] = value.detach().contiguous()
+                # tables that 8-bit states share are copied: safetensors keeps every tensor apart
+                is_shared = value.data_ptr() in seen
+                tensors[name] = value.detach().clone() if is_shared else value.detach().contiguous()
+                seen.add(value.data_ptr())
             else:
                 numbers[name] = value
     return tensors, numbers
+
+
+def _check_written(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Compare a file with what it was made of, bit by bit, as the disk gives it back."""
+    sync(path)
+    if hasattr(os, "posix_fadvise"):  # or the comparison would be with the system's copy in memory
+        descriptor = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+    with safe_open(path, "pt") as file:
+        wrong = sorted(set(file.keys()) ^ tensors.keys()) or [
+            name for name, tensor in tensors.items() if not _is_same(file.get_tensor(name), tensor)
+        ]
+    if wrong:
+        raise UsageError(
+            f"{path.name} of the checkpoint in {path.parent.parent} does not read back as it was written "
+            f"({wrong[0]} differs). The disk or its driver is faulty; older checkpoints are untouched."
+        )
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same bits."""
+    one, other = (tensor.detach().cpu().contiguous() for tensor in (one, other))
+    is_alike = one.shape == other.shape and one.dtype == other.dtype
+    return is_alike and torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
 
 
 def _sha256(path: Path) -> str:

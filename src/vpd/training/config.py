@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
-from vpd.config import Frozen, Recipe, Task
+from vpd.config import Frozen, LoraSettings, Recipe, Task
+from vpd.errors import UsageError
+
+Mode = Literal["full", "lora", "frozen", "head"]
+OptimiserKind = Literal["adamw", "adamw_8bit", "sgd"]
 
 
 class DataSettings(Frozen):
@@ -64,14 +76,31 @@ class TrainConfig(Frozen):
     """Side of the squares that the model trains on, pixels; sets the scale of prediction too: short sides are brought
     to it."""
 
+    mode: Mode = "full"
+    """What trains. `full`: UNet, text adapter and head; `lora`: low-rank layers on the UNet's attention, adapter and
+    head; `frozen`: adapter and head; `head`: the head alone."""
+    lora: LoraSettings = LoraSettings()
+    """The low-rank layers of mode `lora`."""
+
     steps: PositiveInt | None = None
     """Optimiser steps; give these or `epochs`."""
     epochs: PositiveFloat | None = None
     """Passes through the data; give these or `steps`."""
     batch_size: PositiveInt
     """Samples of one optimiser step, over all processes and accumulated batches together."""
-    accumulate: PositiveInt = 1
-    """Batches that the samples of a step are cut into on each process, to fit into memory."""
+    accumulate: PositiveInt | Literal["auto"] = 1
+    """Batches that the samples of a step are cut into on each process, to fit into memory; `auto` = as few as fit,
+    found by trial before the first step."""
+    loss_reduction: Literal["global", "batch"] = "global"
+    """What a step minimises. `global`: the sum of the losses of all its pixels (or images) over their number, however
+    they are cut into batches and processes; `batch`: the mean of the batches' means, as published."""
+    optimiser: OptimiserKind = "adamw"
+    """`adamw`; `adamw_8bit`: with a quarter of its memory, by bitsandbytes; `sgd`."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Of `sgd`."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Keep a moving average of the weights, of which so large a share stays at each step (0.9999, say): it is what is
+    measured and saved. None = no average."""
     learning_rate: PositiveFloat
     """Peak rate of what is new: text adapter and head."""
     unet_lr_scale: NonNegativeFloat
@@ -86,9 +115,15 @@ class TrainConfig(Frozen):
     """`bf16`: forward and loss under bfloat16 autocast; weights and optimiser stay float32."""
     gradient_checkpointing: bool = False
     """Run the UNet's blocks again in the backward pass instead of keeping what is in them: less memory, slower."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """How several processes hold the model. `none`: each has all of it; `fsdp`: weights, gradients and optimiser state
+    are cut into shards, one for each, which takes less memory and more time. Checkpoints are the same files."""
     seed: NonNegativeInt = 0
     """Decides initial weights, order of samples, augmentation and dropout."""
 
+    cache_mb: NonNegativeInt = 0
+    """Memory on each process for what frozen parts made of inputs that come again: latents of images that are not
+    augmented, embeddings of expressions; 0 = compute them anew."""
     workers: NonNegativeInt = 2
     """Processes that read samples; no influence on the outcome."""
     log_every: PositiveInt = 10
@@ -103,11 +138,46 @@ class TrainConfig(Frozen):
     """Newest checkpoints to keep, beside the best one."""
     pictures: NonNegativeInt = 4
     """Validation samples shown as pictures."""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    """Where curves and pictures go, beside `log.jsonl`."""
+    on_bad_loss: Literal["stop", "skip"] = "stop"
+    """When a loss or a gradient is NaN or infinite: `stop` with status 1, its batch saved in `bad-batches/`; or `skip`
+    the step, which counts but changes nothing."""
+    max_bad_steps: PositiveInt = 10
+    """So many skipped steps in a row stop the run all the same."""
+    max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of the training samples that may be unreadable, and are then replaced by others; one always may, unless
+    this is 0."""
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _read_no(cls, value: Any) -> Any:
+        return "no" if value is False else value  # what YAML makes of a bare no
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of steps and epochs")
-        if self.batch_size % self.accumulate:
+        if self.accumulate != "auto" and self.batch_size % self.accumulate:
             raise ValueError(f"batch_size={self.batch_size} is not a multiple of accumulate={self.accumulate}")
+        if self.recipe == "reference" and self.mode == "lora":
+            raise ValueError("mode=lora needs recipe=default: the published parameter groups have no place for LoRA")
+        if self.momentum and self.optimiser != "sgd":
+            raise ValueError(f"momentum={self.momentum} is for optimiser=sgd")
+        if self.sharding == "fsdp":
+            others = {"ema_decay": None, "optimiser": "adamw_8bit", "accumulate": "auto"}
+            clashes = [key for key, value in others.items() if (getattr(self, key) == value) != (value is None)]
+            if clashes:
+                raise ValueError(f"sharding=fsdp does not go with {clashes[0]}={getattr(self, clashes[0])}")
         return self
+
+    @property
+    def parts(self) -> int:
+        """Batches of a step on each process.
+
+        Raises:
+            UsageError: If `accumulate` is `auto` and nobody has tried what fits.
+        """
+        if self.accumulate == "auto":
+            raise UsageError("accumulate=auto is found when a run starts: call `vpd.training.run.train`, or set it.")
+        return self.accumulate

@@ -5,35 +5,32 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, broadcast_object_list, gather
 
 from vpd.data.samples import SampleSet, Transform
 from vpd.data.stream import SampleStream
-from vpd.evaluation import SCORE, evaluate, is_better, sample_sheet
+from vpd.errors import UsageError
+from vpd.evaluation import SCORE, Interrupted, evaluate, sample_sheet
 from vpd.tasks.model import PerceptionModel
-from vpd.training.checkpoints import (
-    Checkpoint,
-    atomic_folder,
-    clean_checkpoints,
-    prune_checkpoints,
-    restore_optimiser,
-    save_checkpoint,
-    scored_checkpoints,
-)
+from vpd.training.bad_samples import BadSamples
+from vpd.training.bad_steps import BadSteps
+from vpd.training.build import build_caches
+from vpd.training.checkpoints import Checkpoint, add_scores
 from vpd.training.config import TrainConfig
+from vpd.training.ema import WeightAverage, averaged
 from vpd.training.plan import micro_batch_size, schedule_of, total_steps
 from vpd.training.progress import Interval, Progress
-from vpd.training.stepping import Stepper, find_processes
+from vpd.training.run_folder import MODEL, RunFolder
+from vpd.training.stepping import Step, Stepper, find_processes
 from vpd.training.stopping import StopRequest, stop_request
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINTS, MODEL = "checkpoints", "model"
-"""Folders of a run: its checkpoints, and the finished model."""
 
 
 class Training:
@@ -47,7 +44,7 @@ class Training:
         train_set: What to train on.
         transform: Augmentation.
         config: How to train.
-        folder: Gets `checkpoints/`, `log.jsonl`, `pictures/`, `tensorboard/` and at the end `model/`.
+        folder: Gets `checkpoints/`, `log.jsonl`, `pictures/`, what trackers and bad data leave, and finally `model/`.
         validation_set: What to measure on, if anything.
         checkpoint: Where to go on.
         accelerator: Device and other processes; none = make one.
@@ -73,14 +70,21 @@ class Training:
         self.accelerator = accelerator or find_processes()
         self.model, self.config, self.folder = model, config, folder
         self.train_set, self.transform, self.validation_set = train_set, transform, validation_set
-        self.start_step = checkpoint.step if checkpoint else 0
+        self.checkpoint, self.start_step = checkpoint, checkpoint.step if checkpoint else 0
         self.steps = total_steps(config, len(train_set))
         self.schedule = schedule_of(config, samples=len(train_set))
         self.batch_size = micro_batch_size(config, self.accelerator.num_processes)
         self.show_bar = show_bar
-        self.stepper = Stepper(model, config, self.accelerator)
+        training_caches, self.validation_caches = build_caches(config)
+        self.stepper = Stepper(model, config, self.accelerator, training_caches)
+        self.average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
+        self.run_folder = RunFolder(folder, model, self.stepper.optimiser, config, self.average)
+        self.bad_steps = BadSteps(folder, self.accelerator, config)
+        self.bad_samples = BadSamples(folder, self.accelerator, samples=len(train_set), max_share=config.max_bad_share)
         if checkpoint:
-            restore_optimiser(checkpoint, self.stepper.optimiser)
+            self.stepper.restore(checkpoint)
+            if self.average:
+                self.average.restore(checkpoint.folder)
 
     def run(self) -> Path:
         """Train to the end.
@@ -89,22 +93,48 @@ class Training:
             Folder of the trained model.
 
         Raises:
+            UsageError: If the disk has no room, or too many samples cannot be read.
             FloatingPointError: If a loss or a gradient is NaN or infinite; the last checkpoint stays.
             SystemExit: After saving a checkpoint, if a signal asked to stop; status 143 for SIGTERM.
         """
-        if self.accelerator.is_main_process:
-            clean_checkpoints(self.folder / CHECKPOINTS, after_step=self.start_step)
-        with self._progress() as progress, stop_request() as stop:
-            batches, interval = iter(self._stream()), Interval()
+        has_scores = self.validation_set is not None
+        self._on_first(lambda: self.run_folder.prepare(self.start_step, self.steps, has_scores=has_scores))
+        # closing ends the processes that read samples, which no signal does, also after an error
+        with self._progress() as progress, stop_request() as stop, closing(iter(self._stream())) as batches:
+            self._catch_up(progress, stop)
+            interval = Interval()
             for step in range(self.start_step, self.steps):
                 rate = self.schedule(step)
-                loss, norm = self.stepper.take(step, rate, batches, interval)
-                progress.advance(loss, rate)
-                self._after_step(step + 1, interval, progress, stop, {"learning_rate": rate, "grad_norm": norm})
-        best, score = self._best(), SCORE[self.config.task]
-        if best:
+                taken = self.stepper.take(step, rate, batches, interval)
+                if self.average and not taken.is_bad:
+                    self.average.update(step)
+                self._account(step + 1, taken, progress)
+                progress.advance(taken.loss, rate)
+                self._after_step(step + 1, interval, progress, stop, {"learning_rate": rate, "grad_norm": taken.norm})
+        self._save(self.run_folder.save_model)
+        best, score = self.run_folder.best(), SCORE[self.config.task]
+        if best and self.accelerator.is_main_process:
             logger.info("Best: %s %.4f after step %d, %s.", score, best.scores[score], best.step, best.folder)
-        return self._save_model()
+        return self.folder / MODEL
+
+    def _account(self, done: int, taken: Step, progress: Progress) -> None:
+        """Tell of samples that were replaced and of a step that was skipped; too much of either ends the run."""
+        if taken.has_unreadable:
+            self.bad_samples.add(done, [problem for batch, _ in taken.parts for problem in batch.unreadable])
+        if names := self.bad_steps.note(done, taken):
+            progress.note(done, "skipped", {"loss": taken.loss, "grad_norm": taken.norm, "samples": names})
+
+    def _catch_up(self, progress: Progress, stop: StopRequest) -> None:
+        """Make up for a validation that a signal cut short."""
+        checkpoint = self.checkpoint
+        if checkpoint and not checkpoint.scores and self._is_validated(checkpoint.step):
+            scores = self._validate(checkpoint.step, progress, stop)
+            self._on_first(lambda: add_scores(checkpoint, scores))
+            self._leave_on(self._agreed_signal(stop), checkpoint.step)
+
+    def _is_validated(self, done: int) -> bool:
+        """Whether the validation set is measured after so many steps."""
+        return self.validation_set is not None and (done == self.steps or done % self.config.validate_every == 0)
 
     def _after_step(
         self, done: int, interval: Interval, progress: Progress, stop: StopRequest, state: dict[str, float]
@@ -112,74 +142,62 @@ class Training:
         """Log, validate, save and stop, whatever is due after so many steps."""
         config, is_last = self.config, done == self.steps
         if is_last or done % config.log_every == 0:
-            loss = self._mean_over_processes(interval.mean_loss)
-            processes = self.accelerator.num_processes
-            progress.record(done, "train", {"loss": loss, **state, **interval.pace(processes)})
+            pace = interval.pace(self.accelerator.num_processes)
+            record = {"loss": interval.mean_loss, **state, **pace, "left_s": progress.left_s(done)}
+            progress.record(done, "train", record)
             interval.restart()
         paused, scores = time.perf_counter(), dict[str, float]()
-        is_stopping = self._mean_over_processes(float(stop.signal or 0)) > 0
-        if self.validation_set is not None and not is_stopping and (is_last or done % config.validate_every == 0):
-            scores = self._validate(done, self.validation_set, progress)
-        if is_last or is_stopping or done % config.checkpoint_every == 0 or self._is_best(scores):
-            self._save(done, scores)
+        if self._is_validated(done) and not self._agreed_signal(stop):
+            try:
+                scores = self._validate(done, progress, stop)
+            except UsageError:  # a validation sample cannot be read: the steps shall not be lost for that
+                self._save(lambda: self.run_folder.save_if(True, done, {}))
+                raise
+        signal = self._agreed_signal(stop)
+        is_due = is_last or signal > 0 or done % config.checkpoint_every == 0
+        if is_due or scores:
+            self._save(lambda: self.run_folder.save_if(is_due, done, scores))
         interval.began_s += time.perf_counter() - paused
-        if is_stopping and not is_last:
-            logger.info("Stopped after step %d, which is saved; --resume goes on from there.", done)
-            raise SystemExit(128 + (stop.signal or 0))
+        self._leave_on(signal, done)
 
-    def _validate(self, done: int, samples: SampleSet, progress: Progress) -> dict[str, float]:
-        """Metrics on the validation set, recorded, and pictures of a few samples."""
+    def _validate(self, done: int, progress: Progress, stop: StopRequest) -> dict[str, float]:
+        """Metrics on the validation set, recorded, and pictures of a few samples; none if a signal cuts it short."""
+        if self.validation_set is None:
+            return {}
+        with self.stepper.whole_model():
+            return self._measure(done, self.validation_set, progress, stop)
+
+    def _measure(self, done: int, samples: SampleSet, progress: Progress, stop: StopRequest) -> dict[str, float]:
         if self.accelerator.num_processes > 1:  # running statistics differ between processes
             for buffer in self.model.buffers():
                 broadcast(buffer)
-        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            report = evaluate(
-                self.model,
-                samples,
-                batch_size=self.batch_size,
-                limit=self.config.validate_limit,
-                workers=self.config.workers,
-                accelerator=self.accelerator,
-            )
+        autocast = torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+        with autocast, averaged(self.average):
+            try:
+                report = evaluate(
+                    self.model,
+                    samples,
+                    limit=self.config.validate_limit,
+                    workers=self.config.workers,
+                    accelerator=self.accelerator,
+                    should_stop=lambda: stop.signal is not None,
+                    caches=self.validation_caches,
+                )
+            except Interrupted:
+                return {}
             metrics: dict[str, float] = report["metrics"]
             progress.record(done, "validation", metrics)
             if self.config.pictures and self.accelerator.is_main_process:
-                score = SCORE[self.config.task]
-                caption = f"step {done}: {score} {metrics[score]:.4f}"
-                progress.show(done, sample_sheet(self.model, samples, count=self.config.pictures, caption=caption))
+                self._show_samples(done, samples, metrics[SCORE[self.config.task]], progress)
         return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
-    def _best(self) -> Checkpoint | None:
-        """The best of the checkpoints that were measured."""
-        best, score = None, SCORE[self.config.task]
-        for checkpoint in scored_checkpoints(self.folder / CHECKPOINTS, score):
-            if best is None or is_better(self.config.task, checkpoint.scores[score], best.scores[score]):
-                best = checkpoint
-        return best
-
-    def _is_best(self, scores: dict[str, float]) -> bool:
-        score = SCORE[self.config.task]
-        if score not in scores:
-            return False
-        best = self._best()
-        return best is None or is_better(self.config.task, scores[score], best.scores[score])
-
-    def _save(self, done: int, scores: dict[str, float]) -> None:
-        """Write a checkpoint and remove those that are not kept."""
-        root = self.folder / CHECKPOINTS
-        if self.accelerator.is_main_process:
-            save_checkpoint(root, done, save_model=self.model.save, optimiser=self.stepper.optimiser, scores=scores)
-            prune_checkpoints(root, keep=self.config.keep, best=self._best())
-        self.accelerator.wait_for_everyone()
-
-    def _save_model(self) -> Path:
-        """Write the finished model, whole or not at all."""
-        folder = self.folder / MODEL
-        if self.accelerator.is_main_process and not folder.exists():
-            with atomic_folder(folder) as partial_folder:
-                self.model.save(partial_folder)
-        self.accelerator.wait_for_everyone()
-        return folder
+    def _show_samples(self, done: int, samples: SampleSet, score: float, progress: Progress) -> None:
+        """Pictures of a few samples; without them where one cannot be read, for the other processes are going on."""
+        caption = f"step {done}: {SCORE[self.config.task]} {score:.4f}"
+        try:
+            progress.show(done, sample_sheet(self.model, samples, count=self.config.pictures, caption=caption))
+        except UsageError as error:
+            logger.warning("No pictures after step %d: %s", done, error)
 
     def _stream(self) -> SampleStream:
         return SampleStream(
@@ -189,7 +207,7 @@ class Training:
             batch_size=self.batch_size,
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
-            start_step=self.start_step * self.config.accumulate,
+            start_step=self.start_step * self.config.parts,
             workers=self.config.workers,
         )
 
@@ -200,10 +218,37 @@ class Training:
             start_step=self.start_step,
             enabled=self.accelerator.is_main_process,
             show_bar=self.show_bar,
+            trackers=self.config.trackers,
+            settings=self.config.model_dump(mode="json"),
         )
 
-    def _mean_over_processes(self, value: float) -> float:
+    def _leave_on(self, signal: int, done: int) -> None:
+        """End the run if there was a signal."""
+        if signal:
+            level = logging.INFO if self.accelerator.is_main_process else logging.DEBUG
+            logger.log(level, "Stopped after step %d, which is saved; --resume goes on from there.", done)
+            raise SystemExit(128 + signal)
+
+    def _agreed_signal(self, stop: StopRequest) -> int:
+        """Number of the signal that any of the processes got, or 0."""
+        own = stop.signal or 0
         if self.accelerator.num_processes == 1:
-            return value
-        on_device = torch.tensor(value, device=self.accelerator.device)
-        return float(self.accelerator.reduce(on_device, reduction="mean"))
+            return own
+        return int(gather(torch.tensor([own], device=self.accelerator.device)).max())
+
+    def _save(self, work: Callable[[], object]) -> None:
+        """Let the first process write model and optimiser."""
+        with self.stepper.whole_state():
+            self._on_first(work)
+
+    def _on_first(self, work: Callable[[], object]) -> None:
+        """Do something on the first process; the others wait for it, and fail if it fails."""
+        failure: list[Exception | None] = [None]
+        if self.accelerator.is_main_process:
+            try:
+                work()
+            except (OSError, UsageError) as error:
+                failure[0] = error
+        broadcast_object_list(failure)
+        if failure[0] is not None:
+            raise failure[0]

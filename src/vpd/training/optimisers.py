@@ -9,9 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vpd.backbones.lora import LORA_MARKS
 from vpd.config import Frozen, Recipe, Task
 from vpd.errors import UsageError
+from vpd.training.config import OptimiserKind
 
+STATE_BYTES: dict[OptimiserKind, int] = {"adamw": 8, "adamw_8bit": 2, "sgd": 4}
+"""Bytes of state for each trained value, at most, or nearly so."""
 _FUSED_DEVICES = {"cpu", "cuda"}  # where this package was tried with it
 
 
@@ -62,7 +66,8 @@ def parameter_groups(
     """Sort the trainable parameters by learning rate and weight decay.
 
     `default`: the UNet (`backbone.unet.`) at its lower rate, all else at the full one; no decay on biases,
-    norms and `gamma`, that is, on parameters of fewer than two dimensions.
+    norms and `gamma`, that is, on parameters of fewer than two dimensions. LoRA weights are new and begin at
+    nothing: full rate; and no decay, since it is not the UNet that would decay but what it learns.
 
     `reference`: the published groups with their accidents, decided by the published names. Segmentation:
     `norm` in a name beats `unet`, so norms of the UNet's transformers train at the full rate without decay,
@@ -95,7 +100,9 @@ def parameter_groups(
         if recipe == "reference" and published_name is not None:
             is_slow, is_decayed = _published_rule(task, published_name(name), parameter)
         else:
-            is_slow, is_decayed = name.startswith("backbone.unet."), parameter.ndim >= 2
+            is_lora = any(mark in name for mark in LORA_MARKS)
+            is_slow = name.startswith("backbone.unet.") and not is_lora
+            is_decayed = parameter.ndim >= 2 and not is_lora
         key = (unet_lr_scale if is_slow else 1.0, weight_decay if is_decayed else 0.0)
         groups.setdefault(key, []).append((name, parameter))
     if not groups:
@@ -121,14 +128,39 @@ def _published_rule(task: Task, name: str, parameter: Tensor) -> tuple[bool, boo
 
 
 def build_optimiser(
-    groups: list[dict[str, Any]], *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
-) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`; one fused kernel a step where the devices have it.
+    groups: list[dict[str, Any]],
+    *,
+    kind: OptimiserKind = "adamw",
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    momentum: float = 0.0,
+) -> torch.optim.Optimizer:
+    """The optimiser over `parameter_groups`; each group of it has its parameters' names in `param_names`.
 
-    Each group of the result has its parameters' names in `param_names`.
+    Args:
+        groups: Parameters, rates and decays.
+        kind: `adamw`: one fused kernel a step where the devices have it; `adamw_8bit`: its running means in 8 bits,
+            in blocks of 256 values, by bitsandbytes (those of small parameters stay float32); `sgd`, whose decay is
+            not decoupled: it enters the gradient.
+        betas: Of AdamW: decay of the running mean and of the running square.
+        eps: Of AdamW: added to the root of the running square.
+        momentum: Of SGD.
+
+    Raises:
+        UsageError: If bitsandbytes is needed and not installed.
     """
     devices = {parameter.device.type for group in groups for _, parameter in group["params"]}
-    return torch.optim.AdamW(groups, betas=betas, eps=eps, fused=devices <= _FUSED_DEVICES)
+    if kind == "sgd":
+        return torch.optim.SGD(groups, momentum=momentum)
+    if kind == "adamw":
+        return torch.optim.AdamW(groups, betas=betas, eps=eps, fused=devices <= _FUSED_DEVICES)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise UsageError(
+            f"optimiser=adamw_8bit needs bitsandbytes ({error}). Install it: pip install 'vpd-perception[8bit]'."
+        ) from error
+    return AdamW8bit(groups, betas=betas, eps=eps)
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

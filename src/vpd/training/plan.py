@@ -37,13 +37,29 @@ def micro_batch_size(config: TrainConfig, processes: int) -> int:
     Raises:
         UsageError: If the samples of a step cannot be shared out evenly.
     """
-    size, rest = divmod(config.batch_size, config.accumulate * processes)
+    size, rest = divmod(config.batch_size, config.parts * processes)
     if rest:
         raise UsageError(
-            f"batch_size={config.batch_size} must be a multiple of accumulate={config.accumulate} times "
+            f"batch_size={config.batch_size} must be a multiple of accumulate={config.parts} times "
             f"{processes} processes: it counts the samples of one step over all of them."
         )
     return size
+
+
+def checkpoints_at_once(config: TrainConfig, start_step: int, steps: int, *, has_scores: bool) -> int:
+    """Most checkpoints that lie on the disk at the same time: the newest, the best, and one that is being written.
+
+    Args:
+        config: Says how many are kept, and when one is written.
+        start_step: Steps that were done before.
+        steps: Of the whole run.
+        has_scores: Whether there is a best one.
+    """
+    due = {steps, *range(0, steps + 1, config.checkpoint_every)}
+    if has_scores:
+        due |= set(range(0, steps + 1, config.validate_every))
+    written = sum(step > start_step for step in due) + (start_step > 0)
+    return min(written, config.keep + 1 + has_scores)
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

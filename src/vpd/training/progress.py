@@ -1,22 +1,23 @@
-"""What a person sees of a training run: a bar, a line file, TensorBoard curves and pictures."""
+"""What a person sees of a training run: a bar, a line file, curves and pictures."""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
 from vpd.files import append_json_line, atomic_write, read_json_lines
+from vpd.training.trackers import Tracker, open_trackers
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class Interval:
     loss: float = 0.0
     """Sum over the steps."""
     steps: int = 0
-    """Optimiser steps."""
+    """Optimiser steps, without skipped ones."""
     samples: int = 0
     """Samples of this process."""
     wait_s: float = 0.0
@@ -38,8 +39,8 @@ class Interval:
 
     @property
     def mean_loss(self) -> float:
-        """Mean loss of the steps."""
-        return self.loss / max(1, self.steps)
+        """Mean loss of the steps, NaN where there is none."""
+        return self.loss / self.steps if self.steps else math.nan
 
     def add(self, loss: float, samples: int) -> None:
         """Count a step."""
@@ -60,21 +61,37 @@ class Progress:
     """Shows and records a run, on its first process only.
 
     Args:
-        folder: The run's folder; gets `log.jsonl`, `tensorboard/` and `pictures/`.
+        folder: The run's folder; gets `log.jsonl` and `pictures/`, and what trackers write.
         steps: Steps of the whole run.
         start_step: Steps that were done before; what the log says of later ones is forgotten.
         enabled: False on every process but the first.
         show_bar: Show a progress bar; where nobody watches a terminal, log a line now and then instead.
+        trackers: Where else curves and pictures go (`vpd.training.trackers`).
+        settings: What the trackers are told of the run's settings.
+
+    Raises:
+        UsageError: If a tracker cannot be started.
     """
 
-    def __init__(self, folder: Path, *, steps: int, start_step: int, enabled: bool, show_bar: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        steps: int,
+        start_step: int,
+        enabled: bool,
+        show_bar: bool,
+        trackers: Sequence[str] = ("tensorboard",),
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         self._folder = folder
         self._log = folder / "log.jsonl"
         self._enabled = enabled
-        self._board: Any = None
+        self._steps, self._start_step, self._began_s = steps, start_step, time.monotonic()
+        self._trackers: list[Tracker] = []
         if enabled:
             folder.mkdir(parents=True, exist_ok=True)
-            self._board = _open_tensorboard(folder / "tensorboard", purge_step=start_step + 1)
+            self._trackers = open_trackers(trackers, folder, start_step=start_step, settings=settings)
             _forget_after(self._log, start_step)
         # None: a bar on a terminal only; in a log file a line now and then reads better
         self._bar = tqdm(total=steps, initial=start_step, unit="step", disable=None if enabled and show_bar else True)
@@ -87,13 +104,32 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
-        if self._board is not None:
-            self._board.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def advance(self, loss: float, learning_rate: float) -> None:
         """Move the bar by one step."""
         self._bar.set_postfix(loss=f"{loss:.4f}", lr=f"{learning_rate:.2e}", refresh=False)
         self._bar.update()
+
+    def left_s(self, step: int) -> float:
+        """Seconds that the run will go on, at the mean pace since it was started, validations and checkpoints included.
+
+        Args:
+            step: Steps done.
+        """
+        return (time.monotonic() - self._began_s) / max(1, step - self._start_step) * (self._steps - step)
+
+    def note(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+        """Add a line to the log only.
+
+        Args:
+            step: Steps done.
+            kind: What the line is about.
+            values: Name -> anything that JSON has a word for.
+        """
+        if self._enabled:
+            append_json_line(self._log, {"step": step, "kind": kind, **values})
 
     def record(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         """Add a line to the log and a point to each curve.
@@ -105,12 +141,11 @@ class Progress:
         """
         if not self._enabled:
             return
-        append_json_line(self._log, {"step": step, "kind": kind, **values})
+        self.note(step, kind, values)
         if self._speaks and (self._bar.disable or kind != "train"):
-            self._say(f"step {step}/{self._bar.total} {kind}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
-        if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+            self._say(f"step {step}/{self._steps} {kind}: " + ", ".join(_worded(*item) for item in values.items()))
+        for tracker in self._trackers:
+            tracker.log(step, {f"{kind}/{name}": value for name, value in values.items()})
 
     def _say(self, line: str) -> None:
         if self._bar.disable:
@@ -126,18 +161,13 @@ class Progress:
         folder.mkdir(exist_ok=True)
         with atomic_write(folder / f"step-{step:08d}.png") as temporary:
             sheet.save(temporary)
-        if self._board is not None:
-            self._board.add_image("validation/samples", np.asarray(sheet), step, dataformats="HWC")
+        for tracker in self._trackers:
+            tracker.show(step, "validation/samples", sheet)
 
 
-def _open_tensorboard(folder: Path, *, purge_step: int) -> Any:
-    """A writer, or none where TensorBoard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        logger.warning("TensorBoard is not installed: curves go to log.jsonl only (pip install tensorboard).")
-        return None
-    return SummaryWriter(str(folder), purge_step=purge_step)
+def _worded(name: str, value: float) -> str:
+    """A value of the log for people."""
+    return f"{tqdm.format_interval(value)} left" if name == "left_s" else f"{name} {value:.4g}"
 
 
 def _forget_after(log: Path, step: int) -> None:

@@ -13,23 +13,24 @@ from vpd.errors import UsageError
 from vpd.files import writable_folder
 from vpd.loading import load
 from vpd.tasks.model import PerceptionModel
+from vpd.training.batch_search import find_accumulation
 from vpd.training.build import build_data, build_model, pin_sources, training_transform
 from vpd.training.checkpoints import latest_checkpoint
 from vpd.training.config import TrainConfig
-from vpd.training.loop import CHECKPOINTS, MODEL, Training
+from vpd.training.loop import Training
+from vpd.training.run_folder import CHECKPOINTS, CONFIG, MODEL
 from vpd.training.settings import read_settings, resolve_config, write_config
 from vpd.training.stepping import find_processes
+from vpd.training.trackers import check_trackers
 
 logger = logging.getLogger(__name__)
 
-CONFIG = "config.yaml"
-"""The resolved settings, in the folder of the run."""
-
-_MAY_CHANGE = {
+MAY_CHANGE = {
     *("model", "data.root", "workers", "log_every", "validate_every", "validate_limit"),
-    *("checkpoint_every", "keep", "pictures"),
+    *("checkpoint_every", "keep", "pictures", "trackers", "sharding"),
+    *("on_bad_loss", "max_bad_steps", "max_bad_share"),
 }
-"""Settings that a resumed run may have different: none of them touches the weights."""
+"""Settings that a resumed run may have different: none of them touches the weights of a run that came this far."""
 
 
 def train(
@@ -43,7 +44,7 @@ def train(
 
     Args:
         task: What to train for.
-        folder: Folder of the run; gets `config.yaml`, `checkpoints/`, `log.jsonl`, `pictures/`, `tensorboard/`,
+        folder: Folder of the run; gets `config.yaml`, `checkpoints/`, `log.jsonl`, `pictures/`, what trackers write,
             and at the end `model/`.
         layers: Settings as nested mappings, later ones over earlier ones, all over the recipe's.
         resume: Go on with the run in `folder`, whose settings then need not be given again.
@@ -53,7 +54,7 @@ def train(
         Folder of the trained model.
 
     Raises:
-        UsageError: If settings, data or model are wrong, or the folder holds a run already.
+        UsageError: If settings, data or model are wrong, the folder holds a run already, or the disk is full.
         FloatingPointError: If the loss becomes NaN or infinite.
         SystemExit: With 143, after saving, if SIGTERM came.
     """
@@ -64,7 +65,10 @@ def train(
     saved = read_settings(folder / CONFIG) if resume and (folder / CONFIG).is_file() else {}
     config = pin_sources(resolve_config(task, saved, *layers))
     if has_progress:
+        if config.accumulate == "auto":  # what was found when the run began holds for all of it
+            config = config.model_copy(update={"accumulate": saved.get("accumulate", "auto")})
         check_changes(resolve_config(task, saved), config, folder / CONFIG)
+    check_trackers(config.trackers)
     accelerator = find_processes()
     accelerator.wait_for_everyone()  # before the first process writes what the others have just looked for
     train_set, validation_set = build_data(config)
@@ -76,8 +80,11 @@ def train(
     else:
         model = build_model(config, train_set)
         model.config = model.config.model_copy(update={"notes": {**model.config.notes, "training": notes_of(config)}})
+    if config.accumulate == "auto":
+        config = config.model_copy(update={"accumulate": find_accumulation(model, config, accelerator)})
     if accelerator.is_main_process:
         write_config(config, folder / CONFIG)
+    _tell(config, accelerator.num_processes)
     training = Training(
         model,
         train_set,
@@ -92,10 +99,21 @@ def train(
     return training.run()
 
 
+def _tell(config: TrainConfig, processes: int) -> None:
+    """The settings that decide how long and how large a run is, whoever chose them."""
+    length = f"{config.steps} steps" if config.steps else f"{config.epochs:g} epochs"
+    parts = f", {config.batch_size // (config.parts * processes)} at a time" if config.parts * processes > 1 else ""
+    logger.info(
+        "Training: %s, mode %s, recipe %s, %d px, batches of %d%s; -s changes them.",
+        *(length, config.mode, config.recipe, config.crop_px, config.batch_size, parts),
+    )
+
+
 def notes_of(config: TrainConfig) -> dict[str, Any]:
     """What a trained model says of its training; no paths, since models travel."""
     told = {"data": Path(config.data.root).name, "split": config.data.split, "vpd": vpd.__version__}
-    kept = {"recipe", "steps", "epochs", "batch_size", "learning_rate", "crop_px", "precision", "seed"}
+    kept = {"recipe", "mode", "steps", "epochs", "batch_size", "learning_rate", "crop_px", "precision", "seed"}
+    kept |= {"optimiser", "ema_decay"}
     return told | config.model_dump(mode="json", include=kept, exclude_none=True)
 
 
@@ -112,11 +130,11 @@ def check_changes(before: TrainConfig, now: TrainConfig, path: Path) -> None:
     """
     old, new = (_flat(config.model_dump(mode="json")) for config in (before, now))
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-    if forbidden := [key for key in changed if key not in _MAY_CHANGE]:
+    if forbidden := [key for key in changed if key not in MAY_CHANGE]:
         listed = "; ".join(f"{key} was {old.get(key)!r}, now {new.get(key)!r}" for key in forbidden)
         raise UsageError(
             f"A resumed run must have the settings it was started with ({path}): {listed}. "
-            "Leave these out, or start anew in another folder."
+            "Leave these out, or start anew in another folder; a new run can begin with this one's model (--model)."
         )
 
 

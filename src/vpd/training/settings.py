@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from vpd.config import Recipe, Task
+from vpd.data.opening import LAYOUTS, option_names
 from vpd.errors import UsageError
 from vpd.files import atomic_write
 from vpd.training.config import TrainConfig
@@ -39,7 +40,8 @@ _EITHER_OR = ({"steps", "epochs"},)
 def recipe_settings(task: Task, recipe: Recipe) -> Settings:
     """Published (`reference`) or recommended (`default`) settings of a task, without model and data."""
     values = VALUES[recipe][task].model_dump(exclude={"betas", "eps"})
-    return {"task": task, "recipe": recipe, **values, **_EXTENT[recipe][task]}
+    reduction = "batch" if recipe == "reference" else "global"
+    return {"task": task, "recipe": recipe, **values, **_EXTENT[recipe][task], "loss_reduction": reduction}
 
 
 def read_settings(source: str | Path) -> Settings:
@@ -59,8 +61,10 @@ def read_settings(source: str | Path) -> Settings:
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
+        near = difflib.get_close_matches(str(source), shipped, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
         raise UsageError(
-            f"Cannot read the settings {path}: {error.strerror}. Give a YAML file, or one of the shipped: "
+            f"Cannot read the settings {path}: {error.strerror}.{hint} Give a YAML file, or one of the shipped: "
             f"{', '.join(shipped)}."
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -149,6 +153,8 @@ def _explain(problem: Mapping[str, Any]) -> str:
     path = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
+        if len(location) == 1 and any(str(location[0]) in option_names(layout) for layout in LAYOUTS.values()):
+            return f"unknown key {path} (an option of the data's layout: data.options.{path})"
         near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.0)
         prefix = "".join(f"{part}." for part in location[:-1])
         return f"unknown key {path} (nearest known key: {prefix}{near[0]})"

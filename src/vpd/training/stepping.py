@@ -5,20 +5,29 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from vpd.caching import FrozenCaches
 from vpd.errors import UsageError
+from vpd.loading import aligned
 from vpd.reference.keys import published_names
+from vpd.tasks.losses import LossSum, mean_loss
 from vpd.tasks.model import PerceptionModel
+from vpd.training.checkpoints import Checkpoint, restore_optimiser
 from vpd.training.config import TrainConfig
+from vpd.training.modes import freeze_parts
 from vpd.training.optimisers import build_optimiser, parameter_groups, set_learning_rate
 from vpd.training.plan import step_seed
 from vpd.training.progress import Interval
+from vpd.training.sharding import Shards, gathered, shard
 from vpd.types import Batch
 
 
@@ -28,17 +37,41 @@ class LossOf(nn.Module):
     Args:
         model: Whom to train.
         use_bf16: Compute under bfloat16 autocast.
+        is_mean: Give the mean of each batch the weight 1, instead of its total and the weight of its pixels.
+        caches: Where results of the frozen parts are kept, if anywhere.
     """
 
-    def __init__(self, model: PerceptionModel, *, use_bf16: bool) -> None:
+    def __init__(
+        self, model: PerceptionModel, *, use_bf16: bool, is_mean: bool, caches: FrozenCaches | None = None
+    ) -> None:
         super().__init__()
         self.model = model
-        self.use_bf16 = use_bf16
+        self.use_bf16, self.is_mean, self.caches = use_bf16, is_mean, caches
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Loss of a batch, a scalar."""
+    def forward(self, batch: Batch) -> LossSum:
+        """Total and weight of a batch."""
         with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self.use_bf16):
-            return self.model.loss(batch)
+            total, weight = self.model.loss_sum(batch, caches=self.caches)
+        return (mean_loss(total, weight), torch.ones_like(weight)) if self.is_mean else (total, weight)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What came of an optimiser step."""
+
+    loss: float
+    """Of the samples of all processes."""
+    norm: float
+    """Of the gradient, over all processes, before it was clipped."""
+    parts: list[tuple[Batch, float]]
+    """The batches of this process, each with the total of its loss."""
+    has_unreadable: bool
+    """Whether samples of any process could not be read and were replaced."""
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether the loss or the gradient is NaN or infinite: the step was not taken. All processes agree."""
+        return not (math.isfinite(self.loss) and math.isfinite(self.norm))
 
 
 class Stepper:
@@ -50,21 +83,62 @@ class Stepper:
         model: Whom to train; moves to the device of `accelerator`.
         config: How to train.
         accelerator: Device and other processes.
+        caches: Where results of the frozen parts are kept, if anywhere.
 
     Raises:
-        UsageError: If the recipe's groups cannot be made of the model's parameters.
+        UsageError: If the recipe's groups cannot be made of the model's parameters, or the mode does not fit it.
     """
 
-    def __init__(self, model: PerceptionModel, config: TrainConfig, accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        model: PerceptionModel,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        caches: FrozenCaches | None = None,
+    ) -> None:
         self._config, self._accelerator = config, accelerator
+        freeze_parts(model, config.mode)
         model.backbone.gradient_checkpointing = config.gradient_checkpointing
-        _own_memory(model.to(accelerator.device).train())
-        self.optimiser = build_optimiser(optimiser_groups(model, config))
-        self._parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
-        self._loss_of: nn.Module = accelerator.prepare(LossOf(model, use_bf16=config.precision == "bf16"))
+        is_sharded = config.sharding == "fsdp"
+        trained = deepcopy(model) if is_sharded else model.to(accelerator.device)
+        for tensor in (*trained.train().parameters(), *trained.buffers()):
+            tensor.data = aligned(tensor.data)
+        loss_of = LossOf(
+            trained, use_bf16=config.precision == "bf16", is_mean=config.loss_reduction == "batch", caches=caches
+        )
+        if is_sharded:
+            shard(loss_of, trained.backbone.unet, accelerator)
+        self._optimiser = _new_optimiser(trained, config)
+        self._parameters = [parameter for group in self._optimiser.param_groups for parameter in group["params"]]
+        self._buffers = list(trained.buffers()) if config.on_bad_loss == "skip" else []
+        self._loss_of: nn.Module = loss_of if is_sharded else accelerator.prepare(loss_of)
+        self.optimiser = _new_optimiser(model, config) if is_sharded else self._optimiser
+        """Over the parameters of `model`. With shards, it has its state only within `whole_state`."""
+        shards = Shards(model, self.optimiser, trained, self._optimiser, accelerator) if is_sharded else None
+        self._shards = shards
 
-    def take(self, step: int, rate: float, batches: Iterator[Batch], interval: Interval) -> tuple[float, float]:
-        """Take one step.
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Give the optimiser the state it had when a checkpoint was written.
+
+        Raises:
+            UsageError: If the checkpoint's parameters are not those of the model.
+        """
+        restore_optimiser(checkpoint, self.optimiser)
+        if self._shards:
+            self._shards.scatter_optimiser()
+
+    def whole_model(self) -> AbstractContextManager[None]:
+        """Within it, `model` has the trained weights on all processes; entered by all together. Needed for shards."""
+        return self._shards.whole_model() if self._shards else nullcontext()
+
+    def whole_state(self) -> AbstractContextManager[None]:
+        """Within it, `model` and `optimiser` are as trained on the first process; entered by all together."""
+        return self._shards.whole_state() if self._shards else nullcontext()
+
+    def take(self, step: int, rate: float, batches: Iterator[Batch], interval: Interval) -> Step:
+        """Take one step, unless its loss or its gradient is NaN or infinite: then nothing changes.
+
+        The gradient is that of the sum of all totals over the sum of all weights, of all batches and processes.
 
         Args:
             step: Steps taken before.
@@ -73,37 +147,60 @@ class Stepper:
             interval: Where to count.
 
         Returns:
-            Loss of this process and norm of the gradient before it was clipped.
-
-        Raises:
-            FloatingPointError: If one of them is NaN or infinite; the weights are then those of before the step.
+            What came of it.
         """
         torch.manual_seed(step_seed(self._config.seed, step, self._accelerator.process_index))
-        set_learning_rate(self.optimiser, rate)
-        parts = self._config.accumulate
-        step_loss, names = 0.0, []
-        for part in range(parts):
+        set_learning_rate(self._optimiser, rate)
+        buffers = [buffer.clone() for buffer in self._buffers]
+        drawn: list[Batch] = []
+        sums: list[Tensor] = []
+        while len(drawn) < self._config.parts:
             asked = time.perf_counter()
             batch = next(batches)
             interval.wait_s += time.perf_counter() - asked
-            with nullcontext() if part == parts - 1 else self._accelerator.no_sync(self._loss_of):
-                loss = self._loss_of(batch.to(self._accelerator.device)) / parts
-                value = float(loss.detach())
-                _check_finite("loss", value, step, batch.names)
-                self._accelerator.backward(loss)
-            step_loss += value
-            names += batch.names
-        norm = float(nn.utils.clip_grad_norm_(self._parameters, self._config.clip_norm or math.inf))
-        _check_finite("norm of the gradient", norm, step, names)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        interval.add(step_loss, len(names))
-        return step_loss, norm
+            drawn.append(batch)
+            is_last = len(drawn) == self._config.parts
+            with nullcontext() if is_last else self._accelerator.no_sync(self._loss_of):
+                total, weight = self._loss_of(batch.to(self._accelerator.device))
+                self._accelerator.backward(total)
+            sums.append(torch.stack([total.detach().float(), weight.float()]))
+        totals, weights = zip(*torch.stack(sums).tolist(), strict=True)  # waits for the device once
+        own_unreadable = sum(len(batch.unreadable) for batch in drawn)
+        total_sum, weight_sum, unreadable = self._sum_over_processes(sum(totals), sum(weights), own_unreadable)
+        norm = self._gradient_norm(weight_sum)
+        parts = list(zip(drawn, totals, strict=True))
+        outcome = Step(total_sum / (weight_sum or 1), norm, parts, has_unreadable=unreadable > 0)
+        if outcome.is_bad:
+            for buffer, before in zip(self._buffers, buffers, strict=True):
+                buffer.copy_(before)
+        else:
+            self._optimiser.step()
+            interval.add(outcome.loss, sum(len(batch.names) for batch in drawn))
+        self._optimiser.zero_grad(set_to_none=True)
+        return outcome
+
+    def _gradient_norm(self, weight: float) -> float:
+        """Divide the gradients of totals by their weight, clip them, and tell their norm before that."""
+        scale = self._accelerator.num_processes / (weight or 1)  # DDP averages over processes
+        for parameter in self._parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(scale)
+        return float(gathered(nn.utils.clip_grad_norm_(self._parameters, self._config.clip_norm or math.inf)))
+
+    def _sum_over_processes(self, *values: float) -> list[float]:
+        if self._accelerator.num_processes == 1:
+            return list(values)
+        on_device = torch.tensor(values, dtype=torch.float64, device=self._accelerator.device)
+        return self._accelerator.reduce(on_device, reduction="sum").tolist()
 
 
 def find_processes() -> Accelerator:
     """Device and other processes of this run, as torchrun or SLURM set them up; autocast is left to `LossOf`."""
     return Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
+
+
+def _new_optimiser(model: PerceptionModel, config: TrainConfig) -> Optimizer:
+    return build_optimiser(optimiser_groups(model, config), kind=config.optimiser, momentum=config.momentum)
 
 
 def optimiser_groups(model: PerceptionModel, config: TrainConfig) -> list[dict[str, Any]]:
@@ -131,17 +228,3 @@ def optimiser_groups(model: PerceptionModel, config: TrainConfig) -> list[dict[s
         unet_lr_scale=config.unet_lr_scale,
         published_name=names.__getitem__,
     )
-
-
-def _own_memory(model: nn.Module) -> None:
-    """Move weights out of mapped files: CPU kernels round differently where memory is not aligned."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data = tensor.data.clone()
-
-
-def _check_finite(what: str, value: float, step: int, names: list[str]) -> None:
-    if not math.isfinite(value):
-        raise FloatingPointError(
-            f"The {what} is {value} at step {step + 1}, on the samples {', '.join(names)}. Look at these samples; "
-            "else lower learning_rate, set clip_norm, or use precision=no. The last checkpoint is unharmed."
-        )

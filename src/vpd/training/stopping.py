@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+logger = logging.getLogger(__name__)
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SAME_REQUEST_S = 5.0
 
 
 @dataclass
@@ -22,7 +28,10 @@ class StopRequest:
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Take note of SIGTERM and Ctrl-C instead of dying of them; a second one works as usual.
+    """Take note of SIGTERM and Ctrl-C instead of dying of them; one that comes seconds later works as usual.
+
+    One that comes sooner is the same request on another way: a terminal and SLURM tell torchrun and its processes,
+    and torchrun tells them again.
 
     Outside the main thread, where Python takes no signals, nothing is noted.
     """
@@ -31,10 +40,17 @@ def stop_request() -> Iterator[StopRequest]:
         yield request
         return
     before = {number: signal.getsignal(number) for number in _SIGNALS}
+    asked_s = 0.0
 
     def note(number: int, _frame: FrameType | None) -> None:
-        request.signal = number
-        signal.signal(number, before[signal.Signals(number)])
+        nonlocal asked_s
+        if request.signal is None:
+            request.signal, asked_s = number, time.monotonic()
+            if os.environ.get("RANK", "0") == "0":
+                logger.info("Asked to stop: saving after the step that is under way.")
+        elif time.monotonic() - asked_s > _SAME_REQUEST_S:
+            signal.signal(number, before[signal.Signals(number)])
+            signal.raise_signal(number)
 
     for number in _SIGNALS:
         signal.signal(number, note)

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from vpd.config import Task
-from vpd.data.samples import Sample
+from vpd.data.samples import Sample, SampleSet
 from vpd.world.expressions import Expression, expressions
 from vpd.world.palette import CLASSES
 from vpd.world.render import Rendering, render
@@ -27,7 +27,7 @@ def split_seed(seed: int, split: Split) -> int:
     return len(get_args(Split)) * seed + get_args(Split).index(split)
 
 
-class WorldSamples:
+class WorldSamples(SampleSet):
     """Freshly rendered scenes of one split, as a sequence of samples.
 
     Args:

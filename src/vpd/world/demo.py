@@ -18,7 +18,8 @@ from vpd.metrics.segmentation import SegmentationMetrics
 from vpd.predictions import SegmentationPrediction
 from vpd.tasks.segmentation import SegmentationModel
 from vpd.training.checkpoints import latest_checkpoint
-from vpd.training.loop import CHECKPOINTS, MODEL, Training
+from vpd.training.loop import Training
+from vpd.training.run_folder import CHECKPOINTS, MODEL
 from vpd.training.settings import resolve_config
 from vpd.world.dataset import WorldSamples
 from vpd.world.miniature import write_diffusion_folder

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vpd.errors import UsageError
 from vpd.files import writable_folder
-from vpd.images import find_images
+from vpd.image_search import search_images
 from vpd.loading import find_device
 from vpd.training.stopping import stop_request
 from vpd.world.autoencoder import build_autoencoder, measured_scaling, normalise_latents, reconstruct
@@ -131,7 +131,7 @@ def _files(folder: Path) -> list[Path]:
     """Image files in a folder and below it."""
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder. Give a folder of images, or `{WORLD}` for rendered scenes.")
-    return find_images([str(folder)])
+    return [Path(path) for path in search_images([str(folder)])]
 
 
 def _hold_out(files: list[Path]) -> tuple[list[Path], list[Path]]:

@@ -1,0 +1,25 @@
+"""The normalisation layers of the heads: over the batch as published, or over each image alone."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from vpd.config import HeadNorm
+
+_MOST_GROUPS = 32  # Wu and He 2018, https://arxiv.org/abs/1803.08494
+_LEAST_CHANNELS = 8
+"""Of a group; a group of one channel would wash out what that channel says of the image as a whole."""
+
+
+def build_norm(kind: HeadNorm, channels: int) -> nn.Module:
+    """The normalisation after a convolution with so many channels.
+
+    Args:
+        kind: `batch` = BatchNorm; `group` = GroupNorm of at most 32 groups that each have at least 8 channels (one
+            group where there are fewer).
+        channels: Channels of the maps.
+    """
+    if kind == "batch":
+        return nn.BatchNorm2d(channels)
+    most = max(1, min(_MOST_GROUPS, channels // _LEAST_CHANNELS))
+    return nn.GroupNorm(max(number for number in range(1, most + 1) if channels % number == 0), channels)

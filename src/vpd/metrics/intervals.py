@@ -1,0 +1,74 @@
+"""How far metrics would move on other samples of the same kind: percentile bootstrap over groups of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vpd.metrics.accumulator import Accumulator
+
+DRAWS = 1000
+"""Resampled data sets."""
+CONFIDENCE = 0.95
+"""Share of the resampled values that an interval spans."""
+_COUNTS_AT_ONCE = 2**23  # of a chunk of draws: 64 MB
+
+
+def bootstrap_intervals(
+    metric: Accumulator, rows: Tensor, groups: Sequence[Hashable], *, draws: int = DRAWS, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Intervals of 95 % of a data set's metrics.
+
+    Groups, not samples, are drawn with replacement, as many as there are: samples of one group (frames of one
+    room, sentences about one picture) resemble each other, and taken for independent they would give intervals
+    that are too narrow. The ends are values of draws, the outer neighbours of the 2.5 % and 97.5 % points. Draws in
+    which a metric is NaN (nothing counted) are left out; a metric that is NaN itself has NaN for both ends.
+
+    Args:
+        metric: Whose rows these are.
+        rows: `(samples, *shape of a row)`.
+        groups: Group of each sample.
+        draws: Resampled data sets.
+        seed: Of the draws.
+
+    Returns:
+        Low and high end of every metric but counts and those of single classes; nothing with fewer than 2 groups.
+    """
+    places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
+    if len(places) < 2:
+        return {}
+    of_groups = rows.new_zeros((len(places), *rows.shape[1:]))
+    of_groups.index_add_(0, torch.tensor([places[group] for group in groups]), rows)
+    values = [metric.values(totals) for totals in _resampled(of_groups, draws, seed)]
+    intervals = {}
+    for name, actual in metric.values(rows.sum(dim=0)).items():
+        if actual.ndim or name == metric.COUNT:
+            continue
+        drawn = torch.cat([value[name] for value in values]).numpy()
+        drawn = drawn[~np.isnan(drawn)] if not actual.isnan() else np.full(1, np.nan)
+        tail = (1 - CONFIDENCE) / 2
+        low, high = np.quantile(drawn, tail, method="lower"), np.quantile(drawn, 1 - tail, method="higher")
+        intervals[name] = (float(low), float(high))
+    return intervals
+
+
+def _resampled(rows: Tensor, draws: int, seed: int) -> Iterator[Tensor]:
+    """Sums of as many rows as there are, drawn with replacement: chunks of `(draws, *shape of a row)` float64."""
+    generator = np.random.default_rng(seed)
+    number = len(rows)
+    flat = rows.flatten(1).double().numpy()
+    finite = np.where(np.isfinite(flat), flat, 0)  # 0 times infinity would be NaN where a row is not drawn
+    special = {np.nan: np.isnan(flat), np.inf: flat == np.inf, -np.inf: flat == -np.inf}
+    special = {value: where for value, where in special.items() if where.any()}
+    chunk = max(1, _COUNTS_AT_ONCE // number)
+    for first in range(0, draws, chunk):
+        size = min(chunk, draws - first)
+        drawn = generator.integers(number, size=(size, number)) + number * np.arange(size)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=size * number).reshape(size, number).astype(np.float64)
+        totals = np.einsum("dg,gr->dr", times, finite)  # no BLAS: its order of adding depends on its threads
+        for value, where in special.items():
+            totals[times @ where > 0] += value
+        yield torch.from_numpy(totals).reshape(size, *rows.shape[1:])

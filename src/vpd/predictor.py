@@ -1,0 +1,227 @@
+"""From image files to data files and pictures: what one worker of a prediction run does, in whatever process."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vpd.errors import UsageError
+from vpd.files import atomic_write
+from vpd.images import read_image
+from vpd.output_names import Item
+from vpd.predictions import Prediction
+from vpd.tasks.depth import DepthModel
+from vpd.tasks.referring import ReferringModel
+from vpd.tasks.segmentation import SegmentationModel
+
+_JPEG_MAX_PX = 65_500
+_THREADS = 8  # most of writing is waiting for the disk
+_MOST_WAITING_PX = 8_000_000  # of pictures whose files are being written, for the sake of memory
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images that are read and predicted together."""
+
+    items: tuple[Item, ...]
+    """Neighbours in the list of all images. All run together even where some are finished, so that an image's
+    prediction, to the last bit, does not depend on where a run was stopped or how it is shared out."""
+    wanted: frozenset[str]
+    """Sources of those whose outputs are missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one image."""
+
+    source: str
+    """The image."""
+    line: dict[str, Any] | None = None
+    """Its line for the manifest, once its files are written."""
+    error: str | None = None
+    """Why it was skipped; none = done."""
+
+
+class _Picture(NamedTuple):
+    """An image that was read."""
+
+    item: Item
+    size_bytes: int
+    image: Image.Image
+
+
+class Predictor:
+    """A model with all that decides its predictions, and the folder they go to.
+
+    Args:
+        model: One of the three task models.
+        out: Folder to write into; each file is written whole or not at all.
+        model_name: What the manifest calls the model.
+        options: Arguments of the model's `predict` (`text`, `classes`, `scene`, `size`); none are left out.
+
+    Raises:
+        UsageError: If the model refuses the options.
+    """
+
+    def __init__(
+        self,
+        model: SegmentationModel | ReferringModel | DepthModel,
+        out: str | Path,
+        *,
+        model_name: str,
+        options: Mapping[str, Any],
+    ) -> None:
+        self.out = Path(out)
+        given = {key: value for key, value in options.items() if value is not None}
+        self.origin = {
+            "task": model.config.task,
+            "model": model_name,
+            "fingerprint": fingerprint(model.config.model_dump_json(), model.state_dict()),
+            "options": {**given, "dtype": str(model.dtype).removeprefix("torch.")},
+        }
+        """What every manifest line says of how the prediction was made."""
+        self._model, self._call_options = _prepare(model, given)
+        _check_options(self._model, self._call_options)
+        self._one_by_one = False
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="vpd-files")
+
+    def run(self, batches: Iterable[Batch]) -> Iterator[Outcome]:
+        """Predict batches and write the files of the images that are wanted; yields each of these when it is done.
+
+        The next batch is read, and files are written, while the model runs.
+        """
+        waiting: deque[tuple[int, Future[Outcome]]] = deque()
+        try:
+            for batch, readings in self._read_ahead(batches):
+                readable: list[_Picture] = []
+                for item, reading in zip(batch.items, readings, strict=True):
+                    try:
+                        readable.append(reading.result())
+                    except UsageError as error:
+                        if item.source in batch.wanted:
+                            yield Outcome(item.source, error=str(error))
+                predictions = self._predict([picture.image for picture in readable])
+                for picture, prediction in zip(readable, predictions, strict=True):
+                    source = picture.item.source
+                    if source not in batch.wanted:
+                        continue
+                    if prediction is None:
+                        yield Outcome(source, error=f"{source}: not enough memory; give a smaller --size")
+                    else:
+                        pixels = picture.image.width * picture.image.height
+                        waiting.append((pixels, self._threads.submit(self._write, picture, prediction)))
+                most = max(_THREADS, len(batch.items))
+                while len(waiting) > most or sum(pixels for pixels, _ in waiting) > _MOST_WAITING_PX:
+                    yield waiting.popleft()[1].result()
+            while waiting:
+                yield waiting.popleft()[1].result()
+        finally:
+            for _, writing in waiting:
+                writing.cancel()
+
+    def _read_ahead(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, list[Future[_Picture]]]]:
+        """Batches with their pictures being read, those of the next one too."""
+        started: deque[tuple[Batch, list[Future[_Picture]]]] = deque()
+        for batch in batches:
+            started.append((batch, [self._threads.submit(_read, item) for item in batch.items]))
+            if len(started) > 1:
+                yield started.popleft()
+        yield from started
+
+    def _predict(self, images: Sequence[Image.Image]) -> Iterator[Prediction | None]:
+        """Predictions of a batch; where memory does not suffice, of one image after the other, and none for one."""
+        if not images:
+            return
+        if self._one_by_one and len(images) > 1:
+            for image in images:
+                yield from self._predict([image])
+            return
+        try:
+            predictions = self._model.predict(list(images), batch_size=len(images), **self._call_options)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+        else:
+            yield from predictions
+            return
+        if len(images) == 1:
+            yield None
+            return
+        logger.warning("not enough memory for %d images at once; going on one by one", len(images))
+        self._one_by_one = True
+        yield from self._predict(images)
+
+    def _write(self, picture: _Picture, prediction: Prediction) -> Outcome:
+        """Write the files of an image."""
+        item = picture.item
+        data = self.out / item.data
+        data.parent.mkdir(parents=True, exist_ok=True)
+        prediction.save(data)
+        drawn = prediction.overlay()
+        drawn.thumbnail((_JPEG_MAX_PX, _JPEG_MAX_PX))
+        with atomic_write(self.out / item.picture) as temporary:
+            drawn.save(temporary, format="JPEG", quality=90, subsampling=0)
+        line = {
+            "source": item.source,
+            "source_bytes": picture.size_bytes,
+            "data": item.data,
+            "picture": item.picture,
+            "height": prediction.image.height,
+            "width": prediction.image.width,
+            **prediction.facts(),
+            **self.origin,
+        }
+        return Outcome(item.source, line=line)
+
+
+def fingerprint(config: str, weights: Mapping[str, Tensor]) -> str:
+    """16 letters that change with a model's configuration and weights; quick, and no protection against intent."""
+    digest = hashlib.sha256(config.encode())
+    for name, tensor in sorted(weights.items()):
+        total = int(tensor.view(_BITS[tensor.element_size()]).sum(dtype=torch.int64))
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {total}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _prepare(model: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Model and arguments for every image; prompts of new class names are made once, not for each image."""
+    classes = options.get("classes")
+    if classes and getattr(model.config, "head", None) == "open":
+        return model.with_classes(classes), {key: value for key, value in options.items() if key != "classes"}
+    return model, options
+
+
+def _check_options(model: Any, options: Mapping[str, Any]) -> None:
+    """Let the model refuse what it cannot do before anything is listed or written."""
+    model.predict([], **options)
+    if isinstance(model, DepthModel):
+        model.scene_prompts([options.get("scene")])
+    elif isinstance(model, ReferringModel):
+        model.encode_texts([options["text"]])
+
+
+def _read(item: Item) -> _Picture:
+    """Read an image, and its size as a file; 0 where there is none, which reading it will say better."""
+    try:
+        size_bytes = Path(item.source).stat().st_size
+    except OSError:
+        size_bytes = 0
+    return _Picture(item, size_bytes, read_image(item.source))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: Python's, the accelerator's, or torch's on the CPU, which has no type of its own."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)

@@ -1,0 +1,139 @@
+"""The checkpoints and the finished model of a run: what is written when, what is kept, and whether there is room."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from vpd.evaluation import SCORE, is_better
+from vpd.files import atomic_folder
+from vpd.model_folder import WEIGHTS_FILE
+from vpd.tasks.model import PerceptionModel
+from vpd.training.checkpoints import (
+    Checkpoint,
+    clean_checkpoints,
+    prune_checkpoints,
+    save_checkpoint,
+    scored_checkpoints,
+)
+from vpd.training.config import TrainConfig
+from vpd.training.disk import check_space, checkpoint_bytes, folder_bytes
+from vpd.training.ema import TRAINING_WEIGHTS_FILE, WeightAverage, averaged
+from vpd.training.optimisers import STATE_BYTES
+from vpd.training.plan import checkpoints_at_once
+from vpd.training.settings import write_config
+
+CHECKPOINTS, MODEL, CONFIG = "checkpoints", "model", "config.yaml"
+"""In the folder of a run: its checkpoints, the finished model, and the resolved settings (in every checkpoint too)."""
+
+
+class RunFolder:
+    """Writes what a run leaves; only its first process may call this.
+
+    Args:
+        folder: The run's folder.
+        model: Whom to save.
+        optimiser: Whose state to save.
+        config: Says how many checkpoints are kept.
+        average: Of the model's weights, which is then what is saved as the model.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: PerceptionModel,
+        optimiser: Optimizer,
+        config: TrainConfig,
+        average: WeightAverage | None = None,
+    ) -> None:
+        self._folder, self._root = folder, folder / CHECKPOINTS
+        self._model, self._optimiser, self._config, self._average = model, optimiser, config, average
+
+    def prepare(self, start_step: int, steps: int, *, has_scores: bool) -> None:
+        """Remove remains, and make sure that the checkpoints of the whole run will find room.
+
+        Args:
+            start_step: Steps that were done before.
+            steps: Of the whole run.
+            has_scores: Whether there will be a best checkpoint.
+
+        Raises:
+            UsageError: If there is no room.
+        """
+        self._root.mkdir(parents=True, exist_ok=True)
+        clean_checkpoints(self._root, after_step=start_step)
+        size = self._checkpoint_bytes()
+        number = checkpoints_at_once(self._config, start_step, steps, has_scores=has_scores)
+        check_space(
+            self._root,
+            number * size - folder_bytes(self._root),
+            f"for {number} checkpoints of {size / 1e9:.2f} GB at a time (keep={self._config.keep}). Make room, set a "
+            "smaller keep, or give another folder.",
+        )
+
+    def save_if(self, is_due: bool, done: int, scores: dict[str, float]) -> None:
+        """Write a checkpoint if it is due or the best so far, and remove those that are not kept.
+
+        Args:
+            is_due: Write in any case.
+            done: Steps done.
+            scores: What was measured after them, or empty.
+
+        Raises:
+            UsageError: If it cannot be written.
+        """
+        if not is_due and not self._is_best(scores):
+            return
+        size = self._checkpoint_bytes()
+        check_space(self._root, size, f"for the checkpoint after step {done}. Make room and go on with --resume.")
+        with averaged(self._average) as training_weights:
+            state = self._model.state_dict()
+            files = {WEIGHTS_FILE: {key: value for key, value in state.items() if not key.startswith("text_encoder.")}}
+            if training_weights:
+                files[TRAINING_WEIGHTS_FILE] = training_weights
+            save_checkpoint(
+                self._root,
+                done,
+                save_model=partial(self._write, training_weights=training_weights),
+                optimiser=self._optimiser,
+                scores=scores,
+                tensors=files,
+            )
+        prune_checkpoints(self._root, keep=self._config.keep, best=self.best())
+
+    def best(self) -> Checkpoint | None:
+        """The best of the checkpoints that were measured."""
+        best, score = None, SCORE[self._config.task]
+        for checkpoint in scored_checkpoints(self._root, score):
+            if best is None or is_better(self._config.task, checkpoint.scores[score], best.scores[score]):
+                best = checkpoint
+        return best
+
+    def save_model(self) -> None:
+        """Write the finished model, whole or not at all, unless it is there; average and merged LoRA stay."""
+        if not (self._folder / MODEL).exists():
+            if self._average:
+                self._average.exchange()
+            if self._config.mode == "lora":
+                self._model.merge_lora()
+            with atomic_folder(self._folder / MODEL) as partial:
+                self._write(partial)
+
+    def _checkpoint_bytes(self) -> int:
+        size = checkpoint_bytes(self._model, self._optimiser, state_bytes=STATE_BYTES[self._config.optimiser])
+        return size + (self._average.num_bytes if self._average else 0)
+
+    def _is_best(self, scores: dict[str, float]) -> bool:
+        score, best = SCORE[self._config.task], self.best()
+        return score in scores and (best is None or is_better(self._config.task, scores[score], best.scores[score]))
+
+    def _write(self, folder: Path, training_weights: dict[str, Tensor] | None = None) -> None:
+        """Write the model, the settings that it was trained with, and where it is an average what it trains on with."""
+        self._model.save(folder)
+        write_config(self._config, folder / CONFIG)
+        if training_weights:
+            save_file(training_weights, folder / TRAINING_WEIGHTS_FILE)

@@ -1,0 +1,40 @@
+"""Trains for segmentation in several processes, of which the last gets SIGTERM while it reads its first validation
+sample: train_stopping.py FOLDER SETTINGS.yaml."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from vpd.data.samples import Sample, SampleSet
+from vpd.training import run
+from vpd.training.build import build_data
+from vpd.training.config import TrainConfig
+from vpd.training.settings import read_settings
+
+
+class Stopping(SampleSet):
+    def __init__(self, samples: SampleSet) -> None:
+        self.samples, self.classes = samples, samples.classes
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        if os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return self.samples[index]
+
+
+def build_stopping_data(config: TrainConfig) -> Any:
+    train_set, validation_set = build_data(config)
+    return train_set, Stopping(validation_set)
+
+
+if __name__ == "__main__":
+    run.build_data = build_stopping_data
+    try:
+        run.train("segment", Path(sys.argv[1]), read_settings(sys.argv[2]))
+    except SystemExit as error:
+        sys.stdout.write(f"process {os.environ['RANK']} left with {error.code}\n")
