@@ -99,6 +99,12 @@ def test_writable_folder_sweeps_what_killed_runs_left(tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [".tmp-young", "old.png"]
 
 
+def test_writable_folder_does_not_mind_files_of_others_that_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    gone = [tmp_path / ".tmp-renamed", tmp_path / ".tmp-removed"]
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: iter(gone))  # listed, and gone before it is looked at
+    assert writable_folder(tmp_path) == tmp_path
+
+
 def test_writable_folder_names_what_is_wrong(tmp_path: Path):
     file = tmp_path / "file"
     file.touch()

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from vpd import image_search
 from vpd.errors import UsageError
 from vpd.image_search import search_images
 
@@ -19,6 +20,16 @@ def found(root: Path, *sources: str) -> list[str]:
 def test_folders_are_searched_in_natural_order(tmp_path: Path):
     touch(tmp_path, "b/10.PNG", "b/2.png", "b/02.png", "b/2b.png", "b/x2/1.jpg", "b/x10/1.jpg", "a.jpg", "b/c.txt")
     assert found(tmp_path, "") == ["a.jpg", "b/02.png", "b/2.png", "b/2b.png", "b/10.PNG", "b/x2/1.jpg", "b/x10/1.jpg"]
+
+
+def test_order_does_not_depend_on_the_order_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    names = ["001.png", "01.png", "1.png", "A.png", "a.png"]  # of equal value, but for letters
+    touch(tmp_path, *names)
+    for order in (names, names[::-1], names[2:] + names[:2]):
+        paths = [str(tmp_path / name) for name in order]
+        monkeypatch.setattr(image_search, "_images_below", lambda folder, paths=paths: iter(paths))
+        monkeypatch.setattr(image_search, "_images_matching", lambda pattern, paths=paths: iter(paths))
+        assert found(tmp_path, "") == found(tmp_path, "*") == names
 
 
 def test_hidden_files_and_links_to_folders_are_passed_over(tmp_path: Path):

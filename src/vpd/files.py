@@ -9,7 +9,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -164,8 +164,9 @@ def writable_folder(path: str | Path) -> Path:
         probe.touch()
         probe.unlink()
         for left in path.glob(f"{TEMPORARY_PREFIX}*"):
-            if time.time() - left.stat().st_mtime > _ABANDONED_S:
-                left.unlink()
+            with suppress(FileNotFoundError):  # other processes write here too, and their files come and go
+                if time.time() - left.stat().st_mtime > _ABANDONED_S:
+                    left.unlink()
     except OSError as error:
         reason = "it is a file" if path.is_file() else error.strerror or str(error)
         raise UsageError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 
@@ -27,11 +27,11 @@ def search_images(sources: Sequence[str]) -> list[str]:
     empty = []
     for source in sources:
         if Path(source).is_dir():
-            images = sorted(_images_below(absolute(source)), key=_natural_order)
+            images = _in_order(_images_below(absolute(source)))
         elif searched_folder(source) is None:
             images = [absolute(source)]
         else:
-            images = sorted(_images_matching(source), key=_natural_order)
+            images = _in_order(_images_matching(source))
         if not images:
             empty.append(source)
         found.update(dict.fromkeys(images))
@@ -80,6 +80,11 @@ def _images_matching(pattern: str) -> set[str]:
         elif match.lower().endswith(IMAGE_SUFFIXES):
             images.add(absolute(match))
     return images
+
+
+def _in_order(images: Iterable[str]) -> list[str]:
+    """Natural order, the same in every process: what counts as equal (`1.png` and `01.png`) by its letters."""
+    return sorted(sorted(images), key=_natural_order)
 
 
 def _natural_order(path: str) -> str:
