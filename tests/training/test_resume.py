@@ -25,6 +25,7 @@ from vpd.training import run
 from vpd.training.build import build_data
 from vpd.training.run import train
 
+WHY = {"torn": "optimiser.safetensors is missing", "newer": "its format_version is 2"}
 Run = Callable[..., Any]
 
 
@@ -85,10 +86,19 @@ def test_torn_checkpoint_is_passed_over(file: str, finished: Path, tmp_path: Pat
     assert_equal_weights(finished / "model", folder / "model")
 
 
-def test_every_checkpoint_torn_starts_from_the_beginning(finished: Path, stopped: Path):
-    (stopped / "checkpoints" / "step-00000002" / "model.safetensors").unlink()
+@pytest.mark.parametrize("cause", ["torn", "newer"])
+def test_checkpoints_of_which_none_can_be_used_are_neither_removed_nor_passed_over(cause: str, stopped: Path):
+    folder = stopped / "checkpoints" / "step-00000002"
+    if cause == "torn":
+        (folder / "optimiser.safetensors").unlink()
+    else:  # of a later release, on a machine with an older one
+        state = json.loads((folder / "state.json").read_text())
+        (folder / "state.json").write_text(json.dumps(state | {"format_version": 2}))
+    with pytest.raises(UsageError, match=rf"none of the checkpoints.*step-00000002: {WHY[cause]}.*remove"):
+        train("segment", stopped, resume=True)
+    assert (folder / "model.safetensors").is_file()
+    shutil.rmtree(stopped / "checkpoints")  # what the message says
     train("segment", stopped, resume=True)
-    assert_equal_weights(finished / "model", stopped / "model")
 
 
 def test_resume_of_a_finished_run_changes_nothing(finished: Path, tmp_path: Path):

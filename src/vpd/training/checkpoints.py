@@ -105,12 +105,24 @@ def add_scores(checkpoint: Checkpoint, scores: dict[str, float]) -> None:
 
 
 def latest_checkpoint(root: Path) -> Checkpoint | None:
-    """The newest complete checkpoint below `root`; what is torn is named in a warning and passed over."""
+    """The newest complete checkpoint below `root`, if there is any; torn ones are named in a warning, passed over.
+
+    Raises:
+        UsageError: If there are checkpoints and none of them can be used: a run must not begin anew by mistake, over
+            weeks of work that an older release, say, cannot read.
+    """
+    problems = []
     for folder in sorted(root.glob(f"{_PREFIX}*"), reverse=True):
         try:
             return read_checkpoint(folder, verify=True)
         except ValueError as error:
             logger.warning("Checkpoint %s is not used: %s.", folder, error)
+            problems.append(f"{folder.name}: {error}")
+    if problems:
+        raise UsageError(
+            f"{root}: none of the checkpoints can be used ({'; '.join(problems)}). Put back what is missing, or use the "
+            "release that wrote them; to begin anew, remove this folder."
+        )
     return None
 
 
