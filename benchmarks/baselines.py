@@ -2,6 +2,7 @@
 
     python benchmarks/baselines.py segment DATA --model MODEL     # majority class; linear probe on the VAE's latents
     python benchmarks/baselines.py depth DATA --split test        # mean depth; mean depth of each pixel
+    python benchmarks/baselines.py depth DATA --split test --list-file LIST      # on some of the split: NYU's layout
     python benchmarks/baselines.py refer DATA --split val         # everything; a box in the middle
 
 Each line of output is a name and the metrics as JSON.
@@ -67,9 +68,9 @@ def segment(data: str, split: str, model_folder: str) -> dict[str, Any]:
     return {"linear probe on latents": probed.compute()["mIoU"], "majority class": constant.compute()["mIoU"]}
 
 
-def depth(data: str, split: str) -> dict[str, Any]:
+def depth(data: str, split: str, **options: Any) -> dict[str, Any]:
     """The training set's mean depth, everywhere or pixel by pixel."""
-    train, test = open_data(data, "depth", split="train"), open_data(data, "depth", split=split)
+    train, test = open_data(data, "depth", split="train"), open_data(data, "depth", split=split, **options)
     maps = np.stack([train[index].depth_m for index in range(len(train))])
     counts = (maps > 0).sum(0)
     constant = maps.sum() / (maps > 0).sum()
@@ -113,12 +114,14 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--split", default="val")
     parser.add_argument("--model", help="segment: model whose autoencoder makes the latents")
+    parser.add_argument("--list-file", help="depth: the pairs of the split that count")
     options = parser.parse_args()
     if options.task == "segment" and not options.model:
         parser.error("segment needs --model: its autoencoder makes the latents")
     run = {"segment": segment, "depth": depth, "refer": refer}[options.task]
     extra = (options.model,) if options.task == "segment" else ()
-    for name, metrics in run(options.data, options.split, *extra).items():
+    named = {"list_file": options.list_file} if options.list_file else {}
+    for name, metrics in run(options.data, options.split, *extra, **named).items():
         print(f"{name}: {json.dumps(metrics)}")
 
 
