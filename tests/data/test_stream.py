@@ -1,7 +1,7 @@
 import itertools
 import multiprocessing
-import os
-import signal
+import subprocess
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vpd.data import Pipeline, Sample, SampleStream, collate
+from vpd.data.stream import shield_worker
 from vpd.errors import UsageError
 from vpd.types import Batch
 
@@ -231,13 +232,28 @@ def test_processes_that_read_outlive_signals_and_end_with_the_stream():
     readers = multiprocessing.active_children()
     assert len(readers) == 2
     for reader in readers:
-        os.kill(reader.pid, signal.SIGTERM)
-        os.kill(reader.pid, signal.SIGINT)
+        for name in ("TERM", "INT"):
+            subprocess.run(["kill", f"-{name}", str(reader.pid)], check=True)
     assert equal(list(itertools.islice(batches, 8)), take(stream(start_step=2), 8))
     batches.close()
     for reader in readers:
         reader.join(30)
     assert [reader.exitcode for reader in readers] == [0, 0]
+
+
+def test_processes_that_read_end_with_the_one_they_read_for():
+    context = multiprocessing.get_context("fork")
+    reader = context.Process(target=lambda: (shield_worker(0), time.sleep(60)), daemon=True)
+    reader.start()
+    time.sleep(0.5)
+    subprocess.run(["kill", "-TERM", str(reader.pid)], check=True)  # as SLURM does
+    reader.join(timeout=0.5)
+    assert reader.is_alive()
+    reader.terminate()  # as Python does at its end, before it waits without end
+    reader.join(timeout=10)
+    is_over = not reader.is_alive()
+    reader.kill()
+    assert is_over
 
 
 @pytest.mark.parametrize("workers", [0, 1])

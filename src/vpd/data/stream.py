@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -132,10 +134,22 @@ def shield_worker(_number: int) -> None:
     """Let a process that reads samples outlive SIGTERM and Ctrl-C: they are for the one that it reads for.
 
     torchrun, SLURM and terminals tell whole groups of processes, and without its readers none comes to save anything.
-    A reader ends when its loader is closed or the process above it dies.
+    A reader ends when its loader is closed or the process above it dies, or when that one itself sends SIGTERM: so
+    does Python at its end, and then waits for all readers that an error has left behind.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
+    else:  # macOS does not tell who sent a signal
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _end_when_told(owner: int) -> None:
+    """End this process at a SIGTERM of its owner; those of others are for the owner."""
+    while True:
+        if signal.sigwaitinfo([signal.SIGTERM]).si_pid == owner:
+            os._exit(0)
 
 
 @dataclass(frozen=True)

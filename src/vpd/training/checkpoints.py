@@ -120,8 +120,8 @@ def latest_checkpoint(root: Path) -> Checkpoint | None:
             problems.append(f"{folder.name}: {error}")
     if problems:
         raise UsageError(
-            f"{root}: none of the checkpoints can be used ({'; '.join(problems)}). Put back what is missing, or use the "
-            "release that wrote them; to begin anew, remove this folder."
+            f"{root}: none of the checkpoints can be used ({'; '.join(problems)}). Put back what is missing, or use "
+            "the release that wrote them; to begin anew, remove this folder."
         )
     return None
 
