@@ -87,6 +87,11 @@ def test_depth_needs_scenes(config: Any):
     assert (model.config.scenes, model.config.max_depth_m) == (("room",), 30.0)
 
 
+def test_backbone_options_are_keys(config: Any):
+    with pytest.raises(UsageError, match=r"backbone_options is 3; set its keys: .*backbone_options\.latent_scaling"):
+        build_model(config("segment", model_options={"backbone_options": 3}), Data())
+
+
 def test_unknown_model_options_are_named(config: Any):
     with pytest.raises(UsageError, match="Unknown model_options for segment: channels, task. Known: backbone_"):
         build_model(config(model_options={"channels": 8, "task": "depth"}), Data(("a",)))

@@ -103,6 +103,11 @@ def build_model(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:
         raise UsageError(
             f"Unknown model_options for {config.task}: {', '.join(unknown)}. Known: {', '.join(sorted(known))}."
         )
+    if not isinstance(config.model_options.get("backbone_options", {}), dict):
+        raise UsageError(
+            f"model_options.backbone_options is {config.model_options['backbone_options']!r}; set its keys: "
+            f"{', '.join(f'model_options.backbone_options.{name}' for name in BACKBONE_OPTIONS)}."
+        )
     torch.manual_seed(config.seed)
     model = _go_on(config, train_set) if is_adapted(config.model) else _begin(config, train_set)
     if config.mode == "lora":
