@@ -86,6 +86,26 @@ def test_save_where_nothing_can_be_written(saved: Path, tmp_path: Path) -> None:
         vpd.load(saved).save(tmp_path / "file")
 
 
+def test_no_tensor_is_copied_twice(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model starts without two copies in memory: each tensor goes straight from the mapped file to its type."""
+    import vpd.loading
+
+    made: list[torch.Tensor] = []
+    placed = vpd.loading._placed
+    monkeypatch.setattr(vpd.loading, "_placed", lambda *options: made.append(placed(*options)) or made[-1])
+    model = vpd.load(saved, device="cpu", dtype="bfloat16")
+    ours = {tensor.data_ptr() for tensor in made}
+    assert {value.data_ptr() for key, value in model.state_dict().items() if not key.startswith("text_enc")} == ours
+    assert all(tensor.dtype in (torch.bfloat16, torch.int64) for tensor in made)
+    assert vpd.load(saved, device="cpu", dtype="float64").dtype == torch.float64
+
+
+def test_text_encoder_is_read_in_its_type(tiny_diffusion: Path, tmp_path: Path) -> None:
+    vpd.ReferringModel.from_diffusion(tiny_diffusion, head_channels=8).save(tmp_path / "model")
+    model = vpd.load(tmp_path / "model", device="cpu", dtype="bfloat16")
+    assert {value.dtype for value in model.text_encoder.parameters()} == {torch.bfloat16}
+
+
 def test_public_names() -> None:
     assert all(getattr(vpd, name) is not None for name in vpd.__all__)
     assert set(vpd.__all__) <= set(dir(vpd))

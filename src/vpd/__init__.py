@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from vpd.errors import UsageError
     from vpd.images import pad_to_multiple
     from vpd.loading import load
+    from vpd.optimising import optimise
     from vpd.predictions import DepthPrediction, MaskPrediction, SegmentationPrediction
     from vpd.tasks.depth import DepthModel
     from vpd.tasks.referring import ReferringModel
@@ -30,6 +31,7 @@ __all__ = [
     "StableDiffusionBackbone",
     "UsageError",
     "load",
+    "optimise",
     "pad_to_multiple",
 ]
 
@@ -44,6 +46,7 @@ _HOMES = {
     "StableDiffusionBackbone": "vpd.backbones.stable_diffusion",
     "UsageError": "vpd.errors",
     "load": "vpd.loading",
+    "optimise": "vpd.optimising",
     "pad_to_multiple": "vpd.images",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from vpd.model_folder import CONFIG_FILE, WEIGHTS_FILE, check_pair, read_config
 from vpd.prompts.encoder import TextEncoder
 from vpd.reference.single_file import mismatches
 from vpd.tasks.depth import DepthModel
+from vpd.tasks.model import PerceptionModel
 from vpd.tasks.referring import ReferringModel
 from vpd.tasks.segmentation import SegmentationModel
 
@@ -30,7 +32,7 @@ _DTYPES |= {"float64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.floa
 def load(
     source: str | Path, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
 ) -> SegmentationModel | ReferringModel | DepthModel:
-    """A trained model, in eval mode.
+    """A trained model, in eval mode; its file is mapped into memory and each tensor copied at most once.
 
     Args:
         source: Model folder, or hub id of a repository that holds one.
@@ -41,9 +43,10 @@ def load(
         UsageError: If there is no such model, or its files are damaged or do not fit one another.
     """
     folder = find_model(source)
+    place, precision = find_device(device), find_dtype(dtype)
     model = build_model(read_config(folder))
     if (folder / "text_encoder").is_dir():
-        model.text_encoder = TextEncoder.from_pretrained(folder)
+        model.text_encoder = TextEncoder.from_pretrained(folder, dtype=precision)
         if model.text_encoder.dim != model.backbone.text_dim:
             raise UsageError(
                 f"{folder / 'text_encoder'} makes embeddings of {model.text_encoder.dim} channels; the model needs "
@@ -61,9 +64,15 @@ def load(
     if problems:
         listed = "\n  ".join(problems)
         raise UsageError(f"{folder / WEIGHTS_FILE} does not fit its config.json ({len(problems)} keys):\n  {listed}")
-    model.load_state_dict({key: aligned(value) for key, value in tensors.items()}, strict=False, assign=True)
+    # tensor by tensor: as a whole, the model would for a moment be in memory twice
+    assign_weights(model, {key: _placed(value, place, precision) for key, value in tensors.items()})
+    return model.to(device=place, dtype=precision).eval()
+
+
+def assign_weights(model: PerceptionModel, tensors: Mapping[str, Tensor]) -> None:
+    """Let a model from `build_model` have these tensors for weights; its text encoder may come from elsewhere."""
+    model.load_state_dict(dict(tensors), strict=False, assign=True)
     model.backbone.vae.requires_grad_(False)
-    return model.to(device=find_device(device), dtype=find_dtype(dtype)).eval()
 
 
 def build_model(config: ModelConfig) -> Any:
@@ -146,6 +155,11 @@ def find_dtype(dtype: str | torch.dtype | Literal["auto"]) -> torch.dtype:
 def aligned(tensor: Tensor) -> Tensor:
     """The tensor, copied if its memory is not aligned, as that of mapped files: CPU kernels round differently there."""
     return tensor if tensor.data_ptr() % _ALIGNMENT_BYTES == 0 else tensor.clone()
+
+
+def _placed(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A mapped tensor on its device, and in its type if that is a floating one."""
+    return aligned(tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else tensor.dtype))
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

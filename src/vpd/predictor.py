@@ -18,6 +18,8 @@ from torch import Tensor
 from vpd.errors import UsageError
 from vpd.files import atomic_write
 from vpd.images import read_image
+from vpd.loading import find_dtype
+from vpd.optimising import optimise
 from vpd.output_names import Item
 from vpd.predictions import Prediction
 from vpd.tasks.depth import DepthModel
@@ -71,9 +73,10 @@ class Predictor:
         out: Folder to write into; each file is written whole or not at all.
         model_name: What the manifest calls the model.
         options: Arguments of the model's `predict` (`text`, `classes`, `scene`, `size`); none are left out.
+        fast: Precision for `vpd.optimise`, which makes the model that runs; none = the model as it is.
 
     Raises:
-        UsageError: If the model refuses the options.
+        UsageError: If the model refuses the options, or the precision is unknown.
     """
 
     def __init__(
@@ -83,19 +86,24 @@ class Predictor:
         *,
         model_name: str,
         options: Mapping[str, Any],
+        fast: str | None = None,
     ) -> None:
         self.out = Path(out)
         given = {key: value for key, value in options.items() if value is not None}
+        told = {**given, "dtype": str(model.dtype).removeprefix("torch.")} | ({"fast": fast} if fast else {})
         self.origin = {
             "task": model.config.task,
             "model": model_name,
             "fingerprint": fingerprint(model.config.model_dump_json(), model.state_dict()),
-            "options": {**given, "dtype": str(model.dtype).removeprefix("torch.")},
+            "options": told,
         }
         """What every manifest line says of how the prediction was made."""
         self._model, self._call_options = _prepare(model, given)
         _check_options(self._model, self._call_options)
         self._one_by_one = False
+        if fast is not None:
+            find_dtype(fast)
+        self._fast = fast
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="vpd-files")
 
     def run(self, batches: Iterable[Batch]) -> Iterator[Outcome]:
@@ -103,6 +111,8 @@ class Predictor:
 
         The next batch is read, and files are written, while the model runs.
         """
+        if self._fast is not None:
+            self._model, self._fast = optimise(self._model, dtype=self._fast), None
         waiting: deque[tuple[int, Future[Outcome]]] = deque()
         try:
             for batch, readings in self._read_ahead(batches):

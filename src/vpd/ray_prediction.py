@@ -37,6 +37,7 @@ class RayPredictor:
         options: Arguments of the model's `predict`.
         device: `auto` = a GPU for each worker where there are any; else as for `vpd.load`.
         dtype: As for `vpd.load`.
+        fast: As for `Predictor`.
         workers: Models that run at once; none = one for each GPU, or one.
 
     Raises:
@@ -52,6 +53,7 @@ class RayPredictor:
         options: Mapping[str, Any],
         device: str = "auto",
         dtype: str = "auto",
+        fast: str | None = None,
         workers: int | None = None,
     ) -> None:
         check_ray()
@@ -66,6 +68,7 @@ class RayPredictor:
             "options": dict(options),
             "device": device,
             "dtype": dtype,
+            "fast": fast,
         }
 
     def run(self, batches: Iterable[Batch]) -> Iterator[Outcome]:
@@ -126,6 +129,7 @@ class Worker:
         options: Arguments of the model's `predict`.
         device: As for `vpd.load`.
         dtype: As for `vpd.load`.
+        fast: As for `Predictor`.
     """
 
     def __init__(
@@ -138,13 +142,14 @@ class Worker:
         options: dict[str, Any],
         device: str,
         dtype: str,
+        fast: str | None = None,
     ) -> None:
         import vpd
 
         self._refused = ""
         try:
             loaded = vpd.load(model, device=device, dtype=dtype)
-            self._predictor = Predictor(loaded, out, model_name=model_name, options=options)
+            self._predictor = Predictor(loaded, out, model_name=model_name, options=options, fast=fast)
         except UsageError as error:  # raised here, it would make Ray start the actor again and again
             self._refused = str(error)
             return

@@ -19,6 +19,21 @@ IGNORE_LABEL = 255
 
 
 @dataclass(frozen=True)
+class LayerText:
+    """What one cross-attention layer makes of the text, the same for every position of the image."""
+
+    key: Tensor | None
+    """`(b, heads, k, d)`; none where the text is one token, which gets all attention whatever the query."""
+    value: Tensor
+    """`(b, heads, k, d)`; of one token `(b, 1, c)`, after the output projection: what the layer adds."""
+
+
+Text = Tensor | tuple[LayerText, ...]
+"""What the UNet is conditioned on: embeddings `(b, k, d)`, `(1, k, d)` where it is the same for all images; or what
+each of its cross-attention layers makes of them, in the order in which they run."""
+
+
+@dataclass(frozen=True)
 class Features:
     """What the backbone hands to a head. Text enters only as what the features were conditioned on."""
 

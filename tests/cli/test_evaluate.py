@@ -51,6 +51,21 @@ def test_segmentation(vpd_command: Command, models: Models, data_of: Models, tmp
         assert written.size == image.size and np.asarray(written).max() < 3
 
 
+@pytest.mark.parametrize("task", ["segment", "refer", "depth"])
+def test_fast(
+    vpd_command: Command, models: Models, data_of: Models, tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("vpd.allocator.keep_heap", lambda: True)
+    words = ["eval", task, "--data", data_of[task], "--model", models[task], "--out", tmp_path / "scores.json"]
+    assert vpd_command(*words).status == 0
+    slow = json.loads((tmp_path / "scores.json").read_text())
+    assert vpd_command(*words, "--fast", "--dtype", "float32").status == 0
+    fast = json.loads((tmp_path / "scores.json").read_text())
+    assert (slow["settings"]["fast"], fast["settings"]["fast"]) == (False, True)
+    for name, value in slow["metrics"].items():
+        assert fast["metrics"][name] == pytest.approx(value, rel=1e-2, abs=1e-2)
+
+
 def test_referring_counts_every_sentence_of_any_split(
     vpd_command: Command, models: Models, data_of: Models, tmp_path: Path
 ):

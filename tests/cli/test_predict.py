@@ -55,6 +55,45 @@ def test_the_data_files_are_what_the_model_says(
         np.testing.assert_allclose(pixels * 0.001, prediction.depth_m.numpy(), atol=0.0006)
 
 
+@pytest.mark.parametrize("task", WORDS)
+def test_fast(
+    vpd_command: Command, models: Models, photos: Path, tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch
+):
+    """The same files of nearly the same model; the manifest says how, and a run goes on only as it began."""
+    kept: list[bool] = []
+    monkeypatch.setattr("vpd.allocator.keep_heap", lambda: kept.append(True))
+    words = ["predict", task, photos, "--model", models[task], *WORDS[task]]
+    slow, fast, exact = (tmp_path / name for name in ("slow", "fast", "exact"))
+    assert vpd_command(*words, "--out", slow).status == 0 and not kept
+    assert vpd_command(*words, "--out", fast, "--fast").status == 0 and kept == [True]
+    assert vpd_command(*words, "--out", exact, "--fast", "--dtype", "float32").status == 0
+    assert [line["options"].get("fast") for line in manifest(fast) + manifest(exact)] == ["auto"] * 3 + ["float32"] * 3
+    assert [line["fingerprint"] for line in manifest(fast)] == [line["fingerprint"] for line in manifest(slow)]
+    for line in manifest(slow):
+        wanted, near, same = (np.asarray(Image.open(out / line["data"]), np.float32) for out in (slow, fast, exact))
+        if task == "depth":
+            np.testing.assert_allclose(same, wanted, atol=1)
+            assert np.abs(near / wanted - 1).mean() < 0.01
+        else:
+            assert (same == wanted).mean() > 0.999 and (near == wanted).mean() > 0.9
+
+
+def test_memory_can_be_kept_without_more(
+    vpd_command: Command, models: Models, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    kept: list[bool] = []
+    monkeypatch.setattr("vpd.allocator.keep_heap", lambda: kept.append(True))
+    words = ["predict", "segment", photos, "--model", models["segment"], "--out", tmp_path / "out", "--keep-heap"]
+    assert vpd_command(*words).status == 0 and kept == [True]
+    assert "fast" not in manifest(tmp_path / "out")[0]["options"]
+
+
+def test_fast_in_a_precision_that_is_none(vpd_command: Command, models: Models, photos: Path, tmp_path: Path):
+    words = ["predict", "segment", photos, "--model", models["segment"], "--out", tmp_path / "out"]
+    result = vpd_command(*words, "--fast", "--dtype", "int7")
+    assert result.status == 2 and "Unknown dtype 'int7'" in result.err
+
+
 def test_depth_without_a_scene_says_what_it_took(vpd_command: Command, models: Models, photos: Path, tmp_path: Path):
     vpd_command("predict", "depth", photos / "a.jpg", "--model", models["depth"], "--out", tmp_path / "out")
     assert "mean" in manifest(tmp_path / "out")[0]["scene"]

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from vpd.backbones.lora import add_lora, merge_lora
 from vpd.backbones.sources import load_unet_and_vae
-from vpd.backbones.unet_walk import attention_levels, check_unet, strip_unet, tap_channels, walk_unet
+from vpd.backbones.unet_walk import attention_levels, check_unet, read_text, strip_unet, tap_channels, walk_unet
+from vpd.backbones.vae_walk import encode_mode
 from vpd.config import BackboneConfig, LoraSettings
 from vpd.errors import UsageError
 from vpd.images import pad_to_multiple
-from vpd.types import Features
+from vpd.types import Features, LayerText, Text
 
 
 class StableDiffusionBackbone(nn.Module):
@@ -34,8 +35,8 @@ class StableDiffusionBackbone(nn.Module):
         lora: Low-rank layers to put on the UNet's attention, which then trains nothing else.
 
     Shape:
-        images `(b, 3, H, W)` in [-1, 1], any H and W; text_embeds `(b, k, text_dim)` -> `Features`. Map sizes
-        are H and W divided by the stride, rounded up.
+        images `(b, 3, H, W)` in [-1, 1], any H and W; text_embeds `(b, k, text_dim)`, or `(1, k, text_dim)` for all
+        images -> `Features`. Map sizes are H and W divided by the stride, rounded up.
 
     Raises:
         UsageError: If the UNet is not of the Stable Diffusion 1.x / 2.x family, or needs more than latents; or if
@@ -177,20 +178,21 @@ class StableDiffusionBackbone(nn.Module):
         Images whose sides are no multiple of the latent stride get zeros (mid-grey) at the right and bottom.
         """
         images, _ = pad_to_multiple(images, self.latent_stride)
-        moments = self.vae.encoder(images)
-        if self.vae.quant_conv is not None:
-            moments = self.vae.quant_conv(moments)
-        latents = moments[:, : self.vae.config.latent_channels]
+        latents = encode_mode(self.vae, images)
         if self.config.latent_scaling == "none":
             return latents
         shift = self.vae.config.get("shift_factor") or 0.0
         return (latents - shift) * self.vae.config.scaling_factor
 
-    def forward(self, images: Tensor, text_embeds: Tensor) -> Features:
+    def forward(self, images: Tensor, text_embeds: Text) -> Features:
         """One pass through VAE encoder and UNet; see the class for shapes."""
         return self.features(self.encode(images), text_embeds)
 
-    def features(self, latents: Tensor, text_embeds: Tensor) -> Features:
+    def read_text(self, text_embeds: Tensor) -> tuple[LayerText, ...]:
+        """What the UNet makes of a text, to be given in its place as often as it comes again; `(b, k, d)`."""
+        return read_text(self.unet, text_embeds)
+
+    def features(self, latents: Tensor, text_embeds: Text) -> Features:
         """The UNet's part of `forward`, from latents `(b, 4, h, w)` as `encode` returns them."""
         maps, attention = walk_unet(
             self.unet,

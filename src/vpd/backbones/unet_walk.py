@@ -1,23 +1,27 @@
 """One pass through diffusers' UNet that keeps decoder features and cross-attention maps.
 
-The only file that knows how diffusers' `UNet2DConditionModel` is built. It calls the UNet's own layers, so
-weights, LoRA layers and precision are whatever the caller put there; nothing is patched and no layer keeps
-anything after the call.
+The only file that knows how diffusers' `UNet2DConditionModel` is built; `unet_layers.py` beside it knows the inside of
+its layers. It calls the UNet's own layers, so weights, LoRA layers and precision are whatever the caller put there;
+nothing is patched and no layer keeps anything after the call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import repeat
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
-from einops import rearrange
-from torch import Tensor
+from diffusers.models.activations import GEGLU
+from diffusers.models.attention import FeedForward
+from diffusers.models.resnet import ResnetBlock2D
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vpd.backbones.unet_layers import Layer, PackedGEGLU, read_layer_text, residual_block, spatial_transformer
 from vpd.errors import UsageError
+from vpd.types import LayerText, Text
 
 _DOWN_BLOCKS = ("CrossAttnDownBlock2D", "DownBlock2D")
 _UP_BLOCKS = ("CrossAttnUpBlock2D", "UpBlock2D")
@@ -35,8 +39,6 @@ _MUST_BE_UNSET = (
     "cross_attention_norm",
 )
 _HARMLESS = (None, False, "default", 3)
-
-Layer = Any  # a module of diffusers, whose attributes it does not type
 
 
 def check_unet(config: dict[str, Any]) -> None:
@@ -83,7 +85,7 @@ def walk_unet(
     latents: Tensor,
     *,
     timestep: int,
-    text_embeds: Tensor,
+    text_embeds: Text,
     gradient_checkpointing: bool = False,
     detach_maps: bool = False,
 ) -> tuple[tuple[Tensor, ...], dict[int, Tensor]]:
@@ -93,7 +95,7 @@ def walk_unet(
         unet: A UNet that `check_unet` accepts.
         latents: `(b, 4, h, w)`, any size.
         timestep: Diffusion timestep, the same for all images.
-        text_embeds: `(b, k, d)` context.
+        text_embeds: `(b, k, d)` context, `(1, k, d)` if it is the same for all images; or what `read_text` made of it.
         gradient_checkpointing: Recompute blocks in the backward pass; the maps come out exactly once.
         detach_maps: Cut the maps from the graph.
 
@@ -103,19 +105,19 @@ def walk_unet(
         `(b, k, h, w)` attention averaged over heads and over all layers of the level's down and up blocks.
     """
     run = _checkpointed if gradient_checkpointing and torch.is_grad_enabled() else _direct
-    wanted = attention_levels(unet.config)
-    found: dict[int, list[Tensor]] = {level: [] for level in wanted}
+    found: dict[int, list[Tensor]] = {level: [] for level in attention_levels(unet.config)}
+    texts: Iterator[Tensor | LayerText] = repeat(text_embeds) if isinstance(text_embeds, Tensor) else iter(text_embeds)
 
-    def layer(hidden: Tensor, resnet: Layer, attention: Layer | None, level: int | None) -> Tensor:
-        hidden = run(resnet, hidden, time_embed)
+    def layer(hidden: Tensor, resnet: Layer, attention: Layer | None, level: int) -> Tensor:
+        hidden = run(residual_block, resnet, hidden, time_embed)
         if attention is None:
             return hidden
-        hidden, probs = _transformer(attention, hidden, text_embeds, with_map=level in found, run=run)
-        if probs is not None and level is not None:
+        hidden, probs = spatial_transformer(attention, hidden, texts, with_map=level in found, run=run)
+        if probs is not None:
             found[level].append(probs.detach() if detach_maps else probs)
         return hidden
 
-    time_embed = _time_embedding(unet, timestep, latents)
+    time_embed = time_embedding(unet, timestep, latents)
     hidden = unet.conv_in(latents)
     skips = [hidden]
     for level, block in enumerate(unet.down_blocks):
@@ -127,10 +129,10 @@ def walk_unet(
             skips.append(hidden)
 
     mid = unet.mid_block
-    hidden = run(mid.resnets[0], hidden, time_embed)
+    hidden = run(residual_block, mid.resnets[0], hidden, time_embed)
     for attention, resnet in zip(mid.attentions, mid.resnets[1:], strict=True):
-        hidden, _ = _transformer(attention, hidden, text_embeds, with_map=False, run=run)
-        hidden = run(resnet, hidden, time_embed)
+        hidden, _ = spatial_transformer(attention, hidden, texts, with_map=False, run=run)
+        hidden = run(residual_block, resnet, hidden, time_embed)
 
     taps = []
     for index, block in enumerate(unet.up_blocks):
@@ -147,8 +149,58 @@ def walk_unet(
     return tuple(reversed(taps)), maps
 
 
-def _time_embedding(unet: UNet2DConditionModel, timestep: int, latents: Tensor) -> Tensor:
-    """`(b, time)` embedding of a constant timestep; the sinusoid itself is float32, as in diffusers and LDM."""
+@torch.no_grad()
+def pack_feed_forward(unet: UNet2DConditionModel) -> None:
+    """Let the gated layers of all transformers, in bfloat16 on a CPU, make gate and product as they multiply."""
+    for module in unet.modules():
+        if isinstance(module, FeedForward) and isinstance(module.net[0], GEGLU):
+            module.net[0] = PackedGEGLU(module.net[0])
+
+
+def read_text(unet: UNet2DConditionModel, text_embeds: Tensor) -> tuple[LayerText, ...]:
+    """What each cross-attention layer makes of the text, in the order of the walk: constants for a fixed text.
+
+    Args:
+        unet: As for `walk_unet`.
+        text_embeds: `(1, k, d)` or `(b, k, d)`.
+    """
+    blocks = (*unet.down_blocks, unet.mid_block, *unet.up_blocks)
+    transformers = [layer for block in blocks for layer in getattr(block, "attentions", None) or ()]
+    return tuple(
+        read_layer_text(block.attn2, text_embeds)
+        for transformer in transformers
+        for block in transformer.transformer_blocks
+    )
+
+
+@torch.no_grad()
+def fold_timestep(unet: UNet2DConditionModel, timestep: int) -> None:
+    """Add what a constant timestep gives to each residual block to the bias of its first convolution.
+
+    Equal but for rounding: 1e-6 of the features in float32. Changes layers of the UNet, not the tensors they had.
+
+    Args:
+        unet: Walked for this timestep alone afterwards.
+        timestep: 0 to 999.
+    """
+    resnets = [module for module in unet.modules() if isinstance(module, ResnetBlock2D)]
+    embed = time_embedding(unet, timestep, unet.conv_in.weight[:1])
+    if embed is None or any(resnet.time_embedding_norm != "default" for resnet in resnets):
+        return
+    for resnet in resnets:
+        shift = resnet.time_emb_proj(resnet.nonlinearity(embed))[0]
+        resnet.conv1.bias = nn.Parameter(resnet.conv1.bias + shift, requires_grad=False)
+        resnet.time_emb_proj = None
+    unet.time_embedding = None
+
+
+def time_embedding(unet: UNet2DConditionModel, timestep: int, latents: Tensor) -> Tensor | None:
+    """`(b, time)` embedding of a constant timestep, or none if it is folded into the UNet's biases.
+
+    The sinusoid itself is float32, as in diffusers and LDM.
+    """
+    if unet.time_embedding is None:
+        return None
     steps = torch.full((latents.shape[0],), timestep, device=latents.device)
     return unet.time_embedding(unet.time_proj(steps).to(latents.dtype))
 
@@ -164,58 +216,3 @@ def _direct(function: Callable[..., Any], *inputs: Any) -> Any:
 
 def _checkpointed(function: Callable[..., Any], *inputs: Any) -> Any:
     return checkpoint(function, *inputs, use_reentrant=False)
-
-
-def _transformer(
-    transformer: Layer, hidden: Tensor, text_embeds: Tensor, *, with_map: bool, run: Callable[..., Any]
-) -> tuple[Tensor, Tensor | None]:
-    """A spatial transformer: `(b, c, h, w)` -> the same, and its cross-attention `(b, k, h, w)` if wanted."""
-    height, width = hidden.shape[-2:]
-    residual = hidden
-    hidden = transformer.norm(hidden)
-    if transformer.use_linear_projection:
-        tokens = transformer.proj_in(rearrange(hidden, "b c h w -> b (h w) c"))
-    else:
-        tokens = rearrange(transformer.proj_in(hidden), "b c h w -> b (h w) c")
-    found = []
-    for block in transformer.transformer_blocks:
-        tokens, probs = run(_transformer_block, block, tokens, text_embeds, with_map)
-        found.append(probs)
-    if transformer.use_linear_projection:
-        hidden = rearrange(transformer.proj_out(tokens), "b (h w) c -> b c h w", h=height)
-    else:
-        hidden = transformer.proj_out(rearrange(tokens, "b (h w) c -> b c h w", h=height))
-    if not with_map:
-        return hidden + residual, None
-    probs = torch.stack(found).mean(dim=0) if len(found) > 1 else found[0]
-    return hidden + residual, rearrange(probs, "b (h w) k -> b k h w", h=height, w=width)
-
-
-def _transformer_block(
-    block: Layer, tokens: Tensor, text_embeds: Tensor, with_map: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Self-attention, cross-attention, feed-forward; the cross-attention `(b, h*w, k)` if wanted."""
-    normed = block.norm1(tokens)
-    tokens = tokens + _attend(block.attn1, normed, normed, with_map=False)[0]
-    attended, probs = _attend(block.attn2, block.norm2(tokens), text_embeds, with_map=with_map)
-    tokens = tokens + attended
-    return tokens + block.ff(block.norm3(tokens)), probs
-
-
-def _attend(attn: Layer, tokens: Tensor, context: Tensor, *, with_map: bool) -> tuple[Tensor, Tensor | None]:
-    """Multi-head attention; explicit probabilities, averaged over heads, only where they are wanted."""
-    query, key, value = (
-        rearrange(projected, "b n (heads d) -> b heads n d", heads=attn.heads)
-        for projected in (attn.to_q(tokens), attn.to_k(context), attn.to_v(context))
-    )
-    if attn.upcast_attention:  # Stable Diffusion 2.1 overflows in half precision
-        query, key = query.float(), key.float()
-    mean_probs = None
-    if with_map:
-        probs = (query * attn.scale @ key.mT).softmax(dim=-1).to(value.dtype)  # (b, heads, h*w, k)
-        mean_probs = probs.mean(dim=1)
-        attended = probs @ value
-    else:
-        attended = F.scaled_dot_product_attention(query, key, value.to(query.dtype)).to(value.dtype)
-    merged = rearrange(attended, "b heads n d -> b n (heads d)")
-    return attn.to_out[1](attn.to_out[0](merged)), mean_probs

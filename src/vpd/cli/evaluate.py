@@ -9,7 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from vpd.cli.options import DeviceOption, DtypeOption, ModelOption, TaskArgument, model_source
+from vpd.cli.options import (
+    DeviceOption,
+    DtypeOption,
+    FastOption,
+    KeepHeapOption,
+    ModelOption,
+    TaskArgument,
+    model_source,
+    use_heap,
+)
 
 
 def evaluate(
@@ -45,6 +54,8 @@ def evaluate(
     workers: Annotated[int, typer.Option(min=0, metavar="N", help="Processes that read samples.")] = 2,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    fast: FastOption = False,
+    keep_heap: KeepHeapOption = False,
 ) -> None:
     """Measure a model: segment mIoU, refer oIoU (as published and at the original size), depth errors in metres.
 
@@ -65,6 +76,7 @@ def evaluate(
     from vpd.training.settings import parse_overrides
     from vpd.training.stepping import find_processes
 
+    use_heap(fast=fast, keep=keep_heap)
     changes = _parse_fit(fit or [])
     for folder in (report, predictions):
         if folder is not None:
@@ -80,9 +92,10 @@ def evaluate(
     is_first = accelerator is None or accelerator.is_main_process
     if accelerator is not None and device == "auto":
         device = str(accelerator.device)
-    loaded = vpd.load(model_source(model, task), device=device, dtype=dtype)
+    loaded = vpd.load(model_source(model, task), device=device, dtype="auto" if fast else dtype)
     check_task(loaded, task.value, model)
     change_fit(loaded, changes)
+    loaded = vpd.optimise(loaded, dtype=dtype) if fast else loaded
     given = parse_overrides(options or [])
     if task.value == "refer" and "per_sentence" in option_names(find_layout(layout)):
         given = {"per_sentence": True, **given}  # of any split, as the benchmarks count
@@ -107,6 +120,7 @@ def evaluate(
             "limit": limit,
             "batch": batch,
             "device": str(loaded.device),
+            "fast": fast,
             "dtype": str(loaded.dtype).removeprefix("torch."),
             "processes": accelerator.num_processes if accelerator else 1,
             "vpd": vpd.__version__,

@@ -5,11 +5,22 @@ from __future__ import annotations
 import os
 import sys
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from vpd.cli.options import DeviceOption, DtypeOption, ModelOption, OutOption, TaskArgument, TaskName, model_source
+from vpd.cli.options import (
+    DeviceOption,
+    DtypeOption,
+    FastOption,
+    KeepHeapOption,
+    ModelOption,
+    OutOption,
+    TaskArgument,
+    TaskName,
+    model_source,
+    use_heap,
+)
 from vpd.errors import UsageError
 
 
@@ -42,6 +53,8 @@ def predict(
     ] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    fast: FastOption = False,
+    keep_heap: KeepHeapOption = False,
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Images that run together.")] = 1,
     shard: Annotated[
         str | None,
@@ -62,6 +75,7 @@ def predict(
     into the same folder; the manifest is complete when all of them are done.
     """
     _check_words(task, text=text, classes=classes, scene=scene)
+    use_heap(fast=fast, keep=keep_heap)
     if workers is not None and engine is not Engine.ray:
         raise UsageError("--workers belongs to --engine ray; without it, share the work by --shard.")
     from tqdm import tqdm
@@ -78,18 +92,22 @@ def predict(
         check_ray()
     source = model_source(model, task)
     # with Ray, the workers have the device; here the model only tells what it is and refuses what it cannot do
+    precision = dtype if fast else None
+    dtype = "auto" if fast else dtype  # constants are folded before they are rounded
     loaded = vpd.load(source, device=device if engine is Engine.local else "cpu", dtype=dtype)
     if loaded.config.task != task.value:
         raise UsageError(f"{model} is a {loaded.config.task} model. Use it with: vpd predict {loaded.config.task} ...")
     names = None if classes is None else [name.strip() for name in classes.split(",")]
     options = {"text": text, "classes": names, "scene": scene, "size": size}
-    predictor = Predictor(loaded, out, model_name=model, options=options)
+    predictor = Predictor(loaded, out, model_name=model, options=options, fast=precision)
     job = PredictionJob(sources, out, predictor.origin, batch_size=batch, shard=share)
     run = predictor.run
+    del loaded  # what runs may be another
     if engine is Engine.ray:
         origin = predictor.origin
-        del loaded, predictor
-        run = RayPredictor(source, out, origin=origin, options=options, device=device, dtype=dtype, workers=workers).run
+        del predictor
+        places: dict[str, Any] = {"device": device, "dtype": dtype, "fast": precision, "workers": workers}
+        run = RayPredictor(source, out, origin=origin, options=options, **places).run
     total, pending, skipped = len(job.share), len(job.pending), 0
     there = total - pending
     with tqdm(total=total, initial=there, unit="image", disable=None) as bar:

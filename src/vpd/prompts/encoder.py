@@ -50,8 +50,12 @@ class TextEncoder(nn.Module):
         """How many texts lost their end; a tally for messages."""
 
     @classmethod
-    def from_pretrained(cls, source: str | Path) -> TextEncoder:
-        """The text encoder and tokenizer of a diffusion model (folder, hub id, single file), in float32.
+    def from_pretrained(cls, source: str | Path, *, dtype: torch.dtype = torch.float32) -> TextEncoder:
+        """The text encoder and tokenizer of a diffusion model.
+
+        Args:
+            source: Folder, hub id or single file.
+            dtype: Type of the weights.
 
         Raises:
             UsageError: If the source has no text encoder, a damaged one, or a tokenizer that is not CLIP's.
@@ -59,14 +63,14 @@ class TextEncoder(nn.Module):
         path = find_source(source, with_text=True)
         if path.is_file():
             single = read_single_file(path)
-            return cls(build_text_model(single), clip_tokenizer(pad_token=pad_token(single)))
+            return cls(build_text_model(single).to(dtype), clip_tokenizer(pad_token=pad_token(single)))
         folder = path / "text_encoder"
         if not (folder / "config.json").is_file():
             raise UsageError(
                 f"{path} has no text encoder (text_encoder/config.json), which is needed to turn words into "
                 "prompts. Take the complete diffusion model."
             )
-        model = load_part(CLIPTextModel, folder, unused=r".*position_ids$", dtype=torch.float32)
+        model = load_part(CLIPTextModel, folder, unused=r".*position_ids$", dtype=dtype)
         return cls(model, load_tokenizer(path / "tokenizer"))
 
     @property

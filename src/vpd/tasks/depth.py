@@ -121,7 +121,7 @@ class DepthModel(PerceptionModel):
         height, width = images.shape[-2:]
         if text_embeds is None:
             text_embeds = self.scene_prompts([None] * len(images))
-        fused = self.head.fused(self._features(images, text_embeds, caches).maps)
+        fused = self.head.fused(self._features(images, self.adapter(text_embeds), caches).maps)
         # What was fused from the padding is cut off before decoding, as in the reference (480 px: 16 -> 15).
         stride = self.head.fused_stride
         fused = fused[..., : -(-height // stride), : -(-width // stride)]
@@ -210,7 +210,7 @@ class DepthModel(PerceptionModel):
         images: Tensor,
         text_embeds: Tensor,
         fit: Fit,
-        forward: Callable[[Tensor, Tensor], Tensor] | None = None,
+        forward: Callable[[Tensor, Tensor | None], Tensor] | None = None,
         *,
         caches: FrozenCaches | None = None,
     ) -> Tensor:

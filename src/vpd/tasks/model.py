@@ -22,9 +22,10 @@ from vpd.images import pad_to_multiple, read_image
 from vpd.model_folder import save_model
 from vpd.prompts.adapter import TextAdapter
 from vpd.prompts.encoder import TextEncoder
+from vpd.prompts.prepared import PreparedText
 from vpd.tasks.inference import fit_image, slide
 from vpd.tasks.losses import LossSum, mean_loss
-from vpd.types import Batch, Features
+from vpd.types import Batch, Features, Text
 
 ImageSource = str | Path | Image.Image | NDArray[np.uint8]
 """A path, a PIL image, or an `(H, W, 3)` uint8 array."""
@@ -44,6 +45,8 @@ class PerceptionModel(nn.Module):
     """
 
     config: SegmentConfig | ReferConfig | DepthConfig
+    prepared_text: PreparedText | None
+    """The model's own prompts as constants, in a model made by `vpd.optimise`."""
 
     def __init__(
         self,
@@ -59,6 +62,9 @@ class PerceptionModel(nn.Module):
         self.adapter = TextAdapter(backbone.text_dim)
         self.head = head
         self.text_encoder = text_encoder
+        self.prepared_text = None
+        self.is_optimised = False
+        """Whether `vpd.optimise` made it: then it predicts, and does nothing else."""
 
     @property
     def device(self) -> torch.device:
@@ -79,8 +85,9 @@ class PerceptionModel(nn.Module):
         """Put low-rank layers on the UNet's attention and freeze its other weights; outputs stay what they were.
 
         Raises:
-            UsageError: If PEFT is not installed.
+            UsageError: If PEFT is not installed, or the model was optimised.
         """
+        self._check_plain()
         self.backbone.add_lora(settings)
         self._tell_lora()
 
@@ -114,20 +121,32 @@ class PerceptionModel(nn.Module):
                 module.training = True
 
     def save(self, folder: str | Path) -> None:
-        """Write the model into a folder that `vpd.load` reads back bit-equal."""
+        """Write the model into a folder that `vpd.load` reads back bit-equal.
+
+        Raises:
+            UsageError: If the folder cannot be written, or the model was optimised.
+        """
+        self._check_plain()
         save_model(self, folder)
 
-    def _features(self, images: Tensor, text_embeds: Tensor, caches: FrozenCaches | None = None) -> Features:
+    def _check_plain(self) -> None:
+        """Refuse to save or change a model whose weights are no longer those it was made from."""
+        if self.is_optimised:
+            raise UsageError(
+                "A model made by vpd.optimise only predicts. Save, train or change the model that it was made from."
+            )
+
+    def _features(self, images: Tensor, adapted: Text, caches: FrozenCaches | None = None) -> Features:
         """Features of images padded with zeros (mid-grey) at right and bottom to `output_multiple_px`."""
         padded, _ = pad_to_multiple(images, self.output_multiple_px)
         if caches is None or caches.latents is None:
-            return self.backbone(padded, self.adapter(text_embeds))
+            return self.backbone(padded, adapted)
         latents = caches.latents.rows(
             [image_key(image) for image in padded],
             lambda index: self.backbone.encode(padded[index : index + 1])[0],
             device=padded.device,
         )
-        return self.backbone.features(latents, self.adapter(text_embeds))
+        return self.backbone.features(latents, adapted)
 
     def _fit(self, size: int | None) -> Fit:
         """How images are fitted, with another size where the caller wants one."""
@@ -145,15 +164,16 @@ class PerceptionModel(nn.Module):
     def _outputs(
         self,
         images: Tensor,
-        text_embeds: Tensor,
+        text_embeds: Tensor | None,
         fit: Fit,
-        forward: Callable[[Tensor, Tensor], Tensor] | None = None,
+        forward: Callable[[Tensor, Tensor | None], Tensor] | None = None,
         caches: FrozenCaches | None = None,
     ) -> Iterator[Tensor]:
-        """Strips of float32 outputs for fitted images; `slide` says what a strip is."""
+        """Strips of float32 outputs for fitted images, with the model's own text where none is given; see `slide`."""
         run = forward or partial(self, caches=caches)
-        images, text_embeds = images.to(self.device, self.dtype), text_embeds.to(self.device, self.dtype)
-        return slide(lambda windows: run(windows, text_embeds).float(), images, fit)
+        images = images.to(self.device, self.dtype)
+        text = None if text_embeds is None else text_embeds.to(self.device, self.dtype)
+        return slide(lambda windows: run(windows, text).float(), images, fit)
 
 
 def recipe_backbone(

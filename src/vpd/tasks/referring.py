@@ -85,7 +85,7 @@ class ReferringModel(PerceptionModel):
     def forward(self, images: Tensor, text_embeds: Tensor, *, caches: FrozenCaches | None = None) -> Tensor:
         """Logits `(b, 2, H, W)`."""
         height, width = images.shape[-2:]
-        logits = self.head(self._features(images, text_embeds, caches).with_attention())
+        logits = self.head(self._features(images, self.adapter(text_embeds), caches).with_attention())
         stride = self.backbone.strides[0]
         size = (logits.shape[-2] * stride, logits.shape[-1] * stride)
         return F.interpolate(logits, size, mode="bilinear", align_corners=True)[..., :height, :width]

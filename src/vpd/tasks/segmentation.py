@@ -131,13 +131,16 @@ class SegmentationModel(PerceptionModel):
     ) -> Tensor:
         """Logits `(b, n, H, W)`; `text_embeds` `(n, d)` or `(b, n, d)` replaces the model's own classes."""
         height, width = images.shape[-2:]
-        text_embeds = self.class_embeddings if text_embeds is None else text_embeds
-        text_embeds = text_embeds.expand(len(images), -1, -1)
-        features = self._features(images, text_embeds, caches)
+        if text_embeds is None and self.prepared_text is not None:
+            adapted, text = self.prepared_text.embeds, self.prepared_text.layers
+        else:
+            text_embeds = self.class_embeddings if text_embeds is None else text_embeds
+            adapted = text = self.adapter(text_embeds if text_embeds.ndim == 3 else text_embeds[None])
+        features = self._features(images, text, caches)
         if isinstance(self.head, FPNHead):
             logits = self.head(features.with_attention())
         else:
-            logits = self.head(features, self.adapter(text_embeds))
+            logits = self.head(features, adapted)
         stride = self.backbone.strides[0]
         size = (logits.shape[-2] * stride, logits.shape[-1] * stride)
         return F.interpolate(logits, size, mode="bilinear", align_corners=False)[..., :height, :width]
@@ -154,8 +157,9 @@ class SegmentationModel(PerceptionModel):
                 diffusion model it was made from.
 
         Raises:
-            UsageError: If new prompts are needed and there is no text encoder.
+            UsageError: If new prompts are needed and there is no text encoder, or the model was optimised.
         """
+        self._check_plain()
         names, known = unique_names(classes), self.config.classes
         old = [known.index(name) if name in known else None for name in names]
         config = self.config.model_copy(update={"classes": names})
@@ -265,15 +269,15 @@ class SegmentationModel(PerceptionModel):
         probs = accumulated_probabilities(logits, member[1].height, member[1].width)
         yield member, probs.argmax(dim=0).to(torch.uint8).cpu(), probs.cpu() if scores else None
 
-    def _class_prompts(self, classes: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...], Tensor | None]:
-        """Text embeddings to run with, names of the result, and which logits to keep (none = all)."""
+    def _class_prompts(self, classes: Sequence[str] | None) -> tuple[Tensor | None, tuple[str, ...], Tensor | None]:
+        """Text embeddings to run with (none = the model's own), names of the result, logits to keep (none = all)."""
         own = self.config.classes
         if classes is None:
-            return self.class_embeddings, own, None
+            return None, own, None
         wanted = unique_names(classes)
         if all(name in own for name in wanted):
             keep = torch.tensor([own.index(name) for name in wanted], device=self.device)
-            return self.class_embeddings, wanted, keep
+            return None, wanted, keep
         unknown = [name for name in wanted if name not in own]
         if self.config.head == "fpn":
             raise UsageError(

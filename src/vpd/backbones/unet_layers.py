@@ -1,0 +1,134 @@
+"""What the layers of diffusers' UNet and autoencoder compute, with attention maps and without needless work.
+
+The layers themselves hold the weights and are called as they are. Without gradient, what a layer has just made is
+added to in place: the same bits with fewer passes over memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from vpd.packing import PackedLinear
+from vpd.types import LayerText
+
+Layer = Any  # a module of diffusers, whose attributes it does not type
+
+
+def residual_block(resnet: Layer, hidden: Tensor, time_embed: Tensor | None) -> Tensor:
+    """`resnet(hidden, time_embed)`, of UNet or autoencoder; without gradient the same bits in fewer passes.
+
+    diffusers' own forward divides by an output scale of 1 and never writes in place: a third of the time of the
+    large maps in the autoencoder.
+    """
+    is_plain = isinstance(resnet.nonlinearity, nn.SiLU) and resnet.time_embedding_norm == "default"
+    if torch.is_grad_enabled() or not is_plain or resnet.output_scale_factor != 1 or resnet.up or resnet.down:
+        return resnet(hidden, time_embed)
+    inner = resnet.conv1(F.silu(resnet.norm1(hidden), inplace=True))
+    if time_embed is not None:
+        inner = _add(inner, resnet.time_emb_proj(F.silu(time_embed))[:, :, None, None])
+    inner = resnet.conv2(resnet.dropout(F.silu(resnet.norm2(inner), inplace=True)))
+    return _add(inner, hidden if resnet.conv_shortcut is None else resnet.conv_shortcut(hidden))
+
+
+class PackedGEGLU(nn.Module):
+    """diffusers' `GEGLU`, half of a linear layer times the GELU of the other half, with packed weights.
+
+    Args:
+        geglu: In bfloat16 on a CPU; its activation is exact GELU.
+    """
+
+    def __init__(self, geglu: Layer) -> None:
+        super().__init__()
+        (hidden, gate), (hidden_bias, gate_bias) = geglu.proj.weight.chunk(2), geglu.proj.bias.chunk(2)
+        self.hidden = PackedLinear(hidden, hidden_bias)
+        self.gate = PackedLinear(gate, gate_bias, activation="gelu")
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """`(b, n, c) -> (b, n, inner)`."""
+        return self.hidden.times(tokens, self.gate(tokens))
+
+
+def spatial_transformer(
+    transformer: Layer,
+    hidden: Tensor,
+    texts: Iterator[Tensor | LayerText],
+    *,
+    with_map: bool,
+    run: Callable[..., Any],
+) -> tuple[Tensor, Tensor | None]:
+    """A spatial transformer: `(b, c, h, w)` -> the same, and its cross-attention `(b, k, h, w)` if wanted."""
+    height, width = hidden.shape[-2:]
+    residual = hidden
+    hidden = transformer.norm(hidden)
+    if transformer.use_linear_projection:
+        tokens = transformer.proj_in(rearrange(hidden, "b c h w -> b (h w) c"))
+    else:
+        tokens = rearrange(transformer.proj_in(hidden), "b c h w -> b (h w) c")
+    found = []
+    for block in transformer.transformer_blocks:
+        tokens, probs = run(_transformer_block, block, tokens, next(texts), with_map)
+        found.append(probs)
+    if transformer.use_linear_projection:
+        hidden = rearrange(transformer.proj_out(tokens), "b (h w) c -> b c h w", h=height)
+    else:
+        hidden = transformer.proj_out(rearrange(tokens, "b (h w) c -> b c h w", h=height))
+    hidden = _add(hidden, residual)
+    if not with_map:
+        return hidden, None
+    probs = torch.stack(found).mean(dim=0) if len(found) > 1 else found[0]
+    return hidden, rearrange(probs, "b (h w) k -> b k h w", h=height, w=width)
+
+
+def _transformer_block(
+    block: Layer, tokens: Tensor, text: Tensor | LayerText, with_map: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Self-attention, cross-attention, feed-forward; the cross-attention `(b, h*w, k)` if wanted."""
+    normed, attn = block.norm1(tokens), block.attn1
+    key, value = _heads(attn, attn.to_k(normed)), _heads(attn, attn.to_v(normed))
+    tokens = _add(_attend(attn, normed, key, value, with_map=False)[0], tokens)
+    text = read_layer_text(block.attn2, text) if isinstance(text, Tensor) else text
+    if text.key is None:
+        tokens, probs = _add(tokens, text.value), tokens.new_ones(*tokens.shape[:2], 1) if with_map else None
+    else:
+        attended, probs = _attend(block.attn2, block.norm2(tokens), text.key, text.value, with_map=with_map)
+        tokens = _add(attended, tokens)
+    return _add(block.ff(block.norm3(tokens)), tokens), probs
+
+
+def read_layer_text(attn: Layer, text_embeds: Tensor) -> LayerText:
+    """Keys and values; where one token alone is attended to, what comes of it (in training its queries get zeros)."""
+    if text_embeds.shape[1] == 1 and not torch.is_grad_enabled():
+        return LayerText(key=None, value=attn.to_out[0](attn.to_v(text_embeds)))
+    return LayerText(key=_heads(attn, attn.to_k(text_embeds)), value=_heads(attn, attn.to_v(text_embeds)))
+
+
+def _heads(attn: Layer, projected: Tensor) -> Tensor:
+    return rearrange(projected, "b n (heads d) -> b heads n d", heads=attn.heads)
+
+
+def _attend(attn: Layer, tokens: Tensor, key: Tensor, value: Tensor, *, with_map: bool) -> tuple[Tensor, Tensor | None]:
+    """Multi-head attention; explicit probabilities, averaged over heads, only where they are wanted."""
+    query, dtype = _heads(attn, attn.to_q(tokens)), value.dtype
+    if attn.upcast_attention:  # Stable Diffusion 2.1 overflows in half precision
+        query, key = query.float(), key.float()
+    mean_probs = None
+    if with_map:
+        probs = (query * attn.scale @ key.mT).softmax(dim=-1).to(value.dtype)  # (b, heads, h*w, k)
+        mean_probs = probs.mean(dim=1)
+        attended = probs @ value
+    else:
+        key, value = (part.expand(len(query), -1, -1, -1) for part in (key, value.to(query.dtype)))
+        attended = F.scaled_dot_product_attention(query, key, value).to(dtype)
+    merged = rearrange(attended, "b heads n d -> b n (heads d)")
+    return attn.to_out[1](attn.to_out[0](merged)), mean_probs
+
+
+def _add(fresh: Tensor, other: Tensor) -> Tensor:
+    """Their sum; without gradient into `fresh`, which nothing else may use. Autocast may make them of two types."""
+    return fresh + other if torch.is_grad_enabled() or fresh.dtype != other.dtype else fresh.add_(other)

@@ -1,0 +1,44 @@
+"""One pass through the encoder of diffusers' autoencoder that makes no more than the mode of the latents."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from diffusers.models.unets.unet_2d_blocks import DownEncoderBlock2D, UNetMidBlock2D
+from torch import Tensor
+
+from vpd.backbones.unet_layers import residual_block
+
+
+@torch.no_grad()
+def encode_mode(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """Mode of the posterior, `(b, 4, h, w)`, without the factor of the latents; no gradient.
+
+    Bit-equal to `vae.encode(images).latent_dist.mode()`, but residual blocks take fewer passes over memory, and of
+    the posterior's eight channels the variances are left out.
+
+    Args:
+        vae: The autoencoder; its decoder is not used.
+        images: `(b, 3, H, W)` in [-1, 1], sides multiples of the latent stride.
+    """
+    encoder = vae.encoder
+    hidden = encoder.conv_in(images)
+    for block in (*encoder.down_blocks, encoder.mid_block):
+        if type(block) is DownEncoderBlock2D:
+            for resnet in block.resnets:
+                hidden = residual_block(resnet, hidden, None)
+            for downsampler in block.downsamplers or ():
+                hidden = downsampler(hidden)
+        elif type(block) is UNetMidBlock2D:
+            hidden = residual_block(block.resnets[0], hidden, None)
+            for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
+                hidden = hidden if attention is None else attention(hidden)
+                hidden = residual_block(resnet, hidden, None)
+        else:
+            hidden = block(hidden)
+    hidden = encoder.conv_out(encoder.conv_act(encoder.conv_norm_out(hidden)))
+    means = vae.config.latent_channels
+    if vae.quant_conv is None:
+        return hidden[:, :means]
+    return F.conv2d(hidden, vae.quant_conv.weight[:means], vae.quant_conv.bias[:means])

@@ -1,0 +1,36 @@
+"""A text that does not change, as adapter and UNet read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from vpd.types import LayerText
+
+
+class PreparedText(nn.Module):
+    """Constants of a fixed text; they move with the model and are not saved with it.
+
+    Args:
+        embeds: `(1, k, d)`, after the adapter.
+        layers: What `StableDiffusionBackbone.read_text` makes of them.
+    """
+
+    embeds: Tensor
+
+    def __init__(self, embeds: Tensor, layers: Sequence[LayerText]) -> None:
+        super().__init__()
+        self.register_buffer("embeds", embeds, persistent=False)
+        for index, layer in enumerate(layers):
+            self.register_buffer(f"key_{index}", layer.key, persistent=False)
+            self.register_buffer(f"value_{index}", layer.value, persistent=False)
+        self._num_layers = len(layers)
+
+    @property
+    def layers(self) -> tuple[LayerText, ...]:
+        """To be given to the backbone in the place of text embeddings."""
+        return tuple(
+            LayerText(key=getattr(self, f"key_{index}"), value=getattr(self, f"value_{index}"))
+            for index in range(self._num_layers)
+        )
