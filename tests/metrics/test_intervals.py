@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vpd.metrics.depth import DepthMetrics
-from vpd.metrics.intervals import bootstrap_intervals
+from vpd.metrics.intervals import bootstrap_intervals, paired_differences
 from vpd.metrics.referring import ReferringMetrics
 from vpd.metrics.segmentation import SegmentationMetrics
 
@@ -91,3 +91,35 @@ def test_intervals_hold_the_truth_about_95_times_in_100_only_if_groups_are_drawn
             held[kind] += low <= 1 <= high
     assert 180 <= held["groups"] <= 198
     assert held["samples"] < 160
+
+
+def arms(values):
+    """Rows of an arm from the one error of each seed's images, `(seeds, images)`."""
+    return torch.stack([depth_rows(seed) for seed in torch.as_tensor(values).tolist()])
+
+
+def test_paired_difference_of_a_constant_gap_has_no_width():
+    hard = torch.randn(2, 50, generator=torch.Generator().manual_seed(0))  # of samples and seeds; in both arms
+    gaps = paired_differences(DepthMetrics(), arms(hard + 0.25), arms(hard))
+    assert "images" not in gaps
+    assert [gaps["rmse"].mean, gaps["rmse"].low, gaps["rmse"].high] == pytest.approx([0.25] * 3)
+
+
+def test_paired_difference_spans_seeds():
+    gaps = paired_differences(DepthMetrics(), arms([[1.0] * 20, [3.0] * 20]), arms([[0.0] * 20] * 2))
+    assert (gaps["rmse"].mean, gaps["rmse"].low, gaps["rmse"].high) == (2, 1, 3)
+
+
+def test_paired_interval_covers_the_truth_about_as_often_as_it_says():
+    generator = torch.Generator().manual_seed(0)
+    covered = 0
+    for trial in range(100):
+        noise = torch.randn(2, 1, 200, generator=generator)
+        gap = paired_differences(DepthMetrics(), arms(noise[0] + 0.1), arms(noise[1]), draws=300, seed=trial)["rmse"]
+        covered += gap.low <= 0.1 <= gap.high
+    assert 88 <= covered <= 100
+
+
+def test_arms_of_different_shapes_are_refused():
+    with pytest.raises(ValueError, match="same seeds"):
+        paired_differences(DepthMetrics(), arms([[1.0, 2.0]]), arms([[1.0]]))

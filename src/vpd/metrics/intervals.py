@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -53,6 +54,62 @@ def bootstrap_intervals(
         low, high = np.quantile(drawn, tail, method="lower"), np.quantile(drawn, 1 - tail, method="higher")
         intervals[name] = (float(low), float(high))
     return intervals
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far the values of one arm of an experiment lie above those of another."""
+
+    mean: float
+    """Mean over seeds of the first arm minus that of the second."""
+    low: float
+    """Low end of the 95 % interval."""
+    high: float
+    """High end."""
+
+
+def paired_differences(
+    metric: Accumulator, rows: Tensor, others: Tensor, *, draws: int = DRAWS, seed: int = 0
+) -> dict[str, Difference]:
+    """Differences of two arms that were trained with the same seeds and measured on the same samples.
+
+    A draw takes as many samples, and as many seeds, as there are, with replacement, the same ones for both arms: what
+    makes a sample hard, or the labels of a seed few, makes it so for both and drops out of the difference.
+
+    Args:
+        metric: Whose rows these are.
+        rows: Of the one arm, `(seeds, samples, *shape of a row)`.
+        others: Of the other, with seeds and samples in the same order.
+        draws: Resampled experiments.
+        seed: Of the draws.
+
+    Returns:
+        By name, for every metric but counts and those of single classes.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    if rows.shape != others.shape:
+        raise ValueError(
+            f"The arms have rows of shapes {tuple(rows.shape)} and {tuple(others.shape)}; give the same seeds and "
+            "samples of both."
+        )
+    arms = torch.stack([rows, others])  # (2, seeds, samples, *row)
+    actual = metric.values(arms.sum(dim=2))
+    by_sample = arms.movedim(2, 0)
+    values = [metric.values(totals) for totals in _resampled(by_sample, draws, seed)]  # (draws, 2, seeds)
+    generator = np.random.default_rng((seed, 1))
+    seeds = torch.from_numpy(generator.integers(rows.shape[0], size=(draws, rows.shape[0])))
+    tail = (1 - CONFIDENCE) / 2
+    differences = {}
+    for name, value in actual.items():
+        if value.ndim != 2 or name == metric.COUNT:
+            continue
+        gaps = torch.cat([drawn[name][:, 0] - drawn[name][:, 1] for drawn in values])
+        means = gaps.gather(1, seeds).mean(dim=1).numpy()
+        low, high = np.quantile(means, tail, method="lower"), np.quantile(means, 1 - tail, method="higher")
+        differences[name] = Difference(float((value[0] - value[1]).mean()), float(low), float(high))
+    return differences
 
 
 def _resampled(rows: Tensor, draws: int, seed: int) -> Iterator[Tensor]:

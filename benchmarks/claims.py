@@ -1,0 +1,132 @@
+"""Do the paper's claims hold? Models that differ in one thing, trained and tested on rendered scenes.
+
+    python benchmarks/claims.py run RESULTS.jsonl --backbone text=DIR --backbone random=DIR \
+        [--backbone unconditional=DIR] [--backbone masked=DIR] [--seeds 5] [--minutes M] [--only task=refer,regime=full]
+    python benchmarks/claims.py plan RESULTS.jsonl --backbone ...     # what is done and what is left
+    python benchmarks/claims.py report RESULTS.jsonl --out docs/claims
+
+Each run is one line of RESULTS; one that is there is not made again, so a job may be stopped at any moment and
+started anew. Several jobs may share a file: give each `--share 1/2`, `--share 2/2`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+import zlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from claims_arms import Run, plan, trials
+from claims_models import Sources
+from claims_report import write_report
+from claims_runs import Laboratory, Settings, best_rate
+
+from vpd.files import append_json_line, read_json_lines
+
+
+def run_all(results: Path, options: argparse.Namespace) -> None:
+    """Make the runs that are not in the results yet, in the order of their importance."""
+    torch.set_num_threads(1)
+    sources, settings = read_sources(options), read_settings(options)
+    laboratory, begin = Laboratory(sources, settings), time.monotonic()
+    done = {line["key"]: line for line in read_json_lines(results)}
+    weights = {name: sources.weights(name) for name in sources.folders}
+    runs = chosen_runs(sources, options)
+    for place, run in enumerate(runs, start=1):
+        words = settings.words(run.arm.regime, weights[run.arm.backbone])
+        key = run.key(words)
+        if key in done:
+            continue
+        if options.minutes is not None and time.monotonic() - begin >= options.minutes * 60:
+            print(f"Time is up: {place - 1} of {len(runs)} runs are done.", flush=True)
+            return
+        rate = run.rate or best_rate([done[trial.key(words)] for trial in trials(run.arm)])
+        line = {"key": key, **laboratory.make(run, rate)}
+        append_json_line(results, line)
+        done[key] = line
+        shuffled = "" if line["shuffled_score"] is None else f", shuffled {line['shuffled_score']:.4f}"
+        print(
+            f"{place}/{len(runs)} {key}: {line['score']:.4f}{shuffled} at {rate:g}; CPU s {line['cpu_s']}", flush=True
+        )
+    print(f"All {len(runs)} runs are done.", flush=True)
+
+
+def show_plan(results: Path, options: argparse.Namespace) -> None:
+    """Count runs by kind: planned, and left."""
+    sources, settings = read_sources(options), read_settings(options)
+    done = {line["key"] for line in read_json_lines(results)}
+    weights = {name: sources.weights(name) for name in sources.folders}
+    planned: Counter[tuple[Any, ...]] = Counter()
+    left: Counter[tuple[Any, ...]] = Counter()
+    for run in chosen_runs(sources, options):
+        way = "cached" if run.arm.is_cached else run.arm.regime
+        kind = (way, run.arm.task, run.arm.labels, "trial" if run.is_trial else "run")
+        planned[kind] += 1
+        left[kind] += run.key(settings.words(run.arm.regime, weights[run.arm.backbone])) not in done
+    for kind in sorted(planned):
+        print(*kind, f"{planned[kind]} planned, {left[kind]} left")
+    print(f"all: {planned.total()} planned, {left.total()} left")
+
+
+def chosen_runs(sources: Sources, options: argparse.Namespace) -> list[Run]:
+    """The plan, filtered."""
+    only = dict(pair.split("=", 1) for pair in options.only.split(",")) if options.only else {}
+    share, shares = (int(part) for part in options.share.split("/"))
+    return [
+        run
+        for run in plan(options.seeds, sources.folders, only)
+        if zlib.crc32(repr(run.arm.family).encode()) % shares == share - 1
+    ]
+
+
+def read_sources(options: argparse.Namespace) -> Sources:
+    """The backbones of the command line."""
+    return Sources(dict(pair.split("=", 1) for pair in options.backbone), options.cache_mb)
+
+
+def read_settings(options: argparse.Namespace) -> Settings:
+    """The settings of the command line."""
+    return Settings(
+        steps=options.steps,
+        frozen_batch=options.batch_size,
+        full_batch=options.full_batch_size,
+        test_scenes=options.test_scenes,
+        subset_scenes=min(200, options.test_scenes),
+    )
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("run", "plan"):
+        command = commands.add_parser(name)
+        command.add_argument("results", type=Path)
+        command.add_argument("--backbone", action="append", required=True, metavar="NAME=FOLDER")
+        command.add_argument("--seeds", type=int, default=5, help="of each arm, besides the one that chooses rates")
+        command.add_argument("--minutes", type=float, help="stop between two runs after so many")
+        command.add_argument("--only", default="", help="field=value,field=value|value,...")
+        command.add_argument("--share", default="1/1", help="which part of the runs, of how many")
+        command.add_argument("--steps", type=int, default=Settings.steps)
+        command.add_argument("--batch-size", type=int, default=Settings.frozen_batch)
+        command.add_argument("--full-batch-size", type=int, default=Settings.full_batch)
+        command.add_argument("--test-scenes", type=int, default=Settings.test_scenes)
+        command.add_argument("--cache-mb", type=int, default=Sources.cache_mb, help="for each frozen backbone")
+    report = commands.add_parser("report")
+    report.add_argument("results", type=Path)
+    report.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    if options.command == "report":
+        write_report(options.results, options.out)
+    else:
+        {"run": run_all, "plan": show_plan}[options.command](options.results, options)
+
+
+if __name__ == "__main__":
+    main()

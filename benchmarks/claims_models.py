@@ -1,0 +1,185 @@
+"""The models of the experiments: the library's own, with one factor changed."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from claims_arms import Arm
+from torch import Tensor
+
+from vpd.backbones.stable_diffusion import StableDiffusionBackbone
+from vpd.caching import FrozenCaches, TensorCache
+from vpd.config import DepthConfig, Fit, ReferConfig, SegmentConfig
+from vpd.frozen_features import FrozenBackbone
+from vpd.prompts.encoder import TextEncoder
+from vpd.prompts.names import PLAIN_TEMPLATE, embed_names
+from vpd.tasks.depth import DepthModel
+from vpd.tasks.losses import LossSum, segmentation_loss_sum
+from vpd.tasks.model import PerceptionModel
+from vpd.tasks.referring import ReferringModel
+from vpd.tasks.segmentation import SegmentationModel
+from vpd.types import Batch, Features, Text
+from vpd.world.dataset import SCENE
+from vpd.world.palette import CLASSES
+
+TOKEN_LENGTH = 16
+"""Of expressions; the longest has 13 words."""
+HEAD_CHANNELS = 48
+DEPTH_HEAD: dict[str, Any] = {"head_channels": 16, "feature_channels": 256}
+REFER_WEIGHTS = (0.4, 2.0)
+"""Of background and object. An object that one of four in a scene might be counts as found: a model without text can
+then mark all of them, which is the best it can do, instead of nothing."""
+MAX_DEPTH_M = 10.0
+
+
+class Mapless(StableDiffusionBackbone):
+    """A backbone that gives its head no cross-attention maps."""
+
+    @property
+    def attention_strides(self) -> tuple[int, ...]:
+        """None."""
+        return ()
+
+    def features(self, latents: Tensor, text_embeds: Text) -> Features:
+        """The UNet's features alone."""
+        return replace(super().features(latents, text_embeds), attention={})
+
+
+class FrozenMapless(FrozenBackbone, Mapless):
+    """The same, frozen."""
+
+
+class NullEncoder(TextEncoder):
+    """Reads the empty text whatever it is given."""
+
+    def tokens(self, texts: list[str], *, length: int) -> Tensor:
+        """Of the empty text, as often as there are texts."""
+        return super().tokens([""] * len(texts), length=length)
+
+
+class ClassShuffledModel(SegmentationModel):
+    """A segmentation model that learns with its class prompts in another order for each picture."""
+
+    def loss_sum(self, batch: Batch, *, caches: FrozenCaches | None = None) -> LossSum:
+        """As the base class."""
+        assert batch.labels is not None
+        logits = self(batch.images, shuffled_classes(self, batch.names), caches=caches)
+        return segmentation_loss_sum(logits, batch.labels)
+
+
+class ManyPromptsModel(DepthModel):
+    """A depth model that reads the prompts of all its scenes at once."""
+
+    def scene_prompts(self, scenes: Any) -> Tensor:
+        """`(b, k, d)`."""
+        return self.scene_embeddings.expand(len(scenes), -1, -1)
+
+
+def shuffled_classes(model: SegmentationModel, names: list[str]) -> Tensor:
+    """Class prompts `(b, n, d)` in an order that the name of the picture decides."""
+    orders = []
+    for name in names:
+        generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        orders.append(torch.randperm(len(model.class_embeddings), generator=generator))
+    return model.class_embeddings[torch.stack(orders)]
+
+
+@dataclass
+class Sources:
+    """The backbones at hand."""
+
+    folders: dict[str, str]
+    """Name -> folder in diffusers' layout; `text` must be one of them."""
+    cache_mb: int = 800
+    """Memory for the features of each frozen backbone."""
+
+    def __post_init__(self) -> None:
+        if "text" not in self.folders:
+            raise ValueError("Prompts come from the text encoder of the backbone `text`: give its folder.")
+        vaes = {self._hash(name, "vae") for name in self.folders}
+        if len(vaes) > 1:
+            raise ValueError("The backbones have different autoencoders: then it is not only the UNet that differs.")
+        self._encoders: dict[tuple[str, type[TextEncoder]], TextEncoder] = {}
+        self._frozen: dict[tuple[str, ...], FrozenBackbone] = {}
+
+    def weights(self, name: str) -> str:
+        """Short hash of UNet and text encoder, by which results know what they were made with."""
+        return self._hash(name, "unet", "text_encoder")
+
+    def _hash(self, name: str, *parts: str) -> str:
+        crc = 0
+        for part in parts:
+            for path in sorted(Path(self.folders[name], part).glob("*.safetensors")):
+                crc = zlib.crc32(path.read_bytes(), crc)
+        return f"{crc:08x}"
+
+    def encoder(self, arm: Arm) -> TextEncoder:
+        """The text encoder of an arm: that of `text`, but for the empty text the backbone's own."""
+        key = (arm.backbone, NullEncoder) if arm.prompt == "null" else ("text", TextEncoder)
+        if key not in self._encoders:
+            self._encoders[key] = key[1].from_pretrained(self.folders[key[0]])
+        return self._encoders[key]
+
+    def backbone(self, arm: Arm) -> StableDiffusionBackbone:
+        """A fresh backbone; where features are computed once, the one that has them."""
+        options: dict[str, Any] = {
+            "latent_scaling": "scaled" if arm.latents == "scaled" else "none",
+            "detach_maps": arm.maps == "detached",
+        }
+        folder, is_mapless = self.folders[arm.backbone], arm.maps == "off"
+        if not arm.is_cached:
+            return (Mapless if is_mapless else StableDiffusionBackbone).from_pretrained(folder, **options)
+        key = (arm.backbone, arm.latents, arm.maps)
+        if key not in self._frozen:
+            kind = FrozenMapless if is_mapless else FrozenBackbone
+            backbone = kind.from_pretrained(folder, **options)
+            assert isinstance(backbone, FrozenBackbone)
+            backbone.kept = TensorCache(self.cache_mb * 2**20)
+            self._frozen[key] = backbone
+        return self._frozen[key]
+
+
+def build_model(arm: Arm, sources: Sources, *, size_px: int, seed: int) -> PerceptionModel:
+    """The model of an arm, its new weights drawn from the seed."""
+    backbone, encoder = sources.backbone(arm), sources.encoder(arm)
+    torch.manual_seed(seed)
+    fit = Fit(mode="squash", size_px=size_px)
+    model: PerceptionModel
+    if arm.task == "segment":
+        kind = ClassShuffledModel if arm.prompt == "shuffled" else SegmentationModel
+        segment_config = SegmentConfig(backbone=backbone.config, classes=CLASSES, fit=fit, head_channels=HEAD_CHANNELS)
+        model = kind(segment_config, backbone=backbone)
+        model.class_embeddings.copy_(name_prompts(encoder, CLASSES))
+    elif arm.task == "refer":
+        config = ReferConfig(
+            backbone=backbone.config,
+            fit=fit,
+            token_length=TOKEN_LENGTH,
+            class_weights=REFER_WEIGHTS,
+            head_channels=HEAD_CHANNELS,
+        )
+        model = ReferringModel(config, backbone=backbone, text_encoder=encoder)
+    else:
+        scenes = CLASSES if arm.tokens == "many" else (SCENE,)
+        depth_config = DepthConfig(
+            backbone=backbone.config, fit=fit, scenes=scenes, max_depth_m=MAX_DEPTH_M, **DEPTH_HEAD
+        )
+        depth_kind = ManyPromptsModel if arm.tokens == "many" else DepthModel
+        model = depth_kind(depth_config, backbone=backbone)
+        model.scene_embeddings.copy_(name_prompts(encoder, scenes))
+    if arm.adapter == "off":
+        with torch.no_grad():
+            model.adapter.gamma.zero_()
+        model.adapter.requires_grad_(False)
+    return model
+
+
+def name_prompts(encoder: TextEncoder, names: tuple[str, ...]) -> Tensor:
+    """Embeddings of names in the one sentence that the small text encoder has read; or of the empty text."""
+    if isinstance(encoder, NullEncoder):
+        return encoder.pooled([""]).expand(len(names), -1)
+    return embed_names(encoder, names, templates=PLAIN_TEMPLATE)

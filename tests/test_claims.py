@@ -1,0 +1,145 @@
+"""The experiments on the paper's claims, a few steps on a few scenes: `benchmarks/claims.py`."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vpd.world.miniature import write_diffusion_folder
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_path():
+    sys.path.insert(0, str(BENCHMARKS))
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture
+def four_labels(monkeypatch):
+    import claims_arms
+    import claims_report
+    import claims_runs
+
+    for module in (claims_arms, claims_report, claims_runs):
+        monkeypatch.setattr(module, "LABELS", (4,))
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("backbones")
+    return [
+        f"--backbone={name}={write_diffusion_folder(folder / name, unet_channels=(16,) * 4, text_dim=16, seed=seed)}"
+        for seed, name in enumerate(("text", "random"))
+    ]
+
+
+@pytest.fixture
+def command(monkeypatch, backbones):
+    import claims
+
+    def call(name, results, *options):
+        if name != "report":
+            options = (*backbones, "--steps=2", "--seeds=1", "--test-scenes=4", "--batch-size=4", *options)
+        monkeypatch.setattr(sys, "argv", ["claims.py", name, str(results), *options])
+        claims.main()
+
+    return call
+
+
+def lines_of(path):
+    return {line["key"]: line for line in map(json.loads, path.read_text().splitlines())}
+
+
+def without_times(line):
+    return {name: value for name, value in line.items() if name != "cpu_s"}
+
+
+def test_runs_repeat_resume_and_make_a_report(command, four_labels, tmp_path, capsys):
+    results, again = tmp_path / "results.jsonl", tmp_path / "again.jsonl"
+    only = "--only=task=refer,regime=frozen,adapter=off,maps=on,latents=scaled"
+    command("run", results, only)
+    whole = results.read_text()
+    assert len(lines_of(results)) == 10  # of two backbones: 3 trials and one run; no text, shuffled text
+    command("run", results, only)
+    assert results.read_text() == whole
+
+    again.write_text("".join(whole.splitlines(keepends=True)[:6]))
+    command("run", again, only)
+    assert {key: without_times(line) for key, line in lines_of(again).items()} == {
+        key: without_times(line) for key, line in lines_of(results).items()
+    }
+
+    command("plan", results, only)
+    assert "10 planned, 0 left" in capsys.readouterr().out
+    command("report", results, "--out", str(tmp_path / "report"))
+    report = tmp_path / "report"
+    assert {path.name for path in report.iterdir()} == {"tables.md", "curves.png", "differences.png"}
+    tables = (report / "tables.md").read_text()
+    assert "backbone random" in tables
+    assert "no text (control)" in tables
+
+
+@pytest.mark.parametrize(
+    "only",
+    [
+        "task=depth,regime=frozen,tokens=many",
+        "task=segment,regime=full,maps=detached",
+        "task=segment,regime=frozen,maps=off",
+        "task=segment,regime=frozen,prompt=shuffled",
+        "task=refer,regime=frozen,adapter=on",
+        "task=depth,regime=full,latents=unscaled",
+    ],
+)
+def test_every_factor_runs(command, four_labels, tmp_path, only):
+    results = tmp_path / "results.jsonl"
+    command("run", results, f"--only={only}", "--full-batch-size=2")
+    runs = [line for line in lines_of(results).values() if not line["trial"]]
+    assert len(runs) == 1
+    assert np.isfinite(runs[0]["score"])
+
+
+def test_time_that_is_up_stops_before_the_next_run(command, four_labels, tmp_path, capsys):
+    command("run", tmp_path / "results.jsonl", "--minutes=0")
+    assert not (tmp_path / "results.jsonl").exists()
+    assert "Time is up" in capsys.readouterr().out
+
+
+def test_rows_survive_packing():
+    from claims_runs import pack_rows, unpack_rows
+
+    rows = torch.tensor([[1.0, 4096.0, 0.125], [3.0, 5.0, 7.0]], dtype=torch.float64)
+    assert torch.equal(unpack_rows(pack_rows(rows)), rows)
+
+
+def test_steps_to_a_target_lie_between_those_that_were_measured():
+    from claims_report import steps_to
+
+    steps, values = np.array([10.0, 20.0, 40.0]), np.array([0.1, 0.3, 0.5])
+    assert steps_to(steps, values, 0.4, is_error=False) == pytest.approx(30)
+    assert steps_to(steps, values, 0.05, is_error=False) == 10
+    assert steps_to(steps, values, 0.6, is_error=False) is None
+    assert steps_to(steps, 1 - values, 0.6, is_error=True) == pytest.approx(30)
+
+
+def test_best_rate_is_the_least_error_or_the_largest_share():
+    from claims_runs import best_rate
+
+    trials = [{"rate": 1e-3, "score": None}, {"rate": 3e-3, "score": 0.5}, {"rate": 1e-2, "score": 0.7}]
+    assert best_rate([{"task": "depth", **trial} for trial in trials]) == 3e-3
+    assert best_rate([{"task": "refer", **trial} for trial in trials]) == 1e-2
+
+
+def test_each_arm_differs_from_the_papers_model_in_one_factor_or_reads_nothing():
+    from claims_arms import tiers
+
+    for arm in (arm for group in tiers() for arm in group):
+        changed = arm.changed()
+        assert len(changed) <= 1 or set(changed) == {"backbone", "prompt"}
