@@ -11,8 +11,13 @@ LABELS = (256, 64)
 BACKBONES = ("text", "random", "unconditional", "masked")
 TRIAL_SEED = 99
 """On which learning rates are chosen, and nothing else."""
-RATES = {"frozen": (1e-3, 3e-3, 1e-2), "full": (2e-4, 6e-4, 2e-3)}
-"""Regime -> peak learning rates to choose from."""
+RATES = {
+    ("frozen", "refer"): (1e-3, 3e-3, 1e-2),
+    ("frozen", "segment"): (3e-3, 1e-2, 3e-2),
+    ("frozen", "depth"): (3e-3, 1e-2, 3e-2),
+    **{("full", task): (2e-4, 6e-4, 2e-3) for task in TASKS},
+}
+"""Regime and task -> peak learning rates to choose from."""
 FACTORS = ("backbone", "prompt", "maps", "adapter", "latents", "tokens")
 
 
@@ -131,7 +136,7 @@ def trials(arm: Arm) -> list[Run]:
     """The runs that choose the learning rate of an arm's family; the member that stands for it is the simplest."""
     base = paper_model(arm.task, arm.labels, arm.regime)
     member = replace(base, backbone=arm.backbone, latents=arm.latents)
-    return [Run(member, TRIAL_SEED, rate) for rate in RATES[arm.regime]]
+    return [Run(member, TRIAL_SEED, rate) for rate in RATES[arm.regime, arm.task]]
 
 
 def matches(arm: Arm, only: Mapping[str, str]) -> bool:

@@ -115,6 +115,7 @@ def _table(lines: Lines, gaps: dict[Arm, tuple[int, Difference]], task: str) -> 
     unit = "metres, less is better" if task == "depth" else "per cent, more is better"
     text = [
         f"## {task}: {SCORE[task]} ({unit})",
+        "",
         "Mean over seeds ± their standard deviation; difference from the paper's model of the same row of labels and "
         "regime, with its 95 % interval (paired bootstrap over test scenes and seeds; bold where it excludes zero). "
         "With a frozen UNet the paper's model has its adapter off.",
@@ -136,6 +137,7 @@ def _referring_table(lines: Lines) -> str:
     """With text, beside the control without and with the text of other scenes."""
     text = [
         "## refer: does it use the text? (oIoU, per cent)",
+        "",
         "Each row has its own control that reads the empty text. *Shuffled at test* is the model of the first column "
         "given the expressions of other scenes; the interval is that of its difference from the control.",
         "",
@@ -185,6 +187,7 @@ def steps_to(steps: np.ndarray, values: np.ndarray, target: float, *, is_error: 
 def _steps_table(lines: Lines) -> str:
     text = [
         "## Steps to the end of the random backbone",
+        "",
         "When the mean curve of a backbone first reaches what the random one has at the end of its training.",
         "",
         "| task | regime | labels | target | text | unconditional | masked | of steps |",
@@ -272,6 +275,7 @@ def _plot_differences(gaps: dict[Arm, tuple[int, Difference]], path: Path) -> No
         axes.set_title(f"{task}, {regime}: {better} is better than the paper's model", fontsize=8)
         axes.set_xlabel(f"difference in {SCORE.get(task, '')}", fontsize=8)  # type: ignore[call-overload]
         axes.tick_params(axis="x", labelsize=7)
+        axes.locator_params(axis="x", nbins=5)
     _save(figure, path)
 
 
