@@ -50,18 +50,18 @@ def meant(text, facts):
     """Indices of all objects that an expression may mean."""
     form = FORM.fullmatch(text)
     assert form, f"not an expression of the world: {text}"
-    found = _named(form["phrase"], facts)
+    found = named(form["phrase"], facts)
     if form["extreme"]:
         key = EXTREMES[form["extreme"]]
         best = min(key(fact) for fact in found)
         found = [fact for fact in found if key(fact) == best]
     if form["relation"]:
-        (landmark,) = _named(form["landmark"], facts)
+        (landmark,) = named(form["landmark"], facts)
         found = [fact for fact in found if fact is not landmark and RELATIONS[form["relation"]](fact, landmark)]
     return {fact["index"] for fact in found}
 
 
-def _named(phrase, facts):
+def named(phrase, facts):
     for word in phrase.split():
         if word != "object":
             (name,) = (name for name, values in VALUES.items() if word in values)

@@ -2,16 +2,15 @@
 
 from collections import Counter
 
-import numpy as np
 import pytest
 from expression_checker import facts_of, meant
 
 from vpd.data.words import mirror_text
 from vpd.world.expressions import expressions
-from vpd.world.language import caption, definite_phrases, seen_things
+from vpd.world.language import definite_phrases, seen_things
 from vpd.world.render import render
 from vpd.world.sampling import CROWDED_STYLE, DEFAULT_STYLE, sample_scene
-from vpd.world.scenes import Camera, Light, Room, Scene, Thing
+from vpd.world.scenes import Camera, Scene, Thing
 
 
 @pytest.fixture(scope="module")
@@ -87,30 +86,3 @@ def test_phrases_of_one_object_by_hand():
     assert [thing.index for thing in seen] == [0, 2, 1]  # from left to right
     assert definite_phrases(seen[1], seen) == ("the blue cube", "the blue object")
     assert definite_phrases(seen[0], seen) == ()
-
-
-def test_caption_by_hand():
-    things = (
-        Thing("cone", "green", "striped", "small", 1.0, 4.0),
-        Thing("cube", "red", "metal", "large", -1.0, 4.0),
-    )
-    room = Room(floor_colour="gray", floor_pattern="checkered", wall_colour="light blue", height_m=3.0)
-    camera = Camera(pitch_rad=0.0, focal=0.6)
-    assert caption(render(Scene(things, room, camera, Light(towards=(0.6, 0.8, 0.0))), 64)) == (
-        "a room with a gray checkered floor, light blue walls and a white ceiling, lit from the right: "
-        "a large red metal cube and a small green striped cone"
-    )
-    down = Camera(pitch_rad=0.6)  # sees no ceiling
-    assert "ceiling" not in caption(render(Scene(things, room, down), 64))
-    assert caption(render(Scene((), Room(floor_pattern="plain"), camera), 64)) == (
-        "a room with a gray floor, beige walls and a white ceiling, lit from the left"
-    )
-
-
-def test_caption_names_everything_seen(renderings):
-    for rendering in renderings:
-        words = caption(rendering)
-        for index, thing in enumerate(rendering.scene.things):
-            is_seen = bool(np.any(rendering.instances == index + 1))
-            named = f"a {thing.size} {thing.colour} {thing.material} {thing.shape}"
-            assert not is_seen or named in words

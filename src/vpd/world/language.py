@@ -1,4 +1,4 @@
-"""What can be said about a picture: the objects seen in it, noun phrases, a caption."""
+"""What can be said about a picture: the objects seen in it, and noun phrases for them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from itertools import combinations
 
 import numpy as np
 
-from vpd.world.palette import CLASSES
 from vpd.world.render import Rendering
 from vpd.world.scenes import Thing
 
@@ -81,25 +80,3 @@ def definite_phrases(target: Seen, seen: Sequence[Seen]) -> tuple[str, ...]:
     choices = (*sorted(with_shape, key=len), *shortest)
     phrases = [f"the {noun_phrase(target.thing, attributes)}" for attributes in choices]
     return tuple(dict.fromkeys(phrases))
-
-
-def caption(rendering: Rendering) -> str:
-    """One sentence that names everything visible: surfaces, light, and all objects from left to right."""
-    room = rendering.scene.room
-    visible = {CLASSES[label] for label in np.unique(rendering.labels)}
-    pattern = "" if room.floor_pattern == "plain" else f" {room.floor_pattern}"
-    surfaces = {
-        "floor": f"a {room.floor_colour}{pattern} floor",
-        "wall": f"{room.wall_colour} walls",
-        "ceiling": "a white ceiling",
-    }
-    parts = [words for surface, words in surfaces.items() if surface in visible]
-    things = [f"a {noun_phrase(seen.thing)}" for seen in seen_things(rendering)]
-    place = f"a room with {_enumerate(parts)}" if parts else "a room"
-    holding = f": {_enumerate(things)}" if things else ""
-    return f"{place}, lit from the {rendering.scene.light.side}{holding}"
-
-
-def _enumerate(parts: Sequence[str]) -> str:
-    """Words joined as in `a, b and c`."""
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]

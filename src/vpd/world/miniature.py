@@ -35,7 +35,7 @@ def write_diffusion_folder(
     """Write a folder that loads as Stable Diffusion does: `vae`, `unet`, `text_encoder`, `tokenizer`, `scheduler`.
 
     UNet and text encoder are random: a place to start training from, not a model that knows anything. The
-    tokenizer is CLIP's own. `model_index.json` is written last, so a folder that has one is complete.
+    tokenizer is CLIP's own.
 
     Args:
         folder: Folder to write into; made if missing.
@@ -53,35 +53,94 @@ def write_diffusion_folder(
     Raises:
         UsageError: If a width is not a multiple of 8 and of the heads, or the UNet has not four levels.
     """
-    widths = (*unet_channels, text_dim)
-    if len(unet_channels) != 4 or any(width % NORM_GROUPS or width % heads for width in widths):
+    autoencoder = vae if isinstance(vae, AutoencoderKL) else load_autoencoder(vae)
+    unet, text_encoder = build_networks(
+        unet_channels=unet_channels,
+        layers_per_block=layers_per_block,
+        text_dim=text_dim,
+        text_layers=text_layers,
+        heads=heads,
+        latent_channels=int(autoencoder.config["latent_channels"]),
+        seed=seed,
+    )
+    return save_diffusion_folder(folder, vae=autoencoder, unet=unet, text_encoder=text_encoder)
+
+
+def build_networks(
+    *,
+    unet_channels: tuple[int, int, int, int],
+    layers_per_block: int,
+    text_dim: int,
+    text_layers: int,
+    heads: int,
+    latent_channels: int,
+    seed: int,
+    unet_heads: tuple[int, int, int, int] | None = None,
+    latent_side: int = 32,
+) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    """A random UNet of Stable Diffusion 1's topology and a random CLIP text encoder.
+
+    Args:
+        unet_channels: Width of the UNet's four levels, finest first, multiples of 8.
+        layers_per_block: Layers of each of the UNet's blocks.
+        text_dim: Width of the text embeddings.
+        text_layers: Layers of the text encoder.
+        heads: Attention heads, in the UNet and in the text encoder.
+        latent_channels: Of the autoencoder.
+        seed: Of the random weights.
+        unet_heads: Attention heads of each level of the UNet; none = `heads` in all.
+        latent_side: Side of the latents that it will be trained on, for the record.
+
+    Raises:
+        UsageError: If a width is not a multiple of 8 and of the heads, or the UNet has not four levels.
+    """
+    widths = [*zip(unet_channels, unet_heads or (heads,) * 4, strict=False), (text_dim, heads)]
+    if len(unet_channels) != 4 or any(width % NORM_GROUPS or width % count for width, count in widths):
         raise UsageError(
             f"unet_channels={unet_channels} and text_dim={text_dim} with {heads} heads: give four UNet widths, and "
             f"every width a multiple of {NORM_GROUPS} and of the heads."
         )
-    folder = Path(folder)
-    autoencoder = vae if isinstance(vae, AutoencoderKL) else load_autoencoder(vae)
-    latent_channels = int(autoencoder.config["latent_channels"])
-    unet_config = _unet_config(unet_channels, layers_per_block, text_dim, heads, latent_channels)
+    config = _unet_config(unet_channels, layers_per_block, text_dim, unet_heads or heads, latent_channels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet = UNet2DConditionModel(**unet_config)
+        unet = UNet2DConditionModel(**{**config, "sample_size": latent_side})
         text_encoder = CLIPTextModel(_text_config(text_dim, text_layers, heads))
-    save_autoencoder(autoencoder, folder / "vae")
-    unet.save_pretrained(folder / "unet")
-    text_encoder.save_pretrained(folder / "text_encoder")
+    return unet, text_encoder
+
+
+def save_diffusion_folder(
+    folder: str | Path,
+    *,
+    vae: AutoencoderKL,
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Write the parts in diffusers' layout; `model_index.json` comes last, so a folder that has one is complete.
+
+    Args:
+        folder: Folder to write into; made if missing.
+        vae: Autoencoder, stored in float16.
+        unet: UNet.
+        text_encoder: Text encoder.
+        dtype: Type of the stored numbers of UNet and text encoder.
+    """
+    folder = Path(folder)
+    save_autoencoder(vae, folder / "vae")
+    for part, name in ((unet, "unet"), (text_encoder, "text_encoder")):
+        copy = part if dtype == torch.float32 else deepcopy(part).to(dtype)
+        copy.save_pretrained(folder / name)
     _tokenizer().save_pretrained(folder / "tokenizer")
-    _scheduler().save_pretrained(folder / "scheduler")
+    noise_schedule().save_pretrained(folder / "scheduler")
     write_json(folder / "model_index.json", _model_index())
     return folder
 
 
 def _unet_config(
-    channels: tuple[int, ...], layers_per_block: int, text_dim: int, heads: int, latent_channels: int
+    channels: tuple[int, ...], layers_per_block: int, text_dim: int, heads: int | tuple[int, ...], latent_channels: int
 ) -> dict[str, Any]:
     """Stable Diffusion 1's topology, with other widths."""
     return {
-        "sample_size": 32,
         "in_channels": latent_channels,
         "out_channels": latent_channels,
         "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
@@ -117,7 +176,7 @@ def _tokenizer() -> CLIPTokenizer:
     return tokenizer
 
 
-def _scheduler() -> DDIMScheduler:
+def noise_schedule() -> DDIMScheduler:
     """Stable Diffusion's noise schedule."""
     return DDIMScheduler(
         beta_start=0.00085,

@@ -20,6 +20,8 @@ LEAST_CHANNELS = 4
 class Muon(Optimizer):
     """Muon for the inner kernels of a network, taken as matrices (out, rest), and Adam for everything else.
 
+    Embedding tables are rows to look up, not matrices, and are left to Adam.
+
     Orthogonalised, a step moves every direction of a layer alike, where Adam mostly moves the strongest: the small
     VAE reaches 24 dB in 220 steps, where Adam reaches 20. Steps are scaled to the size of Adam's.
 
@@ -29,6 +31,7 @@ class Muon(Optimizer):
         momentum: Share of the old momentum that kernels keep.
         betas: Adam's.
         weight_decay: Kernels shrink by this times their learning rate.
+        bf16: Orthogonalise in bfloat16, in a third of the time where the device is built for it.
 
     Source: Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon), scaled as in Liu et al. 2025
     (https://arxiv.org/abs/2502.16982), section 2.2.
@@ -41,12 +44,16 @@ class Muon(Optimizer):
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.01,
+        bf16: bool = False,
     ) -> None:
-        kernels = [w for w in model.parameters() if w.ndim >= 2 and min(w.shape[:2]) > LEAST_CHANNELS]
+        tables = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
+        kernels = [
+            w for w in model.parameters() if w.ndim >= 2 and min(w.shape[:2]) > LEAST_CHANNELS and id(w) not in tables
+        ]
         chosen = {id(kernel) for kernel in kernels}
         others = [weight for weight in model.parameters() if id(weight) not in chosen]
         groups = [{"params": kernels, "is_kernel": True}, {"params": others, "is_kernel": False}]
-        defaults = {"lr": lr, "momentum": momentum, "betas": betas, "weight_decay": weight_decay}
+        defaults = {"lr": lr, "momentum": momentum, "betas": betas, "weight_decay": weight_decay, "bf16": bf16}
         super().__init__([group for group in groups if group["params"]], defaults)
 
     @torch.no_grad()
@@ -76,7 +83,8 @@ def _move_kernel(weight: Tensor, gradient: Tensor, state: dict[str, Any], group:
         state["momentum"] = torch.zeros_like(weight)
     state["momentum"].lerp_(gradient, 1 - group["momentum"])
     ahead = gradient.lerp(state["momentum"], group["momentum"])  # Nesterov's
-    matrix = orthogonalise(ahead.flatten(1))
+    matrix = ahead.flatten(1)
+    matrix = orthogonalise(matrix.bfloat16()).to(weight.dtype) if group["bf16"] else orthogonalise(matrix)
     rate = group["lr"] * KERNEL_RATIO
     weight.mul_(1 - rate * group["weight_decay"])
     weight.add_(matrix.reshape(weight.shape), alpha=-rate * 0.2 * max(matrix.shape) ** 0.5)  # rms 0.2, about Adam's

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -11,14 +10,11 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from vpd.errors import UsageError
-from vpd.files import atomic_write
 from vpd.world.autoencoder import autoencoder_loss
 from vpd.world.muon import Muon
+from vpd.world.run_state import restore_run, save_run
 
 WARMUP_STEPS = 50
 
@@ -49,43 +45,21 @@ class AutoencoderRun:
 
     def save(self, path: str | Path) -> None:
         """Write weights, optimiser state and progress to one file, atomically."""
-        tensors = {f"vae.{name}": tensor.contiguous() for name, tensor in self.vae.state_dict().items()}
-        for index, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{index}.{name}": value.contiguous() for name, value in state.items()}
-        progress = {"seed": self.seed, "images": self.images, "step": self.step, "seconds": self.seconds}
-        with atomic_write(path) as temporary:
-            save_file(tensors, temporary, metadata={"run": json.dumps(progress)})
+        save_run(
+            path, {"vae": self.vae}, self.optimiser, {"step": self.step, "seconds": self.seconds, **self._identity()}
+        )
 
     def restore(self, path: str | Path) -> None:
         """Go on from a file that `save` wrote.
 
         Raises:
-            UsageError: If the file belongs to a run with another seed, other images or another architecture.
+            UsageError: If the file is damaged, or of a run with another seed, other images or another architecture.
         """
-        with safe_open(path, "pt") as file:
-            progress = json.loads((file.metadata() or {}).get("run", "{}"))
-            for name, own in (("seed", self.seed), ("images", self.images)):
-                if progress.get(name) != own:
-                    raise UsageError(
-                        f"{path} is of a run with {name} {progress.get(name)}, not {own}. "
-                        f"Give the same {name}, or another output folder."
-                    )
-            names = set(file.keys())
-            weights = self.vae.state_dict()
-            fits = all(
-                f"vae.{name}" in names and file.get_slice(f"vae.{name}").get_shape() == list(tensor.shape)
-                for name, tensor in weights.items()
-            )
-            if not fits:
-                raise UsageError(f"{path} is of another architecture. Give another output folder.")
-            self.vae.load_state_dict({name: file.get_tensor(f"vae.{name}") for name in weights})
-            states: dict[int, dict[str, Tensor]] = {}
-            for name in names:
-                if name.startswith("optimiser."):
-                    _, index, part = name.split(".")
-                    states.setdefault(int(index), {})[part] = file.get_tensor(name)
-        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": states})
+        progress = restore_run(path, {"vae": self.vae}, self.optimiser, self._identity())
         self.step, self.seconds = int(progress["step"]), float(progress["seconds"])
+
+    def _identity(self) -> dict[str, object]:
+        return {"seed": self.seed, "images": self.images}
 
 
 def train_autoencoder(

@@ -1,0 +1,83 @@
+"""The state of a training run in one file: weights, optimiser, progress; written atomically, read with checks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from vpd.errors import UsageError
+from vpd.files import atomic_write
+
+
+def save_run(
+    path: str | Path, models: Mapping[str, nn.Module], optimiser: Optimizer, progress: Mapping[str, Any]
+) -> None:
+    """Write a run's state; a crash at any moment leaves the old file or the new one whole.
+
+    Args:
+        path: The file.
+        models: Name -> what is trained.
+        optimiser: Theirs.
+        progress: What else is to be known, as JSON.
+    """
+    tensors = {
+        f"{part}.{name}": tensor.contiguous() for part, model in models.items() for name, tensor in _weights(model)
+    }
+    for index, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{name}": value.contiguous() for name, value in state.items()}
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata={"run": json.dumps(dict(progress))})
+
+
+def restore_run(
+    path: str | Path, models: Mapping[str, nn.Module], optimiser: Optimizer, expected: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Read what `save_run` wrote into models and optimiser.
+
+    Args:
+        path: The file.
+        models: Name -> what to fill.
+        optimiser: Theirs.
+        expected: Progress values that must be those of the file.
+
+    Returns:
+        The progress.
+
+    Raises:
+        UsageError: If the file is damaged, or of a run with other settings or another architecture.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            progress: dict[str, Any] = json.loads((file.metadata() or {}).get("run", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dictionary
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UsageError(f"{path} is damaged ({error}). Remove it, or give another output folder.") from error
+    for name, own in expected.items():
+        if progress.get(name) != own:
+            raise UsageError(
+                f"{path} is of a run with {name} {progress.get(name)}, not {own}. "
+                f"Give the same {name}, or another output folder."
+            )
+    for part, model in models.items():
+        weights = {name: tensors.get(f"{part}.{name}", own.new_empty(0)) for name, own in _weights(model)}
+        if any(weights[name].shape != own.shape for name, own in _weights(model)):
+            raise UsageError(f"{path} is of another architecture. Give another output folder.")
+        model.load_state_dict(weights)
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimiser."):
+            _, index, part = name.split(".")
+            states.setdefault(int(index), {})[part] = tensor
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": states})
+    return progress
+
+
+def _weights(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return list(model.state_dict().items())
