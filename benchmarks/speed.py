@@ -85,8 +85,7 @@ def _ours(model: Any) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], tu
 
 @torch.no_grad()
 def time_way(way: Way, images: Tensor) -> dict[str, float]:
-    """CPU and wall seconds of each part, once; the heap as the way wants it."""
-    keep_heap() if way.keeps_heap else free_heap()
+    """CPU and wall seconds of each part, once."""
     images = images.to(way.dtype)
     marks = [(time.process_time(), time.perf_counter())]
     latents = way.encode(images)
@@ -186,11 +185,17 @@ def measure(model: Any, *, px: int, rounds: int, wanted: list[str], with_memory:
             facts["unet_peak_mib"] = peak_mib(lambda way=way, latents=latents: way.features(latents))
         result["ways"][way.name] = facts
     runs: dict[str, list[dict[str, float]]] = {way.name: [] for way in ways}
-    for turn in range(rounds):
-        for way in ways if turn % 2 == 0 else reversed(ways):
-            time_way(way, images) if turn == 0 and way.keeps_heap else None  # the heap grows at the first
-            runs[way.name].append(time_way(way, images))
-            print(f"{way.name:<20} {runs[way.name][-1]['cpu_s']:.2f} CPU s, load {os.getloadavg()[0]:.1f}", flush=True)
+    for _ in range(rounds):
+        for kept in (False, True):
+            keep_heap() if kept else free_heap()
+            chosen = [way for way in ways if way.keeps_heap == kept]
+            for way in chosen if kept else ():  # the heap grows to what each way needs
+                time_way(way, images)
+            for way in chosen:
+                runs[way.name].append(time_way(way, images))
+                print(
+                    f"{way.name:<20} {runs[way.name][-1]['cpu_s']:.2f} CPU s, load {os.getloadavg()[0]:.1f}", flush=True
+                )
     peaks = result["peak_gflops_per_cpu_s"]
     first = statistics.median(run["cpu_s"] for run in runs[ways[0].name])
     for way in ways:

@@ -121,6 +121,10 @@ class TestInBfloat16:
         ours, theirs = (m.backbone.encode(images().to(m.dtype)).float() for m in (optimise(model), model))
         assert (ours - theirs).norm() / theirs.norm() < 3e-2
 
+    def test_prepared_keys_are_as_the_attention_kernel_wants_them(self, models: dict[str, PerceptionModel]) -> None:
+        layers = optimise(models["segment"]).prepared_text.layers
+        assert all(layer.key.is_contiguous() and layer.value.is_contiguous() for layer in layers)
+
     def test_predictions(self, model: PerceptionModel) -> None:
         ours, theirs = outcome(optimise(model)), outcome(model)
         assert ours.dtype == torch.float32
@@ -188,7 +192,7 @@ class TestContract:
         with pytest.raises(UsageError, match=r"was made by vpd.optimise already"):
             optimise(fast)
 
-    @pytest.mark.skipif(not can_pack(), reason="this torch has no packed layers")
+    @on_cpus_that_have_it
     def test_it_stays_where_it_is(self, models: dict[str, PerceptionModel]) -> None:
         with pytest.raises(UsageError, match="optimised for the processor and precision it is in. Move or convert"):
             optimise(models["depth"]).to(torch.float32)

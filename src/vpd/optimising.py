@@ -26,8 +26,8 @@ def optimise(model: Model, *, dtype: str | torch.dtype = "auto", compile_mode: C
 
     Exact but for rounding (features within 1e-5 of the model's in float32): low-rank layers are merged; what the
     constant timestep gives is added to biases; a segmentation model's own prompts go once through adapter and
-    key/value projections; maps lie in channels-last order; on a CPU, weights lie in the order its kernels read.
-    Not exact: bfloat16, features within 4e-2.
+    key/value projections. Not exact: bfloat16, features within 4e-2; with it maps lie in channels-last order, and on
+    a CPU weights in the order that its kernels read, neither of which gains anything in float32.
 
     Args:
         model: Any of the three; it is not changed and shares nothing with the copy. The copy is for the device that
@@ -48,19 +48,21 @@ def optimise(model: Model, *, dtype: str | torch.dtype = "auto", compile_mode: C
     fast.merge_lora()
     backbone = fast.backbone
     fold_timestep(backbone.unet, backbone.config.timestep)
+    prepared = None
     if isinstance(fast, SegmentationModel):
         adapted = fast.adapter(fast.class_embeddings[None])
-        fast.prepared_text = PreparedText(adapted, backbone.read_text(adapted))
-    fast.to(dtype=target, memory_format=torch.channels_last)
+        prepared = PreparedText(adapted, backbone.read_text(adapted)).to(target)
+    is_half = target in (torch.bfloat16, torch.float16)
+    fast.to(dtype=target, memory_format=torch.channels_last if is_half else torch.preserve_format)
+    fast.prepared_text = prepared  # only now: keys are four-dimensional too, but no maps
     _unshare(fast, model)
     if model.text_encoder is not None:
         fast.text_encoder = copy.deepcopy(model.text_encoder)  # as precise as it was: a small part of the time
     fast.is_optimised = True
     if compile_mode is not None:
         backbone.compile(mode=compile_mode)
-    elif model.device.type == "cpu" and target in (torch.bfloat16, torch.float32) and can_pack():
-        if target == torch.bfloat16:
-            pack_feed_forward(backbone.unet)
+    elif model.device.type == "cpu" and target == torch.bfloat16 and can_pack():
+        pack_feed_forward(backbone.unet)
         for part in (backbone.unet, backbone.vae, fast.head):
             pack_layers(part)
     return fast

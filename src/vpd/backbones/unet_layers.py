@@ -75,9 +75,12 @@ def spatial_transformer(
         tokens, probs = run(_transformer_block, block, tokens, next(texts), with_map)
         found.append(probs)
     if transformer.use_linear_projection:
-        hidden = rearrange(transformer.proj_out(tokens), "b (h w) c -> b c h w", h=height)
-    else:
-        hidden = transformer.proj_out(rearrange(tokens, "b (h w) c -> b c h w", h=height))
+        tokens = transformer.proj_out(tokens)
+    hidden = rearrange(tokens, "b (h w) c -> b c h w", h=height)
+    if residual.is_contiguous():  # or the next convolutions would copy their weights into the order of tokens
+        hidden = hidden.contiguous()
+    if not transformer.use_linear_projection:
+        hidden = transformer.proj_out(hidden)
     hidden = _add(hidden, residual)
     if not with_map:
         return hidden, None
@@ -131,4 +134,6 @@ def _attend(attn: Layer, tokens: Tensor, key: Tensor, value: Tensor, *, with_map
 
 def _add(fresh: Tensor, other: Tensor) -> Tensor:
     """Their sum; without gradient into `fresh`, which nothing else may use. Autocast may make them of two types."""
-    return fresh + other if torch.is_grad_enabled() or fresh.dtype != other.dtype else fresh.add_(other)
+    if torch.is_grad_enabled() or fresh.dtype != other.dtype or torch.compiler.is_compiling():
+        return fresh + other
+    return torch.add(other, fresh, out=fresh)  # in bfloat16 on CPUs half the time of fresh.add_(other)

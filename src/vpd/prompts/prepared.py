@@ -23,8 +23,9 @@ class PreparedText(nn.Module):
         super().__init__()
         self.register_buffer("embeds", embeds, persistent=False)
         for index, layer in enumerate(layers):
-            self.register_buffer(f"key_{index}", layer.key, persistent=False)
-            self.register_buffer(f"value_{index}", layer.value, persistent=False)
+            key = None if layer.key is None else layer.key.contiguous()
+            self.register_buffer(f"key_{index}", key, persistent=False)
+            self.register_buffer(f"value_{index}", layer.value.contiguous(), persistent=False)
         self._num_layers = len(layers)
 
     @property
