@@ -113,7 +113,8 @@ def test_windows_of_a_big_picture_in_its_own_size(segmenter: SegmentationModel) 
 
 def test_size_option(segmenter: SegmentationModel) -> None:
     seen = []
-    hook = segmenter.backbone.vae.encoder.conv_in.register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0].shape))
+    first = segmenter.backbone.vae.encoder.conv_in
+    hook = first.register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0].shape))
     segmenter.predict(picture(100, 200), size=128)
     hook.remove()
     assert tuple(seen[0][-2:]) == (128, 256)

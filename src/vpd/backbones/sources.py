@@ -19,6 +19,7 @@ from huggingface_hub.utils import validate_repo_id
 from vpd.backbones.unet_walk import check_unet
 from vpd.errors import UsageError
 from vpd.reference.single_file import read_single_file
+from vpd.world.shipped import WORLD, shipped_diffusion
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def find_source(source: str | Path, *, with_text: bool = False) -> Path:
     """The local folder or file behind a source; downloads what is needed of a hub id that is not cached.
 
     Args:
-        source: Folder, single file or hub id.
+        source: Folder, single file, hub id, or `world` for the small model that comes with the package.
         with_text: Whether the text encoder and tokenizer are needed as well.
 
     Raises:
@@ -59,6 +60,8 @@ def find_source(source: str | Path, *, with_text: bool = False) -> Path:
         raise UsageError(
             f"{path} is neither a folder nor a single-file checkpoint ({', '.join(SINGLE_FILE_SUFFIXES)})."
         )
+    if str(source) == WORLD:
+        return shipped_diffusion()
     if not is_hub_id(source):
         raise UsageError(
             f"There is no {source}. Give a folder in diffusers layout, a single file "

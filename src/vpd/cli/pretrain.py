@@ -89,7 +89,7 @@ def diffusion(
         Path | None, typer.Option(metavar="DIR", help="Folder of prepared latents, to share among runs.")
     ] = None,
     scenes: Annotated[int, typer.Option(metavar="N", help="Scenes to train on, a multiple of 1000.")] = 40_000,
-    steps: Annotated[int, typer.Option(metavar="N", help="Steps; same seed and steps, same weights.")] = 1200,
+    steps: Annotated[int, typer.Option(metavar="N", help="Steps; same seed and steps, same weights.")] = 1100,
     batch: Annotated[int, typer.Option(metavar="N", help="Pictures of a step.")] = 96,
     size: Annotated[int, typer.Option(metavar="N", help="Side of the pictures, pixels, a multiple of 32.")] = 64,
     seed: Annotated[int, typer.Option(metavar="S", help="Of weights, scenes and draws.")] = 0,

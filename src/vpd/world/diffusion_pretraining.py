@@ -24,7 +24,7 @@ from vpd.world.miniature import build_networks, noise_schedule, save_diffusion_f
 
 CHECKPOINT = "diffusion-training.safetensors"
 SECONDS_BETWEEN_CHECKPOINTS = 120.0
-SCENES, STEPS, BATCH_SIZE, SIZE_PX = 40_000, 1200, 96, 64
+SCENES, STEPS, BATCH_SIZE, SIZE_PX = 40_000, 1100, 96, 64
 """Of the shipped model."""
 NETWORKS = {
     "unet_channels": (32, 64, 128, 128),
