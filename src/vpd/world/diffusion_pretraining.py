@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from vpd.world.diffusion_training import DiffusionRun, Objective, train_diffusio
 from vpd.world.gauges import text_gap
 from vpd.world.latents import SCENES_PER_SHARD, LatentSet, prepare_latents
 from vpd.world.miniature import build_networks, noise_schedule, save_diffusion_folder
+from vpd.world.run_state import refuse_unfinished, saving_steps
 
 CHECKPOINT = "diffusion-training.safetensors"
 SECONDS_BETWEEN_CHECKPOINTS = 120.0
@@ -94,8 +94,7 @@ def pretrain_diffusion(
         raise UsageError(f"steps={steps}, batch_size={batch_size}: both must be more than 0.")
     folder = writable_folder(out)
     checkpoint = folder / CHECKPOINT
-    if checkpoint.is_file() and not resume:
-        raise UsageError(f"{out} holds an unfinished run. Go on with it by --resume, or give another folder.")
+    refuse_unfinished(checkpoint, resume=resume)
     store = Path(latents) if latents else folder / "latents"
     shards = prepare_latents(
         store, scenes=scenes, seed=split_seed(seed, "train"), size_px=size_px, workers=workers, on_shard=on_shard
@@ -103,18 +102,8 @@ def pretrain_diffusion(
     run = new_run(objective, seed=seed, data=f"{scenes} scenes at {size_px} px", size_px=size_px, device=device)
     if checkpoint.is_file():
         run.restore(checkpoint)
-    saved_at = time.monotonic()
-
-    def go_on(current: DiffusionRun, loss: float) -> bool:
-        nonlocal saved_at
-        if on_step:
-            on_step(current, loss)
-        if time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
-            current.save(checkpoint)
-            saved_at = time.monotonic()
-        return stop.signal is None
-
     with stop_request() as stop:
+        go_on = saving_steps(checkpoint, stop, every_s=SECONDS_BETWEEN_CHECKPOINTS, on_step=on_step)
         train_diffusion(run, LatentSet(shards), steps=steps, batch_size=batch_size, go_on=go_on)
     minutes = run.seconds / 60
     if stop.signal is not None and run.step < steps:

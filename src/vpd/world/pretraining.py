@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -23,6 +22,7 @@ from vpd.world.dataset import split_seed
 from vpd.world.measures import measure_autoencoder, psnr
 from vpd.world.miniature import write_diffusion_folder
 from vpd.world.render import render
+from vpd.world.run_state import refuse_unfinished, saving_steps
 from vpd.world.sampling import sample_scene
 from vpd.world.vae_training import AutoencoderRun, train_autoencoder
 
@@ -99,23 +99,12 @@ def pretrain_vae(
     vae = build_autoencoder(CHANNELS[stride_px], seed=seed).to(find_device(device))
     run = AutoencoderRun(vae, seed=seed, images=f"{images} at {size_px} px, stride {stride_px}")
     checkpoint = writable_folder(out) / CHECKPOINT
+    refuse_unfinished(checkpoint, resume=resume)
     if checkpoint.is_file():
-        if not resume:
-            raise UsageError(f"{out} holds an unfinished run. Go on with it by --resume, or give another folder.")
         run.restore(checkpoint)
-    saved_at = time.monotonic()
-
-    def go_on(current: AutoencoderRun, loss: float) -> bool:
-        nonlocal saved_at
-        if on_step:
-            on_step(current, loss)
-        if time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
-            current.save(checkpoint)
-            saved_at = time.monotonic()
-        return stop.signal is None
-
     batches = _batches(files, size_px, seed, run.step)
     with stop_request() as stop:
+        go_on = saving_steps(checkpoint, stop, every_s=SECONDS_BETWEEN_CHECKPOINTS, on_step=on_step)
         train_autoencoder(run, batches, steps=steps, minutes=minutes, go_on=go_on)
     if stop.signal is not None:
         run.save(checkpoint)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -14,6 +15,7 @@ from torch.optim import Optimizer
 
 from vpd.errors import UsageError
 from vpd.files import atomic_write
+from vpd.training.stopping import StopRequest
 
 
 def save_run(
@@ -77,6 +79,51 @@ def restore_run(
             states.setdefault(int(index), {})[part] = tensor
     optimiser.load_state_dict({**optimiser.state_dict(), "state": states})
     return progress
+
+
+class SavingRun(Protocol):
+    """A run that can be written to a file."""
+
+    def save(self, path: str | Path) -> None:
+        """Write its state."""
+
+
+Run = TypeVar("Run", bound=SavingRun)
+
+
+def saving_steps(
+    path: Path, stop: StopRequest, *, every_s: float, on_step: Callable[[Run, float], None] | None
+) -> Callable[[Run, float], bool]:
+    """What a training loop calls after each step: saves now and then, and says whether to go on.
+
+    Args:
+        path: Where the state goes.
+        stop: Whether a signal came.
+        every_s: Seconds between two files.
+        on_step: Called first, with the run and its loss.
+    """
+    saved_at = time.monotonic()
+
+    def go_on(run: Run, loss: float) -> bool:
+        nonlocal saved_at
+        if on_step:
+            on_step(run, loss)
+        if time.monotonic() - saved_at > every_s:
+            run.save(path)
+            saved_at = time.monotonic()
+        return stop.signal is None
+
+    return go_on
+
+
+def refuse_unfinished(path: Path, *, resume: bool) -> None:
+    """Make sure that a new run does not write over the state of one that was stopped.
+
+    Raises:
+        UsageError: If there is one, and it is not to be resumed.
+    """
+    if path.is_file() and not resume:
+        raise UsageError(f"{path.parent} holds an unfinished run. Go on with it by --resume, or give another folder.")
 
 
 def _weights(model: nn.Module) -> list[tuple[str, Tensor]]:
