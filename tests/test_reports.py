@@ -75,6 +75,7 @@ def test_words_about_samples_and_groups():
     assert interval_words(report()) == "Intervals: 95 %, bootstrap over 3 samples."
     assert "2 groups of 3 samples" in interval_words(report(groups=2))
     assert "all samples belong to one group" in interval_words(report(groups=1))
+    assert "there is one sample" in interval_words({**report(groups=1), "samples": 1})
     assert count_words(report()) == "3 samples"
     assert count_words(report(available=654)) == "The first 3 of 654 samples"
 

@@ -22,6 +22,8 @@ from vpd.tasks.depth import DepthModel
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.referring import ReferringModel
 from vpd.tasks.segmentation import SegmentationModel
+from vpd.training.run_folder import MODEL
+from vpd.world.shipped import WORLD
 
 _MODELS = {"segment": SegmentationModel, "refer": ReferringModel, "depth": DepthModel}
 _ALIGNMENT_BYTES = 64  # of a cache line, as torch allocates
@@ -102,7 +104,8 @@ def find_model(source: str | Path) -> Path:
                 f"{path} is a diffusion model, not a trained perception model. Train one from it: "
                 f"vpd train TASK --model {path} --data DIR --out DIR"
             )
-        raise UsageError(f"{path} is not a model folder: it has no {CONFIG_FILE}.")
+        hint = f" It holds a training run: its model is {path / MODEL}." if (path / MODEL).is_dir() else ""
+        raise UsageError(f"{path} is not a model folder: it has no {CONFIG_FILE}.{hint}")
     if path.is_file():
         raise UsageError(
             f"{path} is a file; a model is a folder. A published checkpoint becomes one by: "
@@ -112,6 +115,11 @@ def find_model(source: str | Path) -> Path:
         raise UsageError(
             f"{path.parent} is a training run that has no {path.name}/ yet. Finish it by --resume, or take one of "
             f"{path.parent / 'checkpoints'}/."
+        )
+    if str(source) == WORLD or str(source).startswith(f"{WORLD}-"):
+        raise UsageError(
+            f"{WORLD} is a diffusion model, not a trained perception model. Train one from it: "
+            f"vpd train TASK --model {WORLD} --data DIR --out DIR"
         )
     if not is_hub_id(source):
         raise UsageError(f"There is no model folder {source}.")

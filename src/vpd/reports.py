@@ -95,6 +95,8 @@ def class_rows(report: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
 def interval_words(report: Mapping[str, Any]) -> str:
     """What the intervals are made of, or why there is none."""
     groups, samples = report["groups"], report["samples"]
+    if samples < 2:
+        return "No intervals: there is one sample, so nothing says how others would differ."
     if groups < 2:
         return "No intervals: all samples belong to one group (one room, say), so nothing says how others would differ."
     of_what = f"{samples} samples" if groups == samples else f"{groups} groups of {samples} samples"

@@ -65,7 +65,8 @@ def find_source(source: str | Path, *, with_text: bool = False) -> Path:
     if not is_hub_id(source):
         raise UsageError(
             f"There is no {source}. Give a folder in diffusers layout, a single file "
-            f"({', '.join(SINGLE_FILE_SUFFIXES)}) or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5."
+            f"({', '.join(SINGLE_FILE_SUFFIXES)}), a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5, or "
+            f"{WORLD}, the small model that comes with the package."
         )
     return download(str(source), _BACKBONE_FILES + _TEXT_FILES * with_text, needed=_NEEDED + _NEEDED_TEXT * with_text)
 

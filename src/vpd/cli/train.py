@@ -23,7 +23,7 @@ def train(
             "--model",
             "-m",
             metavar="MODEL",
-            help="Diffusion model to adapt (folder, hub id, single file), or model folder to go on from.",
+            help="Diffusion model to adapt (folder, hub id, single file, `world`), or model folder to go on from.",
         ),
     ] = None,
     config: Annotated[

@@ -57,7 +57,7 @@ class TrainConfig(Frozen):
     recipe: Recipe = "default"
     """`reference` = as published, quirks included; `default` = what we recommend."""
     model: str
-    """Diffusion model to adapt (folder, hub id, single file) or adapted model folder to go on from."""
+    """Diffusion model to adapt (folder, hub id, single file, `world`) or adapted model folder to go on from."""
     data: DataSettings
     """The data set."""
 
