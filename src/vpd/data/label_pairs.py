@@ -32,7 +32,7 @@ def refuse_unpaired(root: Path, split: str, unpaired: Sequence[str], pairs: Size
     if unpaired and policy == "error":
         raise UsageError(
             f"{root}: {len(unpaired)} {split} samples lack a file. First: {'; '.join(unpaired[:3])}. "
-            "Add the files, or set unpaired=skip to leave them out"
+            "Add the files, or set unpaired=skip to leave them out (vpd train: -s data.options.unpaired=skip)"
         )
     if not len(pairs):
         raise UsageError(f"{root}: the {split} split has no sample with all its files")
