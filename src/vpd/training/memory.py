@@ -26,19 +26,21 @@ def restart_peak() -> int | None:
         ctypes.CDLL(None).malloc_trim(0)  # or what was freed is taken again without being noticed
     try:
         (_PROCESS / "clear_refs").write_text("5")
-        return _status_bytes("VmRSS")
+        return _own_bytes("VmRSS")
     except OSError:
         return None
 
 
 def peak_bytes() -> int:
     """What was taken at most since `restart_peak`."""
-    return _status_bytes("VmHWM")
+    return _own_bytes("VmHWM")
 
 
-def _status_bytes(name: str) -> int:
-    lines = (_PROCESS / "status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1]) * 1024
+def _own_bytes(name: str) -> int:
+    """A count of this process's memory without pages of files (libraries), which come and go as the system likes."""
+    lines = dict(line.split(":", 1) for line in (_PROCESS / "status").read_text().splitlines())
+    kilobytes, of_files = (int(lines[key].split()[0]) for key in (name, "RssFile"))
+    return (kilobytes - of_files) * 1024
 
 
 def _number(path: Path) -> int | None:
