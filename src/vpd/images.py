@@ -23,6 +23,7 @@ __all__ = [
     "read_image",
     "read_labels",
     "resize_short",
+    "to_pixels",
     "to_tensor",
 ]
 
@@ -98,6 +99,12 @@ def to_tensor(image: Image.Image) -> Tensor:
     """RGB picture -> `(1, 3, H, W)` float32 in [-1, 1]."""
     pixels = torch.from_numpy(np.array(image.convert("RGB")))
     return pixels.permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def to_pixels(images: Tensor) -> NDArray[np.uint8]:
+    """`(b, 3, H, W)` RGB in [-1, 1], what is beyond clamped and NaN made black -> `(b, H, W, 3)` uint8."""
+    levels = ((images.clamp(-1, 1) + 1) * 127.5).nan_to_num().round().byte()
+    return levels.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int]]:

@@ -160,6 +160,14 @@ def find_dtype(dtype: str | torch.dtype | Literal["auto"]) -> torch.dtype:
     return _DTYPES[dtype]
 
 
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 itself (AMX, AVX512-BF16 on x86); emulated, it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # have no public names
+    return device.type == "cpu" and any(getattr(torch.cpu, name, lambda: False)() for name in checks)
+
+
 def aligned(tensor: Tensor) -> Tensor:
     """The tensor, copied if its memory is not aligned, as that of mapped files: CPU kernels round differently there."""
     return tensor if tensor.data_ptr() % _ALIGNMENT_BYTES == 0 else tensor.clone()

@@ -9,7 +9,7 @@ import torch
 
 from vpd.backbones.unet_walk import fold_timestep, pack_feed_forward
 from vpd.errors import UsageError
-from vpd.loading import assign_weights, build_model, find_dtype
+from vpd.loading import assign_weights, build_model, find_dtype, has_fast_bf16
 from vpd.packing import can_pack, pack_layers
 from vpd.prompts.prepared import PreparedText
 from vpd.tasks.model import PerceptionModel
@@ -77,17 +77,7 @@ def fast_dtype(device: torch.device, fallback: torch.dtype = torch.float32) -> t
         device: Where the model runs.
         fallback: The type where there is no bfloat16.
     """
-    if device.type == "cuda":
-        has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)  # older ones emulate it
-    else:
-        has_bfloat16 = device.type == "cpu" and _cpu_has_bfloat16()
-    return torch.bfloat16 if has_bfloat16 else fallback
-
-
-def _cpu_has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 matrices: by AMX or AVX512-BF16 on x86."""
-    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, name, lambda: False)() for name in checks)
+    return torch.bfloat16 if has_fast_bf16(device) else fallback
 
 
 def _copy_of(model: PerceptionModel) -> PerceptionModel:

@@ -6,7 +6,6 @@ import logging
 import math
 from pathlib import Path
 
-import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from PIL import Image
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vpd.files import atomic_folder, write_json
+from vpd.images import to_pixels
 from vpd.training.config import TrainConfig
 from vpd.training.stepping import Step
 from vpd.types import Batch
@@ -92,6 +92,5 @@ def save_batch(folder: Path, batch: Batch, total: float) -> None:
         save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, partial / TENSORS_FILE)
         rest = {name: value for name, value in vars(batch).items() if name not in tensors}
         write_json(partial / NAMES_FILE, {**rest, "loss_total": str(total)})
-        for number, image in enumerate(batch.images):
-            levels = ((image.clamp(-1, 1) + 1) * 127.5).nan_to_num().round().byte()
-            Image.fromarray(np.asarray(levels.permute(1, 2, 0).cpu())).save(partial / f"image-{number:03d}.png")
+        for number, pixels in enumerate(to_pixels(batch.images)):
+            Image.fromarray(pixels).save(partial / f"image-{number:03d}.png")

@@ -136,7 +136,7 @@ def normalise_latents(vae: AutoencoderKL, batches: Iterable[Tensor]) -> None:
         vae: The autoencoder; changed in place.
         batches: Images `(b, 3, H, W)`, RGB in [-1, 1], each batch of any size.
     """
-    values = torch.cat([_latents(vae, images).movedim(1, 0).flatten(1) for images in batches], dim=1).double()
+    values = torch.cat([posterior_mode(vae, images).movedim(1, 0).flatten(1) for images in batches], dim=1).double()
     mean, std = values.mean(dim=1).float(), values.std(dim=1).float()
     channels = len(mean)
     before, after = vae.quant_conv, vae.post_quant_conv
@@ -155,15 +155,16 @@ def measured_scaling(vae: AutoencoderKL, batches: Iterable[Tensor]) -> float:
         vae: The autoencoder.
         batches: Images `(b, 3, H, W)`, RGB in [-1, 1], each batch of any size.
     """
-    values = torch.cat([_latents(vae, images).flatten() for images in batches])
+    values = torch.cat([posterior_mode(vae, images).flatten() for images in batches])
     return 1.0 / float(values.std())
 
 
-def _latents(vae: AutoencoderKL, images: Tensor) -> Tensor:
+def posterior_mode(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """Latents without noise, not scaled."""
     return vae.encode(images).latent_dist.mode().float()
 
 
 @torch.no_grad()
 def reconstruct(vae: AutoencoderKL, images: Tensor) -> Tensor:
     """Encode and decode without noise; `(b, 3, H, W)` in [-1, 1] to the same."""
-    return vae.decode(_latents(vae, images)).sample.float().clamp(-1, 1)
+    return vae.decode(posterior_mode(vae, images)).sample.float().clamp(-1, 1)

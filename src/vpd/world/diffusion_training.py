@@ -14,11 +14,11 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
+from vpd.loading import has_fast_bf16
 from vpd.prompts.encoder import TextEncoder
 from vpd.world.latents import LatentSet
 from vpd.world.muon import Muon
 from vpd.world.run_state import restore_run, save_run
-from vpd.world.vae_training import has_fast_bf16
 
 Objective = Literal["text", "unconditional", "masked"]
 """What a UNet learns: noise given captions; noise alone; latents that were masked (no diffusion at all)."""
@@ -102,7 +102,7 @@ def train_diffusion(
         go_on: Called after each step with the run and the loss; false ends the training there.
     """
     device = next(run.unet.parameters()).device
-    alpha_bars = run.scheduler.alphas_cumprod.to(device)
+    alpha_bars, use_bf16 = run.scheduler.alphas_cumprod.to(device), has_fast_bf16(device)
     run.unet.train()
     while run.step < steps:
         begin = time.process_time()
@@ -112,7 +112,7 @@ def train_diffusion(
         latents, texts = data.draw(rng, batch_size, short=SHORT_SHARE, empty=EMPTY_SHARE)
         texts = texts if run.objective == "text" else [""] * batch_size
         noise = torch.Generator().manual_seed(run.seed * 1_000_003 + run.step)
-        with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16):
             embeds = embed_texts(run.text_encoder, texts)
             if run.objective == "masked":
                 loss = masked_loss(run.unet, latents.to(device), embeds, noise)
@@ -137,7 +137,8 @@ def rate_at(step: int, steps: int) -> float:
 
 def embed_texts(encoder: TextEncoder, texts: list[str]) -> Tensor:
     """Token embeddings `(b, k, d)`, of which `k` is the longest text's; with a gradient, unlike `encoder.tokens`."""
-    ids = encoder.tokenizer(texts, padding="longest", truncation=True, max_length=77, return_tensors="pt").input_ids
+    limit = encoder.model.config.max_position_embeddings
+    ids = encoder.tokenizer(texts, padding="longest", truncation=True, max_length=limit, return_tensors="pt").input_ids
     return encoder.model(ids.to(encoder.model.device)).last_hidden_state
 
 

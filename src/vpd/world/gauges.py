@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vpd.backbones.unet_walk import walk_unet
+from vpd.images import to_pixels
 from vpd.prompts.encoder import TextEncoder
 from vpd.world.captions import the
 from vpd.world.crops import to_batch
@@ -150,8 +151,7 @@ def sample_latents(
 @torch.no_grad()
 def to_pictures(vae: AutoencoderKL, latents: Tensor) -> list[NDArray[np.uint8]]:
     """Decode scaled latents to RGB pictures `(H, W, 3)`."""
-    images = vae.decode(latents / vae.config.scaling_factor).sample.clamp(-1, 1)
-    return list(((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+    return list(to_pixels(vae.decode(latents / vae.config.scaling_factor).sample))
 
 
 def follows(thing: Thing, picture: NDArray[np.uint8], labels: NDArray[np.uint8], label: int) -> tuple[bool, bool]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from vpd.data.words import mirror_text
 from vpd.errors import UsageError
 from vpd.files import atomic_write, writable_folder
-from vpd.world.autoencoder import load_autoencoder
+from vpd.world.autoencoder import load_autoencoder, posterior_mode
 from vpd.world.captions import caption, short_caption
 from vpd.world.crops import to_batch
 from vpd.world.render import render
@@ -38,18 +38,16 @@ def prepare_latents(
     scenes: int,
     seed: int,
     size_px: int = 64,
-    vae: str | Path | None = None,
     workers: int = 1,
     on_shard: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
-    """Render scenes, encode them and their mirror images, and write shards; those that are there are kept.
+    """Render scenes, encode them and their mirror images by the shipped VAE, and write the shards that are missing.
 
     Args:
         folder: Where the shards go.
         scenes: How many; a multiple of `SCENES_PER_SHARD`.
         seed: Of the scenes.
         size_px: Side of the pictures.
-        vae: Folder of the autoencoder; none = the shipped one.
         workers: Processes.
         on_shard: Called with the shards that are done and their number.
 
@@ -65,7 +63,7 @@ def prepare_latents(
     numbers = range(scenes // SCENES_PER_SHARD)
     paths = [folder / f"seed-{seed}-{size_px}px-{number:05d}.safetensors" for number in numbers]
     missing = [number for number in numbers if not paths[number].is_file()]
-    write = partial(_write_shard, count=SCENES_PER_SHARD, seed=seed, size_px=size_px, vae=vae)
+    write = partial(_write_shard, count=SCENES_PER_SHARD, seed=seed, size_px=size_px)
     jobs = [paths[number] for number in missing], missing
     with nullcontext() if workers == 1 else _processes(workers) as pool:
         for done, _ in enumerate((pool.map if pool else map)(write, *jobs), 1):
@@ -79,9 +77,9 @@ def _processes(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,))
 
 
-def _write_shard(path: Path, number: int, *, count: int, seed: int, size_px: int, vae: str | Path | None) -> None:
+def _write_shard(path: Path, number: int, *, count: int, seed: int, size_px: int) -> None:
     """One shard: `latents` (n, 2, c, h, w), of pictures and their mirror images, and captions in the metadata."""
-    autoencoder = load_autoencoder(vae)
+    autoencoder = load_autoencoder(None)
     latents, captions = [], []
     first, end = number * count, (number + 1) * count
     for start in range(first, end, ENCODED_AT_A_TIME):
@@ -100,7 +98,7 @@ def _write_shard(path: Path, number: int, *, count: int, seed: int, size_px: int
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
     """Latents that diffusion works on: the mode of the posterior times the scaling factor."""
-    return vae.encode(images).latent_dist.mode().float() * vae.config.scaling_factor
+    return posterior_mode(vae, images) * vae.config.scaling_factor
 
 
 class LatentSet:

@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vpd.images import to_pixels
 from vpd.world.autoencoder import reconstruct
 from vpd.world.crops import to_batch
 from vpd.world.palette import OBJECT_COLOURS
@@ -52,5 +53,4 @@ def measure_autoencoder(vae: AutoencoderKL, renderings: Sequence[Rendering]) -> 
     """PSNR in dB and hue accuracy of an autoencoder on renderings of one size."""
     truth = torch.cat([to_batch([rendering.image]) for rendering in renderings])
     decoded = torch.cat([reconstruct(vae, image[None]) for image in truth])
-    pixels = ((decoded + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-    return {"psnr_db": psnr(decoded, truth), "hue": hue_accuracy(renderings, list(pixels))}
+    return {"psnr_db": psnr(decoded, truth), "hue": hue_accuracy(renderings, list(to_pixels(decoded)))}

@@ -24,10 +24,9 @@ from vpd.world.miniature import write_diffusion_folder
 from vpd.world.render import render
 from vpd.world.run_state import refuse_unfinished, saving_steps
 from vpd.world.sampling import sample_scene
+from vpd.world.shipped import WORLD
 from vpd.world.vae_training import AutoencoderRun, train_autoencoder
 
-WORLD = "world"
-"""Word that stands for the procedural world instead of a folder."""
 CHANNELS = {4: (32, 64, 64), 8: (16, 32, 64, 64)}
 """Stride -> widths of the autoencoder's levels."""
 CHECKPOINT = "vae-training.safetensors"

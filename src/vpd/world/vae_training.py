@@ -12,6 +12,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from vpd.loading import has_fast_bf16
 from vpd.world.autoencoder import autoencoder_loss
 from vpd.world.muon import Muon
 from vpd.world.run_state import restore_run, save_run
@@ -112,11 +113,3 @@ def train_autoencoder(
         if go_on and not go_on(run, float(loss.detach())):
             break
     run.vae.eval()
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    """Whether a device has instructions for bfloat16; emulated, it is slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    is_supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # has no public name
-    return device.type == "cpu" and is_supported is not None and bool(is_supported())
