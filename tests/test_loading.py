@@ -81,9 +81,10 @@ def test_damaged_files(copy: Path, tmp_path: Path, tiny_diffusion: Path) -> None
     (tmp_path / "model").mkdir()
     with pytest.raises(UsageError, match="It holds a training run: its model is .*model"):
         vpd.load(tmp_path)
-    for name in ("world", "world-segment"):
-        with pytest.raises(UsageError, match="world is a diffusion model, .* vpd train TASK --model world"):
-            vpd.load(name)
+    with pytest.raises(
+        UsageError, match="world is a diffusion model, .*: world-segment, .* vpd train TASK"
+    ):
+        vpd.load("world")
 
 
 def test_save_where_nothing_can_be_written(saved: Path, tmp_path: Path) -> None:

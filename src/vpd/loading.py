@@ -15,7 +15,8 @@ from vpd.backbones.sources import download, is_hub_id
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.config import ModelConfig
 from vpd.errors import UsageError
-from vpd.model_folder import CONFIG_FILE, WEIGHTS_FILE, check_pair, read_config
+from vpd.model_base import Base, base_weights, fingerprint, put_back
+from vpd.model_folder import CONFIG_FILE, WEIGHTS_FILE, check_pair, read_base, read_config
 from vpd.prompts.encoder import TextEncoder
 from vpd.reference.single_file import mismatches
 from vpd.tasks.depth import DepthModel
@@ -23,7 +24,7 @@ from vpd.tasks.model import PerceptionModel
 from vpd.tasks.referring import ReferringModel
 from vpd.tasks.segmentation import SegmentationModel
 from vpd.training.run_folder import MODEL
-from vpd.world.shipped import WORLD
+from vpd.world.shipped import ADAPTED, WORLD, shipped_model
 
 _MODELS = {"segment": SegmentationModel, "refer": ReferringModel, "depth": DepthModel}
 _ALIGNMENT_BYTES = 64  # of a cache line, as torch allocates
@@ -37,7 +38,8 @@ def load(
     """A trained model, in eval mode; its file is mapped into memory and each tensor copied at most once.
 
     Args:
-        source: Model folder, or hub id of a repository that holds one.
+        source: Model folder, hub id of a repository that holds one, or `world-segment`, `world-refer` or
+            `world-depth`, the small models that come with the package.
         device: `auto` = CUDA or Apple GPU where there is one, else CPU; or a torch device.
         dtype: `auto` = float32; or `float32`, `bfloat16`, `float16`.
 
@@ -47,8 +49,10 @@ def load(
     folder = find_model(source)
     place, precision = find_device(device), find_dtype(dtype)
     model = build_model(read_config(folder))
-    if (folder / "text_encoder").is_dir():
-        model.text_encoder = TextEncoder.from_pretrained(folder, dtype=precision)
+    base = read_base(folder)
+    if (folder / "text_encoder").is_dir() or (base and base.text_encoder):
+        origin = base.source if base else folder
+        model.text_encoder = TextEncoder.from_pretrained(origin, dtype=precision)
         if model.text_encoder.dim != model.backbone.text_dim:
             raise UsageError(
                 f"{folder / 'text_encoder'} makes embeddings of {model.text_encoder.dim} channels; the model needs "
@@ -56,6 +60,8 @@ def load(
             )
     check_pair(folder)
     tensors = _read_weights(folder / WEIGHTS_FILE)
+    if base:
+        tensors = _with_base(tensors, base, folder)
     expected = {key: value for key, value in model.state_dict().items() if not key.startswith("text_encoder.")}
     problems = mismatches(tensors, expected, {key: key for key in expected})
     problems += [
@@ -69,6 +75,16 @@ def load(
     # tensor by tensor: as a whole, the model would for a moment be in memory twice
     assign_weights(model, {key: _placed(value, place, precision) for key, value in tensors.items()})
     return model.to(device=place, dtype=precision).eval()
+
+
+def _with_base(tensors: dict[str, Tensor], base: Base, folder: Path) -> dict[str, Tensor]:
+    weights = base_weights(base.source)
+    if fingerprint(weights) != base.fingerprint:
+        raise UsageError(
+            f"{folder} was made from another {base.source} than the one that is here: its weights differ. Get the one "
+            "it was made from, or a model folder that holds all weights."
+        )
+    return put_back(tensors, weights)
 
 
 def assign_weights(model: PerceptionModel, tensors: Mapping[str, Tensor]) -> None:
@@ -116,10 +132,12 @@ def find_model(source: str | Path) -> Path:
             f"{path.parent} is a training run that has no {path.name}/ yet. Finish it by --resume, or take one of "
             f"{path.parent / 'checkpoints'}/."
         )
-    if str(source) == WORLD or str(source).startswith(f"{WORLD}-"):
+    if str(source) in ADAPTED:
+        return shipped_model(str(source))
+    if str(source) == WORLD:
         raise UsageError(
-            f"{WORLD} is a diffusion model, not a trained perception model. Train one from it: "
-            f"vpd train TASK --model {WORLD} --data DIR --out DIR"
+            f"{WORLD} is a diffusion model, not a trained perception model. Those that were adapted from it: "
+            f"{', '.join(ADAPTED)}. Or train one: vpd train TASK --model {WORLD} --data DIR --out DIR"
         )
     if not is_hub_id(source):
         raise UsageError(f"There is no model folder {source}.")

@@ -35,13 +35,18 @@ def describe_source(source: str | Path) -> Facts:
         return _describe_diffusion(path)
     if not (path / "config.json").is_file():
         from vpd.loading import find_model  # shipped models and hub ids; says what is wrong with the rest
+        from vpd.world.shipped import WORLD, shipped_diffusion
 
+        if str(source) == WORLD:
+            return _describe_diffusion(shipped_diffusion(), name=WORLD)
         path = find_model(source)
     return _describe_model(path)
 
 
 def _describe_model(folder: Path) -> Facts:
     config = _read_config(folder)
+    base = _read_json(folder / "config.json").get("base")
+    base = base if isinstance(base, dict) else {}
     shapes = read_shapes(folder / "model.safetensors")
     text_file = folder / "text_encoder" / "model.safetensors"
     text_shapes = read_shapes(text_file) if text_file.is_file() else {}
@@ -60,9 +65,12 @@ def _describe_model(folder: Path) -> Facts:
         "backbone": _describe_unet(config.backbone.unet),
         "latents": f"{config.backbone.latent_scaling}; timestep {config.backbone.timestep}",
         "diffusion": config.backbone.source or "not told",
-        "text encoder": "yes" if (folder / "text_encoder").is_dir() else "none",
-        "parameters": f"{_millions(count_values(weights) - count_values(frozen))} trainable, "
+        "text encoder": "yes" if (folder / "text_encoder").is_dir() or base.get("text_encoder") else "none",
+        "parameters": f"{_millions(count_values(weights))} of its own ({types}), the others are those of its base"
+        if base
+        else f"{_millions(count_values(weights) - count_values(frozen))} trainable, "
         f"{_millions(num_frozen)} frozen ({types})",
+        **({"base": _short(base.get("source"))} if base else {}),
         "files": f"{size / 1e6:,.1f} MB",
         "licence": config.licence,
         **{f"note: {key}": _short(value) for key, value in config.notes.items()},
@@ -79,7 +87,7 @@ def _words_of(config: SegmentConfig | ReferConfig | DepthConfig) -> Facts:
     return {"scenes": scenes, "range": f"up to {config.max_depth_m:g} m"}
 
 
-def _describe_diffusion(folder: Path) -> Facts:
+def _describe_diffusion(folder: Path, name: str | None = None) -> Facts:
     unet = _read_json(folder / "unet" / "config.json")
     parts = [part for part in ("unet", "vae", "text_encoder", "tokenizer") if (folder / part).is_dir()]
     return {
@@ -87,7 +95,7 @@ def _describe_diffusion(folder: Path) -> Facts:
         "family": str(_read_json(folder / "model_index.json").get("_class_name", "not told")),
         "parts": ", ".join(parts),
         "backbone": _describe_unet(unet),
-        "use": f"vpd train TASK --model {folder} --data DIR --out DIR",
+        "use": f"vpd train TASK --model {name or folder} --data DIR --out DIR",
     }
 
 

@@ -16,36 +16,54 @@ from vpd.errors import UsageError
 from vpd.files import atomic_write, writable_folder, write_json
 
 if TYPE_CHECKING:
+    from vpd.model_base import Base
     from vpd.tasks.model import PerceptionModel
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 _PAIR = "saved_together"  # the same words in both files: neither is from another save
+_BASE = "base"
 
 
-def save_model(model: PerceptionModel, folder: str | Path) -> None:
+def save_model(model: PerceptionModel, folder: str | Path, *, base: str | None = None, half: bool = False) -> None:
     """Write a model folder; each file is replaced whole, the configuration last.
 
+    Args:
+        model: Whom to save.
+        folder: Made if missing.
+        base: Diffusion model whose weights are left out; loading takes them from there.
+        half: Store floating-point numbers in float16.
+
     Raises:
-        UsageError: If the folder cannot be written.
+        UsageError: If the folder cannot be written, or the base is none.
     """
     from safetensors.torch import save_file  # brings torch, which telling what a folder holds does without
 
-    folder = writable_folder(folder)
+    from vpd.model_base import Base, base_weights, fingerprint, leave_out
+
     pair = hashlib.sha256(model.config.model_dump_json().encode()).hexdigest()[:16]
     tensors = {
         key: value.detach().cpu().contiguous()
         for key, value in model.state_dict().items()
         if not key.startswith("text_encoder.")
     }
+    contents = model.config.model_dump(mode="json")
+    if base:
+        weights = base_weights(base)
+        tensors = leave_out(tensors, weights)
+        has_text = model.text_encoder is not None
+        contents[_BASE] = Base(source=base, fingerprint=fingerprint(weights), text_encoder=has_text).model_dump()
+    if half:
+        tensors = {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
+    folder = writable_folder(folder)
     with atomic_write(folder / WEIGHTS_FILE) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt", _PAIR: pair})
     for part in ("text_encoder", "tokenizer"):  # one of another model must not stay
         shutil.rmtree(folder / part, ignore_errors=True)
-    if model.text_encoder is not None:
+    if model.text_encoder is not None and not base:
         model.text_encoder.model.save_pretrained(folder / "text_encoder")
         model.text_encoder.tokenizer.save_pretrained(folder / "tokenizer")
-    write_json(folder / CONFIG_FILE, {**model.config.model_dump(mode="json"), _PAIR: pair})
+    write_json(folder / CONFIG_FILE, {**contents, _PAIR: pair})
 
 
 def check_pair(folder: Path) -> None:
@@ -67,6 +85,23 @@ def check_pair(folder: Path) -> None:
         )
 
 
+def read_base(folder: Path) -> Base | None:
+    """What of a model is not in its folder, which `read_config` has found to be one; none = nothing.
+
+    Raises:
+        UsageError: If what the folder says of it is not valid.
+    """
+    from vpd.model_base import Base
+
+    path = folder / CONFIG_FILE
+    contents = json.loads(path.read_text(encoding="utf-8")).get(_BASE)
+    try:
+        return None if contents is None else Base.model_validate(contents)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise UsageError(f"{path} does not say well where its other weights are: {wrong}") from None
+
+
 def read_config(folder: Path) -> ModelConfig:
     """The configuration of a model folder.
 
@@ -84,6 +119,7 @@ def read_config(folder: Path) -> ModelConfig:
     if version != FORMAT_VERSION:
         raise UsageError(f"{path} has format version {version}; this vpd reads {FORMAT_VERSION}. Update vpd.")
     contents.pop(_PAIR, None)
+    contents.pop(_BASE, None)
     try:
         config: ModelConfig = TypeAdapter(ModelConfig).validate_python(contents)
     except ValidationError as error:

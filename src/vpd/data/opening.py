@@ -32,6 +32,7 @@ from vpd.data.samples import SampleSet
 from vpd.data.shard_index import shard_files
 from vpd.data.shards import ShardData
 from vpd.errors import UsageError
+from vpd.world.samples import WORLD_SPLITS, is_world, open_world
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,8 @@ class Layout:
     """`(root, split, **options)` -> samples; its keyword-only arguments are the layout's options."""
     is_elsewhere: Callable[[Path], bool] = lambda root: False
     """Whether something names data of this layout that is no folder here."""
+    takes_task: bool = False
+    """Whether `open` needs to know the task."""
 
 
 def _refer_layout(name: str) -> Layout:
@@ -144,6 +147,15 @@ LAYOUTS: dict[str, Layout] = {
         splits=lambda root: list(shard_files(root)),
         open=ShardData,
     ),
+    "world": Layout(
+        tasks=("segment", "refer", "depth"),
+        signs="the name `world` instead of a folder: rendered scenes",
+        is_here=lambda root: False,
+        splits=lambda root: list(WORLD_SPLITS),
+        open=open_world,
+        is_elsewhere=is_world,
+        takes_task=True,
+    ),
 }
 """Name of each layout, as `--format` takes it; looked for in this order."""
 
@@ -176,7 +188,8 @@ def open_data(
         raise UsageError(f"{root}: format {format!r} is not for {task}; choose one of: {', '.join(formats_for(task))}")
     layout = find_layout(format)
     check_options(format, options)
-    opened = layout.open(root, split, **options)
+    needed = {"task": task} if layout.takes_task else {}
+    opened = layout.open(root, split, **needed, **options)
     of_content = getattr(opened, "tasks", layout.tasks)  # readers for several tasks tell it by what they found
     if task is not None and task not in of_content:
         raise UsageError(f"{root}: its {split} split is for {' and '.join(of_content)}, not for {task}")
@@ -191,6 +204,7 @@ def formats_for(task: Task) -> list[str]:
 def option_names(layout: Layout) -> list[str]:
     """Options of a layout's reader that a user can set."""
     decided = set(layout.open.keywords) if isinstance(layout.open, partial) else set()
+    decided |= {"task"} if layout.takes_task else set()
     arguments = inspect.signature(layout.open).parameters.items()
     return [name for name, given in arguments if given.kind is given.KEYWORD_ONLY and name not in decided]
 
@@ -215,6 +229,8 @@ def detect_format(root: str | Path, task: Task | None = None) -> str:
         UsageError: If there is no such folder, or not exactly one layout fits; says what was looked for.
     """
     root = Path(root)
+    if is_world(root):
+        return "world"
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder")
     found = [name for name, layout in LAYOUTS.items() if layout.is_here(root)]

@@ -120,14 +120,21 @@ class PerceptionModel(nn.Module):
             for module in training:
                 module.training = True
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, *, base: str | None = None, half: bool = False) -> None:
         """Write the model into a folder that `vpd.load` reads back bit-equal.
 
+        Args:
+            folder: Made if missing.
+            base: `world`, or the hub id of the diffusion model that this one was adapted from. What they share is
+                left out, and loading takes it from there: a model of mode `lora`, `frozen` or `head` then takes
+                megabytes. Merged LoRA comes back equal to a millionth of the weights, all else bit-equal.
+            half: Store in float16, rounded.
+
         Raises:
-            UsageError: If the folder cannot be written, or the model was optimised.
+            UsageError: If the folder cannot be written, the base cannot be loaded, or the model was optimised.
         """
         self._check_plain()
-        save_model(self, folder)
+        save_model(self, folder, base=base, half=half)
 
     def _check_plain(self) -> None:
         """Refuse to save or change a model whose weights are no longer those it was made from."""

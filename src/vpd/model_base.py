@@ -1,0 +1,110 @@
+"""Models that are stored without what they share with the diffusion model that they were adapted from.
+
+A model with a frozen UNet or with LoRA then takes megabytes instead of gigabytes: the rest comes from the base.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from vpd.backbones.sources import is_hub_id
+from vpd.backbones.stable_diffusion import StableDiffusionBackbone
+from vpd.config import Frozen
+from vpd.errors import UsageError
+from vpd.world.shipped import WORLD
+
+UP, DOWN = ".low_rank_up", ".low_rank_down"
+"""A weight `name` may be stored as two factors: the base's weight + `name.low_rank_up` @ `name.low_rank_down`."""
+_LARGEST_SHARE = 0.5
+"""Factors are stored only where they take at most this share of the weight itself."""
+_RELATIVE_ERROR = 1e-6
+_SAMPLED_EVERY = 997
+
+
+class Base(Frozen):
+    """What of a model is not in its folder."""
+
+    source: str
+    """The diffusion model that has it: `world`, or a hub id."""
+    fingerprint: str
+    """Of its weights, so that another model of the same name is noticed."""
+    text_encoder: bool = False
+    """Whether the text encoder comes from it too."""
+
+
+def base_weights(source: str) -> dict[str, Tensor]:
+    """The backbone of a base, as a model's weights name it.
+
+    Raises:
+        UsageError: If the source is a path, which means nothing on other machines; or if it cannot be loaded.
+    """
+    if source != WORLD and not is_hub_id(source):
+        raise UsageError(
+            f"base={source!r}: give {WORLD} or a hub id, by which any machine finds it. A model trained from a local "
+            "folder is saved whole: leave base out."
+        )
+    weights = StableDiffusionBackbone.from_pretrained(source).state_dict()
+    return {f"backbone.{name}": value for name, value in weights.items()}
+
+
+def fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """A hash of some values of every tensor; quick even for billions of them."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        values = weights[name].detach().flatten()[::_SAMPLED_EVERY].float().cpu().contiguous()
+        digest.update(name.encode() + values.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def leave_out(weights: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What must be stored: all that differs from the base, as low-rank factors where these say it (merged LoRA).
+
+    Args:
+        weights: Of the model, in float32.
+        base: Of the diffusion model.
+    """
+    stored = {}
+    for name, value in weights.items():
+        origin = base.get(name)
+        if origin is None or origin.shape != value.shape:
+            stored[name] = value
+        elif not torch.equal(origin, value):
+            factors = low_rank(value.float() - origin.float(), scale=float(value.abs().max()))
+            stored |= {name: value} if factors is None else {name + UP: factors[0], name + DOWN: factors[1]}
+    return stored
+
+
+def put_back(stored: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All weights of a model: those that were stored, and the base's with what is to be added to them.
+
+    Raises:
+        UsageError: If a factor has no partner, or belongs to no weight of the base.
+    """
+    weights = {**base, **{name: value for name, value in stored.items() if not name.endswith((UP, DOWN))}}
+    for name in sorted({name.removesuffix(UP).removesuffix(DOWN) for name in stored if name.endswith((UP, DOWN))}):
+        up, down, origin = stored.get(name + UP), stored.get(name + DOWN), base.get(name)
+        if up is None or down is None or origin is None or (len(up), down.shape[-1]) != origin.shape:
+            raise UsageError(f"The low-rank factors of {name} are incomplete or do not fit the base model.")
+        weights[name] = origin + (up.float() @ down.float()).to(origin.dtype)
+    return weights
+
+
+def low_rank(change: Tensor, *, scale: float) -> tuple[Tensor, Tensor] | None:
+    """Two factors `(m, r)`, `(r, n)` of a change `(m, n)`, exact to rounding; none where they save nothing.
+
+    Args:
+        change: What is to be written as a product.
+        scale: Size of the weights that it is added to; the error is about a millionth of the larger of the two.
+    """
+    if change.ndim != 2:
+        return None
+    left, values, right = torch.linalg.svd(change, full_matrices=False)
+    rank = int((values > _RELATIVE_ERROR * max(scale, float(values[0]))).sum())
+    if rank * sum(change.shape) > _LARGEST_SHARE * change.numel():
+        return None
+    root = values[:rank].sqrt()
+    return (left[:, :rank] * root).contiguous(), (root[:, None] * right[:rank]).contiguous()

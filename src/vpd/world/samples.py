@@ -1,0 +1,59 @@
+"""The world where a data set is asked for: `--data world`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, get_args
+
+from pydantic import Field, PositiveInt, TypeAdapter, ValidationError
+
+from vpd.config import Task
+from vpd.errors import UsageError
+from vpd.world.dataset import Split, WorldSamples
+from vpd.world.shipped import WORLD
+
+WORLD_SPLITS: tuple[str, ...] = get_args(Split)
+COUNTS = {"train": 20_000, "val": 200, "test": 1000}
+"""Scenes of each split, where nobody says otherwise."""
+_SIDE = TypeAdapter(Annotated[int, Field(ge=16, le=4096)])
+_COUNT = TypeAdapter(PositiveInt)
+
+
+def is_world(root: Path) -> bool:
+    """Whether data called by this name are the rendered scenes; a folder of the name comes first."""
+    return str(root) == WORLD and not root.is_dir()
+
+
+def open_world(
+    root: Path,
+    split: str,
+    *,
+    task: Task | None,
+    count: int | None = None,
+    size_px: int = 128,
+    seed: int = 0,
+) -> WorldSamples:
+    """Rendered scenes of a split.
+
+    Args:
+        root: The name.
+        split: `train`, `val` or `test`; they share no scene.
+        task: What the scenes are for.
+        count: How many; none = 20,000, 200 and 1,000.
+        size_px: Side of the pictures, pixels.
+        seed: Another seed, other scenes.
+
+    Raises:
+        UsageError: If there is no such split, or an option does not fit.
+    """
+    if split not in WORLD_SPLITS:
+        raise UsageError(f"{root} has no split {split!r}; choose one of: {', '.join(WORLD_SPLITS)}")
+    if task is None:
+        raise UsageError(f"{root}: say which task the scenes are for: segment, refer or depth")
+    for name, value, adapter in (("count", count, _COUNT), ("size_px", size_px, _SIDE)):
+        try:
+            if value is not None:
+                adapter.validate_python(value, strict=True)
+        except ValidationError as error:
+            raise UsageError(f"{root}: {name}={value!r}: {error.errors()[0]['msg']}") from None
+    return WorldSamples(task, split, count or COUNTS[split], size_px, seed=seed)  # type: ignore[arg-type]
