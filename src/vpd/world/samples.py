@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, PositiveInt, TypeAdapter, ValidationError
 
 from vpd.config import Task
 from vpd.errors import UsageError
-from vpd.world.dataset import Split, WorldSamples
 from vpd.world.shipped import WORLD
 
-WORLD_SPLITS: tuple[str, ...] = get_args(Split)
+if TYPE_CHECKING:
+    from vpd.world.dataset import WorldSamples
+
 COUNTS = {"train": 20_000, "val": 200, "test": 1000}
 """Scenes of each split, where nobody says otherwise."""
+WORLD_SPLITS = tuple(COUNTS)
 _SIDE = TypeAdapter(Annotated[int, Field(ge=16, le=4096)])
 _COUNT = TypeAdapter(PositiveInt)
 
@@ -46,6 +48,8 @@ def open_world(
     Raises:
         UsageError: If there is no such split, or an option does not fit.
     """
+    from vpd.world.dataset import WorldSamples  # which needs vpd.data, to whose layouts this belongs
+
     if split not in WORLD_SPLITS:
         raise UsageError(f"{root} has no split {split!r}; choose one of: {', '.join(WORLD_SPLITS)}")
     if task is None:
