@@ -13,12 +13,11 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from vpd.caching import FrozenCaches
 from vpd.config import Fit, Task
+from vpd.data.readers import NumberedSamples, Readers
 from vpd.data.samples import Sample, SampleSet
-from vpd.data.stream import shield_worker
 from vpd.errors import UsageError
 from vpd.metrics.intervals import bootstrap_intervals
 from vpd.predictions import Prediction
@@ -191,8 +190,7 @@ def measure(
     protocol = protocol_of(model, sample_set, caches)
     rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     batches = [range(first, min(first + batch_size, total)) for first in range(0, total, batch_size)]
-    share = _Share(sample_set, batches[rank::processes])
-    stream = iter(watch(DataLoader(share, batch_size=None, num_workers=workers, worker_init_fn=shield_worker)))
+    stream = iter(watch(Readers(NumberedSamples(sample_set), batches[rank::processes], workers=workers)))
     table: list[Entry] = []
     for _ in range(math.ceil(len(batches) / (processes * ROUND))):  # as many in every process
         part = _take(protocol, islice(stream, ROUND), should_stop, keep)
@@ -251,22 +249,3 @@ def _count(
         Entry(index, sample.name, sample.group, rows, keep(sample, prediction) if keep else None)
         for (index, _), sample, (prediction, rows) in zip(numbered, samples, protocol.measure(samples), strict=True)
     ]
-
-
-class _Share(Dataset[list[tuple[int, Sample | UsageError]]]):
-    """Some batches of a set; a sample that cannot be read is its error, which would lose its message in a worker."""
-
-    def __init__(self, sample_set: SampleSet, batches: Sequence[range]) -> None:
-        self._sample_set, self._batches = sample_set, batches
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __getitem__(self, place: int) -> list[tuple[int, Sample | UsageError]]:
-        return [(index, self._read(index)) for index in self._batches[place]]
-
-    def _read(self, index: int) -> Sample | UsageError:
-        try:
-            return self._sample_set[index]
-        except UsageError as error:
-            return error

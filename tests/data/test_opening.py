@@ -1,4 +1,5 @@
 import logging
+import pickle
 import shutil
 
 import pytest
@@ -67,3 +68,18 @@ def test_benchmarks_are_told_apart(tmp_path):
         UsageError, match=r"unknown option of the kitti layout: crops\. Known: list_file, kb_crop, crop,"
     ):
         open_data(roots["kitti"], "depth", split="test", crops="eigen")
+
+
+def test_data_sets_can_be_handed_to_other_processes(folder_root, nyu_root, refer_root, tmp_path):
+    sets = [
+        open_data(folder_root, "segment"),
+        open_data(nyu_root, "depth", split="test"),
+        open_data(refer_root, "refer", split="val"),
+        open_data(write_ade20k(tmp_path / "a"), "segment"),
+        open_data(write_cityscapes(tmp_path / "c", width=32, height=16), "segment"),
+        open_data(write_kitti(tmp_path / "k"), "depth", split="test"),
+    ]
+    for samples in sets:
+        copy = pickle.loads(pickle.dumps(samples))
+        assert len(copy) == len(samples) and copy[0].name == samples[0].name
+        assert (copy[0].image == samples[0].image).all()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vpd.data import Pipeline, Sample, SampleStream, collate
-from vpd.data.stream import shield_worker
+from vpd.data.readers import shield_worker
 from vpd.errors import UsageError
 from vpd.types import Batch
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import count
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
 
 from vpd.data.collation import collate
+from vpd.data.readers import Readers
 from vpd.data.samples import Sample, SampleSet, Transform
 from vpd.data.transforms import Pipeline
 from vpd.errors import UsageError
@@ -74,8 +71,8 @@ class SampleStream:
                 f"seed={seed}, start_step={start_step}, workers={workers} must not be negative"
             )
         self._order = _Order(len(sample_set), seed if shuffle else None)
-        self._samples = _TransformedSamples(sample_set, transform, seed)
-        self._pad_px = transform.pad_px if isinstance(transform, Pipeline) else None
+        pad_px = transform.pad_px if isinstance(transform, Pipeline) else None
+        self._read = _ReadBatch(_TransformedSamples(sample_set, transform, seed), pad_px)
         self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
         self._start_step, self._workers = start_step, workers
         self.steps_per_epoch = len(sample_set) / (batch_size * world_size)
@@ -88,28 +85,30 @@ class SampleStream:
 
     def __iter__(self) -> Generator[Batch, None, None]:
         """Yield batches from `start_step` on; to be closed, as the processes that read samples end only then."""
-        loader = DataLoader(
-            self._samples,
-            batch_sampler=(self.places(step) for step in count(self._start_step)),
-            num_workers=self._workers,
-            collate_fn=self._collate,
-            worker_init_fn=shield_worker,
-            generator=torch.Generator(),  # or torch's global generator would be advanced, and a resumed run differ
-        )
-        for batch in loader:
-            if isinstance(batch, UsageError):
-                raise batch
-            yield batch
+        places = (self.places(step) for step in count(self._start_step))
+        with closing(iter(Readers(self._read, places, workers=self._workers))) as batches:
+            for batch in batches:
+                if isinstance(batch, UsageError):
+                    raise batch
+                yield batch
 
-    def _collate(self, drawn: Sequence[_Drawn]) -> Batch | UsageError:
-        """A batch, or an error; raised in a worker it would lose its one-line message."""
+
+@dataclass(frozen=True)
+class _ReadBatch:
+    """Reads the batch at places; an error is returned, as it would lose its one-line message on its way."""
+
+    samples: _TransformedSamples
+    pad_px: int | None
+
+    def __call__(self, places: Sequence[tuple[int, int]]) -> Batch | UsageError:
+        drawn = [self.samples.draw(place) for place in places]
         unreadable = [problem for one in drawn for problem in one.unreadable]
         samples = [one.sample for one in drawn if one.sample is not None]
         if len(samples) < len(drawn):
             listed = "; ".join(list(dict.fromkeys(problem for _, problem in unreadable))[:_SHOWN])
             return UsageError(f"None of {_TRIES} samples drawn one after the other can be read: {listed}.")
         try:
-            return replace(collate(samples, pad_px=self._pad_px), unreadable=unreadable)
+            return replace(collate(samples, pad_px=self.pad_px), unreadable=unreadable)
         except UsageError as error:
             return error
 
@@ -130,28 +129,6 @@ class _Order:
         return epoch, int(self._permutation[offset])
 
 
-def shield_worker(_number: int) -> None:
-    """Let a process that reads samples outlive SIGTERM and Ctrl-C: they are for the one that it reads for.
-
-    torchrun, SLURM and terminals tell whole groups of processes, and without its readers none comes to save anything.
-    A reader ends when its loader is closed or the process above it dies, or when that one itself sends SIGTERM: so
-    does Python at its end, and then waits for all readers that an error has left behind.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        threading.Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
-    else:  # macOS does not tell who sent a signal
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _end_when_told(owner: int) -> None:
-    """End this process at a SIGTERM of its owner; those of others are for the owner."""
-    while True:
-        if signal.sigwaitinfo([signal.SIGTERM]).si_pid == owner:
-            os._exit(0)
-
-
 @dataclass(frozen=True)
 class _Drawn:
     """What was read for one place of a batch."""
@@ -160,13 +137,13 @@ class _Drawn:
     unreadable: list[tuple[int, str]]
 
 
-class _TransformedSamples(Dataset[_Drawn]):
+class _TransformedSamples:
     """Reads and augments the sample at `(epoch, index)`, or others in its place while it cannot be read."""
 
     def __init__(self, sample_set: SampleSet, transform: Transform, seed: int) -> None:
         self._sample_set, self._transform, self._seed = sample_set, transform, seed
 
-    def __getitem__(self, place: tuple[int, int]) -> _Drawn:
+    def draw(self, place: tuple[int, int]) -> _Drawn:
         replacements = np.random.default_rng((_REPLACEMENT, self._seed, *place))
         index, unreadable = place[1], list[tuple[int, str]]()
         for _ in range(_TRIES):
