@@ -43,8 +43,9 @@ FIRST_SEED = 10
 """Seeds of labelled and test scenes begin here: no pre-training saw them."""
 CHUNK, FILL = 40, 32
 """Scenes that go through a network together where nothing is learnt: in measuring, and before training."""
-VARIANTS = {"segment": 2, "depth": 2, "refer": 4}
-"""Each labelled scene comes this often, half of them mirrored; each with an expression of its own."""
+VARIANTS = {"segment": 2, "depth": 2, "refer": 16}
+"""Each labelled scene comes this often, half of them mirrored; for referring each time with another expression, of any
+of its objects: where a picture always meant the same object, a model could know it by heart without the text."""
 UNET_SHARE = 1.0
 """Rate of the UNet as a share of the head's: what is not pre-trained must be able to learn."""
 KEPT_SETS = 8
@@ -180,10 +181,14 @@ class Laboratory:
 def world_scenes(task: Any, split: Any, count: int, size_px: int, seed: int) -> Batch:
     """Scenes of the world; training scenes in their variants, one after another."""
     samples = WorldSamples(task, split, count, size_px, seed=FIRST_SEED + seed)
-    drawn = []
+    variants, drawn = VARIANTS[task] if split == "train" else 1, []
     for index in range(count):
-        sample, rng = samples[index], np.random.default_rng((seed, index))
-        for variant in range(VARIANTS[task] if split == "train" else 1):
+        rng = np.random.default_rng((seed, index))
+        if task == "refer" and split == "train":
+            of_scene = samples.expressions_of(index, variants)
+        else:
+            of_scene = [samples[index]] * variants
+        for variant, sample in enumerate(of_scene):
             variant_sample = draw_text(flip(sample) if variant % 2 else sample, rng)
             drawn.append(replace(variant_sample, name=f"{sample.name}-{variant}"))
     return collate(drawn)

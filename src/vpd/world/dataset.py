@@ -88,16 +88,35 @@ class WorldSamples(SampleSet):
         return Sample(name, rendering.image, depth_m=rendering.depth_m, scene=SCENE)
 
     def _refer(self, name: str, index: int) -> Sample:
-        """One object of a crowded scene; another scene where nothing can be said without doubt."""
+        """One object of a crowded scene."""
+        rendering, possible, attempt = self._crowded(index)
+        rng = np.random.default_rng((self.seed, index, attempt, 1))  # not the scene's own stream
+        chosen = choose_expressions(possible, rng, MOST_TEXTS if self.split == "train" else 1)
+        return _referred(name, rendering, chosen)
+
+    def expressions_of(self, index: int, count: int) -> list[Sample]:
+        """Several expressions about one scene of a set for `refer`, each a sample of its own, of any of its objects.
+
+        Args:
+            index: Of the scene.
+            count: How many; where fewer are true of the scene, some come again.
+        """
+        rendering, possible, attempt = self._crowded(index)
+        drawn = []
+        for number in range(count):
+            rng = np.random.default_rng((self.seed, index, attempt, 2, number))
+            name = f"world-{self.split}-{index:06d}-{number}"
+            drawn.append(_referred(name, rendering, choose_expressions(possible, rng, 1)))
+        return drawn
+
+    def _crowded(self, index: int) -> tuple[Rendering, tuple[Expression, ...], int]:
+        """A crowded scene, what can be said about it, and its attempt: another scene where nothing is sure."""
         attempt = 0
         while True:
-            scene = sample_scene(self.seed, index, CROWDED_STYLE, attempt=attempt)
-            rendering = render(scene, self.size_px)
+            rendering = render(sample_scene(self.seed, index, CROWDED_STYLE, attempt=attempt), self.size_px)
             possible = expressions(rendering)
             if possible:
-                rng = np.random.default_rng((self.seed, index, attempt, 1))  # not the scene's own stream
-                chosen = choose_expressions(possible, rng, MOST_TEXTS if self.split == "train" else 1)
-                return _referred(name, rendering, chosen)
+                return rendering, possible, attempt
             attempt += 1
 
 
