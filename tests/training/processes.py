@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -56,12 +55,6 @@ def is_running(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def forking(function: Callable[..., object], *arguments: object, **options: object) -> None:
-    """Call a function whose own processes shall be forks, as from a command line, whatever this one came from."""
-    multiprocessing.set_start_method("fork", force=True)
-    function(*arguments, **options)
 
 
 def kill_tree(running: subprocess.Popen[str]) -> None:

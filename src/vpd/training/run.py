@@ -9,6 +9,7 @@ from typing import Any
 
 import vpd
 from vpd.config import Task
+from vpd.data.reader_processes import start_reader_server
 from vpd.errors import UsageError
 from vpd.files import writable_folder
 from vpd.loading import load
@@ -69,6 +70,8 @@ def train(
             config = config.model_copy(update={"accumulate": saved.get("accumulate", "auto")})
         check_changes(resolve_config(task, saved), config, folder / CONFIG)
     check_trackers(config.trackers)
+    if config.workers:
+        start_reader_server()  # imports while the model is read
     accelerator = find_processes()
     accelerator.wait_for_everyone()  # before the first process writes what the others have just looked for
     train_set, validation_set = build_data(config)
