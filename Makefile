@@ -1,4 +1,4 @@
-# make demo: train, predict and look, from nothing. make test: all core checks. make test-extras: the heavier ones.
+# make demo: three tasks on fresh scenes, with pictures. make test: all core checks. make test-extras: the heavier ones.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

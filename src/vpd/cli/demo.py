@@ -1,43 +1,74 @@
-"""`vpd demo`: the main job from nothing, with pictures."""
+"""`vpd demo`: the whole system on fresh scenes, by the models that come with the package."""
 
 from __future__ import annotations
 
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from vpd.world.demo_training import Race
 
 
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder to write into.")] = Path("demo"),
-    steps: Annotated[int | None, typer.Option(metavar="N", help="Training steps; fewer = quicker, worse.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What to draw samples of; none = a room with two objects.")
+    ] = None,
+    train: Annotated[
+        bool,
+        typer.Option("--train", help="Instead: the pre-trained UNet against a random one (2 minutes)."),
+    ] = False,
 ) -> None:
-    """Train a small segmenter on rendered scenes for about two minutes, predict fresh ones, show them.
+    """Three tasks on fresh rendered scenes, attention to words and samples of a text, in under a minute.
 
-    Needs no weights, no data, no GPU and no network. It shows that the whole way works; it says nothing about
-    what Stable Diffusion's weights can do.
+    Needs no weights, no data, no GPU and no network: the models come with the package. They know rendered scenes only.
     """
+    from vpd.errors import UsageError
+
+    if prompt is not None and (train or not prompt.strip()):
+        raise UsageError("--prompt needs some words, and goes without --train.")
+    command = "vpd" if shutil.which("vpd") else sys.argv[0]
+    if train:
+        _race(out, command)
+    else:
+        _show(out, prompt, command)
+
+
+def _show(out: Path, prompt: str | None, command: str) -> None:
     from tqdm import tqdm
 
-    from vpd.world.demo import STEPS, is_trained, run_demo
+    from vpd.world.demo import PROMPT, run_demo
 
-    print("A miniature of Stable Diffusion's form: its autoencoder is trained, its UNet and text encoder are random.")
-    if is_trained(out):
-        print(f"{out} holds a finished demo: its model is used again. Remove the folder to train anew.")
-    else:
-        print("The UNet and a head now learn seven classes from rendered scenes (about two minutes on two CPU cores).")
     report = run_demo(
         out,
-        steps=steps or STEPS,
-        show_bar=True,
-        watch=lambda batches: tqdm(batches, desc="fresh scenes", unit="batch", disable=None),
+        prompt=prompt or PROMPT,
+        watch=lambda task, batches: tqdm(batches, desc=f"{task}, fresh scenes", unit="batch", disable=None),
     )
-    print(f"mIoU on fresh scenes:      {100 * report.miou:5.1f}")
-    print(f"most frequent class only:  {100 * report.majority_miou:5.1f}")
-    print(f"Look at it:                {report.sheet}")
-    command = "vpd" if shutil.which("vpd") else sys.argv[0]
-    print(
-        f"Use the model yourself:    {command} predict segment {report.scenes} --model {report.model} --out predictions"
-    )
+    for figure in report.figures:
+        print(f"{figure.task:<8} {figure.words()}")
+    print(f"Look at it:        {report.page}  (or {report.sheet})")
+    print(f"Try it yourself:   {command} predict segment {report.scenes} --model world --out predictions")
+    print(f'                   {command} demo --prompt "a blue cube" --out {out}')
+    print(f"Does it pay?       {command} demo --train --out {out}")
+
+
+def _race(out: Path, command: str) -> None:
+    from vpd.world.demo_training import run_race
+
+    print("One segmenter, trained from the pre-trained UNet and from a random one. mIoU on fresh scenes:")
+
+    def tell(race: Race) -> None:
+        if len(race.steps) == 1:
+            print(f"Live curves: open {out / 'training.html'}", flush=True)
+        values = ", ".join(f"{arm} {100 * values[-1]:5.1f}" for arm, values in race.miou.items())
+        print(f"step {race.steps[-1]:3}: {values}", flush=True)
+
+    page, race = run_race(out, on_measured=tell)
+    reached = race.steps_to_the_end_of_random()
+    when = "never reached by" if reached is None else f"reached after {reached} steps by"
+    print(f"What random weights have after {race.steps[-1]} steps is {when} the pre-trained ones.")
+    print(f"Look at it: {page}")

@@ -1,4 +1,4 @@
-"""The demo: a small segmenter trained on rendered scenes from random weights, and what it sees on fresh ones."""
+"""The demo: three tasks on fresh scenes, attention to words and samples, by the models that come with the package."""
 
 from __future__ import annotations
 
@@ -7,120 +7,165 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from PIL import Image
 
-from vpd.config import Fit
-from vpd.data.transforms import train_transform
-from vpd.evaluation import evaluate, sample_sheet
+from vpd.attention_maps import word_maps
+from vpd.backbones.stable_diffusion import StableDiffusionBackbone
+from vpd.config import Task
+from vpd.evaluation import SCORE, evaluate, sample_sheet
 from vpd.files import atomic_write, writable_folder, write_json
+from vpd.lettering import stack
 from vpd.loading import load
-from vpd.metrics.segmentation import SegmentationMetrics
-from vpd.predictions import SegmentationPrediction
-from vpd.tasks.segmentation import SegmentationModel
-from vpd.training.checkpoints import latest_checkpoint
-from vpd.training.loop import Training
-from vpd.training.run_folder import CHECKPOINTS, MODEL
-from vpd.training.settings import resolve_config
+from vpd.pictures import contact_sheet
+from vpd.prompts.encoder import TextEncoder
+from vpd.world.baselines import blind_score
 from vpd.world.dataset import WorldSamples
-from vpd.world.miniature import write_diffusion_folder
+from vpd.world.demo_page import Section, write_page
+from vpd.world.gauges import draw_samples
+from vpd.world.shipped import WORLD
 
-STEPS = 200
-"""Optimiser steps: about two minutes on two CPU cores."""
-_SIZE_PX = 64
-_TRAIN_SCENES, _TEST_SCENES, _SHOWN = 400, 100, 5
+Watch = Callable[[str, Iterable[Any]], Iterable[Any]]
+"""Gets a task and its batches, and gives them on."""
+SCENES = 60
+"""Fresh scenes of each task; none was seen in any training."""
+SIZE_PX = 128
+PROMPT = (
+    "a room with a gray floor and beige walls, lit from the left: a large red matte sphere near on the left "
+    "and a large blue metal cone near on the right"
+)
+SEED = 7
+"""Of the fresh scenes."""
+_SHOWN, _SAMPLES, _EXPRESSIONS = 3, 4, 3
+_TITLES: dict[Task, str] = {
+    "segment": "Semantic segmentation",
+    "refer": "Referring segmentation",
+    "depth": "Metric depth",
+}
+_BLIND: dict[Task, str] = {
+    "segment": "the most frequent class everywhere",
+    "refer": "the same model, given the expressions of other pictures",
+    "depth": "the mean depth everywhere",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """How well a task was done."""
+
+    task: Task
+    metric: str
+    score: float
+    """mIoU or oIoU as a fraction of 1, or RMSE in metres."""
+    interval: tuple[float, float]
+    """Its 95 % interval over scenes."""
+    blind: float
+    """What `blind_words` reaches."""
+
+    @property
+    def blind_words(self) -> str:
+        """The answer that does not look, or does not listen."""
+        return _BLIND[self.task]
+
+    def write(self, value: float) -> str:
+        """The number with its unit."""
+        return f"{value:.3f} m" if self.task == "depth" else f"{100 * value:.1f} %"
+
+    def words(self) -> str:
+        """All of it in one line."""
+        low, high = map(self.write, self.interval)
+        name = self.metric.upper() if self.task == "depth" else self.metric
+        return f"{name} {self.write(self.score)} [{low} to {high}]; {self.blind_words}: {self.write(self.blind)}"
 
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What the demo came to."""
+    """What the demo left."""
 
+    page: Path
+    """Everything, in one file that needs no other."""
     sheet: Path
-    """Picture: image, truth and prediction of fresh scenes."""
-    model: Path
-    """Folder of the trained model, for `vpd predict`."""
+    """The same pictures as one PNG."""
     scenes: Path
-    """Folder of the fresh scenes that are shown."""
-    miou: float
-    """mIoU on scenes that were not trained on."""
-    majority_miou: float
-    """mIoU of calling every pixel the most frequent class of the training scenes."""
+    """Fresh scenes as files, to try the command line on."""
+    figures: list[Figure]
+    """One a task."""
 
 
 def run_demo(
     out: str | Path,
     *,
-    steps: int = STEPS,
-    show_bar: bool = False,
-    watch: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    prompt: str = PROMPT,
+    scenes: int = SCENES,
+    watch: Watch = lambda task, batches: batches,
 ) -> DemoReport:
-    """Train, predict and draw; a demo that was stopped goes on where it was.
+    """Predict, measure, draw. Needs no network and writes into `out` only; the same call gives the same figures.
 
     Args:
         out: Folder to write into.
-        steps: Optimiser steps.
-        show_bar: Show a progress bar of the training.
-        watch: Wraps the batches of the evaluation, for a progress bar.
+        prompt: What to draw samples of.
+        scenes: Fresh scenes of each task.
+        watch: Gets each task and its batches, for a progress bar.
 
     Raises:
-        UsageError: If the folder cannot be written.
+        UsageError: If the folder cannot be written, or the shipped models are damaged.
     """
     out = writable_folder(out)
-    train_set = WorldSamples("segment", "train", _TRAIN_SCENES, _SIZE_PX, keep=True)
-    test_set = WorldSamples("segment", "test", _TEST_SCENES, _SIZE_PX, keep=True)
-    model = load(_train(out, train_set, steps, show_bar), device="cpu")
-    report = evaluate(model, test_set, batch_size=10, watch=watch)
-    majority = majority_miou(train_set, test_set)
-    miou = report["metrics"]["mIoU"]
-    sheet = out / "sheet.png"
-    caption = f"{100 * miou:.1f} mIoU on {_TEST_SCENES} fresh scenes (one class everywhere: {100 * majority:.1f})"
+    sections, figures = [], []
+    for task in _TITLES:
+        figure, picture = _show_task(task, scenes, watch)
+        figures.append(figure)
+        sections.append(Section(_TITLES[task], figure.words(), picture))
+    sections += [_show_attention(), _show_samples(prompt)]
+    folder = writable_folder(out / "scenes")
+    for index, sample in enumerate(
+        WorldSamples("segment", "test", _SHOWN, SIZE_PX, seed=SEED)[i] for i in range(_SHOWN)
+    ):
+        with atomic_write(folder / f"scene-{index}.png") as temporary:
+            Image.fromarray(sample.image).save(temporary)
+    page, sheet = out / "index.html", out / "sheet.png"
+    write_page(page, sections)
     with atomic_write(sheet) as temporary:
-        sample_sheet(model, test_set, count=_SHOWN, caption=caption).save(temporary)
-    write_json(out / "metrics.json", {**report, "majority_mIoU": majority, "steps": steps})
-    scenes = writable_folder(out / "scenes")
-    for index in range(_SHOWN):
-        sample = test_set[index * _TEST_SCENES // _SHOWN]
-        prediction: SegmentationPrediction = model.predict(sample.image)  # type: ignore[assignment]
-        with atomic_write(scenes / f"{sample.name}.png") as temporary:
-            prediction.image.save(temporary)
-    return DemoReport(sheet, out / "run" / MODEL, scenes, miou, majority)
+        stack([section.picture for section in sections]).save(temporary)
+    numbers = {f.task: {f.metric: f.score, "interval": list(f.interval), f.blind_words: f.blind} for f in figures}
+    write_json(out / "metrics.json", {"scenes": scenes, **numbers})
+    return DemoReport(page, sheet, folder, figures)
 
 
-def is_trained(out: str | Path) -> bool:
-    """Whether a folder holds a demo whose training is finished."""
-    return (Path(out) / "run" / MODEL).is_dir()
+def _show_task(
+    task: Task, scenes: int, watch: Callable[[str, Iterable[Any]], Iterable[Any]]
+) -> tuple[Figure, Image.Image]:
+    """Metrics over fresh scenes, and a sheet of some of them."""
+    model = load(f"{WORLD}-{task}", device="cpu")
+    samples = WorldSamples(task, "test", scenes, SIZE_PX, seed=SEED, keep=True)
+    report = evaluate(model, samples, batch_size=10, watch=lambda batches: watch(task, batches))
+    metric = SCORE[task]
+    low, high = report["intervals"].get(metric, (float("nan"),) * 2)
+    figure = Figure(task, metric, report["metrics"][metric], (low, high), blind_score(model, samples))
+    sheet = sample_sheet(model, samples, count=_SHOWN, caption=f"{_TITLES[task]} · {figure.words()}")
+    return figure, sheet
 
 
-def majority_miou(train_set: WorldSamples, test_set: WorldSamples) -> float:
-    """The mIoU of the best constant answer, the most frequent class of the training scenes."""
-    num_classes = len(train_set.classes)
-    counts = torch.zeros(num_classes, dtype=torch.int64)
-    for sample in (train_set[index] for index in range(len(train_set))):
-        labels = torch.from_numpy(sample.labels).long().flatten()
-        counts += torch.bincount(labels, minlength=num_classes)[:num_classes]
-    metrics = SegmentationMetrics(num_classes)
-    for sample in (test_set[index] for index in range(len(test_set))):
-        truth = torch.from_numpy(sample.labels)
-        metrics.update(torch.full_like(truth, int(counts.argmax())), truth)
-    return float(metrics.compute()["mIoU"])  # type: ignore[arg-type]
+def _show_attention() -> Section:
+    """Attention of the text-to-image model to each word of some expressions; it was trained on no mask."""
+    backbone, encoder = StableDiffusionBackbone.from_pretrained(WORLD).eval(), TextEncoder.from_pretrained(WORLD)
+    samples = WorldSamples("refer", "test", 20, SIZE_PX, seed=SEED)
+    rows, words = [], []
+    for sample in (samples[index] for index in range(len(samples))):
+        maps = word_maps(backbone, encoder, Image.fromarray(sample.image), sample.texts[0])
+        if len(maps) == _EXPRESSIONS + 1:  # of one length, to stand in one grid
+            image = Image.fromarray(sample.image)
+            rows.append([image, *(one.picture(image) for one in maps)])
+            words.append(" · ".join(one.word for one in maps))
+        if len(rows) == _EXPRESSIONS:
+            break
+    titles = ("image", *(f"word {number}" for number in range(1, len(rows[0]))))
+    caption = "Where the pre-trained model looks for each word. It learnt from pictures and captions, from no mask."
+    picture = contact_sheet(rows, titles, words=words, cell_px=192, caption=f"Attention to words · {caption}")
+    return Section("Attention to words", caption, picture)
 
 
-def _train(out: Path, train_set: WorldSamples, steps: int, show_bar: bool) -> Path:
-    """The model folder of the finished training in `out`."""
-    run = out / "run"
-    if is_trained(out):
-        return run / MODEL
-    diffusion = out / "diffusion"
-    if not (diffusion / "model_index.json").is_file():
-        write_diffusion_folder(diffusion, unet_channels=(32, 64, 96, 96), layers_per_block=1)
-    settings = {"model": str(diffusion), "data": {"root": "world"}, "crop_px": _SIZE_PX, "steps": steps}
-    settings |= {"batch_size": 8, "learning_rate": 2e-3, "unet_lr_scale": 1.0, "workers": 0, "checkpoint_every": 50}
-    config = resolve_config("segment", settings)
-    checkpoint = latest_checkpoint(run / CHECKPOINTS)
-    if checkpoint:
-        model = load(checkpoint.folder, device="cpu")
-    else:
-        torch.manual_seed(config.seed)
-        fit = Fit(size_px=_SIZE_PX, max_long_px=4 * _SIZE_PX)
-        model = SegmentationModel.from_diffusion(diffusion, classes=train_set.classes, fit=fit, head_channels=48)
-    transform = train_transform("segment", config.recipe, crop_px=_SIZE_PX, ratio=(1.0, 1.5))
-    return Training(model, train_set, transform, config, run, checkpoint=checkpoint, show_bar=show_bar).run()
+def _show_samples(prompt: str) -> Section:
+    """Pictures made from noise for a text."""
+    pictures = [Image.fromarray(pixels) for pixels in draw_samples([prompt] * _SAMPLES)]
+    picture = contact_sheet([pictures], caption=f"Samples for “{prompt}”")
+    return Section("Samples", f"“{prompt}”", picture)

@@ -13,15 +13,18 @@ from torch import Tensor
 from vpd.backbones.unet_walk import walk_unet
 from vpd.images import to_pixels
 from vpd.prompts.encoder import TextEncoder
+from vpd.world.autoencoder import load_autoencoder
 from vpd.world.captions import the
 from vpd.world.crops import to_batch
 from vpd.world.diffusion_training import embed_texts, noise_loss
 from vpd.world.language import noun_phrase
 from vpd.world.latents import LatentSet, encode
 from vpd.world.measures import nearest_colour
+from vpd.world.miniature import noise_schedule
 from vpd.world.palette import SHAPES
 from vpd.world.render import Rendering
 from vpd.world.scenes import Thing
+from vpd.world.shipped import WORLD, shipped_diffusion
 
 GAP_TIMESTEPS = (100, 400, 550, 700, 850)
 CHUNK = 64
@@ -146,6 +149,17 @@ def sample_latents(
         with_text, without = both.chunk(2)
         latents = scheduler.step(without + guidance * (with_text - without), timestep, latents).prev_sample
     return latents
+
+
+def draw_samples(
+    texts: Sequence[str], *, steps: int = 30, guidance: float = 3.0, seed: int = 0
+) -> list[NDArray[np.uint8]]:
+    """Pictures that the shipped model makes of texts, `(64, 64, 3)` RGB; options as for `sample_latents`."""
+    folder = shipped_diffusion()
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).eval()
+    encoder = TextEncoder.from_pretrained(WORLD)
+    latents = sample_latents(unet, encoder, noise_schedule(), texts, steps=steps, guidance=guidance, seed=seed)
+    return to_pictures(load_autoencoder(None), latents)
 
 
 @torch.no_grad()
