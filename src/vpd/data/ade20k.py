@@ -10,6 +10,7 @@ In the label files 0 means other things, which are ignored, and k is class k - 1
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -73,6 +74,10 @@ class Ade20k(SampleSet):
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def sample_keys(self) -> Iterable[str]:
+        """Names of the samples in their order."""
+        return self.names
 
     def __getitem__(self, index: int) -> Sample:
         """Read one pair.

@@ -9,6 +9,7 @@ gtFine/{train,val}/aachen/aachen_000000_000019_gtFine_labelIds.png        (or ..
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
@@ -80,6 +81,10 @@ class Cityscapes(SampleSet):
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def sample_keys(self) -> Iterable[str]:
+        """Names of the samples in their order."""
+        return (name for name, _, _ in self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
         """Read one pair.

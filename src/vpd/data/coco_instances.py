@@ -10,6 +10,7 @@ would vanish otherwise. Crowds lie under all objects.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,6 +97,10 @@ class CocoInstances(SampleSet):
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def sample_keys(self) -> Iterable[str]:
+        """Names of the samples in their order."""
+        return (picture.file_name.as_posix() for picture, _ in self.items)
 
     def __getitem__(self, index: int) -> Sample:
         """Read one picture and paint its objects.

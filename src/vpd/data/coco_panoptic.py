@@ -10,6 +10,7 @@ have the class of their category like all else.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,10 @@ class CocoPanoptic(SampleSet):
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def sample_keys(self) -> Iterable[str]:
+        """Names of the samples in their order."""
+        return (picture.file_name.as_posix() for picture, _, _, _ in self.items)
 
     def __getitem__(self, index: int) -> Sample:
         """Read one picture and the segments of its PNG.

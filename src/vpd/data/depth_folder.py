@@ -11,6 +11,7 @@ Depth files are PNG or TIFF of 16 bits, TIFF of floating point, or `.npy`.
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,6 +78,10 @@ class DepthFolder(SampleSet):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def sample_keys(self) -> Iterable[str]:
+        """Names of the samples in their order."""
+        return (row.name for row in self.rows)
 
     def __getitem__(self, index: int) -> Sample:
         """Read one pair.

@@ -9,7 +9,7 @@ images/NAME.jpg           labels/NAME.png           classes.json   {split}.txt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vpd.data.classes import read_class_list
@@ -55,6 +55,10 @@ class FolderData(SampleSet):
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def sample_keys(self) -> Iterable[str]:
+        """Names of the samples in their order."""
+        return (pair.name for pair in self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
         """Read one pair.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
@@ -100,6 +101,10 @@ class KittiDepth(SampleSet):
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def sample_keys(self) -> Iterable[str]:
+        """Names of the samples in their order."""
+        return (pair.image for pair in self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
         """Read one pair.

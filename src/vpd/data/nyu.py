@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path, PurePosixPath
 
@@ -91,6 +92,10 @@ class NyuDepth(SampleSet):
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def sample_keys(self) -> Iterable[str]:
+        """Names of the samples in their order."""
+        return (pair.image for pair in self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
         """Read one pair.

@@ -12,7 +12,7 @@ lengths as COCO has them. `id` names a record; `group` is what resembling record
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,10 @@ class RecordsData(SampleSet):
 
     def __len__(self) -> int:
         return len(self._places)
+
+    def sample_keys(self) -> Iterable[str]:
+        """Where each sample stands in the file."""
+        return (str(place) for place in self._places.tolist())
 
     def __getitem__(self, index: int) -> Sample:
         """Read one line's files.

@@ -8,6 +8,7 @@ images/mscoco/images/train2014/COCO_train2014_*.jpg
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from vpd.data.coco_files import read_picture
@@ -92,6 +93,10 @@ class ReferData(SampleSet):
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def sample_keys(self) -> Iterable[str]:
+        """Names of the samples in their order."""
+        return (name for name, _, _ in self.items)
 
     def __getitem__(self, index: int) -> Sample:
         """Read one picture and draw the mask of one reference.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -71,6 +71,10 @@ class SampleSet(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...
+
+    def sample_keys(self) -> Iterable[str]:
+        """What tells the samples apart, in their order, as far as it is known without reading them; else nothing."""
+        return ()
 
 
 PixelArray = NDArray[Any]

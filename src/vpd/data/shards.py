@@ -12,7 +12,7 @@ Files that share what stands before the first dot make a sample. Only local arch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,10 @@ class ShardData(SampleSet):
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def sample_keys(self) -> Iterable[str]:
+        """Names of the samples in their order."""
+        return (f"{self.index.name(int(sample))} {sentence}" for sample, sentence in self._items)
 
     def __getitem__(self, index: int) -> Sample:
         """Read the files of one sample.

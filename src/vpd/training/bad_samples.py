@@ -8,6 +8,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from vpd.data.samples import SampleSet
 from vpd.errors import UsageError
 from vpd.files import append_json_line, read_json_lines
 
@@ -16,6 +17,36 @@ logger = logging.getLogger(__name__)
 BAD_SAMPLES = "bad-samples.jsonl"
 """File of a run: a line for each sample that could not be read."""
 _SHOWN = 5
+_LOOKED_AT = 12
+
+
+def look_at_some(sample_set: SampleSet, *, max_share: float) -> None:
+    """Read a few samples, spread evenly, before anything that takes long: a wrong class list shows in most of them.
+
+    Args:
+        sample_set: What to train on.
+        max_share: Share that may be unreadable; one sample always may where others can be read, unless this is 0.
+
+    Raises:
+        UsageError: If more than that cannot be read.
+    """
+    problems, number = list[str](), min(_LOOKED_AT, len(sample_set))
+    for place in range(number):
+        try:
+            sample_set[place * len(sample_set) // number]
+        except UsageError as error:
+            problems.append(str(error))
+    if len(problems) > _allowed(max_share, number) or (problems and len(problems) == number):
+        raise UsageError(
+            f"Of {number} training samples that were looked at before the start, {len(problems)} cannot be used: "
+            f"{'; '.join(problems[:2])}{'; ...' if len(problems) > 2 else ''}. Mend the data or the class list; "
+            "vpd data check names every problem."
+        )
+
+
+def _allowed(max_share: float, samples: int) -> float:
+    """How many of some samples may be unreadable."""
+    return max(1.0, max_share * samples) if max_share else 0
 
 
 class BadSamples:
@@ -52,8 +83,7 @@ class BadSamples:
                 logger.warning("Sample %d cannot be read and is replaced by another: %s", index, problem)
                 if (index, problem) not in self._recorded:
                     append_json_line(self._path, {"step": step, "index": index, "problem": problem})
-        allowed = max(1.0, self._max_share * self._samples) if self._max_share else 0
-        if len(self._problems) > allowed:
+        if len(self._problems) > _allowed(self._max_share, self._samples):
             shown = "; ".join(list(self._problems.values())[:_SHOWN])
             raise UsageError(
                 f"{len(self._problems)} of the {self._samples} training samples cannot be read so far, more than "

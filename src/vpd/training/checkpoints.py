@@ -48,6 +48,8 @@ class Checkpoint:
     """Validation metrics measured at this step, or empty."""
     numbers: dict[str, Any]
     """What of the optimiser's state is not a tensor: name -> value."""
+    data: dict[str, Any] | None = None
+    """Which samples it was trained on (`vpd.training.data_identity`); none = an older release wrote it."""
 
 
 def save_checkpoint(
@@ -58,6 +60,7 @@ def save_checkpoint(
     optimiser: Optimizer,
     scores: dict[str, float],
     tensors: Mapping[str, Mapping[str, Tensor]] | None = None,
+    data: dict[str, Any] | None = None,
 ) -> Checkpoint:
     """Write the state of a run after `step` optimiser steps, and compare what the disk gives back with it.
 
@@ -68,6 +71,7 @@ def save_checkpoint(
         optimiser: Whose state to keep; its groups name their parameters (`param_names`).
         scores: Validation metrics measured at this step.
         tensors: Safetensors files that `save_model` writes: path in the folder -> all that it must hold.
+        data: Which samples the run is trained on.
 
     Returns:
         The checkpoint.
@@ -92,10 +96,11 @@ def save_checkpoint(
             "step": step,
             "scores": scores,
             "optimiser": numbers,
+            "data": data,
             "files": files,
         }
         (partial / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-    return Checkpoint(folder, step, scores, numbers)
+    return Checkpoint(folder, step, scores, numbers, data)
 
 
 def add_scores(checkpoint: Checkpoint, scores: dict[str, float]) -> None:
@@ -151,7 +156,7 @@ def read_checkpoint(folder: Path, *, verify: bool) -> Checkpoint:
     try:
         state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         version, files = state["format_version"], state["files"]
-        checkpoint = Checkpoint(folder, state["step"], state["scores"], state["optimiser"])
+        checkpoint = Checkpoint(folder, state["step"], state["scores"], state["optimiser"], state.get("data"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{STATE_FILE} is missing or damaged") from error
     if version != FORMAT_VERSION:

@@ -149,6 +149,10 @@ class TrainConfig(Frozen):
     """Share of the training samples that may be unreadable, and are then replaced by others; one always may, unless
     this is 0."""
 
+    on_changed_data: Literal["stop", "go_on"] = "stop"
+    """When a run is resumed and the training set has other samples than at its last checkpoint: `stop` before anything
+    is written, or `go_on` with them."""
+
     @field_validator("precision", mode="before")
     @classmethod
     def _read_no(cls, value: Any) -> Any:

@@ -7,11 +7,12 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, broadcast_object_list, gather
+from accelerate.utils import broadcast, gather
 
 from vpd.data.samples import SampleSet, Transform
 from vpd.data.stream import SampleStream
@@ -23,11 +24,12 @@ from vpd.training.bad_steps import BadSteps
 from vpd.training.build import build_caches
 from vpd.training.checkpoints import Checkpoint, add_scores
 from vpd.training.config import TrainConfig
+from vpd.training.data_identity import data_identity
 from vpd.training.ema import WeightAverage, averaged
 from vpd.training.plan import micro_batch_size, schedule_of, total_steps
 from vpd.training.progress import Interval, Progress
-from vpd.training.run_folder import MODEL, RunFolder
-from vpd.training.stepping import Step, Stepper, find_processes
+from vpd.training.run_folder import MODEL, RunFolder, summary
+from vpd.training.stepping import Step, Stepper, do_on_first, find_processes
 from vpd.training.stopping import StopRequest, stop_request
 
 logger = logging.getLogger(__name__)
@@ -78,7 +80,8 @@ class Training:
         training_caches, self.validation_caches = build_caches(config)
         self.stepper = Stepper(model, config, self.accelerator, training_caches)
         self.average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
-        self.run_folder = RunFolder(folder, model, self.stepper.optimiser, config, self.average)
+        data = data_identity(train_set)
+        self.run_folder = RunFolder(folder, model, self.stepper.optimiser, config, self.average, data)
         self.bad_steps = BadSteps(folder, self.accelerator, config)
         self.bad_samples = BadSamples(folder, self.accelerator, samples=len(train_set), max_share=config.max_bad_share)
         if checkpoint:
@@ -98,7 +101,8 @@ class Training:
             SystemExit: After saving a checkpoint, if a signal asked to stop; status 143 for SIGTERM.
         """
         has_scores = self.validation_set is not None
-        self._on_first(lambda: self.run_folder.prepare(self.start_step, self.steps, has_scores=has_scores))
+        prepare = partial(self.run_folder.prepare, self.start_step, self.steps, has_scores=has_scores)
+        do_on_first(self.accelerator, prepare)
         # closing ends the processes that read samples, which no signal does, also after an error
         with self._progress() as progress, stop_request() as stop, closing(iter(self._stream())) as batches:
             self._catch_up(progress, stop)
@@ -115,6 +119,8 @@ class Training:
         best, score = self.run_folder.best(), SCORE[self.config.task]
         if best and self.accelerator.is_main_process:
             logger.info("Best: %s %.4f after step %d, %s.", score, best.scores[score], best.step, best.folder)
+        if self.accelerator.is_main_process and (told := summary(self.folder)):
+            logger.warning("In this run %s.", told)
         return self.folder / MODEL
 
     def _account(self, done: int, taken: Step, progress: Progress) -> None:
@@ -129,7 +135,7 @@ class Training:
         checkpoint = self.checkpoint
         if checkpoint and not checkpoint.scores and self._is_validated(checkpoint.step):
             scores = self._validate(checkpoint.step, progress, stop)
-            self._on_first(lambda: add_scores(checkpoint, scores))
+            do_on_first(self.accelerator, lambda: add_scores(checkpoint, scores))
             self._leave_on(self._agreed_signal(stop), checkpoint.step)
 
     def _is_validated(self, done: int) -> bool:
@@ -239,16 +245,4 @@ class Training:
     def _save(self, work: Callable[[], object]) -> None:
         """Let the first process write model and optimiser."""
         with self.stepper.whole_state():
-            self._on_first(work)
-
-    def _on_first(self, work: Callable[[], object]) -> None:
-        """Do something on the first process; the others wait for it, and fail if it fails."""
-        failure: list[Exception | None] = [None]
-        if self.accelerator.is_main_process:
-            try:
-                work()
-            except (OSError, UsageError) as error:
-                failure[0] = error
-        broadcast_object_list(failure)
-        if failure[0] is not None:
-            raise failure[0]
+            do_on_first(self.accelerator, work)

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+from accelerate import Accelerator
 
 import vpd
 from vpd.config import Task
 from vpd.data.reader_processes import start_reader_server
+from vpd.data.samples import SampleSet
 from vpd.errors import UsageError
 from vpd.files import writable_folder
 from vpd.loading import load
 from vpd.tasks.model import PerceptionModel
+from vpd.training.bad_samples import look_at_some
 from vpd.training.batch_search import find_accumulation
 from vpd.training.build import build_data, build_model, pin_sources, training_transform
 from vpd.training.checkpoints import latest_checkpoint
 from vpd.training.config import TrainConfig
+from vpd.training.data_identity import check_same_data
+from vpd.training.folder_lock import only_run_in
 from vpd.training.loop import Training
-from vpd.training.run_folder import CHECKPOINTS, CONFIG, MODEL
-from vpd.training.settings import read_settings, resolve_config, write_config
-from vpd.training.stepping import find_processes
+from vpd.training.run_folder import CHECKPOINTS, CONFIG, MODEL, tell_no_run
+from vpd.training.settings import merge_settings, read_settings, resolve_config, write_config
+from vpd.training.stepping import do_on_first, find_processes
 from vpd.training.trackers import check_trackers
 
 logger = logging.getLogger(__name__)
@@ -29,7 +36,7 @@ logger = logging.getLogger(__name__)
 MAY_CHANGE = {
     *("model", "data.root", "workers", "log_every", "validate_every", "validate_limit"),
     *("checkpoint_every", "keep", "pictures", "trackers", "sharding"),
-    *("on_bad_loss", "max_bad_steps", "max_bad_share"),
+    *("on_bad_loss", "max_bad_steps", "max_bad_share", "on_changed_data"),
 }
 """Settings that a resumed run may have different: none of them touches the weights of a run that came this far."""
 
@@ -55,7 +62,8 @@ def train(
         Folder of the trained model.
 
     Raises:
-        UsageError: If settings, data or model are wrong, the folder holds a run already, or the disk is full.
+        UsageError: If settings, data or model are wrong, the folder holds a run already or one is under way in it,
+            there is none to go on with, it has other samples than before, or the disk is full.
         FloatingPointError: If the loss becomes NaN or infinite.
         SystemExit: With 143, after saving, if SIGTERM came.
     """
@@ -63,7 +71,10 @@ def train(
     has_progress = (folder / MODEL).exists() or any((folder / CHECKPOINTS).glob("step-*"))
     if has_progress and not resume:
         raise UsageError(f"{folder} already holds a training run. Go on with it by --resume, or give another folder.")
-    saved = read_settings(folder / CONFIG) if resume and (folder / CONFIG).is_file() else {}
+    has_settings = (folder / CONFIG).is_file()
+    if resume and not has_progress and not has_settings:
+        tell_no_run(folder, can_start=_names_sources(layers))
+    saved = read_settings(folder / CONFIG) if resume and has_settings else {}
     config = pin_sources(resolve_config(task, saved, *layers))
     if has_progress:
         if config.accumulate == "auto":  # what was found when the run began holds for all of it
@@ -75,9 +86,27 @@ def train(
     accelerator = find_processes()
     accelerator.wait_for_everyone()  # before the first process writes what the others have just looked for
     train_set, validation_set = build_data(config)
+    if not has_progress:
+        look_at_some(train_set, max_share=config.max_bad_share)
     writable_folder(folder)
+    with ExitStack() as held:
+        do_on_first(accelerator, lambda: held.enter_context(only_run_in(folder)))
+        return _train_in(folder, config, train_set, validation_set, accelerator, show_bar=show_bar)
+
+
+def _train_in(
+    folder: Path,
+    config: TrainConfig,
+    train_set: SampleSet,
+    validation_set: SampleSet | None,
+    accelerator: Accelerator,
+    *,
+    show_bar: bool,
+) -> Path:
+    """Train in a folder that no other run writes into."""
     checkpoint = latest_checkpoint(folder / CHECKPOINTS)
     if checkpoint:
+        check_same_data(checkpoint, train_set, config)
         logger.info("Going on after step %d.", checkpoint.step)
         model: PerceptionModel = load(checkpoint.folder, device="cpu", dtype="float32")
     else:
@@ -100,6 +129,14 @@ def train(
         show_bar=show_bar,
     )
     return training.run()
+
+
+def _names_sources(layers: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether settings say what to train on what, so that a run can start from them."""
+    given: Mapping[str, Any] = {}
+    for layer in layers:
+        given = merge_settings(given, layer)
+    return "model" in given and isinstance(data := given.get("data"), Mapping) and "root" in data
 
 
 def _tell(config: TrainConfig, processes: int) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
+import logging
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from vpd.errors import UsageError
 from vpd.evaluation import SCORE, is_better
-from vpd.files import atomic_folder
+from vpd.files import atomic_folder, read_json_lines
 from vpd.model_folder import WEIGHTS_FILE
 from vpd.tasks.model import PerceptionModel
+from vpd.training.bad_samples import BAD_SAMPLES
 from vpd.training.checkpoints import (
     Checkpoint,
     clean_checkpoints,
@@ -27,8 +32,44 @@ from vpd.training.optimisers import STATE_BYTES
 from vpd.training.plan import checkpoints_at_once
 from vpd.training.settings import write_config
 
+logger = logging.getLogger(__name__)
+
 CHECKPOINTS, MODEL, CONFIG = "checkpoints", "model", "config.yaml"
 """In the folder of a run: its checkpoints, the finished model, and the resolved settings (in every checkpoint too)."""
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run, whatever came of it."""
+    return (folder / CONFIG).is_file() and ((folder / CHECKPOINTS).is_dir() or (folder / MODEL).is_dir())
+
+
+def tell_no_run(folder: Path, *, can_start: bool) -> None:
+    """Say that a folder holds no run that could be resumed, and name runs whose folders are called like it.
+
+    Args:
+        folder: Where a run was looked for.
+        can_start: Whether one will be started instead.
+
+    Raises:
+        UsageError: If none will.
+    """
+    siblings = folder.parent.iterdir() if folder.parent.is_dir() else ()
+    runs = {sibling.name: sibling for sibling in siblings if sibling != folder and is_run(sibling)}
+    near = [str(runs[name]) for name in difflib.get_close_matches(folder.name, runs, n=3, cutoff=0.5)]
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    if can_start:
+        logger.info("%s holds no run to go on with: one starts there.%s", folder, hint)
+        return
+    raise UsageError(f"{folder} holds no run to go on with.{hint} To start one there, give --data and --model.")
+
+
+def summary(folder: Path) -> str:
+    """What of a run's data and steps did not count, over all its starts; empty where all did."""
+    samples = {line["index"] for line in read_json_lines(folder / BAD_SAMPLES)}
+    skipped = sum(line["kind"] == "skipped" for line in read_json_lines(folder / "log.jsonl"))
+    parts = [f"{len(samples)} samples could not be read and were replaced ({BAD_SAMPLES})"] if samples else []
+    parts += [f"{skipped} steps were skipped for a bad loss (log.jsonl)"] if skipped else []
+    return " and ".join(parts)
 
 
 class RunFolder:
@@ -40,6 +81,7 @@ class RunFolder:
         optimiser: Whose state to save.
         config: Says how many checkpoints are kept.
         average: Of the model's weights, which is then what is saved as the model.
+        data: Which samples the run is trained on, for its checkpoints.
     """
 
     def __init__(
@@ -49,7 +91,9 @@ class RunFolder:
         optimiser: Optimizer,
         config: TrainConfig,
         average: WeightAverage | None = None,
+        data: dict[str, Any] | None = None,
     ) -> None:
+        self._data = data
         self._folder, self._root = folder, folder / CHECKPOINTS
         self._model, self._optimiser, self._config, self._average = model, optimiser, config, average
 
@@ -102,6 +146,7 @@ class RunFolder:
                 optimiser=self._optimiser,
                 scores=scores,
                 tensors=files,
+                data=self._data,
             )
         prune_checkpoints(self._root, keep=self._config.keep, best=self.best())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -197,6 +198,24 @@ class Stepper:
 def find_processes() -> Accelerator:
     """Device and other processes of this run, as torchrun or SLURM set them up; autocast is left to `LossOf`."""
     return Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
+
+
+def do_on_first(accelerator: Accelerator, work: Callable[[], object]) -> None:
+    """Do something on the first process; the others wait for it, and fail if it fails.
+
+    Raises:
+        OSError: In all processes, if the work raises it.
+        UsageError: Likewise.
+    """
+    failure: list[Exception | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            work()
+        except (OSError, UsageError) as error:
+            failure[0] = error
+    broadcast_object_list(failure)
+    if failure[0] is not None:
+        raise failure[0]
 
 
 def _new_optimiser(model: PerceptionModel, config: TrainConfig) -> Optimizer:

@@ -13,6 +13,7 @@ from vpd.files import writable_folder
 from vpd.loading import find_device
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.tokenizer import clip_tokenizer
+from vpd.training.folder_lock import only_run_in
 from vpd.training.stopping import stop_request
 from vpd.world.autoencoder import load_autoencoder
 from vpd.world.dataset import split_seed
@@ -102,7 +103,7 @@ def pretrain_diffusion(
     run = new_run(objective, seed=seed, data=f"{scenes} scenes at {size_px} px", size_px=size_px, device=device)
     if checkpoint.is_file():
         run.restore(checkpoint)
-    with stop_request() as stop:
+    with only_run_in(folder), stop_request() as stop:
         go_on = saving_steps(checkpoint, stop, every_s=SECONDS_BETWEEN_CHECKPOINTS, on_step=on_step)
         train_diffusion(run, LatentSet(shards), steps=steps, batch_size=batch_size, go_on=go_on)
     minutes = run.seconds / 60

@@ -15,6 +15,7 @@ from vpd.errors import UsageError
 from vpd.files import writable_folder
 from vpd.image_search import search_images
 from vpd.loading import find_device
+from vpd.training.folder_lock import only_run_in
 from vpd.training.stopping import stop_request
 from vpd.world.autoencoder import build_autoencoder, measured_scaling, normalise_latents, reconstruct
 from vpd.world.crops import middle_crop, photo_batches, read_small, to_batch, world_batches
@@ -102,7 +103,7 @@ def pretrain_vae(
     if checkpoint.is_file():
         run.restore(checkpoint)
     batches = _batches(files, size_px, seed, run.step)
-    with stop_request() as stop:
+    with only_run_in(Path(out)), stop_request() as stop:
         go_on = saving_steps(checkpoint, stop, every_s=SECONDS_BETWEEN_CHECKPOINTS, on_step=on_step)
         train_autoencoder(run, batches, steps=steps, minutes=minutes, go_on=go_on)
     if stop.signal is not None:
