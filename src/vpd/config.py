@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from vpd.errors import UsageError
+from vpd.types import MapScale
 
 Task = Literal["segment", "refer", "depth"]
 Recipe = Literal["reference", "default"]
@@ -108,6 +109,9 @@ class BackboneConfig(Frozen):
     `none`: as the published VPD checkpoints were trained."""
     detach_maps: bool = False
     """Let no gradient flow through the attention maps that the head gets, as in the reference's training."""
+    map_scale: MapScale = "probability"
+    """How attention enters the head. `probability`: as it is, as published; `log_ratio`: logarithm of its ratio to an
+    even distribution, which heads learn to use much sooner (docs/claims.md)."""
     source: str = ""
     """Where the diffusion weights came from."""
     lora: LoraSettings | None = None

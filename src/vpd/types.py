@@ -9,13 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 IGNORE_LABEL = 255
 """Label of pixels that no loss and no metric counts."""
+MapScale = Literal["probability", "log_ratio"]
+"""How attention enters a head. `probability`: as it is, as published; values are near one over the number of tokens,
+so a head learns to heed it late. `log_ratio`: logarithm of its ratio to that, times `GAIN`; 0 = as much as to any other
+token, and about as large as the features."""
+GAIN, SMALLEST_RATIO = 4.0, 0.02
+"""Of `log_ratio`; smaller ratios count as this one."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +50,25 @@ class Features:
     attention: Mapping[int, Tensor]
     """Stride -> cross-attention `(b, k, h, w)`, averaged over heads and layers; each sums to 1 over k."""
 
-    def with_attention(self) -> tuple[Tensor, ...]:
-        """Maps with the attention of the same stride concatenated to their channels (paper, section 3.3)."""
+    def with_attention(self, scale: MapScale = "probability") -> tuple[Tensor, ...]:
+        """Maps with the attention of the same stride concatenated to their channels (paper, section 3.3).
+
+        Args:
+            scale: How attention enters; see `MapScale`.
+        """
         return tuple(
-            torch.cat([features, self.attention[stride]], dim=1) if stride in self.attention else features
+            torch.cat([features, scale_attention(self.attention[stride], scale)], dim=1)
+            if stride in self.attention
+            else features
             for features, stride in zip(self.maps, self.strides, strict=True)
         )
+
+
+def scale_attention(attention: Tensor, scale: MapScale) -> Tensor:
+    """Attention `(b, k, h, w)` as a head gets it; see `MapScale`."""
+    if scale == "probability":
+        return attention
+    return GAIN * (attention * attention.shape[1]).clamp(min=SMALLEST_RATIO).log()
 
 
 @dataclass

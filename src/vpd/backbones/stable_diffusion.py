@@ -16,7 +16,7 @@ from vpd.backbones.vae_walk import encode_mode
 from vpd.config import BackboneConfig, LoraSettings
 from vpd.errors import UsageError
 from vpd.images import pad_to_multiple
-from vpd.types import Features, LayerText, Text
+from vpd.types import Features, LayerText, MapScale, Text
 
 
 class StableDiffusionBackbone(nn.Module):
@@ -30,6 +30,8 @@ class StableDiffusionBackbone(nn.Module):
         timestep: Constant diffusion timestep, 0 to 999; 1 = almost no noise, as the reference uses.
         latent_scaling: `scaled` (times the VAE's factor) or `none` (as the published VPD checkpoints).
         detach_maps: Let no gradient flow through the attention maps.
+        map_scale: How attention enters a head, `probability` (as published) or `log_ratio`; `Features` keep
+            probabilities.
         gradient_checkpointing: Recompute the UNet's blocks in the backward pass instead of storing them.
         source: Where the weights came from, for the record.
         lora: Low-rank layers to put on the UNet's attention, which then trains nothing else.
@@ -51,6 +53,7 @@ class StableDiffusionBackbone(nn.Module):
         timestep: int = 1,
         latent_scaling: Literal["none", "scaled"] = "scaled",
         detach_maps: bool = False,
+        map_scale: MapScale = "probability",
         gradient_checkpointing: bool = False,
         source: str = "",
         lora: LoraSettings | None = None,
@@ -62,6 +65,7 @@ class StableDiffusionBackbone(nn.Module):
             timestep=timestep,
             latent_scaling=latent_scaling,
             detach_maps=detach_maps,
+            map_scale=map_scale,
             source=source,
         )
         check_unet(self.config.unet)
@@ -99,6 +103,7 @@ class StableDiffusionBackbone(nn.Module):
         timestep: int = 1,
         latent_scaling: Literal["none", "scaled"] = "scaled",
         detach_maps: bool = False,
+        map_scale: MapScale = "probability",
         gradient_checkpointing: bool = False,
     ) -> StableDiffusionBackbone:
         """The backbone of a Stable Diffusion 1.x or 2.x model, in float32.
@@ -108,6 +113,7 @@ class StableDiffusionBackbone(nn.Module):
             timestep: As for the class.
             latent_scaling: As for the class.
             detach_maps: As for the class.
+            map_scale: As for the class.
             gradient_checkpointing: As for the class.
 
         Raises:
@@ -120,6 +126,7 @@ class StableDiffusionBackbone(nn.Module):
             timestep=timestep,
             latent_scaling=latent_scaling,
             detach_maps=detach_maps,
+            map_scale=map_scale,
             gradient_checkpointing=gradient_checkpointing,
             source=str(source),
         )

@@ -88,7 +88,8 @@ class DepthModel(PerceptionModel):
             recipe: `reference` as published, or `default`.
             fit: How `predict` fits images; none = short side 480, square windows, each with its mirror image.
             gradient_checkpointing: Recompute the UNet's blocks in the backward pass.
-            backbone_options: `latent_scaling`, `detach_maps` or `timestep`, where not as the recipe has them.
+            backbone_options: `latent_scaling`, `detach_maps`, `map_scale` or `timestep`, where not as the recipe has
+                them.
             published_prompts: Take the text embeddings that the published model was trained with, not the text
                 encoder's; for the scenes of NYU.
             options: Other fields of `DepthConfig`.

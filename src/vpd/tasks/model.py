@@ -30,7 +30,7 @@ from vpd.types import Batch, Features, Text
 ImageSource = str | Path | Image.Image | NDArray[np.uint8]
 """A path, a PIL image, or an `(H, W, 3)` uint8 array."""
 
-BACKBONE_OPTIONS = ("latent_scaling", "detach_maps", "timestep")
+BACKBONE_OPTIONS = ("latent_scaling", "detach_maps", "map_scale", "timestep")
 """What of the backbone a recipe decides and settings can change."""
 
 
@@ -186,19 +186,19 @@ class PerceptionModel(nn.Module):
 def recipe_backbone(
     source: str | Path, recipe: Recipe, gradient_checkpointing: bool, changes: Mapping[str, Any]
 ) -> StableDiffusionBackbone:
-    """The backbone as a recipe trains it: published = unscaled latents, no gradient through the maps.
+    """The backbone as a recipe trains it: published = unscaled latents, maps as they are and without gradient.
 
     Args:
         source: Stable Diffusion: folder, hub id or single file.
         recipe: `reference` or `default`.
         gradient_checkpointing: Recompute the UNet's blocks in the backward pass.
-        changes: `latent_scaling`, `detach_maps` or `timestep`, where not as the recipe has them.
+        changes: `BACKBONE_OPTIONS` that are not as the recipe has them.
 
     Raises:
         UsageError: If a change is none of these.
     """
     reference = recipe == "reference"
-    values = ("none" if reference else "scaled", reference, 1)
+    values = ("none" if reference else "scaled", reference, "probability" if reference else "log_ratio", 1)
     options = dict(zip(BACKBONE_OPTIONS, values, strict=True))
     if unknown := sorted(set(changes) - set(options)):
         raise UsageError(f"Unknown backbone options: {', '.join(unknown)}. Known: {', '.join(options)}.")

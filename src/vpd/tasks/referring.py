@@ -71,7 +71,8 @@ class ReferringModel(PerceptionModel):
             recipe: `reference` as published, or `default`.
             fit: How `predict` fits images; none = squashed to 512x512, as the reference trains.
             gradient_checkpointing: Recompute the UNet's blocks in the backward pass.
-            backbone_options: `latent_scaling`, `detach_maps` or `timestep`, where not as the recipe has them.
+            backbone_options: `latent_scaling`, `detach_maps`, `map_scale` or `timestep`, where not as the recipe has
+                them.
             options: Other fields of `ReferConfig`, such as `token_length`.
 
         Raises:
@@ -85,7 +86,8 @@ class ReferringModel(PerceptionModel):
     def forward(self, images: Tensor, text_embeds: Tensor, *, caches: FrozenCaches | None = None) -> Tensor:
         """Logits `(b, 2, H, W)`."""
         height, width = images.shape[-2:]
-        logits = self.head(self._features(images, self.adapter(text_embeds), caches).with_attention())
+        features = self._features(images, self.adapter(text_embeds), caches)
+        logits = self.head(features.with_attention(self.backbone.config.map_scale))
         stride = self.backbone.strides[0]
         size = (logits.shape[-2] * stride, logits.shape[-1] * stride)
         return F.interpolate(logits, size, mode="bilinear", align_corners=True)[..., :height, :width]

@@ -97,7 +97,8 @@ class SegmentationModel(PerceptionModel):
             fit: How `predict` fits images; none = short side 512, whole image.
             gradient_checkpointing: Recompute the UNet's blocks in the backward pass.
             templates: Prompt sentences with `{}`; none = as the recipe has it (one, or CLIP's 80).
-            backbone_options: `latent_scaling`, `detach_maps` or `timestep`, where not as the recipe has them.
+            backbone_options: `latent_scaling`, `detach_maps`, `map_scale` or `timestep`, where not as the recipe has
+                them.
             published_prompts: Take the text embeddings that the published model was trained with, not the text
                 encoder's; for the classes of ADE20K.
             options: Other fields of `SegmentConfig`.
@@ -138,7 +139,7 @@ class SegmentationModel(PerceptionModel):
             adapted = text = self.adapter(text_embeds if text_embeds.ndim == 3 else text_embeds[None])
         features = self._features(images, text, caches)
         if isinstance(self.head, FPNHead):
-            logits = self.head(features.with_attention())
+            logits = self.head(features.with_attention(self.backbone.config.map_scale))
         else:
             logits = self.head(features, adapted)
         stride = self.backbone.strides[0]
