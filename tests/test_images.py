@@ -53,7 +53,7 @@ def test_depth_in_metres(tmp_path):
     Image.fromarray(np.array([[np.nan, np.inf, -1, 2.5]], dtype=np.float32)).save(tmp_path / "b.tif")
     assert read_depth(tmp_path / "b.tif", 1).tolist() == [[0, 0, 0, 2.5]]
     Image.new("L", (2, 2)).save(tmp_path / "c.png")
-    with pytest.raises(UsageError, match=r"c\.png: depth needs one channel of 16 bits or float.*mode L"):
+    with pytest.raises(UsageError, match=r"c\.png: depth needs one channel of 16 bits or float.*of 8 bits .*uint16"):
         read_depth(tmp_path / "c.png")
 
 

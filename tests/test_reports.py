@@ -18,6 +18,7 @@ from vpd.data.samples import Sample
 from vpd.evaluation import measure
 from vpd.reports import class_rows, count_words, interval_words, metric_lines, ranked, spread, write_report, write_value
 from vpd.tasks.depth import DepthModel
+from vpd.tasks.referring import ReferringModel
 from vpd.tasks.segmentation import SegmentationModel
 
 TOLD = {"model": "my|model", "data": "DIR", "format": "folder", "split": "val", "settings": {"batch": 1}}
@@ -124,6 +125,22 @@ def test_a_folder_of_segmentation(tiny_diffusion: Path, tmp_path: Path):
     for name in ("worst", "typical", "best"):
         with Image.open(tmp_path / f"{name}.png") as sheet:
             assert sheet.width > 3 * 256 and sheet.height > 6 * 170
+
+
+def test_the_worst_expressions_are_said(tiny_diffusion: Path, tmp_path: Path):
+    model = ReferringModel.from_diffusion(
+        tiny_diffusion, token_length=8, head_channels=8, fit=Fit(mode="squash", size_px=64)
+    )
+    samples = Samples(
+        Sample(f"ref_{index}", np.zeros((40, 60, 3), np.uint8), mask=np.ones((40, 60), bool), texts=(text,))
+        for index, text in enumerate(("the left cup", "the *red* one"))
+    )
+    evaluation = measure(model, samples)
+    write_report(tmp_path, {**evaluation.report(), **TOLD}, evaluation, samples)
+    worst = (tmp_path / "report.md").read_text().partition("## Worst samples")[2]
+    assert " · “the left cup”\n" in worst and " · “the \\*red\\* one”\n" in worst
+    first = json.loads((tmp_path / "samples.jsonl").read_text().splitlines()[0])
+    assert first["texts"] == ["the left cup"]
 
 
 def test_a_folder_in_which_nothing_counted_has_no_pictures(tiny_diffusion: Path, tmp_path: Path):

@@ -21,6 +21,17 @@ PHOTO_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 LOSSLESS_FORMATS = ("PNG", "TIFF", "BMP")
 """Formats that keep labels and depth as they are."""
 
+_MODES = {
+    "1": "one bit, black and white",
+    "L": "one channel of 8 bits (grey)",
+    "P": "numbers of a palette",
+    "LA": "grey with transparency",
+    "RGB": "three channels of colour",
+    "RGBA": "three channels of colour with transparency",
+    "CMYK": "four channels of printing colours",
+    "YCbCr": "three channels of colour",
+    "F": "one channel of floating-point numbers",
+}
 _FULL_SCALES = (1.0, 255.0, 65535.0)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -86,6 +97,11 @@ def decode_file(path: Path | Encoded, formats: tuple[str, ...]) -> tuple[Image.I
         raise UsageError(f"{path}: cannot be read ({what})") from error
     except Exception as error:  # decoders raise every kind of exception on damaged files
         raise UsageError(f"{path}: cannot be read (damaged image, {_one_line(error)})") from error
+
+
+def mode_words(mode: str) -> str:
+    """What Pillow calls the mode of a picture, in words."""
+    return _MODES.get(mode, "one channel of 16 bits or more" if mode.startswith("I") else f"channels {mode}")
 
 
 def check_size(size: tuple[int, int], name: str) -> None:

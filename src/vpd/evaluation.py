@@ -49,6 +49,8 @@ class Entry:
     """What it adds to each metric of the protocol."""
     record: dict[str, Any] | None = None
     """What `keep` said of its prediction."""
+    texts: tuple[str, ...] = ()
+    """Its expressions."""
 
 
 @dataclass(frozen=True)
@@ -246,6 +248,13 @@ def _count(
             raise sample
         samples.append(sample)
     return [
-        Entry(index, sample.name, sample.group, rows, keep(sample, prediction) if keep else None)
+        Entry(
+            index,
+            sample.name,
+            sample.group,
+            rows,
+            keep(sample, prediction) if keep else None,
+            texts=sample.texts,
+        )
         for (index, _), sample, (prediction, rows) in zip(numbered, samples, protocol.measure(samples), strict=True)
     ]

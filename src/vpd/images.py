@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from vpd.decoding import LOSSLESS_FORMATS, MAX_PIXELS, PHOTO_FORMATS, Encoded, check_size, decode_file, to_rgb
+from vpd.decoding import (
+    LOSSLESS_FORMATS,
+    MAX_PIXELS,
+    PHOTO_FORMATS,
+    Encoded,
+    check_size,
+    decode_file,
+    mode_words,
+    to_rgb,
+)
 from vpd.errors import UsageError
 
 __all__ = [
@@ -64,7 +73,8 @@ def read_labels(path: str | Path | Encoded) -> NDArray[np.uint8]:
     image, raw_mode = decode_file(_file(path), LOSSLESS_FORMATS)
     if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
         raise UsageError(
-            f"{path}: labels need one channel (8 or 16 bits or palette); this picture has mode {image.mode}"
+            f"{path}: labels need one channel (8 or 16 bits or palette); this picture has {mode_words(image.mode)}. "
+            "Give each pixel the number of its class: Image.fromarray(labels.astype('uint8')).save('NAME.png')"
         )
     values = np.asarray(image)
     if values.dtype.itemsize > 1 and (values.min() < 0 or values.max() > 255):
@@ -87,7 +97,11 @@ def read_depth(path: str | Path | Encoded, scale: float | None = 1000.0) -> NDAr
     """
     image, _ = decode_file(_file(path), LOSSLESS_FORMATS)
     if not image.mode.startswith("I") and image.mode != "F":
-        raise UsageError(f"{path}: depth needs one channel of 16 bits or float; this picture has mode {image.mode}")
+        raise UsageError(
+            f"{path}: depth needs one channel of 16 bits or float; this picture has {mode_words(image.mode)}, which is "
+            "depth made visible. Save what was measured, in millimetres: "
+            "Image.fromarray((depth_m * 1000).round().astype('uint16')).save('NAME.png')"
+        )
     if scale is None:
         scale = 1.0 if image.mode == "F" else 1000.0
     depth_m = np.asarray(image).astype(np.float32) / np.float32(scale)

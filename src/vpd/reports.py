@@ -42,6 +42,7 @@ def write_report(folder: Path, report: Mapping[str, Any], evaluation: Evaluation
         for entry, score in zip(evaluation.table, scores, strict=True):
             finite = {key: value if math.isfinite(value) else None for key, value in score.items()}
             line = {"index": entry.index, "name": entry.name, "group": entry.group, "metrics": finite}
+            line |= {"texts": entry.texts} if entry.texts else {}
             file.write(json.dumps(line) + "\n")
     middle = [order[rank] for rank in sorted(range(len(order)), key=lambda rank: abs(2 * rank - len(order) + 1))]
     sheets = {"worst": order, "typical": middle, "best": order[::-1]} if order else {}
@@ -52,7 +53,10 @@ def write_report(folder: Path, report: Mapping[str, Any], evaluation: Evaluation
         caption = f"{kind} of {len(order)} samples by {name}, first of each group"
         with atomic_write(folder / f"{kind}.png") as temporary:
             draw_sheet(evaluation.protocol, samples, words=words, caption=caption).save(temporary)
-    worst = [_words(evaluation, place, scores[place][name]) for place in order[:_LISTED]]
+    worst = [
+        " · ".join((_words(evaluation, place, scores[place][name]), *map(_quoted, evaluation.table[place].texts)))
+        for place in order[:_LISTED]
+    ]
     with atomic_write(folder / PAGE) as temporary:
         temporary.write_text("\n".join(_page(report, worst, list(sheets))) + "\n", encoding="utf-8")
 
@@ -117,6 +121,10 @@ def write_value(name: str, value: float) -> str:
 def _words(evaluation: Evaluation, place: int, score: float) -> str:
     name = SCORE[evaluation.task]
     return f"{evaluation.table[place].name} · {name.removeprefix('o')} {write_value(name, score)}"  # overall: of all
+
+
+def _quoted(text: str) -> str:
+    return f"“{text}”"
 
 
 def _page(report: Mapping[str, Any], worst: Sequence[str], sheets: Sequence[str]) -> Iterator[str]:

@@ -121,7 +121,9 @@ def test_list_lines_to_missing_files_and_8_bit_depth(tmp_path):
     problems = check_data("nyu", root).problems
     assert problems == [
         f"{root}/sync/study_room_0004/sync_depth_00046.png: no such file; {root}/train_list.txt, line 3 names it",
-        f"{depth}: depth needs one channel of 16 bits or float; this picture has mode L",
+        f"{depth}: depth needs one channel of 16 bits or float; this picture has one channel of 8 bits (grey), "
+        "which is depth made visible. Save what was measured, in millimetres: "
+        "Image.fromarray((depth_m * 1000).round().astype('uint16')).save('NAME.png')",
     ]
 
 

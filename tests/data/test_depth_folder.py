@@ -74,7 +74,8 @@ def test_wrong_folders(root, grey, picture, tmp_path):
     picture(root / "images/val/lone.jpg")
     grey(root / "depth/val/orphan.png", DEPTH_MM)
     message = refusal(root, "val")
-    assert "2 val samples lack a file. First: lone: no depth in" in message and "orphan: no image" in message
+    assert "2 val samples lack a file. First: lone: no depth/val/lone.png (or .tif, .tiff, .npy); " in message
+    assert "orphan: no images/val/orphan.png (or .jpg, .jpeg, " in message
     assert "set unpaired=skip" in message
     skipping = DepthFolder(root, "val", unpaired="skip")
     assert len(skipping) == 1 and len(skipping.unpaired) == 2
@@ -86,7 +87,7 @@ def test_wrong_folders(root, grey, picture, tmp_path):
 
 def test_files_that_are_no_depth(root, grey):
     grey(root / "depth/val/1.png", np.zeros((6, 8), dtype=np.uint8))
-    with pytest.raises(UsageError, match=r"val/1\.png: depth needs one channel of 16 bits or float.* has mode L"):
+    with pytest.raises(UsageError, match=r"val/1\.png: depth needs one channel of 16 bits .* channel of 8 bits"):
         DepthFolder(root, "val")[0]
     grey(root / "depth/val/1.png", np.zeros((6, 7), dtype=np.uint16))
     with pytest.raises(UsageError, match=r"1\.png: depth size 7x6 differs from the image's 8x6 \(.*1\.jpg\)"):

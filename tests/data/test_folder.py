@@ -131,7 +131,7 @@ def test_unpaired_files_are_named(folder_root, grey, picture):
     grey(folder_root / "labels/val/orphan.png", np.zeros((6, 8), dtype=np.uint8))
     message = refusal(folder_root, "val")
     assert "2 val samples lack a file" in message
-    assert "lone: no label" in message and "orphan: no image" in message
+    assert "lone: no labels/val/lone.png (or .tif, .tiff, .bmp)" in message and "orphan: no image" in message
     samples = FolderData(folder_root, "val", unpaired="skip")
     assert len(samples) == 1 and len(samples.unpaired) == 2
 

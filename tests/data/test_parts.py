@@ -94,7 +94,7 @@ def broken_header(right: bytes, wrong: bytes) -> Encoded:
         ({"labels": encoded(np.zeros((2, 2, 3), np.uint8), "b", "JPEG")}, r"b: not an image .* \(PNG, TIFF, BMP\)"),
         ({"labels": Encoded(b"", "b")}, "b: the file is empty"),
         ({"labels": Encoded(b"\x89PNG\r\n\x1a\n", "b")}, "b: "),
-        ({"depth": encoded(np.zeros((2, 2), np.uint8), "b")}, "b: depth needs one channel of 16 bits or float.*mode L"),
+        ({"depth": encoded(np.zeros((2, 2), np.uint8), "b")}, "b: depth needs one channel of 16 bits.*of 8 bits"),
         ({"depth": encoded(np.zeros((3, 2), np.uint16), "b")}, "b: depth size 2x3 differs from the image's 2x2"),
         ({"depth": np.zeros((2, 2), np.uint8)}, "depth needs numbers of 16 bits or more, not uint8"),
         ({"depth": np.zeros((2, 2), complex)}, "depth is complex128"),

@@ -11,6 +11,7 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -69,6 +70,17 @@ def test_what_cannot_be_handed_over_is_read_here(caplog: pytest.LogCaptureFixtur
             (place, os.getpid()) for place in range(3)
         ]
     assert "cannot be handed to other processes (Can't pickle" in caplog.text and "module of their own" in caplog.text
+
+
+def test_modules_that_others_would_not_find_are_no_reason_to_fail(caplog: pytest.LogCaptureFixture, monkeypatch):
+    def read(place: int) -> int:
+        return -place
+
+    module = ModuleType("made_by_hand")
+    module.read, read.__module__, read.__qualname__ = read, module.__name__, "read"
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert list(Readers(read, range(3), workers=1)) == [0, -1, -2]
+    assert "they would not find its module made_by_hand on sys.path" in caplog.text
 
 
 SCRIPT = """

@@ -16,9 +16,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from toy import Toy, ToyData, train_toy
 
+from tiny_data import write_segment_data
 from vpd.data.samples import Sample
 from vpd.errors import UsageError
 from vpd.files import read_json_lines
+from vpd.training.bad_samples import look_at_some
+from vpd.training.run import train
 
 
 class Bad(Toy):
@@ -164,3 +167,28 @@ def test_a_resumed_run_records_an_unreadable_sample_once(tmp_path: Path):
     train_toy(tmp_path, data=Torn({5}))
     train_toy(tmp_path, data=Torn({5}))
     assert len(read_json_lines(tmp_path / "bad-samples.jsonl")) == 1
+
+
+@pytest.mark.parametrize(("bad", "share", "is_allowed"), [({3}, 0.01, True), ({3, 4}, 0.01, False), ({3}, 0.0, False)])
+def test_a_first_look_finds_what_many_samples_have(bad: set[int], share: float, is_allowed: bool):
+    if is_allowed:
+        look_at_some(Torn(bad), max_share=share)
+        return
+    with pytest.raises(UsageError, match=rf"Of 7 training .* {len(bad)} cannot be used: 3.png: .*vpd data check"):
+        look_at_some(Torn(bad), max_share=share)
+
+
+def test_wrong_class_list_is_told_before_the_model_is_read(settings: dict[str, Any], tmp_path: Path):
+    root = write_segment_data(tmp_path / "data")
+    (root / "classes.json").write_text('["left"]')
+    with pytest.raises(UsageError, match=r"cannot be used: .*label [12] at row .* outside the class list \(0\.\.0"):
+        train("segment", tmp_path / "run", settings | {"data": {"root": str(root)}, "model": "/no model is looked for"})
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_end_of_a_run_says_what_did_not_count(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    train_toy(tmp_path / "good")
+    assert "In this run" not in caplog.text
+    train_toy(tmp_path / "bad", Bad({3}, math.nan), Torn({1, 2}), on_bad_loss="skip", max_bad_share=0.5, batch_size=2)
+    (told,) = (message for message in caplog.messages if message.startswith("In this run"))
+    assert "and were replaced: 2 (bad-samples.jsonl); steps skipped for a bad loss: 1 (log.jsonl)" in told

@@ -46,7 +46,7 @@ def test_other_samples_are_refused_or_said(stopped: Path, caplog: pytest.LogCapt
     labels = stopped.parent / "data" / "labels" / "train"
     for path in (images[0], labels / f"{images[0].stem}.png"):
         path.rename(path.with_stem("zebra"))
-    with pytest.raises(UsageError, match=r"still has 6 samples, but other names.*on_changed_data=go_on.*--model .*step-"):
+    with pytest.raises(UsageError, match="still has 6 samples, but other names.*on_changed_data=go_on.*--model "):
         train("segment", stopped, resume=True)
     for path in (images[0].with_stem("zebra"), labels / "zebra.png"):
         path.unlink()

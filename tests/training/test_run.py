@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +81,15 @@ def test_published_groups_need_the_published_head(tmp_path: Path, settings: dict
     changes = {"recipe": "reference", "model_options": {"head": "open", "head_channels": 8}}
     with pytest.raises(UsageError, match=r"recipe=reference sorts parameters .* head.*Use recipe=default"):
         train("segment", tmp_path / "run", settings | changes)
+
+
+def test_resuming_where_no_run_is_names_runs_that_are_called_alike(tmp_path: Path, settings: dict[str, Any], caplog):
+    train("segment", tmp_path / "streets", settings | {"steps": 1, "validate_every": 100})
+    with pytest.raises(UsageError, match=r"streetz holds no run to go on with\. Did you mean .*/streets\?.* --data"):
+        train("segment", tmp_path / "streetz", resume=True)
+    assert not (tmp_path / "streetz").exists()
+    with pytest.raises(UsageError, match=r"other holds no run to go on with\. To start one there"):
+        train("segment", tmp_path / "other", resume=True)
+    caplog.set_level(logging.INFO)
+    train("segment", tmp_path / "street", settings | {"steps": 1, "validate_every": 100}, resume=True)
+    assert "street holds no run to go on with: one starts there. Did you mean" in caplog.text

@@ -21,7 +21,7 @@ from vpd.data.classes import ClassList
 from vpd.data.coco_files import CocoPicture, find_annotations, find_folder, picture_folder, read_coco
 from vpd.data.label_pairs import check_same_size
 from vpd.data.samples import Sample, SampleSet
-from vpd.decoding import decode_file
+from vpd.decoding import decode_file, mode_words
 from vpd.errors import UsageError
 from vpd.images import read_image
 from vpd.types import IGNORE_LABEL
@@ -116,5 +116,6 @@ def read_segment_ids(path: Path) -> NDArray[np.int64]:
     """
     image, raw_mode = decode_file(path, ("PNG",))
     if image.mode != "RGB" or raw_mode != "RGB":
-        raise UsageError(f"{path}: panoptic PNGs have 8-bit RGB; this picture has mode {image.mode} ({raw_mode})")
+        what = f"{mode_words(image.mode)} ({raw_mode})"
+        raise UsageError(f"{path}: panoptic PNGs have 8-bit RGB; this picture has {what}")
     return np.asarray(image).astype(np.int64) @ np.array([1, 256, 65536])

@@ -62,16 +62,16 @@ def find_pairs(
             raise UsageError(f"{root}: no folder {folder}/; this layout has images/ and {kind}/")
     if split not in folder_splits(root):
         raise UsageError(f"{root}: no split {split!r}; there are: {', '.join(folder_splits(root))}")
-    what = kind.removesuffix("s")
     images = _files(root, "images", split, IMAGE_SUFFIXES)
     partners = _files(root, kind, split, suffixes)
     listed = root / f"{split}.txt"
     names = _listed_names(listed) if listed.is_file() else sorted(images | partners)
     pairs = [Pair(name, images[name], partners[name]) for name in names if name in images and name in partners]
+    wanted = (("images", images, IMAGE_SUFFIXES), (kind, partners, suffixes))
     missing = [
-        f"{name}: no {part} in {root}"
+        f"{name}: no {_place(root, part, split)}/{name}{endings[0]} (or {', '.join(endings[1:])})"
         for name in names
-        for part, files in (("image", images), (what, partners))
+        for part, files, endings in wanted
         if name not in files
     ]
     refuse_unpaired(root, split, missing, pairs, unpaired)
@@ -85,9 +85,14 @@ def folder_splits(root: Path) -> list[str]:
     return sorted({*folders, *lists} if folders else {*lists} or {"train"})
 
 
+def _place(root: Path, kind: str, split: str) -> str:
+    """Folder of one split's files of one kind, below the root."""
+    return f"{kind}/{split}" if (root / kind / split).is_dir() else kind
+
+
 def _files(root: Path, kind: str, split: str, suffixes: Sequence[str]) -> dict[str, Path]:
     """Name without suffix (with sub-folders) -> file, of one split's files of one kind."""
-    folder = root / kind / split if (root / kind / split).is_dir() else root / kind
+    folder = root / _place(root, kind, split)
     files: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in suffixes or path.name.startswith("."):

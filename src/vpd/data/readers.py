@@ -118,34 +118,45 @@ class _Packed(Dataset[Item]):
 
 
 class _Packer(pickle.Pickler):
-    """Notes whether something comes from the main script, which others can only import by running it."""
+    """Notes which modules whoever unpacks must import."""
 
-    needs_main = False
+    def __init__(self, buffer: BytesIO) -> None:
+        super().__init__(buffer, pickle.HIGHEST_PROTOCOL)
+        self.modules: set[str] = set()
 
     def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, type | FunctionType) and value.__module__ == "__main__":
-            self.needs_main = True
+        if isinstance(value, type | FunctionType):
+            self.modules.add(value.__module__.partition(".")[0])
         return NotImplemented
 
 
 def _pack(read: Callable[[Any], Item]) -> _Packed[Item] | None:
     """A function for other processes, or none if it must stay here."""
     buffer = BytesIO()
-    packer = _Packer(buffer, pickle.HIGHEST_PROTOCOL)
+    packer = _Packer(buffer)
     try:
         packer.dump(read)
     except Exception as error:  # every class refuses in its own way
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     else:
-        if not packer.needs_main or _main_can_be_imported():
-            return _Packed(buffer.getvalue(), needs_main=packer.needs_main)
+        needs_main = "__main__" in packer.modules
+        lost = sorted(module for module in packer.modules - {"__main__"} if not _can_be_imported(module))
+        if not lost and not (needs_main and not _main_can_be_imported()):
+            return _Packed(buffer.getvalue(), needs_main=needs_main)
         reason = 'the script that defines it would run anew in each of them, for want of `if __name__ == "__main__":`'
+        if lost:
+            reason = f"they would not find its module {lost[0]} on sys.path"
     logger.warning(
         "The data set cannot be handed to other processes (%s), so this one reads the samples itself, which is slower. "
         "Put its class and its functions into a module of their own, at the top level.",
         reason,
     )
     return None
+
+
+def _can_be_imported(module: str) -> bool:
+    """Whether a new process finds a module, which this one may have from elsewhere."""
+    return any(finder.find_spec(module, None) for finder in sys.meta_path)
 
 
 def _main_can_be_imported() -> bool:

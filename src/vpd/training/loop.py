@@ -120,7 +120,7 @@ class Training:
         if best and self.accelerator.is_main_process:
             logger.info("Best: %s %.4f after step %d, %s.", score, best.scores[score], best.step, best.folder)
         if self.accelerator.is_main_process and (told := summary(self.folder)):
-            logger.warning("In this run %s.", told)
+            logger.warning("In this run: %s.", told)
         return self.folder / MODEL
 
     def _account(self, done: int, taken: Step, progress: Progress) -> None:

@@ -67,9 +67,9 @@ def summary(folder: Path) -> str:
     """What of a run's data and steps did not count, over all its starts; empty where all did."""
     samples = {line["index"] for line in read_json_lines(folder / BAD_SAMPLES)}
     skipped = sum(line["kind"] == "skipped" for line in read_json_lines(folder / "log.jsonl"))
-    parts = [f"{len(samples)} samples could not be read and were replaced ({BAD_SAMPLES})"] if samples else []
-    parts += [f"{skipped} steps were skipped for a bad loss (log.jsonl)"] if skipped else []
-    return " and ".join(parts)
+    parts = [f"samples that could not be read and were replaced: {len(samples)} ({BAD_SAMPLES})"] if samples else []
+    parts += [f"steps skipped for a bad loss: {skipped} (log.jsonl)"] if skipped else []
+    return "; ".join(parts)
 
 
 class RunFolder:
