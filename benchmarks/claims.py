@@ -39,7 +39,7 @@ def run_all(results: Path, options: argparse.Namespace) -> None:
     weights = {name: sources.weights(name) for name in sources.folders}
     runs = chosen_runs(sources, options)
     for place, run in enumerate(runs, start=1):
-        words = settings.words(run.arm.regime, weights[run.arm.backbone])
+        words = settings.words(run.arm.task, run.arm.regime, weights[run.arm.backbone])
         key = run.key(words)
         if key in done:
             continue
@@ -68,7 +68,7 @@ def show_plan(results: Path, options: argparse.Namespace) -> None:
         way = "cached" if run.arm.is_cached else run.arm.regime
         kind = (way, run.arm.task, run.arm.labels, "trial" if run.is_trial else "run")
         planned[kind] += 1
-        left[kind] += run.key(settings.words(run.arm.regime, weights[run.arm.backbone])) not in done
+        left[kind] += run.key(settings.words(run.arm.task, run.arm.regime, weights[run.arm.backbone])) not in done
     for kind in sorted(planned):
         print(*kind, f"{planned[kind]} planned, {left[kind]} left")
     print(f"all: {planned.total()} planned, {left.total()} left")

@@ -15,7 +15,7 @@ RATES = {
     ("frozen", "refer"): (1e-3, 3e-3, 1e-2),
     ("frozen", "segment"): (3e-3, 1e-2, 3e-2),
     ("frozen", "depth"): (3e-3, 1e-2, 3e-2),
-    **{("full", task): (2e-4, 6e-4, 2e-3) for task in TASKS},
+    **{("full", task): (3e-4, 1e-3, 3e-3) for task in TASKS},
 }
 """Regime and task -> peak learning rates to choose from."""
 FACTORS = ("backbone", "prompt", "maps", "adapter", "latents", "tokens")
@@ -23,10 +23,10 @@ FACTORS = ("backbone", "prompt", "maps", "adapter", "latents", "tokens")
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to build and train a model; the defaults are the paper's model.
+    """One way to build and train a model; the defaults are the paper's model in the library's default recipe.
 
-    With a frozen UNet the paper's model has its adapter off: features are computed once, and the adapter acts before
-    them. The arm with the adapter on goes through the UNet at every step.
+    With a frozen UNet that model has its adapter off: features are computed once, and the adapter acts before them.
+    The arm with the adapter on goes through the UNet at every step.
     """
 
     task: str
@@ -41,7 +41,8 @@ class Arm:
     """`proper`; `null`: the empty text, read by the backbone's own text encoder; `shuffled`: in training the
     expression of another scene, or class prompts in random order."""
     maps: str = "on"
-    """Cross-attention maps: `on`, `off`, or `detached` (`full` only: no other gradient flows through them)."""
+    """Cross-attention maps: `on`, as log ratios; `published`, as probabilities; `off`; or `detached` (`full` only: no
+    gradient flows through them)."""
     adapter: str = "on"
     """Text adapter: `on` or `off`."""
     latents: str = "scaled"
@@ -56,8 +57,8 @@ class Arm:
 
     @property
     def family(self) -> tuple[Any, ...]:
-        """Arms that share a learning rate."""
-        return (self.task, self.labels, self.regime, self.backbone, self.latents)
+        """Arms that share a learning rate, found with the larger number of labels."""
+        return (self.task, self.regime, self.backbone, self.latents)
 
     @property
     def is_cached(self) -> bool:
@@ -134,7 +135,7 @@ def plan(seeds: int, backbones: Mapping[str, Any], only: Mapping[str, str] | Non
 
 def trials(arm: Arm) -> list[Run]:
     """The runs that choose the learning rate of an arm's family; the member that stands for it is the simplest."""
-    base = paper_model(arm.task, arm.labels, arm.regime)
+    base = paper_model(arm.task, max(LABELS), arm.regime)
     member = replace(base, backbone=arm.backbone, latents=arm.latents)
     return [Run(member, TRIAL_SEED, rate) for rate in RATES[arm.regime, arm.task]]
 
@@ -163,7 +164,7 @@ def _factors(regime: str) -> list[Arm]:
         if base.task == "depth":  # its head takes no attention maps
             arms += [replace(base, prompt="null"), replace(base, tokens="many")]
             continue
-        arms.append(replace(base, maps="off"))
+        arms += [replace(base, maps="off"), replace(base, maps="published")]
         if regime == "full":
             arms.append(replace(base, maps="detached"))
         if base.task == "segment":

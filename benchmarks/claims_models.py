@@ -129,11 +129,12 @@ class Sources:
         options: dict[str, Any] = {
             "latent_scaling": "scaled" if arm.latents == "scaled" else "none",
             "detach_maps": arm.maps == "detached",
+            "map_scale": "probability" if arm.maps == "published" else "log_ratio",
         }
         folder, is_mapless = self.folders[arm.backbone], arm.maps == "off"
         if not arm.is_cached:
             return (Mapless if is_mapless else StableDiffusionBackbone).from_pretrained(folder, **options)
-        key = (arm.backbone, arm.latents, arm.maps)
+        key = (arm.backbone, arm.latents, "off" if is_mapless else arm.maps)
         if key not in self._frozen:
             kind = FrozenMapless if is_mapless else FrozenBackbone
             backbone = kind.from_pretrained(folder, **options)

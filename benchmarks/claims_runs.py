@@ -48,6 +48,8 @@ VARIANTS = {"segment": 2, "depth": 2, "refer": 16}
 of its objects: where a picture always meant the same object, a model could know it by heart without the text."""
 UNET_SHARE = 1.0
 """Rate of the UNet as a share of the head's: what is not pre-trained must be able to learn."""
+REFER_FACTOR = 3
+"""Referring is trained so much longer than the other tasks: what an expression means comes late."""
 KEPT_SETS = 8
 """Sets of scenes that stay in memory."""
 
@@ -57,6 +59,7 @@ class Settings:
     """What is the same in all runs."""
 
     steps: int = 200
+    """Of a training; `refer` has `REFER_FACTOR` times as many."""
     frozen_batch: int = 16
     """Scenes of a step where the UNet is frozen."""
     full_batch: int = 12
@@ -66,15 +69,20 @@ class Settings:
     subset_scenes: int = 200
     """The first test scenes, on which curves are measured; and as many validation scenes choose learning rates."""
     curve_steps: tuple[int, ...] = (25, 50, 100, 150)
-    """After which the subset is measured; the end is measured anyway."""
+    """After which the subset is measured, `refer` at `REFER_FACTOR` times as many; the end is measured anyway."""
 
     def batch_size(self, regime: str) -> int:
         """Scenes of a step."""
         return self.full_batch if regime == "full" else self.frozen_batch
 
-    def words(self, regime: str, weights: str) -> str:
+    def factor(self, task: str) -> int:
+        """How much longer a task is trained than the others."""
+        return REFER_FACTOR if task == "refer" else 1
+
+    def words(self, task: str, regime: str, weights: str) -> str:
         """What a result depends on, besides arm and seed."""
-        return f"{self.steps}x{self.batch_size(regime)}@{self.size_px}px,test={self.test_scenes},weights={weights}"
+        steps = self.steps * self.factor(task)
+        return f"{steps}x{self.batch_size(regime)}@{self.size_px}px,test={self.test_scenes},weights={weights}"
 
 
 class Laboratory:
@@ -103,13 +111,15 @@ class Laboratory:
         ready = time.process_time()
         subset = take(held_out, range(min(settings.subset_scenes, len(held_out.names))))
         curve, losses = [], []
+        factor = settings.factor(arm.task)
+        steps, curve_steps = settings.steps * factor, [step * factor for step in settings.curve_steps]
         for step, loss in self._train(model, arm, train, rate, run.seed, caches):
             losses.append(loss)
-            if step in settings.curve_steps and step < settings.steps:
+            if step in curve_steps and step < steps:
                 curve.append((step, score_of(arm.task, measure_rows(model, subset, caches))))
         trained = time.process_time()
         rows = measure_rows(model, held_out, caches)
-        curve.append((settings.steps, score_of(arm.task, rows[: len(subset.names)])))
+        curve.append((steps, score_of(arm.task, rows[: len(subset.names)])))
         shuffled = None
         if not run.is_trial and arm.backbone == "text" and not (arm.changed() or arm.task == "depth"):
             shuffled = measure_rows(model, held_out, caches, is_shuffled=True)
@@ -136,14 +146,15 @@ class Laboratory:
         """Steps taken and loss, after each step of the library's own training."""
         mode = "full" if arm.regime == "full" else "head" if arm.is_cached else "frozen"
         settings, batch_size = self.settings, self.settings.batch_size(arm.regime)
+        steps = settings.steps * settings.factor(arm.task)
         given = {"model": arm.backbone, "data": {"root": "world"}, "crop_px": settings.size_px, "mode": mode}
-        given |= {"steps": settings.steps, "batch_size": batch_size, "seed": seed}
+        given |= {"steps": steps, "batch_size": batch_size, "seed": seed}
         config = resolve_config(model.config.task, given, {"learning_rate": rate, "unet_lr_scale": UNET_SHARE})
         stepper = Stepper(model, config, self._accelerator, caches)
         schedule = schedule_of(config, samples=len(train.names))
         batches = (take(train, indices) for indices in draw_indices(len(train.names), batch_size, seed))
         interval = Interval()
-        for step in range(settings.steps):
+        for step in range(steps):
             model.train()
             yield step + 1, stepper.take(step, schedule(step), batches, interval).loss
 

@@ -258,6 +258,8 @@ def test_recipes_differ_as_documented(tiny_diffusion: Path) -> None:
     default = SegmentationModel.from_diffusion(tiny_diffusion, classes=CLASSES, head_channels=8)
     assert (reference.config.backbone.latent_scaling, default.config.backbone.latent_scaling) == ("none", "scaled")
     assert (reference.config.backbone.detach_maps, default.config.backbone.detach_maps) == (True, False)
+    scales = (reference.config.backbone.map_scale, default.config.backbone.map_scale)
+    assert scales == ("probability", "log_ratio")
     assert (reference.config.count_ignored, default.config.count_ignored) == (True, False)
     small = {"scenes": ["kitchen"], "head_channels": 16, "feature_channels": 32}
     depth = [DepthModel.from_diffusion(tiny_diffusion, recipe=recipe, **small) for recipe in ("reference", "default")]
