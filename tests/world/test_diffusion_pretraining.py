@@ -23,7 +23,6 @@ from vpd.world.latents import LatentSet, encode, prepare_latents
 from vpd.world.miniature import noise_schedule
 from vpd.world.render import render
 from vpd.world.sampling import sample_scene
-from vpd.world.scenes import Thing
 
 TINY = {"unet_channels": (8, 16, 16, 16), "unet_heads": (1, 2, 2, 2), "layers_per_block": 1}
 TINY |= {"text_dim": 16, "text_layers": 1, "heads": 2}
@@ -232,14 +231,14 @@ def test_guidance_makes_the_text_count():
 
 
 def test_follows_by_hand():
-    thing = Thing("cube", "red", "matte", "large", 0.0, 3.0)
     picture = np.full((8, 8, 3), 128, dtype=np.uint8)
     picture[2:6, 2:6] = (200, 20, 20)
     labels = np.zeros((8, 8), dtype=np.int64)
     labels[2:6, 2:6] = 4  # cube
-    assert follows(thing, picture, labels, 3) == (True, True)
-    assert follows(Thing("cone", "blue", "matte", "large", 0.0, 3.0), picture, labels, 3) == (False, False)
-    assert follows(thing, picture, np.zeros_like(labels), 3) == (False, False)
+    assert follows("red", "cube", picture, labels, label=3) == (True, True)
+    assert follows("red", "cone", picture, labels, label=3) == (True, False)
+    assert follows("blue", "cube", picture, labels, label=3) == (False, True)
+    assert follows("red", "cube", picture, np.zeros_like(labels), label=3) == (False, False)
 
 
 def test_embeddings_have_a_gradient():

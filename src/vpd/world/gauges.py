@@ -13,6 +13,7 @@ from torch import Tensor
 from vpd.backbones.unet_walk import walk_unet
 from vpd.images import to_pixels
 from vpd.prompts.encoder import TextEncoder
+from vpd.tasks.segmentation import SegmentationModel
 from vpd.world.autoencoder import load_autoencoder
 from vpd.world.captions import the
 from vpd.world.crops import to_batch
@@ -21,9 +22,8 @@ from vpd.world.language import noun_phrase
 from vpd.world.latents import LatentSet, encode
 from vpd.world.measures import nearest_colour
 from vpd.world.miniature import noise_schedule
-from vpd.world.palette import SHAPES
+from vpd.world.palette import CLASSES, MATERIALS, OBJECT_COLOURS, SHAPES
 from vpd.world.render import Rendering
-from vpd.world.scenes import Thing
 from vpd.world.shipped import WORLD, shipped_diffusion
 
 GAP_TIMESTEPS = (100, 400, 550, 700, 850)
@@ -168,11 +168,48 @@ def to_pictures(vae: AutoencoderKL, latents: Tensor) -> list[NDArray[np.uint8]]:
     return list(to_pixels(vae.decode(latents / vae.config.scaling_factor).sample))
 
 
-def follows(thing: Thing, picture: NDArray[np.uint8], labels: NDArray[np.uint8], label: int) -> tuple[bool, bool]:
+def follow_rates(segmenter: SegmentationModel, *, repeats: int = 3, batch_size: int = 32) -> dict[str, float]:
+    """Share of the shipped model's samples with what the prompt asks for, as a segmenter trained on labels sees them.
+
+    Every colour with every shape, in turn in each material, named in a caption of the kind that the model was trained
+    with: *a room with ...: a large red matte cube near in the middle*.
+
+    Args:
+        segmenter: A model of the world's classes.
+        repeats: Samples of each pair.
+        batch_size: Samples that are made together.
+
+    Returns:
+        `colour`, `shape` and `both` -> share of the samples.
+    """
+    pairs = [(colour, shape) for _ in range(repeats) for colour in OBJECT_COLOURS for shape in SHAPES]
+    room = "a room with a gray floor and beige walls, lit from the left"
+    texts = [
+        f"{room}: a large {colour} {MATERIALS[number % len(MATERIALS)]} {shape} near in the middle"
+        for number, (colour, shape) in enumerate(pairs)
+    ]
+    found = []
+    for start in range(0, len(pairs), batch_size):
+        pictures = draw_samples(texts[start : start + batch_size], seed=start)
+        seen = segmenter.predict(pictures, batch_size=len(pictures))
+        for (colour, shape), picture, prediction in zip(pairs[start:], pictures, seen, strict=False):
+            found.append(follows(colour, shape, picture, prediction.labels.numpy(), label=CLASSES.index(SHAPES[0])))
+    colours, shapes = (np.array(part) for part in zip(*found, strict=True))
+    return {
+        "colour": float(colours.mean()),
+        "shape": float(shapes.mean()),
+        "both": float((colours & shapes).mean()),
+    }
+
+
+def follows(
+    colour: str, shape: str, picture: NDArray[np.uint8], labels: NDArray[np.uint8], *, label: int
+) -> tuple[bool, bool]:
     """Whether a sample has the colour and the shape that were asked for.
 
     Args:
-        thing: What was asked for.
+        colour: What was asked for.
+        shape: What was asked for.
         picture: The sample, `(H, W, 3)`.
         labels: Its classes as a segmenter trained on labels sees them, `(H, W)`.
         label: The first class that is an object's; the shapes follow in their order.
@@ -184,8 +221,7 @@ def follows(thing: Thing, picture: NDArray[np.uint8], labels: NDArray[np.uint8],
     if is_object.mean() < 0.02:
         return False, False
     counts = np.bincount(labels[is_object] - label)
-    shape = SHAPES[int(counts.argmax())]
-    return nearest_colour(picture[is_object]) == thing.colour, shape == thing.shape
+    return nearest_colour(picture[is_object]) == colour, SHAPES[int(counts.argmax())] == shape
 
 
 def _embed_padded(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:

@@ -1,0 +1,124 @@
+"""Does what a small model learnt of rendered scenes help with photographs? Backbones and options, equal budgets.
+
+    python benchmarks/transfer.py run RESULTS.jsonl --data camvid=DIR --data nyu=DIR --data refer=DIR \
+        --backbone text=world --backbone random=DIR [--backbone unconditional=DIR] [--seeds 3] [--minutes M]
+    python benchmarks/transfer.py report RESULTS.jsonl
+
+Each run is a training by the library and an evaluation on the test split, and leaves one line in RESULTS; one that is
+there is not made again. The backbone `text` is also trained with single options of the `reference` recipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+
+from vpd.data.opening import open_data
+from vpd.evaluation import SCORE, evaluate
+from vpd.files import append_json_line, read_json_lines
+from vpd.loading import load
+from vpd.training.run import train
+
+COMMON = {"batch_size": 8, "crop_px": 128, "learning_rate": 1e-3, "unet_lr_scale": 1.0, "trackers": [], "workers": 0}
+COMMON |= {"validate_every": 100_000, "checkpoint_every": 100_000, "keep": 1, "pictures": 0}
+REFER_HEAD = {"head_channels": 64, "token_length": 16, "class_weights": [0.4, 2.0]}
+DATA: dict[str, tuple[Any, str, dict[str, Any]]] = {
+    "camvid": ("segment", "test", {"steps": 150, "model_options": {"head_channels": 64}}),
+    "nyu": ("depth", "test", {"steps": 150, "model_options": {"head_channels": 24, "feature_channels": 256}}),
+    "refer": ("refer", "val", {"steps": 150, "model_options": REFER_HEAD}),
+}
+"""Name -> task, split that is measured, settings."""
+OPTIONS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "latents unscaled": {"latent_scaling": "none"},
+    "maps without gradient": {"detach_maps": True},
+    "maps as probabilities": {"map_scale": "probability"},
+}
+"""Single options of the `reference` recipe, each in the place of the default's."""
+
+
+def plan(data: dict[str, str], backbones: dict[str, str], seeds: int) -> Iterator[tuple[str, str, str, int]]:
+    """Data set, backbone, options and seed of each run; all backbones first, then the options of `text`."""
+    for seed in range(seeds):
+        for name in data:
+            for backbone in backbones:
+                yield name, backbone, "default", seed
+    for seed in range(seeds):
+        for name in data:
+            for options in [other for other in OPTIONS if other != "default"]:
+                if "maps" not in options or DATA[name][0] != "depth":  # whose head takes no maps
+                    yield name, "text", options, seed
+
+
+def make(root: str, name: str, source: str, options: str, seed: int) -> dict[str, Any]:
+    """Train and measure once."""
+    task, split, settings = DATA[name]
+    begin = time.process_time()
+    model_options = {**settings["model_options"], "backbone_options": OPTIONS[options]}
+    given = {**COMMON, **settings, "model": source, "seed": seed, "model_options": model_options}
+    with tempfile.TemporaryDirectory() as folder:
+        trained = train(task, Path(folder, "run"), {"data": {"root": root, "validation_split": None}}, given)
+        report = evaluate(load(trained, device="cpu"), open_data(root, task, split=split), batch_size=8)
+    metric = SCORE[task]
+    return {"score": report["metrics"][metric], "metric": metric, "cpu_s": round(time.process_time() - begin)}
+
+
+def run_all(options: argparse.Namespace) -> None:
+    """Make the runs that are not there yet."""
+    torch.set_num_threads(1)
+    data, backbones = (dict(pair.split("=", 1) for pair in pairs) for pairs in (options.data, options.backbone))
+    done, begin = {line["key"] for line in read_json_lines(options.results)}, time.monotonic()
+    for name, backbone, arm, seed in plan(data, backbones, options.seeds):
+        key = f"{name}, {backbone}, {arm}, seed {seed}"
+        if key in done or backbone not in backbones:
+            continue
+        if options.minutes is not None and time.monotonic() - begin > 60 * options.minutes:
+            print("Time is up.", flush=True)
+            return
+        line = make(data[name], name, backbones[backbone], arm, seed)
+        append_json_line(options.results, {"key": key, "data": name, "backbone": backbone, "options": arm, **line})
+        print(f"{key}: {line['metric']} {line['score']:.4f}, CPU s {line['cpu_s']}", flush=True)
+
+
+def report(options: argparse.Namespace) -> None:
+    """Print a table in Markdown."""
+    scores: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for line in read_json_lines(options.results):
+        scores[line["data"], line["backbone"], line["options"]].append(line["score"])
+    print("| data | backbone | options | seeds | mean | standard deviation |", "|---|---|---|---|---|---|", sep="\n")
+    for (name, backbone, arm), values in scores.items():
+        spread = f"{np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+        print(f"| {name} | {backbone} | {arm} | {len(values)} | {np.mean(values):.3f} | {spread} |")
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("run")
+    command.set_defaults(run=run_all)
+    command.add_argument("results", type=Path)
+    command.add_argument("--data", action="append", required=True, metavar="NAME=FOLDER")
+    command.add_argument("--backbone", action="append", required=True, metavar="NAME=FOLDER")
+    command.add_argument("--seeds", type=int, default=3)
+    command.add_argument("--minutes", type=float, help="stop between two runs after so many")
+    command = commands.add_parser("report")
+    command.set_defaults(run=report)
+    command.add_argument("results", type=Path)
+    options = parser.parse_args()
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()
