@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vpd.backbones.stable_diffusion import StableDiffusionBackbone
     from vpd.errors import UsageError
+    from vpd.exporting.job import export
     from vpd.images import pad_to_multiple
     from vpd.loading import load
     from vpd.optimising import optimise
@@ -30,6 +31,7 @@ __all__ = [
     "SegmentationPrediction",
     "StableDiffusionBackbone",
     "UsageError",
+    "export",
     "load",
     "optimise",
     "pad_to_multiple",
@@ -45,6 +47,7 @@ _HOMES = {
     "SegmentationPrediction": "vpd.predictions",
     "StableDiffusionBackbone": "vpd.backbones.stable_diffusion",
     "UsageError": "vpd.errors",
+    "export": "vpd.exporting.job",
     "load": "vpd.loading",
     "optimise": "vpd.optimising",
     "pad_to_multiple": "vpd.images",

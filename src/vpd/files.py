@@ -59,11 +59,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path, *, remedy: str = "go on with --resume") -> Iterator[Path]:
     """Write a folder so that a crash at any moment leaves the old one, the new one, or none, but no part of one.
 
     Args:
         folder: The folder to make; one that is there already is replaced.
+        remedy: What to do, once the disk has what it needs, where it cannot be written.
 
     Yields:
         An empty folder beside it to write into. It is forced to the disk and becomes `folder` when the block
@@ -86,7 +87,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UsageError(
             f"Cannot write {folder}: {reason}. What was written before it is whole. Make room, or whatever else the "
-            "disk needs, and go on with --resume."
+            f"disk needs, and {remedy}."
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -132,7 +132,9 @@ def pad_to_multiple(images: Tensor, multiple: int) -> tuple[Tensor, tuple[int, i
         The padded images and the size `(H, W)` before, to crop results to.
     """
     height, width = images.shape[-2:]
-    return F.pad(images, (0, -width % multiple, 0, -height % multiple)), (height, width)
+    # not `-height % multiple`: torch.export cannot tell that a size of any height plus that is a multiple
+    full_h, full_w = ((side + multiple - 1) // multiple * multiple for side in (height, width))
+    return F.pad(images, (0, full_w - width, 0, full_h - height)), (height, width)
 
 
 def resize_short(size: tuple[int, int], short: int, long_max: int) -> tuple[int, int]:

@@ -126,7 +126,7 @@ def _attend(attn: Layer, tokens: Tensor, key: Tensor, value: Tensor, *, with_map
         mean_probs = probs.mean(dim=1)
         attended = probs @ value
     else:
-        key, value = (part.expand(len(query), -1, -1, -1) for part in (key, value.to(query.dtype)))
+        key, value = (part.expand(query.shape[0], -1, -1, -1) for part in (key, value.to(query.dtype)))
         attended = F.scaled_dot_product_attention(query, key, value).to(dtype)
     merged = rearrange(attended, "b heads n d -> b n (heads d)")
     return attn.to_out[1](attn.to_out[0](merged)), mean_probs

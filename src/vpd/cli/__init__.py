@@ -14,13 +14,14 @@ from typing import Annotated, NoReturn
 import typer
 
 import vpd
-from vpd.cli import convert, data, demo, doctor, evaluate, info, predict, pretrain, train
+from vpd.cli import convert, data, demo, doctor, evaluate, export, info, predict, pretrain, train
 
 VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "predict": (predict.predict, "Predict images or folders; goes on if stopped."),
     "train": (train.train, "Train a model on data; --resume goes on."),
     "eval": (evaluate.evaluate, "Measure a model on a data set."),
     "convert": (convert.convert, "Turn a published checkpoint into a model."),
+    "export": (export.export, "Write a model for torch.export, ONNX or OpenVINO."),
     "info": (info.info, "Tell what a model or checkpoint is."),
     "doctor": (doctor.doctor, "Check the installation."),
     "demo": (demo.demo, "Train, predict and look, in two minutes."),
