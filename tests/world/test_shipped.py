@@ -8,18 +8,20 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+import vpd
 from vpd import SegmentationModel, StableDiffusionBackbone
 from vpd.errors import UsageError
+from vpd.model_facts import describe_source
 from vpd.prompts.encoder import TextEncoder
 from vpd.world.autoencoder import load_autoencoder
 from vpd.world.dataset import split_seed
-from vpd.world.gauges import attention_ratio, sample_latents, text_gap, to_pictures
+from vpd.world.gauges import attention_ratio, follow_rates, sample_latents, text_gap, to_pictures
 from vpd.world.latents import LatentSet, prepare_latents
 from vpd.world.measures import nearest_colour
 from vpd.world.miniature import noise_schedule
 from vpd.world.render import render
 from vpd.world.sampling import sample_scene
-from vpd.world.shipped import FOLDER, HASHES, shipped_diffusion
+from vpd.world.shipped import ADAPTED, FOLDER, HASHES, shipped_diffusion, shipped_model
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,24 @@ def test_damaged_file_is_named(tmp_path):
     path.unlink()
     with pytest.raises(UsageError, match="is missing, not"):
         shipped_diffusion(tmp_path / "weights")
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_adapted_models_by_name(tmp_path, name):
+    model = vpd.load(name, device="cpu")
+    assert model.config.task == ADAPTED[name] and model.config.licence == "Apache-2.0"
+    assert describe_source(name)["base"] == "world"
+    shutil.copytree(FOLDER, tmp_path / "weights")
+    path = tmp_path / "weights" / ADAPTED[name] / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(UsageError, match=f"{ADAPTED[name]}/model.safetensors .* is damaged: .*Install vpd again"):
+        shipped_model(name, tmp_path / "weights")
+    shipped_diffusion(tmp_path / "weights")  # which is whole
+
+
+def test_samples_follow_their_prompts():
+    rates = follow_rates(vpd.load("world-segment", device="cpu"), repeats=1)
+    assert rates["colour"] > 0.9 and rates["both"] > 0.8
 
 
 def test_it_is_a_backbone_by_its_name():
