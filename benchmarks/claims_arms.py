@@ -13,9 +13,9 @@ TRIAL_SEED = 99
 """On which learning rates are chosen, and nothing else."""
 RATES = {
     ("frozen", "refer"): (1e-3, 3e-3, 1e-2),
-    ("frozen", "segment"): (3e-3, 1e-2, 3e-2),
-    ("frozen", "depth"): (3e-3, 1e-2, 3e-2),
-    **{("full", task): (3e-4, 1e-3, 3e-3) for task in TASKS},
+    ("frozen", "segment"): (1e-2, 3e-2, 1e-1),
+    ("frozen", "depth"): (1e-3, 3e-3, 1e-2),
+    **{("full", task): (1e-4, 3e-4, 1e-3) for task in TASKS},
 }
 """Regime and task -> peak learning rates to choose from."""
 FACTORS = ("backbone", "prompt", "maps", "adapter", "latents", "tokens")
