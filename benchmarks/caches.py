@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from full_size import TEXT, UNET, VAE
-from modes import TINY
+from full_size import TEXT
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from vpd import ReferringModel, StableDiffusionBackbone
+from vpd.benchmark.random_models import SIZES
 from vpd.caching import FrozenCaches, TensorCache
 from vpd.config import Fit, ReferConfig
 from vpd.data import open_data
@@ -30,7 +30,7 @@ from vpd.prompts.tokenizer import clip_tokenizer
 
 def build_model(size: str, px: int) -> ReferringModel:
     """A referring model with random weights."""
-    parts = TINY if size == "tiny" else {"unet": UNET, "vae": VAE}
+    parts = SIZES[size]
     width = parts["unet"]["cross_attention_dim"]
     text = TEXT if size == "sd15" else TEXT | {"hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 2}
     backbone = StableDiffusionBackbone(unet=UNet2DConditionModel(**parts["unet"]), vae=AutoencoderKL(**parts["vae"]))

@@ -19,26 +19,10 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from vpd.benchmark.random_models import SIZES
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-UNET = {
-    "block_out_channels": (320, 640, 1280, 1280),
-    "layers_per_block": 2,
-    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-    "cross_attention_dim": 768,
-    "attention_head_dim": 8,
-    "sample_size": 64,
-}
-VAE = {
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 2,
-    "latent_channels": 4,
-    "scaling_factor": 0.18215,
-    "sample_size": 512,
-}
 TEXT = {
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -56,8 +40,8 @@ def write_diffusion(folder: Path, *, seed: int) -> None:
     from vpd.prompts.tokenizer import clip_tokenizer
 
     torch.manual_seed(seed)
-    UNet2DConditionModel(**UNET).save_pretrained(folder / "unet")
-    AutoencoderKL(**VAE).save_pretrained(folder / "vae")
+    UNet2DConditionModel(**SIZES["sd15"]["unet"]).save_pretrained(folder / "unet")
+    AutoencoderKL(**SIZES["sd15"]["vae"]).save_pretrained(folder / "vae")
     CLIPTextModel(CLIPTextConfig(**TEXT)).save_pretrained(folder / "text_encoder")
     clip_tokenizer().save_pretrained(folder / "tokenizer")
 

@@ -21,42 +21,13 @@ from pathlib import Path
 from typing import Any
 
 MODES = ("full", "lora", "frozen", "head")
-TINY: dict[str, dict[str, Any]] = {
-    "unet": {
-        "block_out_channels": (32, 64, 64, 64),
-        "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        "cross_attention_dim": 64,
-        "attention_head_dim": 2,
-    },
-    "vae": {
-        "block_out_channels": (32, 32, 64, 64),
-        "down_block_types": ("DownEncoderBlock2D",) * 4,
-        "up_block_types": ("UpDecoderBlock2D",) * 4,
-    },
-}
-
-
-def build_model(size: str, num_classes: int) -> Any:
-    """A segmentation model with random weights."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from full_size import UNET, VAE
-
-    from vpd import SegmentationModel, StableDiffusionBackbone
-    from vpd.config import Fit, SegmentConfig
-
-    parts = TINY if size == "tiny" else {"unet": UNET, "vae": VAE}
-    backbone = StableDiffusionBackbone(unet=UNet2DConditionModel(**parts["unet"]), vae=AutoencoderKL(**parts["vae"]))
-    classes = tuple(f"class {number}" for number in range(num_classes))
-    model = SegmentationModel(SegmentConfig(backbone=backbone.config, classes=classes, fit=Fit()), backbone=backbone)
-    model.class_embeddings.normal_()
-    return model
 
 
 def measure(mode: str, checkpointing: bool, given: argparse.Namespace) -> dict[str, Any]:
     """Steps of one kind, in this process."""
     import torch
 
+    from vpd.benchmark.random_models import random_model
     from vpd.config import LoraSettings
     from vpd.training.progress import Interval
     from vpd.training.settings import resolve_config
@@ -79,7 +50,7 @@ def measure(mode: str, checkpointing: bool, given: argparse.Namespace) -> dict[s
     dtype = torch.bfloat16 if given.dtype == "bfloat16" else torch.float32
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)  # or the memory of larger weights would be counted
-    model = build_model(given.size, given.classes)
+    model = random_model(given.size, given.classes)
     if mode == "lora":
         model.add_lora(LoraSettings(rank=given.rank))
     torch.set_default_dtype(torch.float32)

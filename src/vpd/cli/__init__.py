@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import vpd
-from vpd.cli import convert, data, demo, doctor, evaluate, export, info, predict, pretrain, train
+from vpd.cli import bench, convert, data, demo, doctor, evaluate, export, info, predict, pretrain, train
 
 VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "predict": (predict.predict, "Predict images or folders; goes on if stopped."),
@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "eval": (evaluate.evaluate, "Measure a model on a data set."),
     "convert": (convert.convert, "Turn a published checkpoint into a model."),
     "export": (export.export, "Write a model for torch.export, ONNX or OpenVINO."),
+    "bench": (bench.bench, "Measure the ways to features on this machine."),
     "info": (info.info, "Tell what a model or checkpoint is."),
     "doctor": (doctor.doctor, "Check the installation."),
     "demo": (demo.demo, "Train, predict and look, in two minutes."),

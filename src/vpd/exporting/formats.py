@@ -85,7 +85,7 @@ def read(path: Path, target: Target) -> Run:
     if target == "torch":
         return torch.export.load(path).module()
     if target == "onnx":
-        session = import_module("onnxruntime").InferenceSession(path, providers=["CPUExecutionProvider"])
+        session = onnx_session(path)
         names = [slot.name for slot in session.get_inputs()]
         return lambda *inputs: torch.from_numpy(
             session.run(None, {name: value.numpy() for name, value in zip(names, inputs, strict=True)})[0]
@@ -93,6 +93,22 @@ def read(path: Path, target: Target) -> Run:
     core = import_module("openvino").Core()
     compiled = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})  # or it takes bfloat16: 1e-2
     return lambda *inputs: torch.from_numpy(compiled([value.numpy() for value in inputs])[0].copy())
+
+
+def onnx_session(path: Path, *, threads: int | None = None) -> Any:
+    """ONNX Runtime ready to run a file on the CPU.
+
+    Args:
+        path: A file that `write` wrote.
+        threads: How many compute; they then sleep while they wait, so that CPU seconds are those of work. None = as
+            many as there are cores.
+    """
+    runtime = import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""`vpd bench`: the ways from an image to features, side by side."""

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+Command = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def small_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peaks of a product small enough for a test."""
+    from vpd.benchmark import comparison
+
+    whole = comparison.machine_peaks
+    monkeypatch.setattr(comparison, "machine_peaks", lambda device, dtype: whole(device, dtype, size=64, repeats=1))
+
+
+def test_what_the_documentation_says(vpd_command: Command, models: dict[str, Path], tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    names = ["reference", "diffusers", "exact", "exact+heap", "fast"]
+    words = ("--px", 64, "--prompts", 3, "--rounds", 1, "--threads", threads, "--ways", ",".join(names))
+    curves = ("--sizes", "64,128", "--classes", "1,3", "--batches", "1,2")
+    out = tmp_path / "bench"
+    result = vpd_command("bench", "--model", models["segment"], "--device", "cpu", *words, *curves, "--out", out)
+    assert result.status == 0, result.err
+    assert "| times faster |" in result.out and "matrix" in result.out
+    found = json.loads((out / "bench.json").read_text(encoding="utf-8"))
+    assert found["format_version"] == 1 and found["model"] == str(models["segment"])
+    assert (found["px"], found["prompts"], found["rounds"], found["clock"]) == (64, 3, 1, "cpu_s")
+    assert found["machine"]["threads"] == threads and found["machine"]["device"] == "cpu"
+    assert found["skipped"] == {}
+    assert set(found["peak_gflop_per_s"]["float32"]) == {"matrix", "convolution"}
+    assert list(found["ways"]) == names
+    for name, facts in found["ways"].items():
+        for part in ("", "encoder_", "unet_"):
+            for clock in ("cpu_s", "wall_s"):
+                seconds = facts["seconds"][f"{part}{clock}"]
+                assert 0 <= seconds["min"] <= seconds["median"] <= seconds["max"]
+        assert set(facts["gflop"]) == set(facts["peak_mib"]) == {"encoder", "unet"}
+        assert max(facts["errors"]) < (4e-2 if name == "fast" else 1e-5)
+        assert facts["share_of_peak"] > 0 and facts["dtype"] in found["peak_gflop_per_s"]
+    assert found["ways"]["reference"]["times_faster"] == 1
+    for axis, numbers in (("size", [64, 128]), ("classes", [1, 3]), ("batch", [1, 2])):
+        assert list(found["growth"][axis]) == names
+        for points in found["growth"][axis].values():
+            assert [point[axis] for point in points] == numbers
+            assert points[0]["gflop_ratio"] == points[0]["time_ratio"] == 1
+            assert points[1]["gflop_ratio"] > 1 and points[1]["images_per_s"] > 0
+    assert (out / "table.md").read_text(encoding="utf-8").strip() in result.out
+    pytest.importorskip("matplotlib")
+    assert (out / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_requests_that_cannot_be_met(vpd_command: Command, models: dict[str, Path], tmp_path: Path) -> None:
+    tiny = ("--model", models["depth"])
+    for words, said in (
+        (("--ways", "fastest"), "Unknown way 'fastest'. Choose among: reference, diffusers"),
+        (("--sizes", "64,big"), "--sizes 64,big: give whole numbers above 0"),
+        (("--batches", "0"), "--batches 0: give whole numbers above 0"),
+        ((*tiny, "--px", "100"), "A side of 100 px does not fit: give multiples of 64 px"),
+        ((*tiny, "--px", "64", "--sizes", "64,65"), "A side of 65 px does not fit"),
+        (("--model", tmp_path / "none"), "There is no model folder"),
+        ((*tiny, "--size", "tiny"), "Give it or --model, not both"),
+        (("--size", "huge"), "'huge' is not one of"),
+    ):
+        result = vpd_command("bench", *words, "--device", "cpu")
+        assert result.status == 2, words
+        assert said in result.err
+        assert "Traceback" not in result.err
