@@ -10,15 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vpd.errors import UsageError
-from vpd.exporting.networks import Network
+from vpd.exporting.networks import Network, Target
 
-Target = Literal["torch", "onnx", "openvino"]
 Run = Callable[..., Tensor]
 
 SUFFIXES: dict[str, str] = {"torch": ".pt2", "onnx": ".onnx", "openvino": ".xml"}

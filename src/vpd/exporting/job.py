@@ -13,14 +13,16 @@ from PIL import Image
 import vpd
 from vpd.config import DepthConfig
 from vpd.errors import UsageError
-from vpd.exporting.formats import SUFFIXES, Run, Target, check_target, read, write
+from vpd.exporting.formats import SUFFIXES, Run, check_target, read, write
 from vpd.exporting.networks import (
     TEXTS,
     Network,
     Prompts,
+    Target,
     find_prompts,
     image_network,
     image_step_px,
+    least_steps,
     own_prompts,
     text_network,
     token_ids,
@@ -100,7 +102,7 @@ def export(
         raise UsageError(f"tolerance={tolerance}: give a number above 0, such as {TOLERANCE}.")
     prompts = find_prompts(model, prompts)
     networks = [
-        image_network(model, prompts, least_steps=least_steps(target)),
+        image_network(model, prompts, target=target),
         *([text_network(model)] if text_encoder else []),
     ]
     checks: list[Check] = []
@@ -157,7 +159,7 @@ def describe(model: PerceptionModel, networks: list[Network], *, target: Target,
         for network in networks
     }
     facts["images"] = {"channels": "RGB", "pixels": "value / 127.5 - 1", "padding": "0 at right and bottom"}
-    facts["images"] |= {"multiple_px": image_step_px(model), "least_multiples": least_steps(target)}
+    facts["images"] |= {"multiple_px": image_step_px(model, target), "least_multiples": least_steps(target)}
     facts["fit"] = config.fit.model_dump(mode="json")
     facts["prompts"] = prompts
     if prompts == "input" and len(own_prompts(model)):
@@ -171,11 +173,6 @@ def describe(model: PerceptionModel, networks: list[Network], *, target: Target,
     if len(networks) > 1:
         facts |= {"tokenizer": TOKENIZER_FILE, "token_length": token_length(model)}
     return facts
-
-
-def least_steps(target: Target) -> int:
-    """Least height and width of images, in steps: torch.export takes axes of length 1 for another kind of axis."""
-    return 2 if target == "torch" else 1
 
 
 def _free_folder(out: str | Path) -> Path:

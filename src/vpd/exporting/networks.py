@@ -20,6 +20,7 @@ from vpd.tasks.referring import ReferringModel
 from vpd.tasks.segmentation import SegmentationModel
 
 Prompts = Literal["constant", "input"]
+Target = Literal["torch", "onnx", "openvino"]
 Inputs = tuple[Tensor, ...]
 Trial = tuple[str, Inputs]
 """Inputs and what they are in words."""
@@ -95,13 +96,20 @@ def find_prompts(model: PerceptionModel, prompts: Prompts | None) -> Prompts:
     return "input"
 
 
-def image_step_px(model: PerceptionModel) -> int:
+def image_step_px(model: PerceptionModel, target: Target) -> int:
     """What height and width of images must be multiples of in the exported graph.
 
     A depth model cuts what it fused from padding off before it decodes, in steps of the fused map; the graph does the
-    same only if it pads from those steps on itself.
+    same only if it pads from those steps on itself. Graphs of torch hold either with or without such a cut: theirs take
+    whole steps of the coarsest map, where there is none.
     """
-    return model.head.fused_stride if isinstance(model, DepthModel) else model.output_multiple_px
+    is_cut = isinstance(model, DepthModel) and target != "torch"
+    return model.head.fused_stride if is_cut else model.output_multiple_px
+
+
+def least_steps(target: Target) -> int:
+    """Least height and width of images, in steps: torch.export takes axes of length 1 for another kind of axis."""
+    return 2 if target == "torch" else 1
 
 
 def own_prompts(model: PerceptionModel) -> Tensor:
@@ -111,7 +119,7 @@ def own_prompts(model: PerceptionModel) -> Tensor:
     return model.scene_embeddings if isinstance(model, DepthModel) else torch.empty(0, model.backbone.text_dim)
 
 
-def image_network(model: PerceptionModel, prompts: Prompts, *, least_steps: int) -> Network:
+def image_network(model: PerceptionModel, prompts: Prompts, *, target: Target) -> Network:
     """Images, and prompts where they are an input, -> what the model's `forward` gives.
 
     The graph is that of `vpd.optimise` in float32, on the CPU: its error counts in the comparison with the model.
@@ -119,11 +127,11 @@ def image_network(model: PerceptionModel, prompts: Prompts, *, least_steps: int)
     Args:
         model: Any of the three.
         prompts: `constant` or `input`.
-        least_steps: Least height and width that it is tried with, in steps of `image_step_px`.
+        target: What it will be written as.
     """
     fast = optimise(model, dtype="float32").to("cpu")
     fast.text_encoder = None
-    step = image_step_px(model)
+    step = image_step_px(model, target)
     batch = Dim("batch", max=MAX_BATCH)
     height, width = (step * Dim(name, min=2) for name in ("height_steps", "width_steps"))
     draw = torch.Generator().manual_seed(0)
@@ -146,7 +154,7 @@ def image_network(model: PerceptionModel, prompts: Prompts, *, least_steps: int)
     def trials() -> Iterator[Trial]:
         side = -(-(model.config.fit.window_px or model.config.fit.size_px) // step)  # as `predict` runs it
         for number, rows, columns in dict.fromkeys((*_SIZES, (1, side, side))):
-            if min(rows, columns) < least_steps:
+            if min(rows, columns) < least_steps(target):
                 continue
             inputs = (images(number, rows, columns), *text(number))
             words = f"{number} x {rows * step}x{columns * step} px"
