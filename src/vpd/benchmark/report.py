@@ -49,7 +49,7 @@ def _ways_table(result: dict[str, Any]) -> str:
         parts = " | ".join(_short(seconds[f"{part}_{clock}"]["median"]) for part in PARTS)
         spread = f"{_short(seconds[clock]['min'])} to {_short(seconds[clock]['max'])}"
         memory = ", ".join(
-            f"{mib:.0f}{' (process)' if part == 'process' else ''}" for part, mib in facts["peak_mib"].items()
+            f"{mib:.4g}{' (process)' if part == 'process' else ''}" for part, mib in facts["peak_mib"].items()
         )
         lines.append(
             f"| {name} | {_short(seconds[clock]['median'])} ({spread}) | {parts} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -59,6 +60,8 @@ def bench(
     CPU seconds of all threads, wall time, memory, operations, share of what this machine's matrix products reach, and
     how far the features are from the reference's. The ways take turns, so that other load meets all of them alike.
     """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler tells each start, and reads this as it is loaded
+
     from vpd.benchmark.ways import DEFAULT, check_names
     from vpd.errors import UsageError
 
