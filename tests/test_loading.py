@@ -81,9 +81,7 @@ def test_damaged_files(copy: Path, tmp_path: Path, tiny_diffusion: Path) -> None
     (tmp_path / "model").mkdir()
     with pytest.raises(UsageError, match="It holds a training run: its model is .*model"):
         vpd.load(tmp_path)
-    with pytest.raises(
-        UsageError, match="world is a diffusion model, .*: world-segment, .* vpd train TASK"
-    ):
+    with pytest.raises(UsageError, match="world is a diffusion model, .*: world-segment, .* vpd train TASK"):
         vpd.load("world")
 
 

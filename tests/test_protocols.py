@@ -17,8 +17,9 @@ from hand_made import Samples
 from vpd.config import Fit
 from vpd.data.samples import Sample
 from vpd.errors import UsageError
+from vpd.fit_changes import change_fit
 from vpd.pictures import UNKNOWN_COLOUR
-from vpd.protocols import change_fit, check_classes, protocol_of
+from vpd.protocols import check_classes, protocol_of
 from vpd.tasks.depth import DepthModel
 from vpd.tasks.inference import accumulated_probabilities, fit_image, fitted_size, mean_probabilities
 from vpd.tasks.referring import ReferringModel

@@ -33,5 +33,6 @@ def test_wheel_in_an_empty_environment(tmp_path: Path) -> None:
     assert "mIoU" in report and "oIoU" in report and "RMSE" in report
     run(vpd, "predict", "segment", tmp_path / "demo" / "scenes", "--model", "world", "--out", "out")
     assert len((tmp_path / "out" / "predictions.jsonl").read_text().splitlines()) == 3
-    run(vpd, "train", "depth", "--data", "world", "--model", "world", "--out", "run", "-s", "steps=1", "-s", "crop_px=64")
+    words = "train depth --data world --model world --out run -s steps=1 -s batch_size=2 -s crop_px=64 -s trackers=[]"
+    run(vpd, *words.split())
     assert "depth" in run(vpd, "info", "run/model")

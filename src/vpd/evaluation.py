@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,6 +20,7 @@ from vpd.config import Fit, Task
 from vpd.data.readers import NumberedSamples, Readers
 from vpd.data.samples import Sample, SampleSet
 from vpd.errors import UsageError
+from vpd.memory_budget import Memory
 from vpd.metrics.intervals import bootstrap_intervals
 from vpd.predictions import Prediction
 from vpd.protocols import Protocol, protocol_of
@@ -49,6 +51,8 @@ class Entry:
     """What it adds to each metric of the protocol."""
     record: dict[str, Any] | None = None
     """What `keep` said of its prediction."""
+    note: str = ""
+    """What was done to stay within the memory that changes the prediction; empty = nothing."""
     texts: tuple[str, ...] = ()
     """Its expressions."""
 
@@ -89,6 +93,7 @@ class Evaluation:
             ends = bootstrap_intervals(metric, rows, self.groups)
             metrics |= {name + ending: float(value) for name, value in values.items()}
             intervals |= {name + ending: [low, high] for name, (low, high) in ends.items()}
+        notes = Counter(entry.note for entry in self.table if entry.note)
         return {
             "task": self.task,
             "samples": len(self.table),
@@ -99,6 +104,7 @@ class Evaluation:
             "per_class": self._per_class(),
             "protocol": self.protocol.words,
             "fit": self.fit.model_dump(mode="json"),
+            **({"notes": dict(notes)} if notes else {}),
         }
 
     def scores(self) -> list[dict[str, float]]:
@@ -138,7 +144,8 @@ def evaluate(model: PerceptionModel, sample_set: SampleSet, **options: Any) -> d
     Returns:
         `task`, `samples` of `available`, `groups` (how many), `metrics` (name -> number: shares are fractions of 1,
         errors metres), `intervals` (name -> low and high end of its 95 % interval; empty with fewer than 2 groups),
-        `per_class` (class -> name -> number, or empty), `protocol` (what was measured, in words) and `fit`.
+        `per_class` (class -> name -> number, or empty), `protocol` (what was measured, in words) and `fit`; `notes`
+        (how samples were run for the sake of `memory` -> how many) where there are any.
 
     Raises:
         UsageError: As `measure`.
@@ -154,6 +161,7 @@ def measure(
     batch_size: int = 1,
     limit: int | None = None,
     workers: int = 0,
+    memory: Memory | None = None,
     accelerator: Accelerator | None = None,
     watch: Callable[[Iterable[Any]], Iterable[Any]] = iter,
     should_stop: Callable[[], bool] | None = None,
@@ -171,6 +179,8 @@ def measure(
         batch_size: Images that go through the network together where their sizes agree.
         limit: Use the first so many samples only.
         workers: Processes that read samples.
+        memory: What predicting may take, as for `predict`; the report counts the samples that were run in windows or
+            smaller for its sake.
         accelerator: Where several processes share the work; each gets the whole table.
         watch: Wraps the batches, for a progress bar.
         should_stop: Asked before each batch. When it says so in any process, all of them raise `Interrupted` after
@@ -189,7 +199,7 @@ def measure(
         raise UsageError(f"There is no sample to measure on: the data has {len(sample_set)}, and limit is {limit}.")
     if batch_size < 1:
         raise UsageError(f"batch_size={batch_size}: give 1 or more.")
-    protocol = protocol_of(model, sample_set, caches)
+    protocol = protocol_of(model, sample_set, caches, memory)
     rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     batches = [range(first, min(first + batch_size, total)) for first in range(0, total, batch_size)]
     stream = iter(watch(Readers(NumberedSamples(sample_set), batches[rank::processes], workers=workers)))
@@ -254,6 +264,7 @@ def _count(
             sample.group,
             rows,
             keep(sample, prediction) if keep else None,
+            note=prediction.note,
             texts=sample.texts,
         )
         for (index, _), sample, (prediction, rows) in zip(numbered, samples, protocol.measure(samples), strict=True)

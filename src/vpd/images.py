@@ -112,7 +112,7 @@ def read_depth(path: str | Path | Encoded, scale: float | None = 1000.0) -> NDAr
 def to_tensor(image: Image.Image) -> Tensor:
     """RGB picture -> `(1, 3, H, W)` float32 in [-1, 1]."""
     pixels = torch.from_numpy(np.array(image.convert("RGB")))
-    return pixels.permute(2, 0, 1)[None].float() / 127.5 - 1
+    return pixels.permute(2, 0, 1)[None].float().div_(127.5).sub_(1)
 
 
 def to_pixels(images: Tensor) -> NDArray[np.uint8]:

@@ -36,6 +36,8 @@ class SegmentationPrediction:
     """The input, RGB, upright."""
     scores: Tensor | None = field(default=None, repr=False)
     """`(n, H, W)` probabilities, where they were asked for."""
+    note: str = ""
+    """What was done to stay within `memory` that changes the prediction, such as windows; empty = nothing."""
 
     def save(self, path: str | Path) -> None:
         """Write the labels as a PNG of 8 bits, or 16 with more than 255 classes; the names stand in its text.
@@ -64,7 +66,8 @@ class SegmentationPrediction:
                     "share": round(float(counts[label] / self.labels.numel()), 6),
                 }
                 for label in present
-            ]
+            ],
+            **_note(self.note),
         }
 
 
@@ -80,6 +83,8 @@ class MaskPrediction:
     """The expression."""
     image: Image.Image = field(repr=False)
     """The input, RGB, upright."""
+    note: str = ""
+    """What was done to stay within `memory` that changes the prediction, such as windows; empty = nothing."""
 
     def save(self, path: str | Path) -> None:
         """Write the mask as an 8-bit PNG, 0 or 255; the expression stands in its text.
@@ -101,6 +106,7 @@ class MaskPrediction:
             "text": self.text,
             "share": round(rows.size / self.mask.numel(), 6),
             "box": [int(edge) for edge in box] or None,
+            **_note(self.note),
         }
 
 
@@ -116,6 +122,8 @@ class DepthPrediction:
     """Scene the model was told, or what it took instead."""
     image: Image.Image = field(repr=False)
     """The input, RGB, upright."""
+    note: str = ""
+    """What was done to stay within `memory` that changes the prediction, such as windows; empty = nothing."""
 
     @property
     def metres_per_step(self) -> float:
@@ -153,6 +161,7 @@ class DepthPrediction:
             "nearest_m": round(float(self.depth_m.min()), 4),
             "farthest_m": round(float(self.depth_m.max()), 4),
             "scene": self.scene,
+            **_note(self.note),
         }
 
 
@@ -174,6 +183,10 @@ def read_depth_prediction(path: str | Path) -> NDArray[np.float32]:
             "Read other depth files with `vpd.images.read_depth` and their scale."
         )
     return (np.asarray(picture).astype(np.float64) * float(step_m)).astype(np.float32)
+
+
+def _note(note: str) -> dict[str, str]:
+    return {"note": note} if note else {}
 
 
 def _save_png(path: str | Path, pixels: NDArray[Any], texts: dict[str, str]) -> None:

@@ -19,6 +19,7 @@ from vpd.errors import UsageError
 from vpd.files import atomic_write
 from vpd.images import read_image
 from vpd.loading import find_dtype
+from vpd.memory_budget import BudgetError
 from vpd.optimising import optimise
 from vpd.output_names import Item
 from vpd.predictions import Prediction
@@ -72,7 +73,8 @@ class Predictor:
         model: One of the three task models.
         out: Folder to write into; each file is written whole or not at all.
         model_name: What the manifest calls the model.
-        options: Arguments of the model's `predict` (`text`, `classes`, `scene`, `size`); none are left out.
+        options: Arguments of the model's `predict` (`text`, `classes`, `scene`, `size`, `memory`); none are left out.
+            With `memory`, images are read, predicted and written one batch after the other, not at the same time.
         fast: Precision for `vpd.optimise`, which makes the model that runs; none = the model as it is.
 
     Raises:
@@ -101,6 +103,7 @@ class Predictor:
         self._model, self._call_options = _prepare(model, given)
         _check_options(self._model, self._call_options)
         self._one_by_one = False
+        self._is_frugal = "memory" in given
         if fast is not None:
             find_dtype(fast)
         self._fast = fast
@@ -109,7 +112,7 @@ class Predictor:
     def run(self, batches: Iterable[Batch]) -> Iterator[Outcome]:
         """Predict batches and write the files of the images that are wanted; yields each of these when it is done.
 
-        The next batch is read, and files are written, while the model runs.
+        The next batch is read, and files are written, while the model runs, unless there is a budget of memory.
         """
         if self._fast is not None:
             self._model, self._fast = optimise(self._model, dtype=self._fast), None
@@ -128,12 +131,13 @@ class Predictor:
                     source = picture.item.source
                     if source not in batch.wanted:
                         continue
-                    if prediction is None:
-                        yield Outcome(source, error=f"{source}: not enough memory; give a smaller --size")
+                    if isinstance(prediction, str):
+                        yield Outcome(source, error=f"{source}: {prediction}")
                     else:
                         pixels = picture.image.width * picture.image.height
                         waiting.append((pixels, self._threads.submit(self._write, picture, prediction)))
-                most = max(_THREADS, len(batch.items))
+                del readable, predictions  # or they would be there while the next are read
+                most = 0 if self._is_frugal else max(_THREADS, len(batch.items))
                 while len(waiting) > most or sum(pixels for pixels, _ in waiting) > _MOST_WAITING_PX:
                     yield waiting.popleft()[1].result()
             while waiting:
@@ -147,12 +151,12 @@ class Predictor:
         started: deque[tuple[Batch, list[Future[_Picture]]]] = deque()
         for batch in batches:
             started.append((batch, [self._threads.submit(_read, item) for item in batch.items]))
-            if len(started) > 1:
+            if len(started) > 1 or self._is_frugal:
                 yield started.popleft()
         yield from started
 
-    def _predict(self, images: Sequence[Image.Image]) -> Iterator[Prediction | None]:
-        """Predictions of a batch; where memory does not suffice, of one image after the other, and none for one."""
+    def _predict(self, images: Sequence[Image.Image]) -> Iterator[Prediction | str]:
+        """Predictions of a batch; where memory does not suffice, of one image after the other, or why there is none."""
         if not images:
             return
         if self._one_by_one and len(images) > 1:
@@ -164,11 +168,14 @@ class Predictor:
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
+            reason = (
+                str(error) if isinstance(error, BudgetError) else "not enough memory; give --memory or a smaller --size"
+            )
         else:
             yield from predictions
             return
         if len(images) == 1:
-            yield None
+            yield reason
             return
         logger.warning("not enough memory for %d images at once; going on one by one", len(images))
         self._one_by_one = True

@@ -5,20 +5,19 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import ValidationError
 from torch import Tensor
 
 from vpd.caching import FrozenCaches, TensorCache
-from vpd.config import Fit
 from vpd.data.samples import CountedDepth, Sample, SampleSet
 from vpd.errors import UsageError
+from vpd.memory_budget import Memory
 from vpd.metrics.accumulator import Accumulator
 from vpd.metrics.depth import DepthMetrics
 from vpd.metrics.referring import ReferringMetrics
@@ -49,6 +48,14 @@ class Protocol(ABC):
     words: dict[str, str]
     """What is measured, in words, by the same endings."""
 
+    _caches: FrozenCaches | None
+    _memory: Memory | None
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        """What every call of `predict` is told."""
+        return {"caches": self._caches, "memory": self._memory}
+
     @abstractmethod
     def measure(self, samples: Sequence[Sample]) -> list[Measured]:
         """Predict samples, together where their sizes agree, and count each.
@@ -76,21 +83,28 @@ class SegmentationProtocol(Protocol):
         model: Whom to measure.
         sample_set: On what; its class names must be the model's, in number and order.
         caches: Where results of the frozen parts are kept, if anywhere.
+        memory: As for `predict`.
 
     Raises:
         UsageError: If the classes differ.
     """
 
-    def __init__(self, model: SegmentationModel, sample_set: SampleSet, caches: FrozenCaches | None = None) -> None:
+    def __init__(
+        self,
+        model: SegmentationModel,
+        sample_set: SampleSet,
+        caches: FrozenCaches | None = None,
+        memory: Memory | None = None,
+    ) -> None:
         check_classes(sample_set.classes, model.config.classes)
-        self._model, self._classes, self._caches = model, model.config.classes, caches
+        self._model, self._classes, self._caches, self._memory = model, model.config.classes, caches, memory
         self.metrics = {"": SegmentationMetrics(len(self._classes))}
         self.words = {"": "labels at the size of the images, pixels of all samples together"}
 
     def measure(self, samples: Sequence[Sample]) -> list[Measured]:
         """Predict and count samples."""
         images = [sample.image for sample in samples]
-        predictions = self._model.predict(images, batch_size=len(samples), caches=self._caches)
+        predictions = self._model.predict(images, batch_size=len(samples), **self._options)
         return [
             (prediction, {"": self._row("", sample, prediction.labels, _truth(sample, "labels"))})
             for sample, prediction in zip(samples, predictions, strict=True)
@@ -98,7 +112,7 @@ class SegmentationProtocol(Protocol):
 
     def shown(self, sample: Sample) -> Shown:
         """Truth and prediction in the colours of the classes."""
-        labels = _truth(sample, "labels"), self._model.predict(sample.image).labels.numpy()
+        labels = _truth(sample, "labels"), self._model.predict(sample.image, memory=self._memory).labels.numpy()
         truth, predicted = (colour_labels(part, len(self._classes)) for part in labels)
         return Shown(truth, predicted, class_legend(np.stack(labels), self._classes))
 
@@ -110,11 +124,13 @@ class ReferringProtocol(Protocol):
         model: Whom to measure.
         caches: Where results of the frozen parts are kept; none = in 256 MB, so that images with several sentences
             are encoded once.
+        memory: As for `predict`.
     """
 
-    def __init__(self, model: ReferringModel, caches: FrozenCaches | None = None) -> None:
+    def __init__(self, model: ReferringModel, caches: FrozenCaches | None = None, memory: Memory | None = None) -> None:
         cache = TensorCache(_REFER_CACHE_BYTES)
-        self._model, self._caches, fit = model, caches or FrozenCaches(latents=cache, texts=cache), model.config.fit
+        self._model, self._memory, fit = model, memory, model.config.fit
+        self._caches = caches or FrozenCaches(latents=cache, texts=cache)
         self._size = (fit.size_px, fit.size_px)
         # the squashed image and what the model makes of the original are then the same pixels
         self._is_squashed_anyway = fit.mode == "squash" and fit.antialias
@@ -130,11 +146,11 @@ class ReferringProtocol(Protocol):
         texts = [_expression(sample) for sample in samples]
         masks = [_truth(sample, "mask") for sample in samples]
         images = [Image.fromarray(sample.image) for sample in samples]
-        answers = self._model.predict_with_fitted(images, text=texts, batch_size=len(samples), caches=self._caches)
+        answers = self._model.predict_with_fitted(images, text=texts, batch_size=len(samples), **self._options)
         squashed = [mask for _, mask in answers]
         if not self._is_squashed_anyway:
             squares = [image.resize(self._size, Image.Resampling.BILINEAR) for image in images]
-            on_squares = self._model.predict(squares, text=texts, batch_size=len(samples), caches=self._caches)
+            on_squares = self._model.predict(squares, text=texts, batch_size=len(samples), **self._options)
             squashed = [prediction.mask for prediction in on_squares]
         measured: list[Measured] = []
         for sample, (prediction, _), mask, on_square in zip(samples, answers, masks, squashed, strict=True):
@@ -146,7 +162,7 @@ class ReferringProtocol(Protocol):
     def shown(self, sample: Sample) -> Shown:
         """Truth and prediction, each with its outline, and the expression."""
         image, text = Image.fromarray(sample.image), _expression(sample)
-        predicted = self._model.predict(image, text=text).mask.numpy()
+        predicted = self._model.predict(image, text=text, memory=self._memory).mask.numpy()
         return Shown(tint_mask(image, _truth(sample, "mask")), tint_mask(image, predicted), words=f"“{text}”")
 
 
@@ -157,10 +173,17 @@ class DepthProtocol(Protocol):
         model: Whom to measure.
         sample_set: On what; `counted` without a largest depth means the model's range.
         caches: Where results of the frozen parts are kept, if anywhere.
+        memory: As for `predict`.
     """
 
-    def __init__(self, model: DepthModel, sample_set: SampleSet, caches: FrozenCaches | None = None) -> None:
-        self._model, self._caches = model, caches
+    def __init__(
+        self,
+        model: DepthModel,
+        sample_set: SampleSet,
+        caches: FrozenCaches | None = None,
+        memory: Memory | None = None,
+    ) -> None:
+        self._model, self._caches, self._memory = model, caches, memory
         counted = getattr(sample_set, "counted", CountedDepth())  # sets need not inherit from SampleSet
         metrics = DepthMetrics(
             min_depth_m=counted.min_depth_m,
@@ -178,7 +201,7 @@ class DepthProtocol(Protocol):
         """Predict and count samples, each with its scene where the model knows it."""
         scenes = [self._scene(sample) for sample in samples]
         images = [sample.image for sample in samples]
-        predictions = self._model.predict(images, scene=scenes, batch_size=len(samples), caches=self._caches)
+        predictions = self._model.predict(images, scene=scenes, batch_size=len(samples), **self._options)
         return [
             (prediction, {"": self._row("", sample, prediction.depth_m, _truth(sample, "depth_m"))})
             for sample, prediction in zip(samples, predictions, strict=True)
@@ -188,7 +211,8 @@ class DepthProtocol(Protocol):
         """Truth and prediction in colours of the truth's range."""
         truth = _truth(sample, "depth_m")
         near_m, far_m = depth_range(truth)
-        predicted = self._model.predict(sample.image, scene=self._scene(sample)).depth_m.numpy()
+        prediction = self._model.predict(sample.image, scene=self._scene(sample), memory=self._memory)
+        predicted = prediction.depth_m.numpy()
         return Shown(
             colour_depth(truth, near_m, far_m),
             colour_depth(predicted, near_m, far_m),
@@ -200,50 +224,31 @@ class DepthProtocol(Protocol):
         return sample.scene if sample.scene in self._model.config.scenes else None
 
 
-def protocol_of(model: PerceptionModel, sample_set: SampleSet, caches: FrozenCaches | None = None) -> Protocol:
+def protocol_of(
+    model: PerceptionModel,
+    sample_set: SampleSet,
+    caches: FrozenCaches | None = None,
+    memory: Memory | None = None,
+) -> Protocol:
     """The protocol of a model's task.
 
     Args:
         model: Whom to measure.
         sample_set: On what.
         caches: Where results of the frozen parts are kept, if anywhere.
+        memory: As for `predict`.
 
     Raises:
         TypeError: If the model is none of the three.
         UsageError: If the classes of data and model differ.
     """
     if isinstance(model, SegmentationModel):
-        return SegmentationProtocol(model, sample_set, caches)
+        return SegmentationProtocol(model, sample_set, caches, memory)
     if isinstance(model, ReferringModel):
-        return ReferringProtocol(model, caches)
+        return ReferringProtocol(model, caches, memory)
     if isinstance(model, DepthModel):
-        return DepthProtocol(model, sample_set, caches)
+        return DepthProtocol(model, sample_set, caches, memory)
     raise TypeError(f"{type(model).__name__} is none of the three task models.")
-
-
-def change_fit(model: PerceptionModel, changes: Mapping[str, Any]) -> None:
-    """Fit images differently from now on, such as `{"scales": [0.5, 1, 1.5], "flip": True}` for segmentation.
-
-    Args:
-        model: Whose `config.fit` changes.
-        changes: Fields of `Fit`.
-
-    Raises:
-        UsageError: If a field is unknown, a value is wrong, or the task cannot do it; the model stays as it was.
-    """
-    if unknown := sorted(set(changes) - set(Fit.model_fields)):
-        raise UsageError(f"Unknown keys of the fit: {', '.join(unknown)}. Known: {', '.join(Fit.model_fields)}.")
-    settings = model.config.model_dump()
-    settings["fit"] |= changes
-    try:
-        model.config = type(model.config).model_validate(settings)
-    except ValidationError as error:
-        problems = (
-            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg'].removeprefix('Value error, ')}"
-            for problem in error.errors()
-        )
-        given = ", ".join(f"{name}={value}" for name, value in changes.items())
-        raise UsageError(f"Images cannot be fitted by {given}: {'; '.join(problems)}.") from error
 
 
 def check_classes(of_data: Sequence[str], of_model: Sequence[str]) -> None:

@@ -1,4 +1,5 @@
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -86,6 +87,41 @@ def test_memory_can_be_kept_without_more(
     words = ["predict", "segment", photos, "--model", models["segment"], "--out", tmp_path / "out", "--keep-heap"]
     assert vpd_command(*words).status == 0 and kept == [True]
     assert "fast" not in manifest(tmp_path / "out")[0]["options"]
+
+
+@pytest.mark.parametrize(
+    ("task", "how"), [("segment", "in windows of"), ("depth", "in windows of"), ("refer", "at a short")]
+)
+def test_a_budget(
+    vpd_command: Command, models: Models, tmp_path: Path, task: str, how: str, monkeypatch: pytest.MonkeyPatch
+):
+    """A big picture is run otherwise and that is said; one that fits is not; one too big for anything is skipped."""
+    returned: list[bool] = []
+    monkeypatch.setattr("vpd.allocator.return_heap", lambda: returned.append(True))
+    monkeypatch.setattr("vpd.tasks.planning.ONCE_BYTES", 0)
+    monkeypatch.setattr("vpd.tasks.planning.network_bytes", lambda _, images, text: 400 * math.prod(images))
+    Image.effect_noise((420, 300), 80).convert("RGB").save(tmp_path / "big.png")
+    Image.effect_noise((70, 50), 80).convert("RGB").save(tmp_path / "small.png")
+    words = ["predict", task, tmp_path / "big.png", tmp_path / "small.png", "--model", models[task], *WORDS[task]]
+    words += ["--size", 512 if task == "refer" else 300]
+    out = tmp_path / "out"
+    result = vpd_command(*words, "--out", out, "--memory", "45MB")
+    assert result.status == 0 and returned == [True], result.err
+    lines = {Path(line["source"]).stem: line for line in manifest(out)}
+    assert lines["big"]["note"].startswith(how) and lines["big"]["options"]["memory"] == "45MB"
+    assert "To stay within 45MB, " in result.out and f"images were run {how}" in result.out
+    again = vpd_command(
+        *words, "--size", 512 if task == "refer" else 300, "--out", tmp_path / "none", "--memory", "1MB"
+    )
+    assert again.status == 1 and "1 MB are allowed" in again.err and "big.png" in again.err
+
+
+def test_budgets_that_are_none(vpd_command: Command, models: Models, photos: Path, tmp_path: Path):
+    words = ["predict", "segment", photos, "--model", models["segment"], "--out", tmp_path / "out"]
+    result = vpd_command(*words, "--memory", "lots")
+    assert result.status == 2 and "memory='lots'" in result.err and "4GB" in result.err
+    result = vpd_command(*words, "--memory", "4GB", "--keep-heap")
+    assert result.status == 2 and "Give one of the two" in result.err
 
 
 def test_fast_in_a_precision_that_is_none(vpd_command: Command, models: Models, photos: Path, tmp_path: Path):

@@ -14,6 +14,7 @@ from vpd.cli.options import (
     DtypeOption,
     FastOption,
     KeepHeapOption,
+    MemoryOption,
     ModelOption,
     TaskArgument,
     model_source,
@@ -56,6 +57,7 @@ def evaluate(
     dtype: DtypeOption = "auto",
     fast: FastOption = False,
     keep_heap: KeepHeapOption = False,
+    memory: MemoryOption = None,
 ) -> None:
     """Measure a model: segment mIoU, refer oIoU (as published and at the original size), depth errors in metres.
 
@@ -69,14 +71,14 @@ def evaluate(
     from vpd.errors import UsageError
     from vpd.evaluation import measure
     from vpd.files import writable_folder, write_json
-    from vpd.protocols import change_fit
+    from vpd.fit_changes import change_fit
     from vpd.reports import write_report
     from vpd.submissions import Submission
     from vpd.training.build import check_task, held_out_split, reader_options
     from vpd.training.settings import parse_overrides
     from vpd.training.stepping import find_processes
 
-    use_heap(fast=fast, keep=keep_heap)
+    use_heap(fast=fast, keep=keep_heap, memory=memory)
     changes = _parse_fit(fit or [])
     for folder in (report, predictions):
         if folder is not None:
@@ -108,6 +110,7 @@ def evaluate(
         batch_size=batch,
         limit=limit,
         workers=workers,
+        memory=memory,
         accelerator=accelerator,
         watch=lambda batches: tqdm(batches, unit="batch", disable=None if is_first else True),
         keep=submission.keep if submission else None,
@@ -119,6 +122,7 @@ def evaluate(
             "options of the layout": reading,
             "limit": limit,
             "batch": batch,
+            "memory": memory,
             "device": str(loaded.device),
             "fast": fast,
             "dtype": str(loaded.dtype).removeprefix("torch."),
@@ -172,6 +176,8 @@ def _print_report(report: dict[str, Any]) -> None:
 
     print(f"{report['data']} ({report['format']}, {report['split']}): {count_words(report)}, {report['model']}")
     print(f"Images: {Fit.model_validate(report['fit']).describe()}.")
+    for note, count in report.get("notes", {}).items():
+        print(f"To stay within the memory, {count} of them were run {note}: no published protocol.")
     classes = [(one_line(name), values) for name, values in class_rows(report)]  # nothing for the terminal to obey
     width = max(len(name) for name in (*report["metrics"], *(name for name, _ in classes))) + 2
     for name, value, interval in metric_lines(report):

@@ -44,11 +44,32 @@ FastOption = Annotated[
 KeepHeapOption = Annotated[
     bool, typer.Option("--keep-heap", help="On a CPU, keep freed memory for the next layer: faster, same results.")
 ]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="What predicting may take over the loaded model, such as 4GB. Pictures too big for it are run in windows "
+        "blended without seams (refer: at a smaller size), and the manifest says so.",
+    ),
+]
 
 
-def use_heap(*, fast: bool, keep: bool) -> None:
-    """Set this process's memory as the options say."""
-    if fast or keep:
+def use_heap(*, fast: bool, keep: bool, memory: str | None = None) -> None:
+    """Set this process's memory as the options say.
+
+    Raises:
+        UsageError: If a budget is no size, or freed memory shall be kept in spite of it.
+    """
+    if memory is not None:
+        from vpd.allocator import return_heap
+        from vpd.errors import UsageError
+        from vpd.memory_budget import parse_memory
+
+        parse_memory(memory)
+        if keep:
+            raise UsageError("--keep-heap keeps what --memory must bound. Give one of the two.")
+        return_heap()
+    elif fast or keep:
         from vpd.allocator import keep_heap
 
         keep_heap()

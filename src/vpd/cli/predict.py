@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from vpd.cli.options import (
     DtypeOption,
     FastOption,
     KeepHeapOption,
+    MemoryOption,
     ModelOption,
     OutOption,
     TaskArgument,
@@ -55,6 +57,7 @@ def predict(
     dtype: DtypeOption = "auto",
     fast: FastOption = False,
     keep_heap: KeepHeapOption = False,
+    memory: MemoryOption = None,
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Images that run together.")] = 1,
     shard: Annotated[
         str | None,
@@ -75,7 +78,7 @@ def predict(
     into the same folder; the manifest is complete when all of them are done.
     """
     _check_words(task, text=text, classes=classes, scene=scene)
-    use_heap(fast=fast, keep=keep_heap)
+    use_heap(fast=fast, keep=keep_heap, memory=memory)
     if workers is not None and engine is not Engine.ray:
         raise UsageError("--workers belongs to --engine ray; without it, share the work by --shard.")
     from tqdm import tqdm
@@ -98,7 +101,7 @@ def predict(
     if loaded.config.task != task.value:
         raise UsageError(f"{model} is a {loaded.config.task} model. Use it with: vpd predict {loaded.config.task} ...")
     names = None if classes is None else [name.strip() for name in classes.split(",")]
-    options = {"text": text, "classes": names, "scene": scene, "size": size}
+    options = {"text": text, "classes": names, "scene": scene, "size": size, "memory": memory}
     predictor = Predictor(loaded, out, model_name=model, options=options, fast=precision)
     job = PredictionJob(sources, out, predictor.origin, batch_size=batch, shard=share)
     run = predictor.run
@@ -109,6 +112,7 @@ def predict(
         places: dict[str, Any] = {"device": device, "dtype": dtype, "fast": precision, "workers": workers}
         run = RayPredictor(source, out, origin=origin, options=options, **places).run
     total, pending, skipped = len(job.share), len(job.pending), 0
+    notes: Counter[str] = Counter()
     there = total - pending
     with tqdm(total=total, initial=there, unit="image", disable=None) as bar:
         for outcome in job.run(run):
@@ -116,8 +120,12 @@ def predict(
             if outcome.error:
                 skipped += 1
                 bar.write(f"vpd: skipped {outcome.error}", file=sys.stderr)
+            elif outcome.line and (note := outcome.line.get("note")):
+                notes[note] += 1
     is_complete = job.finish()
     print(f"{pending - skipped} images predicted, {there} were there already, {skipped} skipped: {job.out}")
+    for note, count in notes.most_common():
+        print(f"To stay within {memory}, {count} images were run {note}.")
     if share is not None:
         state = "all shards are done" if is_complete else "it is made when all shards are done"
         print(f"Shard {share} of {len(job.items)} images; {job.out / MANIFEST}: {state}.")

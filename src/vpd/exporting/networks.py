@@ -103,8 +103,9 @@ def image_step_px(model: PerceptionModel, target: Target) -> int:
     same only if it pads from those steps on itself. Graphs of torch hold either with or without such a cut: theirs take
     whole steps of the coarsest map, where there is none.
     """
-    is_cut = isinstance(model, DepthModel) and target != "torch"
-    return model.head.fused_stride if is_cut else model.output_multiple_px
+    if isinstance(model, DepthModel) and target != "torch":
+        return model.head.fused_stride
+    return model.output_multiple_px
 
 
 def least_steps(target: Target) -> int:

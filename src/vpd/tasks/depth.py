@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -14,13 +15,16 @@ from vpd.caching import FrozenCaches
 from vpd.config import DepthConfig, Fit, Recipe, unique_names
 from vpd.errors import UsageError
 from vpd.heads.deconv import DeconvHead
+from vpd.memory_budget import Memory
 from vpd.predictions import DepthPrediction
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import embed_names
 from vpd.reference.prompts import published_prompts as read_published_prompts
-from vpd.tasks.inference import resize_strips
+from vpd.tasks.inference import fit_picture, resize_stream, resize_strips
 from vpd.tasks.losses import LossSum, silog_loss_sum
-from vpd.tasks.model import ImageSource, PerceptionModel, as_list, read_groups, recipe_backbone
+from vpd.tasks.model import ImageSource, PerceptionModel, as_list, recipe_backbone
+from vpd.tasks.planning import Step, plan
+from vpd.tasks.streaming import fitted_strips
 from vpd.types import Batch
 
 REFERENCE_FIT = Fit(mode="resize_short", size_px=480, max_long_px=1920, window_px=480, stride_px=160, flip=True)
@@ -165,6 +169,7 @@ class DepthModel(PerceptionModel):
         scene: str | Sequence[str | None] | None = None,
         size: int | None = None,
         batch_size: int = 1,
+        memory: Memory | None = None,
         caches: FrozenCaches | None = None,
     ) -> DepthPrediction | list[DepthPrediction]:
         """Depth in metres at each image's own size.
@@ -174,13 +179,17 @@ class DepthModel(PerceptionModel):
             scene: Scene class, one of the model's; or one for each image; none = the mean of all.
             size: Short side to run at, pixels; none = what the model was trained at.
             batch_size: Images of equal fitted size that go through the network together.
+            memory: What the call may take, bytes or a text such as `4GB`: pictures, activations and outputs, over
+                what the process holds. A picture that is too big for it is run in smaller windows, blended without
+                seams, and its prediction's `note` says so; none = whatever it takes.
             caches: Where results of the frozen parts are kept from call to call, if anywhere.
 
         Returns:
             One prediction for one image, a list for a list.
 
         Raises:
-            UsageError: If an image cannot be read, or a scene is not known.
+            UsageError: If an image cannot be read, a scene is not known, or memory does not suffice for the smallest
+                windows.
         """
         sources, is_list = as_list(images)
         scenes = [scene] * len(sources) if scene is None or isinstance(scene, str) else list(scene)
@@ -189,22 +198,40 @@ class DepthModel(PerceptionModel):
         embeds = self.scene_prompts(scenes) if scenes else self.scene_embeddings[:, None]
         fit = self._fit(size)
         predictions = []
+        facts = {"channels": 1, "kept_bytes": 8, "text": lambda number: (number, 1, self.backbone.text_dim)}
         with self._predicting():
-            for group in read_groups(sources, fit, batch_size):
+            for step in plan(self, memory, sources, fit, batch_size, **facts):
+                group = step.group
                 text_embeds = embeds[[index for index, _, _ in group]]
-                pixels = torch.cat([pixels for _, _, pixels in group])
-                depths = self.fitted_depth(pixels, text_embeds, fit, caches=caches)
-                for (index, picture, _), depth in zip(group, depths, strict=True):
-                    depth_m = torch.cat(list(resize_strips(depth, picture.height, picture.width)), dim=1)[0].cpu()
+                for (index, picture, _), depth_m in zip(group, self._step(step, text_embeds, caches), strict=True):
                     predictions.append(
                         DepthPrediction(
                             depth_m=depth_m,
                             max_depth_m=self.config.max_depth_m,
                             scene=scenes[index] or MEAN_SCENE,
                             image=picture,
+                            note=step.note,
                         )
                     )
         return predictions if is_list else predictions[0]
+
+    def _step(self, step: Step, text_embeds: Tensor, caches: FrozenCaches | None) -> Iterator[Tensor]:
+        """Depth `(H, W)` of each picture of a step, at its own size."""
+        if step.rows:
+            picture = step.group[0][1]
+            fitted = fit_picture(picture, step.fit)
+            run = partial(self._run, text_embeds=text_embeds, caches=caches)
+            strips: Iterator[Tensor] = (strip[0] for strip in fitted_strips(run, fitted, step))
+            if step.fit.flip:
+                mirrored = (strip[0].flip(-1) for strip in fitted_strips(run, fitted, step, mirrored=True))
+                strips = ((plain + other) / 2 for plain, other in zip(strips, mirrored, strict=True))
+            resized = resize_stream(strips, fitted.height, picture.height, picture.width, rows=step.rows)
+            yield torch.cat([strip.cpu() for strip in resized], dim=1)[0]
+            return
+        pixels = torch.cat([pixels for _, _, pixels in step.group])
+        depths = self.fitted_depth(pixels, text_embeds, step.fit, caches=caches)
+        for (_, picture, _), depth in zip(step.group, depths, strict=True):
+            yield torch.cat(list(resize_strips(depth, picture.height, picture.width)), dim=1)[0].cpu()
 
     def fitted_depth(
         self,

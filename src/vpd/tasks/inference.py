@@ -44,16 +44,21 @@ def _times(length_px: int, scale: float) -> int:
     return max(1, int(length_px * scale + 0.5))
 
 
-def fit_image(picture: Image.Image, fit: Fit, scale: float = 1.0) -> Tensor:
-    """RGB picture -> `(1, 3, h, w)` in [-1, 1], float32, at the model's scale, or `scale` times that."""
+def fit_picture(picture: Image.Image, fit: Fit, scale: float = 1.0) -> Image.Image:
+    """The RGB picture at the model's scale, or `scale` times that; itself where that is its size."""
     height, width = fitted_size(fit, picture.height, picture.width, scale)
     if (height, width) == (picture.height, picture.width):
-        return to_tensor(picture)
+        return picture
     if fit.antialias:
-        return to_tensor(picture.resize((width, height), Image.Resampling.BILINEAR))
+        return picture.resize((width, height), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None].float()
     pixels = F.interpolate(pixels, size=(height, width), mode="bilinear", align_corners=False)
-    return pixels.round() / 127.5 - 1
+    return Image.fromarray(pixels.round_()[0].byte().permute(1, 2, 0).numpy())
+
+
+def fit_image(picture: Image.Image, fit: Fit, scale: float = 1.0) -> Tensor:
+    """RGB picture -> `(1, 3, h, w)` in [-1, 1], float32, at the model's scale, or `scale` times that."""
+    return to_tensor(fit_picture(picture, fit, scale))
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
@@ -110,19 +115,47 @@ def resize_strips(outputs: Tensor, height: int, width: int) -> Iterator[Tensor]:
     Yields:
         `(c, rows, width)`; concatenated along the rows they equal `F.interpolate` with align_corners=False.
     """
-    source_height = outputs.shape[-2]
-    rows_a_strip = max(1, STRIP_PIXELS // width)
-    for first in range(0, height, rows_a_strip):
-        rows = torch.arange(first, min(first + rows_a_strip, height), device=outputs.device)
-        position = ((rows + 0.5) * (source_height / height) - 0.5).clamp(min=0)
+    yield from resize_stream([outputs], outputs.shape[-2], height, width, rows=most_rows(width))
+
+
+def most_rows(width: int) -> int:
+    """Rows of a strip of `STRIP_PIXELS`."""
+    return max(1, STRIP_PIXELS // width)
+
+
+def resize_stream(
+    strips: Iterable[Tensor], source_height: int, height: int, width: int, *, rows: int
+) -> Iterator[Tensor]:
+    """The same for outputs that come as strips: no more of them is kept than the next rows need.
+
+    Args:
+        strips: `(c, rows, w)`, from top to bottom; each may be overwritten when the next is asked for.
+        source_height: Rows of all of them.
+        height: Rows wanted.
+        width: Columns wanted.
+        rows: Rows of what is yielded.
+
+    Yields:
+        `(c, rows, width)`, the same numbers whatever the strips are.
+    """
+    source = iter(strips)
+    held, passed = next(source), 0  # rows of the source, and how many came before them
+    for first in range(0, height, rows):
+        wanted = torch.arange(first, min(first + rows, height))
+        position = ((wanted + 0.5) * (source_height / height) - 0.5).clamp(min=0)
         above = position.long().clamp(max=source_height - 1)
         below = (above + 1).clamp(max=source_height - 1)
-        weight = (position - above).to(outputs.dtype)[:, None]
-        strip = outputs[:, above] * (1 - weight) + outputs[:, below] * weight
+        if skipped := min(int(above[0]) - passed, held.shape[-2]):
+            held, passed = held[:, skipped:], passed + skipped
+        while passed + held.shape[-2] <= int(below[-1]):
+            held = torch.cat([held.clone(), next(source)], dim=1)  # cloned before it is overwritten
+        weight = (position - above).to(device=held.device, dtype=held.dtype)[:, None]
+        upper, lower = (held[:, (index - passed).to(held.device)] for index in (above, below))
+        strip = upper * (1 - weight) + lower * weight
         if strip.shape[-1] == width:
             yield strip
         else:
-            yield F.interpolate(strip[None], size=(len(rows), width), mode="bilinear", align_corners=False)[0]
+            yield F.interpolate(strip[None], size=(len(wanted), width), mode="bilinear", align_corners=False)[0]
 
 
 def variants_of(group: Group, fit: Fit) -> Iterator[tuple[Tensor, bool]]:
@@ -145,9 +178,14 @@ def mean_probabilities(variants: list[tuple[Tensor, bool]], height: int, width: 
         width: Columns wanted.
     """
     strips = [(resize_strips(logits, height, width), flipped) for logits, flipped in variants]
+    yield from mean_of_streams(strips, height)
+
+
+def mean_of_streams(streams: list[tuple[Iterator[Tensor], bool]], height: int) -> Iterator[Tensor]:
+    """The same of logits that come as strips of equal rows, until there are `height` rows."""
     done = 0
     while done < height:  # one variant's strip at a time, of which 150 classes take 315 MB
-        mean = mean_of_variants(((next(parts), flipped) for parts, flipped in strips), dim=0)
+        mean = mean_of_variants(((next(parts), flipped) for parts, flipped in streams), dim=0)
         done += mean.shape[-2]
         yield mean
 

@@ -177,10 +177,23 @@ class PerceptionModel(nn.Module):
         caches: FrozenCaches | None = None,
     ) -> Iterator[Tensor]:
         """Strips of float32 outputs for fitted images, with the model's own text where none is given; see `slide`."""
-        run = forward or partial(self, caches=caches)
         images = images.to(self.device, self.dtype)
         text = None if text_embeds is None else text_embeds.to(self.device, self.dtype)
-        return slide(lambda windows: run(windows, text).float(), images, fit)
+        run = partial(self._run, text_embeds=text, forward=forward, caches=caches)
+        return slide(run, images, fit)
+
+    def _run(
+        self,
+        images: Tensor,
+        *,
+        text_embeds: Tensor | None,
+        forward: Callable[[Tensor, Tensor | None], Tensor] | None = None,
+        caches: FrozenCaches | None = None,
+    ) -> Tensor:
+        """Float32 outputs of fitted images or windows of them, by the model or by what stands for it."""
+        run = forward or partial(self, caches=caches)
+        text = None if text_embeds is None else text_embeds.to(self.device, self.dtype)
+        return run(images.to(self.device, self.dtype), text).float()
 
 
 def recipe_backbone(

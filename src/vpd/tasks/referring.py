@@ -15,11 +15,13 @@ from vpd.caching import FrozenCaches, text_key
 from vpd.config import Fit, Recipe, ReferConfig
 from vpd.errors import UsageError
 from vpd.heads.cascade import CascadeHead
+from vpd.memory_budget import Memory
 from vpd.predictions import MaskPrediction
 from vpd.prompts.encoder import TextEncoder
-from vpd.tasks.inference import resize_strips
+from vpd.tasks.inference import fitted_size, resize_strips
 from vpd.tasks.losses import LossSum, referring_loss_sum
-from vpd.tasks.model import ImageSource, PerceptionModel, as_list, read_groups, recipe_backbone
+from vpd.tasks.model import ImageSource, PerceptionModel, as_list, recipe_backbone
+from vpd.tasks.planning import plan
 from vpd.types import Batch
 
 REFERENCE_FIT = Fit(mode="squash", size_px=512)
@@ -135,6 +137,7 @@ class ReferringModel(PerceptionModel):
         text: str | Sequence[str],
         size: int | None = None,
         batch_size: int = 1,
+        memory: Memory | None = None,
         caches: FrozenCaches | None = None,
     ) -> MaskPrediction | list[MaskPrediction]:
         """The mask that an expression means, at each image's own size.
@@ -144,17 +147,21 @@ class ReferringModel(PerceptionModel):
             text: The expression; or one for each image.
             size: Side to run at, pixels; none = what the model was trained at.
             batch_size: Images of equal fitted size that go through the network together.
+            memory: What the call may take, bytes or a text such as `4GB`: pictures, activations and outputs, over
+                what the process holds. A picture that is too big for it is run smaller, never in windows, in which
+                "on the left" would mean something else; its prediction's `note` says so. None = whatever it takes.
             caches: Where results of the frozen parts are kept from call to call, if anywhere.
 
         Returns:
             One prediction for one image, a list for a list.
 
         Raises:
-            UsageError: If an image cannot be read, or the number of expressions does not fit.
+            UsageError: If an image cannot be read, the number of expressions does not fit, or memory does not suffice
+                for the smallest size.
         """
         sources, is_list = as_list(images)
-        fit = self._fit(size)
-        predictions = [prediction for prediction, _ in self._predict(sources, text, fit, batch_size, caches)]
+        answers = self._predict(sources, text, self._fit(size), batch_size, caches, memory)
+        predictions = [prediction for prediction, _ in answers]
         return predictions if is_list else predictions[0]
 
     def predict_with_fitted(
@@ -163,10 +170,11 @@ class ReferringModel(PerceptionModel):
         *,
         text: str | Sequence[str],
         batch_size: int = 1,
+        memory: Memory | None = None,
         caches: FrozenCaches | None = None,
     ) -> list[tuple[MaskPrediction, Tensor]]:
-        """Each prediction with the mask `(h, w)` bool at the size that the network ran at, for the same arguments."""
-        return self._predict(as_list(images)[0], text, self.config.fit, batch_size, caches)
+        """Each prediction with the mask `(h, w)` bool at the model's own size, for the same arguments."""
+        return self._predict(as_list(images)[0], text, self.config.fit, batch_size, caches, memory)
 
     def _predict(
         self,
@@ -175,16 +183,23 @@ class ReferringModel(PerceptionModel):
         fit: Fit,
         batch_size: int,
         caches: FrozenCaches | None,
+        memory: Memory | None,
     ) -> list[tuple[MaskPrediction, Tensor]]:
         texts = [text] * len(sources) if isinstance(text, str) else list(text)
         if len(texts) != len(sources):
             raise UsageError(f"There are {len(sources)} images but {len(texts)} expressions; give one, or one each.")
         predictions = []
+        facts = {
+            "channels": 2,
+            "kept_bytes": 9,
+            "text": lambda number: (number, self.config.token_length, self.backbone.text_dim),
+            "smaller": self._fit,
+        }
         with self._predicting():
-            for group in read_groups(sources, fit, batch_size):
+            for group, fitted, *_, note in plan(self, memory, sources, fit, batch_size, **facts):
                 embeds = self.encode_texts([texts[index] for index, _, _ in group], caches)
                 pixels = torch.cat([pixels for _, _, pixels in group])
-                logits = torch.cat(list(self._outputs(pixels, embeds, fit, caches=caches)), dim=-2)
+                logits = torch.cat(list(self._outputs(pixels, embeds, fitted, caches=caches)), dim=-2)
                 for (index, picture, _), picture_logits in zip(group, logits, strict=True):
                     probability = torch.cat(
                         [
@@ -193,7 +208,10 @@ class ReferringModel(PerceptionModel):
                         ]
                     ).cpu()
                     prediction = MaskPrediction(
-                        mask=probability > 0.5, probability=probability, text=texts[index], image=picture
+                        mask=probability > 0.5, probability=probability, text=texts[index], image=picture, note=note
                     )
-                    predictions.append((prediction, (picture_logits.softmax(dim=0)[1] > 0.5).cpu()))
+                    fitted_logits, own = picture_logits, fitted_size(fit, picture.height, picture.width)
+                    if note:  # it was run smaller
+                        fitted_logits = torch.cat(list(resize_strips(picture_logits, *own)), dim=1)
+                    predictions.append((prediction, (fitted_logits.softmax(dim=0)[1] > 0.5).cpu()))
         return predictions

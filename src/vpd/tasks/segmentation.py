@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
@@ -16,13 +18,16 @@ from vpd.config import Fit, Recipe, SegmentConfig, unique_names
 from vpd.errors import UsageError
 from vpd.heads.fpn import FPNHead
 from vpd.heads.open_vocabulary import OpenVocabularyHead
+from vpd.memory_budget import Memory
 from vpd.predictions import SegmentationPrediction
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import PLAIN_TEMPLATE, check_templates, embed_names
 from vpd.reference.prompts import published_prompts as read_published_prompts
-from vpd.tasks.inference import Group, accumulated_probabilities, mean_of_variants, mean_probabilities, variants_of
+from vpd.tasks.inference import variants_of
+from vpd.tasks.labelling import label_group, label_scales, label_stream, select
 from vpd.tasks.losses import LossSum, segmentation_loss_sum
-from vpd.tasks.model import ImageSource, PerceptionModel, as_list, read_groups, recipe_backbone
+from vpd.tasks.model import ImageSource, PerceptionModel, as_list, recipe_backbone
+from vpd.tasks.planning import Step, plan
 from vpd.tasks.vocabulary import head_for_classes, new_prompts
 from vpd.types import Batch
 
@@ -200,6 +205,7 @@ class SegmentationModel(PerceptionModel):
         size: int | None = None,
         batch_size: int = 1,
         scores: bool = False,
+        memory: Memory | None = None,
         caches: FrozenCaches | None = None,
     ) -> SegmentationPrediction | list[SegmentationPrediction]:
         """Labels at each image's own size.
@@ -211,64 +217,52 @@ class SegmentationModel(PerceptionModel):
             size: Short side to run at, pixels; none = what the model was trained at.
             batch_size: Images of equal fitted size that go through the network together.
             scores: Also return the probabilities, `(n, H, W)` float32.
+            memory: What the call may take, bytes or a text such as `4GB`: pictures, activations and outputs, over
+                what the process holds. A picture that is too big for one pass is run in windows, blended without
+                seams, and its prediction's `note` says so; none = whatever it takes.
             caches: Where results of the frozen parts are kept from call to call, if anywhere.
 
         Returns:
             One prediction for one image, a list for a list.
 
         Raises:
-            UsageError: If an image cannot be read, or the classes cannot be predicted.
+            UsageError: If an image cannot be read, the classes cannot be predicted, or memory does not suffice for
+                the smallest windows.
         """
         sources, is_list = as_list(images)
         text_embeds, names, keep = self._class_prompts(classes)
         fit = self._fit(size)
         predictions = []
+        number = len(self.config.classes) if text_embeds is None else len(text_embeds)
+        facts = {
+            "channels": number,
+            "kept_bytes": 3 + (8 * len(names) if scores else 0),
+            "text": lambda _: None if text_embeds is None else tuple(text_embeds.shape),
+        }
         with self._predicting():
             one_scale = fit.scales == (1.0,)
-            for group in read_groups(sources, fit, batch_size if one_scale else 1):
-                strips = (
-                    (self._outputs(images, text_embeds, fit, caches=caches), flipped)
-                    for images, flipped in variants_of(group, fit)
-                )
-                finish = self._finish if one_scale else self._finish_scales
-                for (_, picture, _), labels, probs in finish(group, strips, keep, scores):
+            for step in plan(self, memory, sources, fit, batch_size if one_scale else 1, **facts):
+                for picture, labels, probs in self._step(step, text_embeds, keep, scores, caches):
                     predictions.append(
-                        SegmentationPrediction(labels=labels, classes=names, image=picture, scores=probs)
+                        SegmentationPrediction(
+                            labels=labels, classes=names, image=picture, scores=probs, note=step.note
+                        )
                     )
         return predictions if is_list else predictions[0]
 
-    def _finish(
-        self, group: Group, strips: Iterable[Any], keep: Tensor | None, scores: bool
-    ) -> Iterator[tuple[Any, Tensor, Tensor | None]]:
-        """Labels (and probabilities) of each picture of a group, from strips of logits of each variant."""
-        strips = list(strips)
-        same_size = all((picture.height, picture.width) == tuple(pixels.shape[-2:]) for _, picture, pixels in group)
-        if same_size and not scores:  # never more than a strip of logits in memory
-            rows = []
-            for parts in zip(*(parts for parts, _ in strips), strict=True):
-                variants = ((_select(part, keep), flip) for part, (_, flip) in zip(parts, strips, strict=True))
-                rows.append(mean_of_variants(variants, dim=1).argmax(dim=1).cpu())
-            for member, picture_labels in zip(group, torch.cat(rows, dim=1), strict=True):
-                yield member, picture_labels.to(torch.uint8), None
-            return
-        full = [(_select(torch.cat(list(parts), dim=-2), keep), flipped) for parts, flipped in strips]
-        for index, member in enumerate(group):
-            size = (member[1].height, member[1].width)
-            kept: list[tuple[Tensor, Tensor | None]] = []
-            for strip in mean_probabilities([(part[index], flip) for part, flip in full], *size):
-                kept.append((strip.argmax(dim=0).cpu(), strip.cpu() if scores else None))
-            picture_labels = torch.cat([part for part, _ in kept])
-            probs = torch.cat([part for _, part in kept if part is not None], dim=1) if scores else None
-            yield member, picture_labels.to(torch.uint8), probs
-
-    def _finish_scales(
-        self, group: Group, strips: Iterable[Any], keep: Tensor | None, scores: bool
-    ) -> Iterator[tuple[Any, Tensor, Tensor | None]]:
-        """The same of the one picture of a group, where variants differ in size and come one after another."""
-        (member,) = group
-        logits = ((_select(torch.cat(list(parts), dim=-2), keep)[0], flipped) for parts, flipped in strips)
-        probs = accumulated_probabilities(logits, member[1].height, member[1].width)
-        yield member, probs.argmax(dim=0).to(torch.uint8).cpu(), probs.cpu() if scores else None
+    def _step(
+        self, step: Step, text_embeds: Tensor | None, keep: Tensor | None, scores: bool, caches: FrozenCaches | None
+    ) -> Iterator[tuple[Image.Image, Tensor, Tensor | None]]:
+        """Each picture of a step with its labels (and probabilities)."""
+        if step.rows:
+            run = partial(self._run, text_embeds=text_embeds, caches=caches)
+            return label_stream(lambda images: select(run(images), keep), step, scores=scores)
+        strips = (
+            (self._outputs(images, text_embeds, step.fit, caches=caches), flipped)
+            for images, flipped in variants_of(step.group, step.fit)
+        )
+        label = label_group if step.fit.scales == (1.0,) else label_scales
+        return label(step.group, strips, keep, scores=scores)
 
     def _class_prompts(self, classes: Sequence[str] | None) -> tuple[Tensor | None, tuple[str, ...], Tensor | None]:
         """Text embeddings to run with (none = the model's own), names of the result, logits to keep (none = all)."""
@@ -291,7 +285,3 @@ class SegmentationModel(PerceptionModel):
                 f"This model was saved without text encoder, so it cannot make prompts for {', '.join(unknown)}."
             )
         return embed_names(self.text_encoder, wanted, templates=self.config.templates), wanted, None
-
-
-def _select(logits: Tensor, keep: Tensor | None) -> Tensor:
-    return logits if keep is None else logits[:, keep]
