@@ -89,9 +89,11 @@ def _shown(task: str, value: float) -> str:
     return f"{value:.3f}" if task == "depth" else f"{100 * value:.1f}"
 
 
-def _gap_words(task: str, gap: Difference) -> str:
+def _gap_words(task: str, seeds: int, gap: Difference) -> str:
     scale, digits = (1, 3) if task == "depth" else (100, 1)
     low, mean, high = (f"{scale * value:+.{digits}f}" for value in (gap.low, gap.mean, gap.high))
+    if seeds < 2:  # one seed says nothing of how much seeds differ
+        return f"{mean} (one seed)"
     clear = gap.low > 0 or gap.high < 0
     return f"{'**' if clear else ''}{mean} [{low}, {high}]{'**' if clear else ''}"
 
@@ -129,7 +131,9 @@ def _table(lines: Lines, gaps: dict[Arm, tuple[int, Difference]], task: str) -> 
                 seeds, gap = gaps.get(arm, (len(lines[arm]), None))
                 rates = sorted({f"{line['rate']:g}" for line in lines[arm].values()})
                 cells = [regime, labels, arm_words(arm), "/".join(rates), seeds, _mean_words(task, _scores(lines, arm))]
-                text.append("| " + " | ".join(map(str, [*cells, "" if gap is None else _gap_words(task, gap)])) + " |")
+                text.append(
+                    "| " + " | ".join(map(str, [*cells, "" if gap is None else _gap_words(task, seeds, gap)])) + " |"
+                )
     return "\n".join(text)
 
 
@@ -159,7 +163,7 @@ def _referring_table(lines: Lines) -> str:
                 difference(lines, shuffled, null),
                 difference(lines, base, null, "shuffled_rows"),
             ]
-            words = ["—" if gap is None else _gap_words("refer", gap[1]) for gap in differences]
+            words = ["—" if gap is None else _gap_words("refer", *gap) for gap in differences]
             at_test = _mean_words("refer", _scores(lines, base, "shuffled_score"))
             cells = [regime, str(labels), _mean_words("refer", proper), _mean_words("refer", control), ratio]
             text.append("| " + " | ".join([*cells, words[0], words[1], at_test, words[2]]) + " |")
@@ -204,7 +208,13 @@ def _steps_table(lines: Lines) -> str:
             reached = None
             if name in arms:
                 reached = steps_to(*mean_curve(lines, arms[name]), values[-1], is_error=task == "depth")
-            cells.append("—" if name not in arms else "never" if reached is None else f"{reached:.0f}")
+            cells.append(
+                "—"
+                if name not in arms
+                else "never"
+                if reached is None
+                else f"{'≤ ' if reached <= steps[0] else ''}{reached:.0f}"
+            )
         text.append(
             f"| {task} | {regime} | {labels} | {_shown(task, values[-1])} | {' | '.join(cells)} | {steps[-1]:.0f} |"
         )

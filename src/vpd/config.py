@@ -8,11 +8,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from vpd.errors import UsageError
-from vpd.types import MapScale
 
 Task = Literal["segment", "refer", "depth"]
 Recipe = Literal["reference", "default"]
 HeadNorm = Literal["batch", "group"]
+MapScale = Literal["probability", "log_ratio"]
+"""How attention enters a head. `probability`: as it is, as published; values are near one over the number of tokens, so
+a head learns to heed it late. `log_ratio`: logarithm of its ratio to that, times a constant; 0 = as much as to any
+other token, and about as large as the features."""
 
 FORMAT_VERSION: Literal[1] = 1
 _MOST_LAYERS, _MOST_CHANNELS = 16, 2**16

@@ -15,7 +15,7 @@ from vpd.backbones.sources import download, is_hub_id
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.config import ModelConfig
 from vpd.errors import UsageError
-from vpd.model_base import Base, base_weights, fingerprint, put_back
+from vpd.model_base import Base, base_weights, encoder_weights, find_base, fingerprint, put_back
 from vpd.model_folder import CONFIG_FILE, WEIGHTS_FILE, check_pair, read_base, read_config
 from vpd.prompts.encoder import TextEncoder
 from vpd.reference.single_file import mismatches
@@ -50,18 +50,19 @@ def load(
     place, precision = find_device(device), find_dtype(dtype)
     model = build_model(read_config(folder))
     base = read_base(folder)
-    if (folder / "text_encoder").is_dir() or (base and base.text_encoder):
-        origin = base.source if base else folder
-        model.text_encoder = TextEncoder.from_pretrained(origin, dtype=precision)
-        if model.text_encoder.dim != model.backbone.text_dim:
-            raise UsageError(
-                f"{folder / 'text_encoder'} makes embeddings of {model.text_encoder.dim} channels; the model needs "
-                f"{model.backbone.text_dim}."
-            )
+    if (folder / "text_encoder").is_dir():
+        model.text_encoder = TextEncoder.from_pretrained(folder, dtype=precision)
+    elif base and base.text_encoder:
+        model.text_encoder = TextEncoder.from_pretrained(find_base(base.source))
+    if model.text_encoder is not None and model.text_encoder.dim != model.backbone.text_dim:
+        raise UsageError(
+            f"{folder / 'text_encoder'} makes embeddings of {model.text_encoder.dim} channels; the model needs "
+            f"{model.backbone.text_dim}."
+        )
     check_pair(folder)
     tensors = _read_weights(folder / WEIGHTS_FILE)
     if base:
-        tensors = _with_base(tensors, base, folder)
+        tensors = _with_base(tensors, base, folder, model.text_encoder if base.text_encoder else None)
     expected = {key: value for key, value in model.state_dict().items() if not key.startswith("text_encoder.")}
     problems = mismatches(tensors, expected, {key: key for key in expected})
     problems += [
@@ -77,9 +78,10 @@ def load(
     return model.to(device=place, dtype=precision).eval()
 
 
-def _with_base(tensors: dict[str, Tensor], base: Base, folder: Path) -> dict[str, Tensor]:
+def _with_base(tensors: dict[str, Tensor], base: Base, folder: Path, encoder: TextEncoder | None) -> dict[str, Tensor]:
     weights = base_weights(base.source)
-    if fingerprint(weights) != base.fingerprint:
+    of_text = encoder_weights(encoder) if encoder else {}
+    if fingerprint({**weights, **of_text}) != base.fingerprint:
         raise UsageError(
             f"{folder} was made from another {base.source} than the one that is here: its weights differ. Get the one "
             "it was made from, or a model folder that holds all weights."

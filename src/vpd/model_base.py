@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,7 +16,8 @@ from vpd.backbones.sources import is_hub_id
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.config import Frozen
 from vpd.errors import UsageError
-from vpd.world.shipped import WORLD
+from vpd.prompts.encoder import TextEncoder
+from vpd.world.shipped import WORLD, shipped_diffusion
 
 UP, DOWN = ".low_rank_up", ".low_rank_down"
 """A weight `name` may be stored as two factors: the base's weight + `name.low_rank_up` @ `name.low_rank_down`."""
@@ -33,22 +35,48 @@ class Base(Frozen):
     fingerprint: str
     """Of its weights, so that another model of the same name is noticed."""
     text_encoder: bool = False
-    """Whether the text encoder comes from it too."""
+    """Whether the text encoder comes from it too; then the fingerprint is of it as well."""
+
+
+def find_base(source: str) -> str | Path:
+    """Where a base is; only names that mean the same on any machine are followed, never a folder that lies here.
+
+    Raises:
+        UsageError: If the source is a path.
+    """
+    if source == WORLD:
+        return shipped_diffusion()
+    if not is_hub_id(source) or Path(source).exists():
+        raise UsageError(
+            f"base={source!r}: give {WORLD} or a hub id, by which any machine finds it. A model trained from a local "
+            "folder is saved whole: leave base out."
+        )
+    return source
 
 
 def base_weights(source: str) -> dict[str, Tensor]:
     """The backbone of a base, as a model's weights name it.
 
     Raises:
-        UsageError: If the source is a path, which means nothing on other machines; or if it cannot be loaded.
+        UsageError: If the source is a path, or cannot be loaded.
     """
-    if source != WORLD and not is_hub_id(source):
-        raise UsageError(
-            f"base={source!r}: give {WORLD} or a hub id, by which any machine finds it. A model trained from a local "
-            "folder is saved whole: leave base out."
-        )
-    weights = StableDiffusionBackbone.from_pretrained(source).state_dict()
+    weights = StableDiffusionBackbone.from_pretrained(find_base(source)).state_dict()
     return {f"backbone.{name}": value for name, value in weights.items()}
+
+
+def encoder_weights(encoder: TextEncoder) -> dict[str, Tensor]:
+    """Those of a text encoder, under names that no backbone has."""
+    return {f"text_encoder.{name}": value for name, value in encoder.model.state_dict().items()}
+
+
+def has_encoder_of(encoder: TextEncoder | None, source: str) -> bool:
+    """Whether a model's text encoder is that of a base, to the bit."""
+    if encoder is None:
+        return False
+    own, theirs = encoder_weights(encoder), encoder_weights(TextEncoder.from_pretrained(find_base(source)))
+    return own.keys() == theirs.keys() and all(
+        torch.equal(value.cpu(), theirs[name].to(value.dtype)) for name, value in own.items()
+    )
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:
@@ -87,10 +115,15 @@ def put_back(stored: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[s
     weights = {**base, **{name: value for name, value in stored.items() if not name.endswith((UP, DOWN))}}
     for name in sorted({name.removesuffix(UP).removesuffix(DOWN) for name in stored if name.endswith((UP, DOWN))}):
         up, down, origin = stored.get(name + UP), stored.get(name + DOWN), base.get(name)
-        if up is None or down is None or origin is None or (len(up), down.shape[-1]) != origin.shape:
+        if up is None or down is None or origin is None or not _fit(up, down, origin):
             raise UsageError(f"The low-rank factors of {name} are incomplete or do not fit the base model.")
         weights[name] = origin + (up.float() @ down.float()).to(origin.dtype)
     return weights
+
+
+def _fit(up: Tensor, down: Tensor, origin: Tensor) -> bool:
+    are_matrices = up.ndim == down.ndim == origin.ndim == 2
+    return are_matrices and up.shape[1] == down.shape[0] and (up.shape[0], down.shape[1]) == origin.shape
 
 
 def low_rank(change: Tensor, *, scale: float) -> tuple[Tensor, Tensor] | None:

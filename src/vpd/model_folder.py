@@ -39,7 +39,7 @@ def save_model(model: PerceptionModel, folder: str | Path, *, base: str | None =
     """
     from safetensors.torch import save_file  # brings torch, which telling what a folder holds does without
 
-    from vpd.model_base import Base, base_weights, fingerprint, leave_out
+    from vpd.model_base import Base, base_weights, encoder_weights, fingerprint, has_encoder_of, leave_out
 
     pair = hashlib.sha256(model.config.model_dump_json().encode()).hexdigest()[:16]
     tensors = {
@@ -47,12 +47,14 @@ def save_model(model: PerceptionModel, folder: str | Path, *, base: str | None =
         for key, value in model.state_dict().items()
         if not key.startswith("text_encoder.")
     }
-    contents = model.config.model_dump(mode="json")
+    contents, shares_text = model.config.model_dump(mode="json"), False
     if base:
         weights = base_weights(base)
         tensors = leave_out(tensors, weights)
-        has_text = model.text_encoder is not None
-        contents[_BASE] = Base(source=base, fingerprint=fingerprint(weights), text_encoder=has_text).model_dump()
+        shares_text = has_encoder_of(model.text_encoder, base)
+        if shares_text and model.text_encoder is not None:
+            weights |= encoder_weights(model.text_encoder)
+        contents[_BASE] = Base(source=base, fingerprint=fingerprint(weights), text_encoder=shares_text).model_dump()
     if half:
         tensors = {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
     folder = writable_folder(folder)
@@ -60,7 +62,7 @@ def save_model(model: PerceptionModel, folder: str | Path, *, base: str | None =
         save_file(tensors, temporary, metadata={"format": "pt", _PAIR: pair})
     for part in ("text_encoder", "tokenizer"):  # one of another model must not stay
         shutil.rmtree(folder / part, ignore_errors=True)
-    if model.text_encoder is not None and not base:
+    if model.text_encoder is not None and not shares_text:
         model.text_encoder.model.save_pretrained(folder / "text_encoder")
         model.text_encoder.tokenizer.save_pretrained(folder / "tokenizer")
     write_json(folder / CONFIG_FILE, {**contents, _PAIR: pair})

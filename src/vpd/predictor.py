@@ -168,6 +168,7 @@ class Predictor:
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
+            error_of_budget = error
             reason = (
                 str(error) if isinstance(error, BudgetError) else "not enough memory; give --memory or a smaller --size"
             )
@@ -176,6 +177,10 @@ class Predictor:
             return
         if len(images) == 1:
             yield reason
+            return
+        if isinstance(error_of_budget, BudgetError):  # one of them is too big; the others go on together
+            for image in images:
+                yield from self._predict([image])
             return
         logger.warning("not enough memory for %d images at once; going on one by one", len(images))
         self._one_by_one = True

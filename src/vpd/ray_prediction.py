@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from vpd.allocator import return_heap
 from vpd.errors import UsageError
 from vpd.output_names import Item
 from vpd.predictor import Batch, Outcome, Predictor
@@ -147,6 +148,8 @@ class Worker:
         import vpd
 
         self._refused = ""
+        if options.get("memory"):
+            return_heap()
         try:
             loaded = vpd.load(model, device=device, dtype=dtype)
             self._predictor = Predictor(loaded, out, model_name=model_name, options=options, fast=fast)

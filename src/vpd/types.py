@@ -9,19 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from vpd.config import MapScale
+
 IGNORE_LABEL = 255
 """Label of pixels that no loss and no metric counts."""
-MapScale = Literal["probability", "log_ratio"]
-"""How attention enters a head. `probability`: as it is, as published; values are near one over the number of tokens,
-so a head learns to heed it late. `log_ratio`: logarithm of its ratio to that, times `GAIN`; 0 = as much as to any other
-token, and about as large as the features."""
 GAIN, SMALLEST_RATIO = 4.0, 0.02
-"""Of `log_ratio`; smaller ratios count as this one."""
+"""Of the scale `log_ratio`; smaller ratios count as this one."""
 
 
 @dataclass(frozen=True)

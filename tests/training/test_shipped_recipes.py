@@ -33,6 +33,7 @@ def test_the_issued_recipes_are_there() -> None:
     wanted |= {"nyu-reference", "nyu-default", "nyu-1epoch"}
     for name in ("refcoco", "refcoco-plus", "refcocog"):
         wanted |= {f"{name}-reference", f"{name}-default"}
+    wanted |= {"world-segment", "world-refer", "world-depth"}
     assert set(BENCHMARKS) == wanted
 
 

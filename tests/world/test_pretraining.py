@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 import vpd.cli
 from vpd import StableDiffusionBackbone
 from vpd.errors import UsageError
+from vpd.training.folder_lock import LOCK_FILE
 from vpd.world import crops, pretraining
 from vpd.world.autoencoder import load_autoencoder
 from vpd.world.pretraining import CHECKPOINT, pretrain_vae
@@ -41,7 +42,7 @@ def test_photographs_give_a_whole_folder(images, tmp_path):
     assert 0 < report.psnr_db < 40
     assert report.hue is None
     parts = {"model_index.json", "vae", "unet", "text_encoder", "tokenizer", "scheduler"}
-    assert {path.name for path in (tmp_path / "out").iterdir()} == parts
+    assert {path.name for path in (tmp_path / "out").iterdir()} - {LOCK_FILE} == parts
     assert load_autoencoder(tmp_path / "out" / "vae").config.scaling_factor != 0.18215
 
 
@@ -62,7 +63,7 @@ def test_stopped_run_resumes_to_the_same_weights(images, tmp_path):
 
     report = pretrain_vae(images, tmp_path / "part", steps=4, size_px=16, on_step=stop)
     assert (report.stopped_by, report.steps) == (signal.SIGTERM, 2)
-    assert [path.name for path in (tmp_path / "part").iterdir()] == [CHECKPOINT]
+    assert {path.name for path in (tmp_path / "part").iterdir()} - {LOCK_FILE} == {CHECKPOINT}
     with pytest.raises(UsageError, match="--resume"):
         pretrain_vae(images, tmp_path / "part", steps=4, size_px=16)
     with pytest.raises(UsageError, match="of a run with images"):

@@ -13,10 +13,10 @@ from vpd.backbones.lora import add_lora, merge_lora
 from vpd.backbones.sources import load_unet_and_vae
 from vpd.backbones.unet_walk import attention_levels, check_unet, read_text, strip_unet, tap_channels, walk_unet
 from vpd.backbones.vae_walk import encode_mode
-from vpd.config import BackboneConfig, LoraSettings
+from vpd.config import BackboneConfig, LoraSettings, MapScale
 from vpd.errors import UsageError
 from vpd.images import pad_to_multiple
-from vpd.types import Features, LayerText, MapScale, Text
+from vpd.types import Features, LayerText, Text
 
 
 class StableDiffusionBackbone(nn.Module):

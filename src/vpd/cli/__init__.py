@@ -25,7 +25,7 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "bench": (bench.bench, "Measure the ways to features on this machine."),
     "info": (info.info, "Tell what a model or checkpoint is."),
     "doctor": (doctor.doctor, "Check the installation."),
-    "demo": (demo.demo, "Train, predict and look, in two minutes."),
+    "demo": (demo.demo, "Three tasks on fresh scenes, with pictures; --train."),
 }
 """Name of each verb -> its function, and one line for the list of verbs."""
 GROUPS = {"data": data.app, "pretrain": pretrain.app}

@@ -172,7 +172,7 @@ def image_network(model: PerceptionModel, prompts: Prompts, *, target: Target) -
     return Network(
         name="model",
         module=module,
-        original=model,
+        original=lambda *given: model(*(part.to(model.device) for part in given)),
         inputs=("images", "text_embeds")[: len(example)],
         output={"segment": "logits", "refer": "logits", "depth": "depth_m"}[model.config.task],
         example=example,

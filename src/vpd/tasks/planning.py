@@ -129,8 +129,10 @@ class Planner:
 
     def _sum(self, sizes: Sequence[tuple[int, int]], fit: Fit, fitted: tuple[int, int], working: int) -> int:
         """All of it: pictures, what is made of them, and the larger of reading one and working on all."""
-        pixels, largest, area = (sum(h * w for h, w in part) for part in (sizes, [max(sizes)], [fitted]))
-        fitting = 12 * largest + 12 * area if not fit.antialias and max(sizes) != fitted else 6 * largest
+        sizes_px = [h * w for h, w in sizes]
+        pixels, largest, area = (sum(sizes_px), max(sizes_px), fitted[0] * fitted[1])
+        is_resized = any(size != fitted for size in sizes)
+        fitting = 12 * largest + 12 * area if not fit.antialias and is_resized else 6 * largest
         return int(ONCE_BYTES + MARGIN * (3 * pixels + max(fitting + 18 * area, working + self.kept_bytes * pixels)))
 
     def _network(self, number: int, window: tuple[int, int]) -> int:

@@ -25,10 +25,10 @@ def look_at_some(sample_set: SampleSet, *, max_share: float) -> None:
 
     Args:
         sample_set: What to train on.
-        max_share: Share that may be unreadable; one sample always may where others can be read, unless this is 0.
+        max_share: Share of the whole set that may be unreadable; where it is 0, none may.
 
     Raises:
-        UsageError: If more than that cannot be read.
+        UsageError: If more than half cannot be read, or any where none may.
     """
     problems, number = list[str](), min(_LOOKED_AT, len(sample_set))
     for place in range(number):
@@ -36,7 +36,7 @@ def look_at_some(sample_set: SampleSet, *, max_share: float) -> None:
             sample_set[place * len(sample_set) // number]
         except UsageError as error:
             problems.append(str(error))
-    if len(problems) > _allowed(max_share, number) or (problems and len(problems) == number):
+    if len(problems) > (number / 2 if max_share else 0):  # so few say little of a share, but this is no accident
         raise UsageError(
             f"Of {number} training samples that were looked at before the start, {len(problems)} cannot be used: "
             f"{'; '.join(problems[:2])}{'; ...' if len(problems) > 2 else ''}. Mend the data or the class list; "

@@ -22,7 +22,7 @@ from vpd.world.baselines import blind_score
 from vpd.world.dataset import WorldSamples
 from vpd.world.demo_page import Section, write_page
 from vpd.world.gauges import draw_samples
-from vpd.world.shipped import WORLD
+from vpd.world.shipped import WORLD, shipped_diffusion
 
 Watch = Callable[[str, Iterable[Any]], Iterable[Any]]
 """Gets a task and its batches, and gives them on."""
@@ -147,7 +147,8 @@ def _show_task(
 
 def _show_attention() -> Section:
     """Attention of the text-to-image model to each word of some expressions; it was trained on no mask."""
-    backbone, encoder = StableDiffusionBackbone.from_pretrained(WORLD).eval(), TextEncoder.from_pretrained(WORLD)
+    shipped = shipped_diffusion()
+    backbone, encoder = StableDiffusionBackbone.from_pretrained(shipped).eval(), TextEncoder.from_pretrained(shipped)
     samples = WorldSamples("refer", "test", 20, SIZE_PX, seed=SEED)
     rows, words = [], []
     for sample in (samples[index] for index in range(len(samples))):

@@ -26,7 +26,7 @@ from vpd.world.dataset import WorldSamples
 from vpd.world.demo_page import write_html
 from vpd.world.line_chart import line_chart
 from vpd.world.palette import CLASSES
-from vpd.world.shipped import WORLD
+from vpd.world.shipped import WORLD, shipped_diffusion
 
 STEPS, MEASURE_EVERY = 80, 8
 _LABELLED, _MEASURED, _SIZE_PX, _BATCH = 128, 40, 64, 12
@@ -88,7 +88,7 @@ def _new_model(*, is_random: bool) -> SegmentationModel:
     """A segmenter before its first step; both arms have the same head, prompts and VAE."""
     torch.manual_seed(0)
     fit = Fit(size_px=_SIZE_PX, max_long_px=4 * _SIZE_PX)
-    model = SegmentationModel.from_diffusion(WORLD, classes=CLASSES, fit=fit, head_channels=48)
+    model = SegmentationModel.from_diffusion(shipped_diffusion(), classes=CLASSES, fit=fit, head_channels=48)
     if is_random:
         backbone = StableDiffusionBackbone.from_config(model.backbone.config)
         backbone.vae = model.backbone.vae

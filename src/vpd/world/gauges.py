@@ -24,7 +24,7 @@ from vpd.world.measures import nearest_colour
 from vpd.world.miniature import noise_schedule
 from vpd.world.palette import CLASSES, MATERIALS, OBJECT_COLOURS, SHAPES
 from vpd.world.render import Rendering
-from vpd.world.shipped import WORLD, shipped_diffusion
+from vpd.world.shipped import shipped_diffusion
 
 GAP_TIMESTEPS = (100, 400, 550, 700, 850)
 CHUNK = 64
@@ -157,7 +157,7 @@ def draw_samples(
     """Pictures that the shipped model makes of texts, `(64, 64, 3)` RGB; options as for `sample_latents`."""
     folder = shipped_diffusion()
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).eval()
-    encoder = TextEncoder.from_pretrained(WORLD)
+    encoder = TextEncoder.from_pretrained(folder)
     latents = sample_latents(unet, encoder, noise_schedule(), texts, steps=steps, guidance=guidance, seed=seed)
     return to_pictures(load_autoencoder(None), latents)
 

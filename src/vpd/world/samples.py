@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field, PositiveInt, TypeAdapter, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
 from vpd.config import Task
 from vpd.errors import UsageError
@@ -18,7 +18,7 @@ COUNTS = {"train": 20_000, "val": 200, "test": 1000}
 """Scenes of each split, where nobody says otherwise."""
 WORLD_SPLITS = tuple(COUNTS)
 _SIDE = TypeAdapter(Annotated[int, Field(ge=16, le=4096)])
-_COUNT = TypeAdapter(PositiveInt)
+_COUNT, _SEED = TypeAdapter(PositiveInt), TypeAdapter(NonNegativeInt)
 
 
 def is_world(root: Path) -> bool:
@@ -54,7 +54,7 @@ def open_world(
         raise UsageError(f"{root} has no split {split!r}; choose one of: {', '.join(WORLD_SPLITS)}")
     if task is None:
         raise UsageError(f"{root}: say which task the scenes are for: segment, refer or depth")
-    for name, value, adapter in (("count", count, _COUNT), ("size_px", size_px, _SIDE)):
+    for name, value, adapter in (("count", count, _COUNT), ("size_px", size_px, _SIDE), ("seed", seed, _SEED)):
         try:
             if value is not None:
                 adapter.validate_python(value, strict=True)
