@@ -144,7 +144,7 @@ def wait():
     with atomic_write(Path(sys.argv[1]) / "a.txt") as temporary:
         temporary.write_text("half")
         print("ready", flush=True)
-        time.sleep(30)
+        time.sleep(120)
 
 def build():
     app = typer.Typer()
@@ -164,7 +164,7 @@ def test_signals_have_their_status_and_leave_nothing_half_written(tmp_path: Path
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(sent)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == status
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []

@@ -169,7 +169,9 @@ def test_a_resumed_run_records_an_unreadable_sample_once(tmp_path: Path):
     assert len(read_json_lines(tmp_path / "bad-samples.jsonl")) == 1
 
 
-@pytest.mark.parametrize(("bad", "share", "is_allowed"), [({3}, 0.01, True), ({3, 4}, 0.01, False), ({3}, 0.0, False)])
+@pytest.mark.parametrize(
+    ("bad", "share", "is_allowed"), [({3, 4, 5}, 0.01, True), ({3, 4, 5, 6}, 0.01, False), ({3}, 0.0, False)]
+)
 def test_a_first_look_finds_what_many_samples_have(bad: set[int], share: float, is_allowed: bool):
     if is_allowed:
         look_at_some(Torn(bad), max_share=share)
