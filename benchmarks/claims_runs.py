@@ -75,13 +75,14 @@ class Settings:
         """Scenes of a step."""
         return self.full_batch if regime == "full" else self.frozen_batch
 
-    def factor(self, task: str) -> int:
-        """How much longer a task is trained than the others."""
-        return REFER_FACTOR if task == "refer" else 1
+    def steps_of(self, task: str) -> tuple[int, tuple[int, ...]]:
+        """Steps of a task's training, and those after which the subset is measured on the way."""
+        factor = REFER_FACTOR if task == "refer" else 1
+        return self.steps * factor, tuple(step * factor for step in self.curve_steps if step < self.steps)
 
     def words(self, task: str, regime: str, weights: str) -> str:
         """What a result depends on, besides arm and seed."""
-        steps = self.steps * self.factor(task)
+        steps, _ = self.steps_of(task)
         return f"{steps}x{self.batch_size(regime)}@{self.size_px}px,test={self.test_scenes},weights={weights}"
 
 
@@ -111,11 +112,10 @@ class Laboratory:
         ready = time.process_time()
         subset = take(held_out, range(min(settings.subset_scenes, len(held_out.names))))
         curve, losses = [], []
-        factor = settings.factor(arm.task)
-        steps, curve_steps = settings.steps * factor, [step * factor for step in settings.curve_steps]
+        steps, curve_steps = settings.steps_of(arm.task)
         for step, loss in self._train(model, arm, train, rate, run.seed, caches):
             losses.append(loss)
-            if step in curve_steps and step < steps:
+            if step in curve_steps:
                 curve.append((step, score_of(arm.task, measure_rows(model, subset, caches))))
         trained = time.process_time()
         rows = measure_rows(model, held_out, caches)
@@ -146,7 +146,7 @@ class Laboratory:
         """Steps taken and loss, after each step of the library's own training."""
         mode = "full" if arm.regime == "full" else "head" if arm.is_cached else "frozen"
         settings, batch_size = self.settings, self.settings.batch_size(arm.regime)
-        steps = settings.steps * settings.factor(arm.task)
+        steps, _ = settings.steps_of(arm.task)
         given = {"model": arm.backbone, "data": {"root": "world"}, "crop_px": settings.size_px, "mode": mode}
         given |= {"steps": steps, "batch_size": batch_size, "seed": seed}
         config = resolve_config(model.config.task, given, {"learning_rate": rate, "unet_lr_scale": UNET_SHARE})

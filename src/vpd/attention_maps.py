@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.images import to_tensor
-from vpd.pictures import SMALLEST_PX
+from vpd.pictures import enlarge
 from vpd.prompts.encoder import TextEncoder
 
 _WORD_END = "</w>"
@@ -34,9 +34,7 @@ class WordMap:
         share = ((self.attention - low) / max(high - low, 1e-12)).numpy()
         pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
         bright = pixels * (_DIMMED + (1 - _DIMMED) * share[..., None])
-        drawn = Image.fromarray(bright.round().astype(np.uint8))
-        factor = max(1, SMALLEST_PX // max(drawn.size))
-        return drawn.resize((drawn.width * factor, drawn.height * factor), Image.Resampling.NEAREST)
+        return enlarge(Image.fromarray(bright.round().astype(np.uint8)))
 
 
 @torch.no_grad()

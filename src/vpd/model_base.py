@@ -69,14 +69,15 @@ def encoder_weights(encoder: TextEncoder) -> dict[str, Tensor]:
     return {f"text_encoder.{name}": value for name, value in encoder.model.state_dict().items()}
 
 
-def has_encoder_of(encoder: TextEncoder | None, source: str) -> bool:
-    """Whether a model's text encoder is that of a base, to the bit."""
+def shared_encoder(encoder: TextEncoder | None, source: str) -> dict[str, Tensor]:
+    """The base's text encoder if a model has the same, to the bit; else nothing."""
     if encoder is None:
-        return False
+        return {}
     own, theirs = encoder_weights(encoder), encoder_weights(TextEncoder.from_pretrained(find_base(source)))
-    return own.keys() == theirs.keys() and all(
+    is_shared = own.keys() == theirs.keys() and all(
         torch.equal(value.cpu(), theirs[name].to(value.dtype)) for name, value in own.items()
     )
+    return theirs if is_shared else {}
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:

@@ -17,7 +17,7 @@ from vpd.safetensors_header import count_values, read_shapes
 Facts = dict[str, str]
 """What to say about a model, in order: word -> sentence."""
 
-_TASKS = {"segment": "semantic segmentation", "refer": "referring segmentation", "depth": "metric depth"}
+TASK_NAMES = {"segment": "semantic segmentation", "refer": "referring segmentation", "depth": "metric depth"}
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "class_embeddings", "scene_embeddings")
 _DIFFUSION_PREFIX = "model.diffusion_model."
 
@@ -57,7 +57,7 @@ def _describe_model(folder: Path) -> Facts:
     types = ", ".join(sorted({dtype for dtype, _ in weights.values()}))
     return {
         "model": str(folder),
-        "task": f"{_TASKS[config.task]} ({config.task})",
+        "task": f"{TASK_NAMES[config.task]} ({config.task})",
         **_words_of(config),
         "head": getattr(config, "head", "") or {"refer": "cascade", "depth": "deconvolution"}[config.task],
         "images": config.fit.describe(),
@@ -115,7 +115,7 @@ def _describe_file(path: Path) -> Facts:
         if sign in shapes or f"module.{sign}" in shapes:
             return {
                 **facts,
-                "kind": f"published VPD checkpoint for {_TASKS[task]}",
+                "kind": f"published VPD checkpoint for {TASK_NAMES[task]}",
                 "use": f"vpd convert {task} {path} --out DIR" + " --diffusion FOLDER" * (task == "refer"),
             }
     return {**facts, "kind": "not known here"}

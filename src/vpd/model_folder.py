@@ -39,7 +39,7 @@ def save_model(model: PerceptionModel, folder: str | Path, *, base: str | None =
     """
     from safetensors.torch import save_file  # brings torch, which telling what a folder holds does without
 
-    from vpd.model_base import Base, base_weights, encoder_weights, fingerprint, has_encoder_of, leave_out
+    from vpd.model_base import Base, base_weights, fingerprint, leave_out, shared_encoder
 
     pair = hashlib.sha256(model.config.model_dump_json().encode()).hexdigest()[:16]
     tensors = {
@@ -51,10 +51,10 @@ def save_model(model: PerceptionModel, folder: str | Path, *, base: str | None =
     if base:
         weights = base_weights(base)
         tensors = leave_out(tensors, weights)
-        shares_text = has_encoder_of(model.text_encoder, base)
-        if shares_text and model.text_encoder is not None:
-            weights |= encoder_weights(model.text_encoder)
-        contents[_BASE] = Base(source=base, fingerprint=fingerprint(weights), text_encoder=shares_text).model_dump()
+        of_text = shared_encoder(model.text_encoder, base)
+        shares_text = bool(of_text)
+        mark = fingerprint({**weights, **of_text})
+        contents[_BASE] = Base(source=base, fingerprint=mark, text_encoder=shares_text).model_dump()
     if half:
         tensors = {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
     folder = writable_folder(folder)

@@ -63,7 +63,7 @@ def segmentation_picture(
             *entries[:_MAX_LEGEND],
             (UNKNOWN_COLOUR, f"{len(present) - _MAX_LEGEND} more {_percent(rest)}"),
         ]
-    picture = _enlarge(tinted)
+    picture = enlarge(tinted)
     font_px = font_px_for(*picture.size)
     return stack([picture, legend_strip(entries, max(picture.width, 14 * font_px), font_px)]) if entries else picture
 
@@ -106,7 +106,7 @@ def tint_mask(image: Image.Image, mask: NDArray[np.bool_]) -> Image.Image:
         ValueError: If image and mask differ in size.
     """
     _check_size(image, mask)
-    picture = _enlarge(image.convert("RGB"))
+    picture = enlarge(image.convert("RGB"))
     inside = Image.fromarray(mask).resize(picture.size, Image.Resampling.NEAREST).convert("L")
     drawn = Image.blend(picture, Image.new("RGB", picture.size), 0.35)
     drawn.paste(Image.blend(picture, Image.new("RGB", picture.size, MASK_COLOUR), 0.35), mask=inside)
@@ -128,7 +128,7 @@ def depth_picture(
         far_m: Depth of the last colour; the farthest 1 % of the pixels where not given.
     """
     near_m, far_m = depth_range(depth_m, near_m, far_m)
-    picture = _enlarge(colour_depth(depth_m, near_m, far_m))
+    picture = enlarge(colour_depth(depth_m, near_m, far_m))
     font_px = font_px_for(*picture.size)
     width = max(picture.width, 14 * font_px)
     return stack([picture, scale_strip(depth_colours(), near_m, far_m, width, font_px)])
@@ -228,7 +228,7 @@ def _fit(picture: Image.Image, cell_px: int) -> Image.Image:
     return picture.convert("RGB").resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)
 
 
-def _enlarge(picture: Image.Image) -> Image.Image:
+def enlarge(picture: Image.Image) -> Image.Image:
     """A picture too small to look at, larger by a whole factor."""
     factor = max(1, SMALLEST_PX // max(picture.size))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)

@@ -165,26 +165,23 @@ class Predictor:
             return
         try:
             predictions = self._model.predict(list(images), batch_size=len(images), **self._call_options)
+        except BudgetError as error:  # one of them is too big; batches to come may hold none such
+            reason = str(error)
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
-            error_of_budget = error
-            reason = (
-                str(error) if isinstance(error, BudgetError) else "not enough memory; give --memory or a smaller --size"
-            )
+            reason = "not enough memory; give --memory or a smaller --size"
+            if len(images) > 1:
+                logger.warning("not enough memory for %d images at once; going on one by one", len(images))
+                self._one_by_one = True
         else:
             yield from predictions
             return
         if len(images) == 1:
             yield reason
             return
-        if isinstance(error_of_budget, BudgetError):  # one of them is too big; the others go on together
-            for image in images:
-                yield from self._predict([image])
-            return
-        logger.warning("not enough memory for %d images at once; going on one by one", len(images))
-        self._one_by_one = True
-        yield from self._predict(images)
+        for image in images:
+            yield from self._predict([image])
 
     def _write(self, picture: _Picture, prediction: Prediction) -> Outcome:
         """Write the files of an image."""

@@ -106,7 +106,7 @@ def export(
         *([text_network(model)] if text_encoder else []),
     ]
     checks: list[Check] = []
-    with atomic_folder(folder, remedy="export again") as partial, model._predicting():
+    with atomic_folder(folder, remedy="export again") as partial, model.predicting():
         for network in networks:
             path = partial / f"{network.name}{SUFFIXES[target]}"
             write(network, path, target)

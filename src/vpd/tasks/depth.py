@@ -199,7 +199,7 @@ class DepthModel(PerceptionModel):
         fit = self._fit(size)
         predictions = []
         facts = {"channels": 1, "kept_bytes": 8, "text": lambda number: (number, 1, self.backbone.text_dim)}
-        with self._predicting():
+        with self.predicting():
             for step in plan(self, memory, sources, fit, batch_size, **facts):
                 group = step.group
                 text_embeds = embeds[[index for index, _, _ in group]]

@@ -109,7 +109,7 @@ class PerceptionModel(nn.Module):
         raise TypeError(f"{type(self).__name__} has no loss: use one of the three task models.")
 
     @contextmanager
-    def _predicting(self) -> Iterator[None]:
+    def predicting(self) -> Iterator[None]:
         """Eval mode without gradients; the mode is put back at the end."""
         training = [module for module in self.modules() if module.training]
         self.eval()
@@ -233,8 +233,6 @@ def read_groups(
     sources: list[ImageSource], fit: Fit, batch_size: int
 ) -> Iterator[list[tuple[int, Image.Image, Tensor]]]:
     """Groups of at most `batch_size` neighbours that have the same fitted size: (index, picture, pixels)."""
-    if batch_size < 1:
-        raise UsageError(f"batch_size={batch_size}: give 1 or more.")
     group: list[tuple[int, Image.Image, Tensor]] = []
     for index, source in enumerate(sources):
         picture = read_image(source)

@@ -195,7 +195,7 @@ class ReferringModel(PerceptionModel):
             "text": lambda number: (number, self.config.token_length, self.backbone.text_dim),
             "smaller": self._fit,
         }
-        with self._predicting():
+        with self.predicting():
             for group, fitted, *_, note in plan(self, memory, sources, fit, batch_size, **facts):
                 embeds = self.encode_texts([texts[index] for index, _, _ in group], caches)
                 pixels = torch.cat([pixels for _, _, pixels in group])

@@ -239,7 +239,7 @@ class SegmentationModel(PerceptionModel):
             "kept_bytes": 3 + (8 * len(names) if scores else 0),
             "text": lambda _: None if text_embeds is None else tuple(text_embeds.shape),
         }
-        with self._predicting():
+        with self.predicting():
             one_scale = fit.scales == (1.0,)
             for step in plan(self, memory, sources, fit, batch_size if one_scale else 1, **facts):
                 for picture, labels, probs in self._step(step, text_embeds, keep, scores, caches):

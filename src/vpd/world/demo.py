@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from PIL import Image
 
@@ -16,6 +16,7 @@ from vpd.evaluation import SCORE, evaluate, sample_sheet
 from vpd.files import atomic_write, writable_folder, write_json
 from vpd.lettering import stack
 from vpd.loading import load
+from vpd.model_facts import TASK_NAMES
 from vpd.pictures import contact_sheet
 from vpd.prompts.encoder import TextEncoder
 from vpd.world.baselines import blind_score
@@ -35,12 +36,7 @@ PROMPT = (
 )
 SEED = 7
 """Of the fresh scenes."""
-_SHOWN, _SAMPLES, _EXPRESSIONS = 3, 4, 3
-_TITLES: dict[Task, str] = {
-    "segment": "Semantic segmentation",
-    "refer": "Referring segmentation",
-    "depth": "Metric depth",
-}
+_SHOWN, _SAMPLES, _EXPRESSIONS, _WORDS = 3, 4, 3, 4
 _BLIND: dict[Task, str] = {
     "segment": "the most frequent class everywhere",
     "refer": "the same model, given the expressions of other pictures",
@@ -111,17 +107,15 @@ def run_demo(
     """
     out = writable_folder(out)
     sections, figures = [], []
-    for task in _TITLES:
+    for task in get_args(Task):
         figure, picture = _show_task(task, scenes, watch)
         figures.append(figure)
-        sections.append(Section(_TITLES[task], figure.words(), picture))
+        sections.append(Section(_title(task), figure.words(), picture))
     sections += [_show_attention(), _show_samples(prompt)]
-    folder = writable_folder(out / "scenes")
-    for index, sample in enumerate(
-        WorldSamples("segment", "test", _SHOWN, SIZE_PX, seed=SEED)[i] for i in range(_SHOWN)
-    ):
+    folder, fresh = writable_folder(out / "scenes"), WorldSamples("segment", "test", _SHOWN, SIZE_PX, seed=SEED)
+    for index in range(_SHOWN):
         with atomic_write(folder / f"scene-{index}.png") as temporary:
-            Image.fromarray(sample.image).save(temporary)
+            Image.fromarray(fresh[index].image).save(temporary)
     page, sheet = out / "index.html", out / "sheet.png"
     write_page(page, sections)
     with atomic_write(sheet) as temporary:
@@ -131,9 +125,11 @@ def run_demo(
     return DemoReport(page, sheet, folder, figures)
 
 
-def _show_task(
-    task: Task, scenes: int, watch: Callable[[str, Iterable[Any]], Iterable[Any]]
-) -> tuple[Figure, Image.Image]:
+def _title(task: Task) -> str:
+    return TASK_NAMES[task].capitalize()
+
+
+def _show_task(task: Task, scenes: int, watch: Watch) -> tuple[Figure, Image.Image]:
     """Metrics over fresh scenes, and a sheet of some of them."""
     model = load(f"{WORLD}-{task}", device="cpu")
     samples = WorldSamples(task, "test", scenes, SIZE_PX, seed=SEED, keep=True)
@@ -141,7 +137,7 @@ def _show_task(
     metric = SCORE[task]
     low, high = report["intervals"].get(metric, (float("nan"),) * 2)
     figure = Figure(task, metric, report["metrics"][metric], (low, high), blind_score(model, samples))
-    sheet = sample_sheet(model, samples, count=_SHOWN, caption=f"{_TITLES[task]} · {figure.words()}")
+    sheet = sample_sheet(model, samples, count=_SHOWN, caption=f"{_title(task)} · {figure.words()}")
     return figure, sheet
 
 
@@ -152,9 +148,9 @@ def _show_attention() -> Section:
     samples = WorldSamples("refer", "test", 20, SIZE_PX, seed=SEED)
     rows, words = [], []
     for sample in (samples[index] for index in range(len(samples))):
-        maps = word_maps(backbone, encoder, Image.fromarray(sample.image), sample.texts[0])
-        if len(maps) == _EXPRESSIONS + 1:  # of one length, to stand in one grid
-            image = Image.fromarray(sample.image)
+        image = Image.fromarray(sample.image)
+        maps = word_maps(backbone, encoder, image, sample.texts[0])
+        if len(maps) == _WORDS:  # of one length, to stand in one grid
             rows.append([image, *(one.picture(image) for one in maps)])
             words.append(" · ".join(one.word for one in maps))
         if len(rows) == _EXPRESSIONS:
