@@ -137,6 +137,12 @@ def test_another_text_encoder_than_the_base_has_is_kept(tmp_path: Path) -> None:
     assert torch.equal(loaded.encode_texts(["the red cube"]), model.encode_texts(["the red cube"]))
 
 
+def test_only_float32_can_be_compared_with_the_base(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="This model is bfloat16; load it in float32 to save it without its base"):
+        new_model().to(torch.bfloat16).save(tmp_path / "out", base="world")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_called_world_is_not_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     new_model().save(tmp_path / "model", base="world")
     (tmp_path / "world").mkdir()

@@ -35,8 +35,9 @@ def save_model(model: PerceptionModel, folder: str | Path, *, base: str | None =
         half: Store floating-point numbers in float16.
 
     Raises:
-        UsageError: If the folder cannot be written, or the base is none.
+        UsageError: If the folder cannot be written, or the base is none or the model not in float32.
     """
+    import torch
     from safetensors.torch import save_file  # brings torch, which telling what a folder holds does without
 
     from vpd.model_base import Base, base_weights, fingerprint, leave_out, shared_encoder
@@ -49,6 +50,9 @@ def save_model(model: PerceptionModel, folder: str | Path, *, base: str | None =
     }
     contents, shares_text = model.config.model_dump(mode="json"), False
     if base:
+        if model.dtype != torch.float32:
+            found = str(model.dtype).removeprefix("torch.")
+            raise UsageError(f"This model is {found}; load it in float32 to save it without its base (base={base!r}).")
         weights = base_weights(base)
         tensors = leave_out(tensors, weights)
         of_text = shared_encoder(model.text_encoder, base)
