@@ -1,7 +1,7 @@
 """What the layers of diffusers' UNet and autoencoder compute, with attention maps and without needless work.
 
 The layers themselves hold the weights and are called as they are. Without gradient, what a layer has just made is
-added to in place: the same bits with fewer passes over memory.
+added to in place; with gradient, what is cheap to make again is not kept. Both give the same bits.
 """
 
 from __future__ import annotations
@@ -11,9 +11,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.activations import GEGLU
+from diffusers.models.attention import FeedForward
+from diffusers.models.resnet import ResnetBlock2D
 from einops import rearrange
 from torch import Tensor, nn
 
+from vpd.backbones.recomputing import recomputed
 from vpd.packing import PackedLinear
 from vpd.types import LayerText
 
@@ -21,19 +25,47 @@ Layer = Any  # a module of diffusers, whose attributes it does not type
 
 
 def residual_block(resnet: Layer, hidden: Tensor, time_embed: Tensor | None) -> Tensor:
-    """`resnet(hidden, time_embed)`, of UNet or autoencoder; without gradient the same bits in fewer passes.
+    """`resnet(hidden, time_embed)`, of UNet or autoencoder: the same bits in fewer passes and with less kept.
 
     diffusers' own forward divides by an output scale of 1 and never writes in place: a third of the time of the
-    large maps in the autoencoder.
+    large maps in the autoencoder. It is called where a block is cut into shards, or is of another kind.
     """
     is_plain = isinstance(resnet.nonlinearity, nn.SiLU) and resnet.time_embedding_norm == "default"
-    if torch.is_grad_enabled() or not is_plain or resnet.output_scale_factor != 1 or resnet.up or resnet.down:
+    is_plain = is_plain and resnet.output_scale_factor == 1 and not (resnet.up or resnet.down)
+    if not is_plain or (torch.is_grad_enabled() and type(resnet) is not ResnetBlock2D):
         return resnet(hidden, time_embed)
-    inner = resnet.conv1(F.silu(resnet.norm1(hidden), inplace=True))
+    inner = resnet.conv1(_norm_silu(resnet.norm1, hidden))
     if time_embed is not None:
         inner = _add(inner, resnet.time_emb_proj(F.silu(time_embed))[:, :, None, None])
-    inner = resnet.conv2(resnet.dropout(F.silu(resnet.norm2(inner), inplace=True)))
+    inner = resnet.conv2(resnet.dropout(_norm_silu(resnet.norm2, inner)))
     return _add(inner, hidden if resnet.conv_shortcut is None else resnet.conv_shortcut(hidden))
+
+
+def _norm_silu(norm: Layer, hidden: Tensor) -> Tensor:
+    """SiLU of a group norm, of which only what goes in is kept for the backward pass."""
+    if not torch.is_grad_enabled():
+        return F.silu(norm(hidden), inplace=True)
+
+    def run(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.silu(F.group_norm(hidden, norm.num_groups, weight, bias, norm.eps))
+
+    return recomputed(run, hidden, norm.weight, norm.bias)
+
+
+def _feed_forward(feed_forward: Layer, tokens: Tensor) -> Tensor:
+    """`feed_forward(tokens)`, `(b, n, c)`; of gate and product only what they are made of is kept."""
+    if not torch.is_grad_enabled() or type(feed_forward) is not FeedForward or type(feed_forward.net[0]) is not GEGLU:
+        return feed_forward(tokens)
+    first, *others = feed_forward.net
+    tokens = recomputed(_gated, first.proj(tokens))
+    for layer in others:
+        tokens = layer(tokens)
+    return tokens
+
+
+def _gated(projected: Tensor) -> Tensor:
+    hidden, gate = projected.chunk(2, dim=-1)
+    return hidden * F.gelu(gate)
 
 
 class PackedGEGLU(nn.Module):
@@ -101,7 +133,7 @@ def _transformer_block(
     else:
         attended, probs = _attend(block.attn2, block.norm2(tokens), text.key, text.value, with_map=with_map)
         tokens = _add(attended, tokens)
-    return _add(block.ff(block.norm3(tokens)), tokens), probs
+    return _add(_feed_forward(block.ff, block.norm3(tokens)), tokens), probs
 
 
 def read_layer_text(attn: Layer, text_embeds: Tensor) -> LayerText:

@@ -15,10 +15,9 @@ from vpd.errors import UsageError
 from vpd.tasks.model import PerceptionModel
 from vpd.training import memory
 from vpd.training.config import TrainConfig
-from vpd.training.modes import freeze_parts
 from vpd.training.optimisers import STATE_BYTES
 from vpd.training.plan import micro_batch_size
-from vpd.training.stepping import LossOf
+from vpd.training.stepping import LossOf, set_up
 from vpd.types import Batch
 
 logger = logging.getLogger(__name__)
@@ -45,8 +44,7 @@ def find_accumulation(model: PerceptionModel, config: TrainConfig, accelerator: 
     """
     whole = config.model_copy(update={"accumulate": 1})
     share = micro_batch_size(whole, accelerator.num_processes)
-    model.backbone.gradient_checkpointing = config.gradient_checkpointing
-    freeze_parts(model, config.mode)
+    set_up(model, config)
     model.to(accelerator.device).train()
     with _nothing_changed(model, accelerator.device):
         size = _Trials(model, config, accelerator).largest_of(share)
@@ -67,7 +65,7 @@ class _Trials:
 
     def __init__(self, model: PerceptionModel, config: TrainConfig, accelerator: Accelerator) -> None:
         self._config, self._device = config, accelerator.device
-        self._loss_of = LossOf(model, use_bf16=config.precision == "bf16", is_mean=config.loss_reduction == "batch")
+        self._loss_of = LossOf(model, config)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         values = sum(parameter.numel() for parameter in trained)
         average = 4 if config.ema_decay else 0
@@ -115,14 +113,14 @@ class _Trials:
         return fits
 
     def _run(self, size: int) -> None:
-        batch = _largest_batch(self._config, size).to(self._device)
+        batch = largest_batch(self._config, size).to(self._device)
         for _ in range(2):  # gradients of the first batch are there while the second is computed
             total, _ = self._loss_of(batch)
             total.backward()
         self._loss_of.zero_grad(set_to_none=True)
 
 
-def _largest_batch(config: TrainConfig, size: int) -> Batch:
+def largest_batch(config: TrainConfig, size: int) -> Batch:
     """Random samples with truth at every pixel."""
     side = config.crop_px
     batch = Batch(images=torch.rand(size, 3, side, side) * 2 - 1, names=["trial"] * size)

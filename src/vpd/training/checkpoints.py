@@ -195,6 +195,10 @@ def restore_optimiser(checkpoint: Checkpoint, optimiser: Optimizer) -> None:
         # a copy: what safetensors maps from the file has no alignment, and the file will go
         state.setdefault(index[name], {})[kind] = value.clone() if isinstance(value, Tensor) else value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    for parameter, values in optimiser.state.items():
+        for kind, value in values.items():  # files know one order of memory; fused steps read both in the parameter's
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                values[kind] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def prune_checkpoints(root: Path, *, keep: int, best: Checkpoint | None) -> None:

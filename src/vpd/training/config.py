@@ -113,6 +113,11 @@ class TrainConfig(Frozen):
     """Shorten gradients whose norm is larger; none = never."""
     precision: Literal["no", "bf16"] = "no"
     """`bf16`: forward and loss under bfloat16 autocast; weights and optimiser stay float32."""
+    channels_last: bool = False
+    """Keep images, maps and the weights of convolutions in channels-last order, which kernels in bfloat16 are made
+    for; sums are rounded in another order."""
+    compile: bool = False
+    """Let `torch.compile` make kernels for the backbone: minutes at the first step; for GPUs."""
     gradient_checkpointing: bool = False
     """Run the UNet's blocks again in the backward pass instead of keeping what is in them: less memory, slower."""
     sharding: Literal["none", "fsdp"] = "none"
@@ -169,7 +174,8 @@ class TrainConfig(Frozen):
         if self.momentum and self.optimiser != "sgd":
             raise ValueError(f"momentum={self.momentum} is for optimiser=sgd")
         if self.sharding == "fsdp":
-            others = {"ema_decay": None, "optimiser": "adamw_8bit", "accumulate": "auto"}
+            others: dict[str, Any] = {"ema_decay": None, "optimiser": "adamw_8bit", "accumulate": "auto"}
+            others |= {"channels_last": True, "compile": True}
             clashes = [key for key, value in others.items() if (getattr(self, key) == value) != (value is None)]
             if clashes:
                 raise ValueError(f"sharding=fsdp does not go with {clashes[0]}={getattr(self, clashes[0])}")

@@ -181,4 +181,5 @@ class RunFolder:
         self._model.save(folder)
         write_config(self._config, folder / CONFIG)
         if training_weights:
-            save_file(training_weights, folder / TRAINING_WEIGHTS_FILE)
+            contiguous = {name: value.contiguous() for name, value in training_weights.items()}
+            save_file(contiguous, folder / TRAINING_WEIGHTS_FILE)

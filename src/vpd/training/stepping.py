@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,11 +24,12 @@ from vpd.tasks.losses import LossSum, mean_loss
 from vpd.tasks.model import PerceptionModel
 from vpd.training.checkpoints import Checkpoint, restore_optimiser
 from vpd.training.config import TrainConfig
+from vpd.training.gradients import Gradients
 from vpd.training.modes import freeze_parts
 from vpd.training.optimisers import build_optimiser, parameter_groups, set_learning_rate
 from vpd.training.plan import step_seed
 from vpd.training.progress import Interval
-from vpd.training.sharding import Shards, gathered, shard
+from vpd.training.sharding import Shards, shard
 from vpd.types import Batch
 
 
@@ -36,21 +37,21 @@ class LossOf(nn.Module):
     """The whole forward pass of training as one module, so that DDP wraps the computation of the loss.
 
     Args:
-        model: Whom to train.
-        use_bf16: Compute under bfloat16 autocast.
-        is_mean: Give the mean of each batch the weight 1, instead of its total and the weight of its pixels.
+        model: Whom to train; `set_up` for it.
+        config: Precision, order of memory, and whether the mean of each batch gets the weight 1, instead of its total
+            the weight of its pixels.
         caches: Where results of the frozen parts are kept, if anywhere.
     """
 
-    def __init__(
-        self, model: PerceptionModel, *, use_bf16: bool, is_mean: bool, caches: FrozenCaches | None = None
-    ) -> None:
+    def __init__(self, model: PerceptionModel, config: TrainConfig, caches: FrozenCaches | None = None) -> None:
         super().__init__()
-        self.model = model
-        self.use_bf16, self.is_mean, self.caches = use_bf16, is_mean, caches
+        self.model, self.caches = model, caches
+        self.use_bf16, self.is_mean = config.precision == "bf16", config.loss_reduction == "batch"
+        self.order = torch.channels_last if config.channels_last else torch.contiguous_format
 
     def forward(self, batch: Batch) -> LossSum:
         """Total and weight of a batch."""
+        batch = replace(batch, images=batch.images.contiguous(memory_format=self.order))
         with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self.use_bf16):
             total, weight = self.model.loss_sum(batch, caches=self.caches)
         return (mean_loss(total, weight), torch.ones_like(weight)) if self.is_mean else (total, weight)
@@ -98,19 +99,16 @@ class Stepper:
         caches: FrozenCaches | None = None,
     ) -> None:
         self._config, self._accelerator = config, accelerator
-        freeze_parts(model, config.mode)
-        model.backbone.gradient_checkpointing = config.gradient_checkpointing
+        set_up(model, config)
         is_sharded = config.sharding == "fsdp"
         trained = deepcopy(model) if is_sharded else model.to(accelerator.device)
         for tensor in (*trained.train().parameters(), *trained.buffers()):
             tensor.data = aligned(tensor.data)
-        loss_of = LossOf(
-            trained, use_bf16=config.precision == "bf16", is_mean=config.loss_reduction == "batch", caches=caches
-        )
+        loss_of = LossOf(trained, config, caches)
         if is_sharded:
             shard(loss_of, trained.backbone.unet, accelerator)
         self._optimiser = _new_optimiser(trained, config)
-        self._parameters = [parameter for group in self._optimiser.param_groups for parameter in group["params"]]
+        self._gradients = Gradients(self._optimiser, narrow=has_narrow_gradients(config, accelerator))
         self._buffers = list(trained.buffers()) if config.on_bad_loss == "skip" else []
         self._loss_of: nn.Module = loss_of if is_sharded else accelerator.prepare(loss_of)
         self.optimiser = _new_optimiser(model, config) if is_sharded else self._optimiser
@@ -168,31 +166,38 @@ class Stepper:
         totals, weights = zip(*torch.stack(sums).tolist(), strict=True)  # waits for the device once
         own_unreadable = sum(len(batch.unreadable) for batch in drawn)
         total_sum, weight_sum, unreadable = self._sum_over_processes(sum(totals), sum(weights), own_unreadable)
-        norm = self._gradient_norm(weight_sum)
+        norm = self._gradients.norm(self._accelerator.num_processes / (weight_sum or 1))  # DDP averages over processes
         parts = list(zip(drawn, totals, strict=True))
         outcome = Step(total_sum / (weight_sum or 1), norm, parts, has_unreadable=unreadable > 0)
         if outcome.is_bad:
             for buffer, before in zip(self._buffers, buffers, strict=True):
                 buffer.copy_(before)
         else:
-            self._optimiser.step()
+            self._gradients.step(self._config.clip_norm)
             interval.add(outcome.loss, sum(len(batch.names) for batch in drawn))
-        self._optimiser.zero_grad(set_to_none=True)
+        self._gradients.clear()
         return outcome
-
-    def _gradient_norm(self, weight: float) -> float:
-        """Divide the gradients of totals by their weight, clip them, and tell their norm before that."""
-        scale = self._accelerator.num_processes / (weight or 1)  # DDP averages over processes
-        for parameter in self._parameters:
-            if parameter.grad is not None:
-                parameter.grad.mul_(scale)
-        return float(gathered(nn.utils.clip_grad_norm_(self._parameters, self._config.clip_norm or math.inf)))
 
     def _sum_over_processes(self, *values: float) -> list[float]:
         if self._accelerator.num_processes == 1:
             return list(values)
         on_device = torch.tensor(values, dtype=torch.float64, device=self._accelerator.device)
         return self._accelerator.reduce(on_device, reduction="sum").tolist()
+
+
+def set_up(model: Any, config: TrainConfig) -> None:
+    """Make of a model what the settings want to train: what of it trains, how it runs, and the order of its memory."""
+    freeze_parts(model, config.mode)
+    model.backbone.gradient_checkpointing = config.gradient_checkpointing
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)
+    if config.compile:
+        model.backbone.compile()
+
+
+def has_narrow_gradients(config: TrainConfig, accelerator: Accelerator) -> bool:
+    """Whether gradients are kept in bfloat16: where they have no more digits, which takes half the memory."""
+    return config.precision == "bf16" and config.parts == 1 and accelerator.num_processes == 1
 
 
 def find_processes() -> Accelerator:

@@ -1,0 +1,91 @@
+"""The gradients between backward pass and optimiser step: in 16 bits where nothing is lost by it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from vpd.training.sharding import gathered
+
+_STEP_BYTES = 2**26
+"""Of gradients that are widened for the optimiser at a time."""
+
+
+class Gradients:
+    """Gradients of the parameters of an optimiser, and its steps.
+
+    Under bfloat16 autocast a matrix or kernel is used in bfloat16, so its gradient of one backward pass has no more
+    digits, and float32 holds it with 16 bits of zeros. `narrow` keeps it without them: half the memory, the same bits.
+    Vectors, such as the weights of norms, stay as they are.
+
+    Args:
+        optimiser: Over the parameters; its state is kept parameter by parameter.
+        narrow: Keep gradients of matrices and kernels in bfloat16. Only where each step has one backward pass, as sums
+            have more digits, and nobody else wants to see them, as other processes would.
+    """
+
+    def __init__(self, optimiser: Optimizer, *, narrow: bool) -> None:
+        self._optimiser = optimiser
+        self._parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+        self._narrow: dict[nn.Parameter, Tensor] = {}
+        if narrow:
+            for parameter in self._parameters:
+                if parameter.ndim > 1 and parameter.dtype == torch.float32:
+                    parameter.register_post_accumulate_grad_hook(self._take)
+
+    def norm(self, scale: float) -> float:
+        """Multiply the gradients by a number; returns their norm over all processes, before `step` clips them."""
+        self._scale = scale
+        wide = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        for gradient in wide:
+            gradient.mul_(scale)
+        if self._narrow:  # one by one, and in the same order as without
+            wide = [
+                nn.utils.get_total_norm([gradient])
+                for gradient in map(self._widened, self._parameters)
+                if gradient is not None
+            ]
+        self._norm = nn.utils.get_total_norm(wide)
+        return float(gathered(self._norm))
+
+    def step(self, clip_norm: float | None) -> None:
+        """Let the optimiser take a step, after `norm`, with gradients shortened to at most `clip_norm`."""
+        for parameters in self._parts():
+            for parameter in parameters:
+                parameter.grad = self._widened(parameter)
+                self._narrow.pop(parameter, None)
+            nn.utils.clip_grads_with_norm_(parameters, clip_norm or math.inf, self._norm)
+            self._optimiser.step()  # passes over parameters without gradient
+            self._optimiser.zero_grad(set_to_none=True)
+
+    def clear(self) -> None:
+        """Forget all gradients."""
+        self._narrow.clear()
+        self._optimiser.zero_grad(set_to_none=True)
+
+    def _take(self, parameter: nn.Parameter) -> None:
+        """Keep a gradient that was just made."""
+        if parameter.grad is not None:
+            self._narrow[parameter] = parameter.grad.bfloat16()
+            parameter.grad = None
+
+    def _widened(self, parameter: nn.Parameter) -> Tensor | None:
+        """The scaled gradient in the type of the parameter, if it has one."""
+        narrow = self._narrow.get(parameter)
+        return parameter.grad if narrow is None else narrow.float().mul_(self._scale)
+
+    def _parts(self) -> Iterator[list[nn.Parameter]]:
+        """The parameters, as many at a time as may be wide; all where none is narrow."""
+        part: list[nn.Parameter] = []
+        size = 0
+        for parameter in self._parameters:
+            part.append(parameter)
+            size += parameter.nbytes if parameter in self._narrow else 0
+            if size >= _STEP_BYTES:
+                yield part
+                part, size = [], 0
+        yield part

@@ -1,0 +1,87 @@
+"""Gradients in 16 bits, channels-last order and compiled backbones: what they may change, and what not."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from weights import assert_equal_weights, weights
+
+from vpd.training.run import train
+from vpd.training.settings import resolve_config
+from vpd.training.stepping import Stepper, find_processes
+from vpd.types import Batch
+
+
+def quick(settings: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Nothing but training, in bfloat16."""
+    data = settings["data"] | {"validation_split": None}
+    return settings | {"data": data, "pictures": 0, "trackers": [], "precision": "bf16", **changes}
+
+
+@pytest.mark.parametrize("changes", [{"gradient_checkpointing": True}, {"mode": "lora"}, {"optimiser": "sgd"}])
+@pytest.mark.parametrize("task", ["segment", "refer", "depth"])
+def test_narrow_gradients_lose_nothing(
+    task: str,
+    changes: dict[str, Any],
+    session_settings: dict[str, Any],
+    data_of: dict[str, Path],
+    small_heads: dict[str, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same bits as with gradients in float32, clipped ones too."""
+    given = session_settings | {"data": {"root": str(data_of[task])}, "model_options": small_heads[task]}
+    given = quick(given, steps=2, checkpoint_every=9, clip_norm=0.1, **changes)
+    train(task, tmp_path / "narrow", given)
+    monkeypatch.setattr("vpd.training.stepping.has_narrow_gradients", lambda config, accelerator: False)
+    train(task, tmp_path / "wide", given)
+    assert_equal_weights(tmp_path / "narrow" / "model", tmp_path / "wide" / "model")
+
+
+def test_bad_step_changes_nothing(diffusion: Path) -> None:
+    """Nor does it leave anything for the next."""
+    from vpd.config import Fit
+    from vpd.tasks.segmentation import SegmentationModel
+    from vpd.training.progress import Interval
+
+    model = SegmentationModel.from_diffusion(diffusion, classes=("a", "b"), fit=Fit(size_px=64), head_channels=8)
+    settings = {"model": "x", "data": {"root": "x"}, "batch_size": 2, "crop_px": 64, "steps": 9, "precision": "bf16"}
+    stepper = Stepper(model, resolve_config("segment", settings), find_processes())
+    before = copy.deepcopy(model.state_dict())
+    images, labels = torch.rand(2, 3, 64, 64) * 2 - 1, torch.zeros(2, 64, 64, dtype=torch.long)
+    bad, good = (Batch(images=pixels, names=["a", "b"], labels=labels) for pixels in (images * torch.nan, images))
+    assert stepper.take(0, 1e-3, iter([bad]), Interval()).is_bad
+    parameters = dict(model.named_parameters())
+    assert all(torch.equal(value, before[name]) for name, value in parameters.items())
+    assert all(value.grad is None for value in parameters.values())
+    model.load_state_dict(before)  # BatchNorm's running means
+    assert not stepper.take(1, 1e-3, iter([good]), Interval()).is_bad
+    assert not all(torch.equal(value, before[name]) for name, value in parameters.items())
+
+
+@pytest.mark.parametrize("changes", [{"ema_decay": 0.5}, {"optimiser": "sgd", "momentum": 0.9}])
+def test_channels_last_resumes_to_the_same_bits(
+    changes: dict[str, Any], session_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    given = quick(session_settings, channels_last=True, keep=9, **changes)
+    train("segment", tmp_path / "run", given)
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
+    shutil.rmtree(tmp_path / "again" / "model")
+    shutil.rmtree(tmp_path / "again" / "checkpoints" / "step-00000004")
+    train("segment", tmp_path / "again", resume=True)
+    for part in ("model", "checkpoints/step-00000004"):
+        assert_equal_weights(tmp_path / "run" / part, tmp_path / "again" / part)
+
+
+def test_channels_last_is_the_same_but_for_rounding(session_settings: dict[str, Any], tmp_path: Path) -> None:
+    for name, is_last in (("last", True), ("first", False)):
+        given = quick(session_settings, precision="no", channels_last=is_last, optimiser="sgd", steps=1)
+        train("segment", tmp_path / name, given)
+    one, other = (weights(tmp_path / name / "model") for name in ("last", "first"))
+    for key, value in one.items():
+        torch.testing.assert_close(value, other[key], atol=1e-5, rtol=1e-5)
