@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from vpd.backbones.tiny_encoder import TinyEncoder, TinyEncoderConfig
 from vpd.config import ModelConfig
 from vpd.errors import UsageError
 
@@ -105,13 +106,14 @@ def network_bytes(model: Any, images: tuple[int, int, int], text: tuple[int, ...
         text: Shape of the text embeddings; none = the model's own prompts.
     """
     is_packed = any(type(module).__name__ == "PackedConv2d" for module in model.modules())
-    config = model.config.model_dump_json()
-    return _count(config, model.dtype, model.device, is_packed, images, text)
+    config, small = model.config.model_dump_json(), model.backbone.small_encoder
+    return _count(config, None if small is None else small.config, model.dtype, model.device, is_packed, images, text)
 
 
 @lru_cache(maxsize=4096)
 def _count(
     config: str,
+    encoder: TinyEncoderConfig | None,
     dtype: torch.dtype,
     device: torch.device,
     is_packed: bool,
@@ -122,7 +124,10 @@ def _count(
 
     batch, height, width = images
     with torch.no_grad():
-        twin: nn.Module = build_model(_CONFIG.validate_json(config)).to(dtype).eval()
+        twin: Any = build_model(_CONFIG.validate_json(config))
+        if encoder is not None:
+            twin.backbone.use_small_encoder(TinyEncoder(encoder).to("meta"))
+        twin = twin.to(dtype).eval()
         with FakeTensorMode(allow_non_fake_inputs=True):  # of the real device: attention takes the kernel it has there
             twin = twin.to_empty(device=device)
             pixels = torch.empty(batch, 3, height, width, dtype=dtype, device=device)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
 
+from vpd.backbones.tiny_encoder import TinyEncoder, load_tiny_encoder
 from vpd.backbones.unet_walk import fold_timestep, pack_feed_forward
 from vpd.errors import UsageError
 from vpd.loading import assign_weights, build_model, find_dtype, has_fast_bf16
@@ -21,7 +23,13 @@ _MODES = ("default", "reduce-overhead", "max-autotune")
 
 
 @torch.no_grad()
-def optimise(model: Model, *, dtype: str | torch.dtype = "auto", compile_mode: CompileMode | None = None) -> Model:
+def optimise(
+    model: Model,
+    *,
+    dtype: str | torch.dtype = "auto",
+    encoder: str | Path | TinyEncoder | None = None,
+    compile_mode: CompileMode | None = None,
+) -> Model:
     """A copy of a model that predicts the same, faster; it can neither be trained nor saved.
 
     Exact but for rounding (features within 1e-5 of the model's in float32): low-rank layers are merged; what the
@@ -33,20 +41,27 @@ def optimise(model: Model, *, dtype: str | torch.dtype = "auto", compile_mode: C
         model: Any of the three; it is not changed and shares nothing with the copy. The copy is for the device that
             the model is on.
         dtype: `auto` = bfloat16 where the processor computes in it, else the model's own; or as for `vpd.load`.
+        encoder: Encode by this small encoder in the VAE's place: a folder that `vpd pretrain encoder` wrote, or
+            a folder or hub id of diffusers' `AutoencoderTiny`, such as `madebyollin/taesd`, made for this very VAE.
+            Not exact at all: docs/performance.md has the price.
         compile_mode: Let `torch.compile` make kernels for the backbone, in this mode of its; `reduce-overhead` records
             CUDA graphs. Takes minutes at the first image of each size, and pays on GPUs.
 
     Raises:
-        UsageError: If the model was optimised already, or dtype or mode is unknown.
+        UsageError: If the model was optimised already, dtype or mode is unknown, or the encoder cannot be read or makes
+            latents of another form than the model's VAE.
     """
     if model.is_optimised:
         raise UsageError("This model was made by vpd.optimise already. Give it the model that it was made from.")
     if compile_mode not in (None, *_MODES):
         raise UsageError(f"Unknown compile mode {compile_mode!r}. Choose one of: {', '.join(_MODES)}.")
     target = fast_dtype(model.device, model.dtype) if dtype == "auto" else find_dtype(dtype)
+    small = None if encoder is None else copy.deepcopy(find_encoder(encoder, model))
     fast: Any = _copy_of(model)
     fast.merge_lora()
     backbone = fast.backbone
+    if small is not None:
+        backbone.use_small_encoder(small.to(model.device).requires_grad_(False))
     fold_timestep(backbone.unet, backbone.config.timestep)
     prepared = None
     if isinstance(fast, SegmentationModel):
@@ -63,9 +78,21 @@ def optimise(model: Model, *, dtype: str | torch.dtype = "auto", compile_mode: C
         backbone.compile(mode=compile_mode)
     elif model.device.type == "cpu" and target == torch.bfloat16 and can_pack():
         pack_feed_forward(backbone.unet)
-        for part in (backbone.unet, backbone.vae, fast.head):
+        for part in (backbone.unet, small or backbone.vae, fast.head):
             pack_layers(part)
     return fast
+
+
+def find_encoder(encoder: str | Path | TinyEncoder, model: PerceptionModel) -> TinyEncoder:
+    """The small encoder that `vpd.optimise` is given, read where it is a folder or a hub id, and found to fit.
+
+    Raises:
+        UsageError: If it cannot be read, or makes latents of another form than the model's VAE.
+    """
+    small = encoder if isinstance(encoder, TinyEncoder) else load_tiny_encoder(encoder)
+    vae = model.backbone.vae
+    small.check_fit(latent_stride=model.backbone.latent_stride, latent_channels=vae.config.latent_channels)
+    return small
 
 
 def fast_dtype(device: torch.device, fallback: torch.dtype = torch.float32) -> torch.dtype:

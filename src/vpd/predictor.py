@@ -20,7 +20,7 @@ from vpd.files import atomic_write
 from vpd.images import read_image
 from vpd.loading import find_dtype
 from vpd.memory_budget import BudgetError
-from vpd.optimising import optimise
+from vpd.optimising import find_encoder, optimise
 from vpd.output_names import Item
 from vpd.predictions import Prediction
 from vpd.tasks.depth import DepthModel
@@ -76,9 +76,10 @@ class Predictor:
         options: Arguments of the model's `predict` (`text`, `classes`, `scene`, `size`, `memory`); none are left out.
             With `memory`, images are read, predicted and written one batch after the other, not at the same time.
         fast: Precision for `vpd.optimise`, which makes the model that runs; none = the model as it is.
+        encoder: Small encoder for `vpd.optimise`, which it goes to only with `fast`.
 
     Raises:
-        UsageError: If the model refuses the options, or the precision is unknown.
+        UsageError: If the model refuses the options or the encoder, or the precision is unknown.
     """
 
     def __init__(
@@ -89,10 +90,14 @@ class Predictor:
         model_name: str,
         options: Mapping[str, Any],
         fast: str | None = None,
+        encoder: str | None = None,
     ) -> None:
         self.out = Path(out)
         given = {key: value for key, value in options.items() if value is not None}
         told = {**given, "dtype": str(model.dtype).removeprefix("torch.")} | ({"fast": fast} if fast else {})
+        self._encoder = None if encoder is None else find_encoder(encoder, model)
+        if self._encoder is not None:
+            told["encoder"] = fingerprint(self._encoder.config.model_dump_json(), self._encoder.state_dict())
         self.origin = {
             "task": model.config.task,
             "model": model_name,
@@ -115,7 +120,7 @@ class Predictor:
         The next batch is read, and files are written, while the model runs, unless there is a budget of memory.
         """
         if self._fast is not None:
-            self._model, self._fast = optimise(self._model, dtype=self._fast), None
+            self._model, self._fast = optimise(self._model, dtype=self._fast, encoder=self._encoder), None
         waiting: deque[tuple[int, Future[Outcome]]] = deque()
         try:
             for batch, readings in self._read_ahead(batches):

@@ -39,6 +39,7 @@ class RayPredictor:
         device: `auto` = a GPU for each worker where there are any; else as for `vpd.load`.
         dtype: As for `vpd.load`.
         fast: As for `Predictor`.
+        encoder: As for `Predictor`.
         workers: Models that run at once; none = one for each GPU, or one.
 
     Raises:
@@ -55,6 +56,7 @@ class RayPredictor:
         device: str = "auto",
         dtype: str = "auto",
         fast: str | None = None,
+        encoder: str | None = None,
         workers: int | None = None,
     ) -> None:
         check_ray()
@@ -70,6 +72,7 @@ class RayPredictor:
             "device": device,
             "dtype": dtype,
             "fast": fast,
+            "encoder": str(Path(encoder).resolve()) if encoder and Path(encoder).exists() else encoder,
         }
 
     def run(self, batches: Iterable[Batch]) -> Iterator[Outcome]:
@@ -131,6 +134,7 @@ class Worker:
         device: As for `vpd.load`.
         dtype: As for `vpd.load`.
         fast: As for `Predictor`.
+        encoder: As for `Predictor`.
     """
 
     def __init__(
@@ -144,6 +148,7 @@ class Worker:
         device: str,
         dtype: str,
         fast: str | None = None,
+        encoder: str | None = None,
     ) -> None:
         import vpd
 
@@ -152,7 +157,7 @@ class Worker:
             return_heap()
         try:
             loaded = vpd.load(model, device=device, dtype=dtype)
-            self._predictor = Predictor(loaded, out, model_name=model_name, options=options, fast=fast)
+            self._predictor = Predictor(loaded, out, model_name=model_name, options=options, fast=fast, encoder=encoder)
         except UsageError as error:  # raised here, it would make Ray start the actor again and again
             self._refused = str(error)
             return

@@ -68,6 +68,22 @@ def test_fast(model: SegmentationModel) -> None:
     assert max(errors_of(fast, model, px=64, prompts=5)) < 4e-2
 
 
+@torch.no_grad()
+def test_small_encoder(model: SegmentationModel) -> None:
+    """Its operations are its own, and its features nobody's: no error is told."""
+    (way,) = ways_of(model, "small-encoder")
+    assert way.has_random_weights
+    images, text = draw(model, px=64, prompts=5)
+    maps = way.features(way.encode(images.to(way.dtype)), way.prepare(text))
+    assert maps[0].shape[-2:] == (8, 8)
+    counted = count_gflop(model, ["small-encoder", "fast"], px=64, prompts=5)
+    assert counted["small-encoder"]["unet"] == counted["fast"]["unet"]
+    blocks = [(64, 3, 0), (32, 9, 1), (16, 9, 1), (8, 9, 1)]  # side, 3x3 convolutions 64 -> 64 of blocks and strides
+    products = sum(side**2 * 9 * 64 * 64 * (inner + down) for side, inner, down in blocks)
+    products += 64**2 * 9 * 3 * 64 + 8**2 * 9 * 64 * 4
+    assert counted["small-encoder"]["encoder"] == pytest.approx(2 * products / 1e9)
+
+
 @pytest.mark.extras
 def test_exported(model: SegmentationModel, tmp_path: Path) -> None:
     ways, skipped = find_ways(model, ["exported"], tmp_path)

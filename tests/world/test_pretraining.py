@@ -11,7 +11,7 @@ import vpd.cli
 from vpd import StableDiffusionBackbone
 from vpd.errors import UsageError
 from vpd.training.folder_lock import LOCK_FILE
-from vpd.world import crops, pretraining
+from vpd.world import crops, picture_runs, pretraining
 from vpd.world.autoencoder import load_autoencoder
 from vpd.world.pretraining import CHECKPOINT, pretrain_vae
 
@@ -21,7 +21,7 @@ WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
     monkeypatch.setattr(crops, "PIXELS_PER_BATCH", 16 * 16)
-    monkeypatch.setattr(pretraining, "HELD_OUT", 2)
+    monkeypatch.setattr(picture_runs, "HELD_OUT", 2)
     monkeypatch.setattr(pretraining, "FINISHING_BATCHES", 2)
 
 
@@ -75,7 +75,7 @@ def test_stopped_run_resumes_to_the_same_weights(images, tmp_path):
 
 
 def test_checkpoints_are_written_on_the_way(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(pretraining, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(picture_runs, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
 
     class KilledError(Exception):
         pass

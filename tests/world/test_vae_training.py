@@ -8,8 +8,9 @@ from torch import nn
 
 from vpd.errors import UsageError
 from vpd.world.autoencoder import build_autoencoder
+from vpd.world.image_training import train_on_images
 from vpd.world.muon import KERNEL_RATIO, Muon, orthogonalise
-from vpd.world.vae_training import AutoencoderRun, train_autoencoder
+from vpd.world.vae_training import AutoencoderRun
 
 TINY = (8, 16, 16)
 
@@ -28,7 +29,7 @@ def batches(start=0):
 
 def test_loss_falls():
     run, losses = new_run(), []
-    train_autoencoder(run, batches(), steps=60, go_on=lambda _, loss: losses.append(loss) or True)
+    train_on_images(run, batches(), steps=60, go_on=lambda _, loss: losses.append(loss) or True)
     assert run.step == len(losses) == 60
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
@@ -36,8 +37,8 @@ def test_loss_falls():
 def test_same_seed_and_steps_give_the_same_weights():
     runs = [new_run(seed) for seed in (4, 4, 5)]
     for run in runs:
-        train_autoencoder(run, batches(), steps=3)
-    first, same, other = ([weight.detach() for weight in run.vae.parameters()] for run in runs)
+        train_on_images(run, batches(), steps=3)
+    first, same, other = ([weight.detach() for weight in run.network.parameters()] for run in runs)
     assert all(torch.equal(a, b) for a, b in zip(first, same, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
@@ -45,25 +46,25 @@ def test_same_seed_and_steps_give_the_same_weights():
 @pytest.mark.parametrize("bf16", [True, False])
 def test_resumed_run_ends_with_the_same_weights(tmp_path, bf16):
     whole, part, rest = new_run(), new_run(), new_run()
-    train_autoencoder(whole, batches(), steps=6, bf16=bf16)
-    train_autoencoder(part, batches(), steps=6, bf16=bf16, go_on=lambda run, _: run.step < 3)
+    train_on_images(whole, batches(), steps=6, bf16=bf16)
+    train_on_images(part, batches(), steps=6, bf16=bf16, go_on=lambda run, _: run.step < 3)
     part.save(tmp_path / "run.safetensors")
     rest.restore(tmp_path / "run.safetensors")
     assert (rest.step, rest.seconds) == (3, part.seconds)
-    train_autoencoder(rest, batches(rest.step), steps=6, bf16=bf16)
-    for one, other in zip(whole.vae.parameters(), rest.vae.parameters(), strict=True):
+    train_on_images(rest, batches(rest.step), steps=6, bf16=bf16)
+    for one, other in zip(whole.network.parameters(), rest.network.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
 def test_time_ends_a_run():
     run = new_run()
-    train_autoencoder(run, batches(), minutes=1e-6)
+    train_on_images(run, batches(), minutes=1e-6)
     assert run.step == 1
 
 
 def test_without_an_end():
     with pytest.raises(ValueError, match="Neither steps nor minutes"):
-        train_autoencoder(new_run(), batches())
+        train_on_images(new_run(), batches())
 
 
 @pytest.mark.parametrize(
@@ -114,5 +115,5 @@ def test_optimiser_leaves_weights_without_gradient():
 
 def test_batches_are_taken_one_a_step():
     stream = islice(batches(), 2)
-    train_autoencoder(new_run(), stream, steps=2)
+    train_on_images(new_run(), stream, steps=2)
     assert next(stream, None) is None

@@ -193,12 +193,8 @@ def load_unet_and_vae(source: str | Path) -> tuple[UNet2DConditionModel, Autoenc
     if path.is_file():
         parts = read_single_file(path)
         return parts.build_unet(), parts.build_vae()
-    for part in ("unet", "vae"):
-        if not (path / part / "config.json").is_file():
-            raise UsageError(
-                f"{path} has no {part}/config.json: it is not a diffusion model in diffusers layout. "
-                "It needs the folders unet and vae (and text_encoder and tokenizer for prompts)."
-            )
+    _check_part(path, "unet")
+    _check_part(path, "vae")
     try:
         config = json.loads((path / "unet" / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -208,5 +204,31 @@ def load_unet_and_vae(source: str | Path) -> tuple[UNet2DConditionModel, Autoenc
     check_unet(config)
     return (
         load_part(UNet2DConditionModel, path / "unet", unused=r"conv_norm_out\.|conv_out\.", torch_dtype=torch.float32),
-        load_part(AutoencoderKL, path / "vae", unused=r"decoder\.|post_quant_conv\.", torch_dtype=torch.float32),
+        _load_vae(path),
     )
+
+
+def load_vae(source: str | Path) -> AutoencoderKL:
+    """The VAE alone of a Stable Diffusion model, in float32; its decoder may be untrained.
+
+    Raises:
+        UsageError: If it is missing or damaged.
+    """
+    path = find_source(source)
+    if path.is_file():
+        return read_single_file(path).build_vae()
+    _check_part(path, "vae")
+    return _load_vae(path)
+
+
+def _check_part(path: Path, part: str) -> None:
+    if not (path / part / "config.json").is_file():
+        raise UsageError(
+            f"{path} has no {part}/config.json: it is not a diffusion model in diffusers layout. "
+            "It needs the folders unet and vae (and text_encoder and tokenizer for prompts)."
+        )
+
+
+def _load_vae(path: Path) -> AutoencoderKL:
+    unused = r"decoder\.|post_quant_conv\."
+    return load_part(AutoencoderKL, path / "vae", unused=unused, torch_dtype=torch.float32)

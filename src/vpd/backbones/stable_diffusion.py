@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from vpd.backbones.lora import add_lora, merge_lora
 from vpd.backbones.sources import load_unet_and_vae
+from vpd.backbones.tiny_encoder import TinyEncoder
 from vpd.backbones.unet_walk import attention_levels, check_unet, read_text, strip_unet, tap_channels, walk_unet
-from vpd.backbones.vae_walk import encode_mode
+from vpd.backbones.vae_walk import encode_mode, latent_stride, scale_latents, unscale_latents
 from vpd.config import BackboneConfig, LoraSettings, MapScale
 from vpd.errors import UsageError
 from vpd.images import pad_to_multiple
@@ -80,6 +81,8 @@ class StableDiffusionBackbone(nn.Module):
         self.vae = vae
         self.vae.decoder = self.vae.post_quant_conv = None
         self.vae.requires_grad_(False)
+        self.small_encoder: TinyEncoder | None = None
+        """What encodes in the VAE's place, in a backbone made by `vpd.optimise`."""
         if lora is not None:
             self.add_lora(lora)
 
@@ -149,7 +152,7 @@ class StableDiffusionBackbone(nn.Module):
     @property
     def latent_stride(self) -> int:
         """Image pixels to one latent: 8 in Stable Diffusion."""
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+        return latent_stride(self.vae)
 
     @property
     def text_dim(self) -> int:
@@ -178,6 +181,16 @@ class StableDiffusionBackbone(nn.Module):
             merge_lora(self.unet)
             self.config = self.config.model_copy(update={"lora": None})
 
+    def use_small_encoder(self, encoder: TinyEncoder) -> None:
+        """Let a small encoder take the VAE's place, which is dropped; latents keep their scale.
+
+        Raises:
+            UsageError: If it makes latents of another stride or other channels.
+        """
+        encoder.check_fit(latent_stride=self.latent_stride, latent_channels=self.vae.config.latent_channels)
+        self.small_encoder = encoder
+        self.vae.encoder = self.vae.quant_conv = None
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Mode of the latent distribution, `(b, 4, H/8, W/8)`, for images in [-1, 1]; no gradient.
@@ -185,11 +198,12 @@ class StableDiffusionBackbone(nn.Module):
         Images whose sides are no multiple of the latent stride get zeros (mid-grey) at the right and bottom.
         """
         images, _ = pad_to_multiple(images, self.latent_stride)
+        is_scaled = self.config.latent_scaling == "scaled"
+        if self.small_encoder is not None:
+            latents = self.small_encoder(images)
+            return latents if is_scaled else unscale_latents(self.vae, latents)
         latents = encode_mode(self.vae, images)
-        if self.config.latent_scaling == "none":
-            return latents
-        shift = self.vae.config.get("shift_factor") or 0.0
-        return (latents - shift) * self.vae.config.scaling_factor
+        return scale_latents(self.vae, latents) if is_scaled else latents
 
     def forward(self, images: Tensor, text_embeds: Text) -> Features:
         """One pass through VAE encoder and UNet; see the class for shapes."""

@@ -42,3 +42,22 @@ def encode_mode(vae: AutoencoderKL, images: Tensor) -> Tensor:
     if vae.quant_conv is None:
         return hidden[:, :means]
     return F.conv2d(hidden, vae.quant_conv.weight[:means], vae.quant_conv.bias[:means])
+
+
+def scale_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Latents as the VAE makes them -> as the UNet was pre-trained with them."""
+    return (latents - _shift(vae)) * vae.config.scaling_factor
+
+
+def unscale_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """The inverse of `scale_latents`."""
+    return latents / vae.config.scaling_factor + _shift(vae)
+
+
+def latent_stride(vae: AutoencoderKL) -> int:
+    """Image pixels to one latent: 8 in Stable Diffusion."""
+    return int(2 ** (len(vae.config.block_out_channels) - 1))
+
+
+def _shift(vae: AutoencoderKL) -> float:
+    return vae.config.get("shift_factor") or 0.0

@@ -48,13 +48,14 @@ def _ways_table(result: dict[str, Any]) -> str:
         seconds = facts["seconds"]
         parts = " | ".join(_short(seconds[f"{part}_{clock}"]["median"]) for part in PARTS)
         spread = f"{_short(seconds[clock]['min'])} to {_short(seconds[clock]['max'])}"
+        error = "none: random" if facts["errors"] is None else f"{max(facts['errors']):.1e}"
         memory = ", ".join(
             f"{mib:.4g}{' (process)' if part == 'process' else ''}" for part, mib in facts["peak_mib"].items()
         )
         lines.append(
             f"| {name} | {_short(seconds[clock]['median'])} ({spread}) | {parts} "
             f"| {_short(seconds['wall_s']['median'])} | {facts['times_faster']:.2f} "
-            f"| {sum(facts['gflop'].values()):.4g} | {facts['share_of_peak']:.0%} | {max(facts['errors']):.1e} "
+            f"| {sum(facts['gflop'].values()):.4g} | {facts['share_of_peak']:.0%} | {error} "
             f"| {memory} |"
         )
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vpd.backbones.tiny_encoder import TinyEncoder, TinyEncoderConfig
 from vpd.benchmark.other_ways import HookedUNet, diffusers_encode, reference_encode, reference_features
 from vpd.errors import UsageError
 from vpd.optimising import optimise
@@ -24,6 +25,7 @@ WAYS = {
     "exact": "this library as it comes",
     "fast-float32": "vpd.optimise(model, dtype='float32')",
     "fast": "vpd.optimise(model)",
+    "small-encoder": "vpd.optimise(model, encoder=...), TAESD's architecture with random weights",
     "compiled": "vpd.optimise(model, compile_mode='reduce-overhead'): CUDA graphs on a GPU",
     "exported": "ONNX Runtime on two exported graphs, encoder and UNet, in float32",
 }
@@ -54,6 +56,11 @@ class Way:
     def keeps_heap(self) -> bool:
         """Whether freed memory is kept while it runs."""
         return self.name.endswith(HEAP)
+
+    @property
+    def has_random_weights(self) -> bool:
+        """Whether part of it is random: then time and memory are true, and its features are not the model's."""
+        return self.name.startswith("small-encoder")
 
     @property
     def is_torch(self) -> bool:
@@ -119,7 +126,13 @@ def _find_way(base: str, model: PerceptionModel, folder: Path) -> Way:
         return _ours(base, optimise(model, compile_mode="reduce-overhead"), model)
     # without data, only operations count, which are the same in every type; packed layers need data
     is_float32 = base == "fast-float32" or model.device.type == "meta"
-    return _ours(base, optimise(model, dtype="float32" if is_float32 else "auto"), model)
+    encoder = _random_encoder(model) if base == "small-encoder" else None
+    return _ours(base, optimise(model, dtype="float32" if is_float32 else "auto", encoder=encoder), model)
+
+
+def _random_encoder(model: PerceptionModel) -> TinyEncoder:
+    channels = model.backbone.vae.config.latent_channels
+    return TinyEncoder(TinyEncoderConfig.for_vae(latent_stride=model.backbone.latent_stride, latent_channels=channels))
 
 
 def _other(base: str, model: PerceptionModel) -> Way:

@@ -12,6 +12,7 @@ import typer
 from vpd.cli.options import (
     DeviceOption,
     DtypeOption,
+    EncoderOption,
     FastOption,
     KeepHeapOption,
     MemoryOption,
@@ -56,6 +57,7 @@ def evaluate(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     fast: FastOption = False,
+    encoder: EncoderOption = None,
     keep_heap: KeepHeapOption = False,
     memory: MemoryOption = None,
 ) -> None:
@@ -78,6 +80,7 @@ def evaluate(
     from vpd.training.settings import parse_overrides
     from vpd.training.stepping import find_processes
 
+    fast = fast or encoder is not None
     use_heap(fast=fast, keep=keep_heap, memory=memory)
     changes = _parse_fit(fit or [])
     for folder in (report, predictions):
@@ -97,7 +100,7 @@ def evaluate(
     loaded = vpd.load(model_source(model, task), device=device, dtype="auto" if fast else dtype)
     check_task(loaded, task.value, model)
     change_fit(loaded, changes)
-    loaded = vpd.optimise(loaded, dtype=dtype) if fast else loaded
+    loaded = vpd.optimise(loaded, dtype=dtype, encoder=encoder) if fast else loaded
     given = parse_overrides(options or [])
     if task.value == "refer" and "per_sentence" in option_names(find_layout(layout)):
         given = {"per_sentence": True, **given}  # of any split, as the benchmarks count
@@ -125,6 +128,7 @@ def evaluate(
             "memory": memory,
             "device": str(loaded.device),
             "fast": fast,
+            "encoder": encoder,
             "dtype": str(loaded.dtype).removeprefix("torch."),
             "processes": accelerator.num_processes if accelerator else 1,
             "vpd": vpd.__version__,

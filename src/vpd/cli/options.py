@@ -41,6 +41,14 @@ FastOption = Annotated[
         help="Run in bfloat16 where the processor has it, constants folded; on a CPU keep freed memory (some 400 MB).",
     ),
 ]
+EncoderOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ENCODER",
+        help="Encode by a small encoder instead of the VAE's: folder from `vpd pretrain encoder`, or hub id in its "
+        "layout. Quicker, with other results; implies --fast.",
+    ),
+]
 KeepHeapOption = Annotated[
     bool, typer.Option("--keep-heap", help="On a CPU, keep freed memory for the next layer: faster, same results.")
 ]

@@ -13,6 +13,7 @@ import typer
 from vpd.cli.options import (
     DeviceOption,
     DtypeOption,
+    EncoderOption,
     FastOption,
     KeepHeapOption,
     MemoryOption,
@@ -56,6 +57,7 @@ def predict(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     fast: FastOption = False,
+    encoder: EncoderOption = None,
     keep_heap: KeepHeapOption = False,
     memory: MemoryOption = None,
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Images that run together.")] = 1,
@@ -78,6 +80,7 @@ def predict(
     into the same folder; the manifest is complete when all of them are done.
     """
     _check_words(task, text=text, classes=classes, scene=scene)
+    fast = fast or encoder is not None
     use_heap(fast=fast, keep=keep_heap, memory=memory)
     if workers is not None and engine is not Engine.ray:
         raise UsageError("--workers belongs to --engine ray; without it, share the work by --shard.")
@@ -102,15 +105,15 @@ def predict(
         raise UsageError(f"{model} is a {loaded.config.task} model. Use it with: vpd predict {loaded.config.task} ...")
     names = None if classes is None else [name.strip() for name in classes.split(",")]
     options = {"text": text, "classes": names, "scene": scene, "size": size, "memory": memory}
-    predictor = Predictor(loaded, out, model_name=model, options=options, fast=precision)
+    predictor = Predictor(loaded, out, model_name=model, options=options, fast=precision, encoder=encoder)
     job = PredictionJob(sources, out, predictor.origin, batch_size=batch, shard=share)
     run = predictor.run
     del loaded  # what runs may be another
     if engine is Engine.ray:
         origin = predictor.origin
         del predictor
-        places: dict[str, Any] = {"device": device, "dtype": dtype, "fast": precision, "workers": workers}
-        run = RayPredictor(source, out, origin=origin, options=options, **places).run
+        places: dict[str, Any] = {"device": device, "dtype": dtype, "fast": precision, "encoder": encoder}
+        run = RayPredictor(source, out, origin=origin, options=options, workers=workers, **places).run
     total, pending, skipped = len(job.share), len(job.pending), 0
     notes: Counter[str] = Counter()
     there = total - pending

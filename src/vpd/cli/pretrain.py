@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vpd.cli.options import DeviceOption, OutOption
+
+if TYPE_CHECKING:
+    from vpd.world.image_training import ImageRun
 
 app = typer.Typer(help="Make a small diffusion model to start from.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -19,6 +24,13 @@ class Objective(StrEnum):
     text = "text"
     unconditional = "unconditional"
     masked = "masked"
+
+
+MinutesOption = Annotated[float | None, typer.Option(metavar="M", help="Minutes of training; 10 if no steps.")]
+StepsOption = Annotated[int | None, typer.Option(metavar="N", help="Steps; same seed and steps, same weights.")]
+CropOption = Annotated[int, typer.Option(metavar="N", help="Side of the training crops, pixels.")]
+SeedOption = Annotated[int, typer.Option(metavar="S", help="Of weights and draws.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on where a run in the same folder was stopped.")]
 
 
 @app.callback()
@@ -33,31 +45,21 @@ def vae(
         typer.Option(metavar="DIR", help="Folder of images, or `world` for rendered scenes.", show_default=False),
     ],
     out: OutOption,
-    minutes: Annotated[float | None, typer.Option(metavar="M", help="Minutes of training; 10 if no steps.")] = None,
-    steps: Annotated[int | None, typer.Option(metavar="N", help="Steps; same seed and steps, same weights.")] = None,
-    size: Annotated[int, typer.Option(metavar="N", help="Side of the training crops, pixels.")] = 128,
+    minutes: MinutesOption = None,
+    steps: StepsOption = None,
+    size: CropOption = 128,
     stride: Annotated[int, typer.Option(metavar="N", help="Pixels to one latent: 4 or 8.")] = 4,
-    seed: Annotated[int, typer.Option(metavar="S", help="Of weights and draws.")] = 0,
+    seed: SeedOption = 0,
     device: DeviceOption = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a run in the same folder was stopped.")] = False,
+    resume: ResumeOption = False,
 ) -> None:
     """Train a small VAE and write a complete miniature diffusion folder around it.
 
     UNet and text encoder of the folder are random: it is a place for `vpd train --model` to start from.
     """
-    from tqdm import tqdm
+    from vpd.world.pretraining import pretrain_vae
 
-    from vpd.world.pretraining import DEFAULT_MINUTES, pretrain_vae
-    from vpd.world.vae_training import AutoencoderRun
-
-    if steps is None and minutes is None:
-        minutes = DEFAULT_MINUTES
-    with tqdm(total=100.0, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}", disable=None) as bar:
-
-        def show(run: AutoencoderRun, loss: float) -> None:
-            bar.set_postfix(step=run.step, loss=f"{loss:.4f}", refresh=False)
-            bar.update(100 * run.share_done(steps, minutes) - bar.n)
-
+    with _bar(steps, minutes) as show:
         report = pretrain_vae(
             images,
             out,
@@ -71,12 +73,60 @@ def vae(
             on_step=show,
         )
     done = f"{report.steps} steps in {report.minutes:.1f} minutes"
-    if report.stopped_by is not None:
-        print(f"Stopped after {done}. Go on by the same command with --resume.")
-        raise typer.Exit(128 + report.stopped_by)
+    _exit_if_stopped(report.stopped_by, done)
     quality = "" if report.psnr_db is None else f" PSNR {report.psnr_db:.1f} dB on pictures not trained on"
     hue = "" if report.hue is None else f", hue of {100 * report.hue:.0f} % of objects kept"
     print(f"Trained: {done}.{quality}{hue}. Use it: vpd train TASK --model {Path(out)} --data DIR --out DIR")
+
+
+@app.command()
+def encoder(
+    images: Annotated[
+        str,
+        typer.Argument(metavar="IMAGES", help="Folder of images, or `world` for rendered scenes.", show_default=False),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="Whose VAE to imitate: a diffusion model (folder, hub id, single file, `world`), or a model folder.",
+            show_default=False,
+        ),
+    ],
+    out: OutOption,
+    minutes: MinutesOption = None,
+    steps: StepsOption = None,
+    size: CropOption = 128,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    resume: ResumeOption = False,
+) -> None:
+    """Train a small encoder to make a VAE's latents, for `vpd predict --encoder` and `vpd eval --encoder`.
+
+    It has TAESD's architecture, and nine times fewer operations than Stable Diffusion's encoder. Pictures need no
+    labels; take such as will be predicted.
+    """
+    from vpd.world.encoder_pretraining import pretrain_encoder
+
+    with _bar(steps, minutes) as show:
+        report = pretrain_encoder(
+            images,
+            out,
+            model=model,
+            steps=steps,
+            minutes=minutes,
+            size_px=size,
+            seed=seed,
+            resume=resume,
+            device=device,
+            on_step=show,
+        )
+    done = f"{report.steps} steps in {report.minutes:.1f} minutes"
+    _exit_if_stopped(report.stopped_by, done)
+    error = "" if report.latent_error is None else f" Latents {report.latent_error:.1%} off on pictures not trained on."
+    print(f"Trained: {done}.{error} Use it: vpd predict TASK IMAGES --model MODEL --encoder {Path(out)} --out DIR")
 
 
 @app.command()
@@ -95,7 +145,7 @@ def diffusion(
     seed: Annotated[int, typer.Option(metavar="S", help="Of weights, scenes and draws.")] = 0,
     workers: Annotated[int, typer.Option(metavar="N", help="Processes that render.")] = 2,
     device: DeviceOption = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a run in the same folder was stopped.")] = False,
+    resume: ResumeOption = False,
 ) -> None:
     """Pre-train a small text-to-image model on the rendered world, from nothing; about two hours on two CPU cores.
 
@@ -135,11 +185,33 @@ def diffusion(
             on_step=show,
         )
     words = f"{report.steps} steps in {report.cpu_minutes:.1f} CPU minutes"
-    if report.stopped_by is not None:
-        print(f"Stopped after {words}. Go on by the same command with --resume.")
-        raise typer.Exit(128 + report.stopped_by)
+    _exit_if_stopped(report.stopped_by, words)
     print(f"Trained: {words}.")
     if report.text_gap:
         gaps = ", ".join(f"{100 * gap:+.1f} % at t={timestep}" for timestep, gap in report.text_gap.items())
         print(f"Noise error with the captions of other pictures: {gaps}.")
     print(f"Use it: vpd train TASK --model {Path(out)} --data DIR --out DIR")
+
+
+@contextmanager
+def _bar(steps: int | None, minutes: float | None) -> Iterator[Callable[[ImageRun, float], None]]:
+    """A progress bar of a run on pictures; yields what its steps are told to."""
+    from tqdm import tqdm
+
+    from vpd.world.picture_runs import DEFAULT_MINUTES
+
+    if steps is None and minutes is None:
+        minutes = DEFAULT_MINUTES
+    with tqdm(total=100.0, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}", disable=None) as bar:
+
+        def show(run: ImageRun, loss: float) -> None:
+            bar.set_postfix(step=run.step, loss=f"{loss:.4f}", refresh=False)
+            bar.update(100 * run.share_done(steps, minutes) - bar.n)
+
+        yield show
+
+
+def _exit_if_stopped(signal: int | None, done: str) -> None:
+    if signal is not None:
+        print(f"Stopped after {done}. Go on by the same command with --resume.")
+        raise typer.Exit(128 + signal)
