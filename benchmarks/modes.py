@@ -13,27 +13,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
-import time
-from itertools import repeat
-from pathlib import Path
 from typing import Any
+
+import torch
+from step_costs import each_in_a_process, measure_steps
+
+from vpd.benchmark.random_models import random_model
+from vpd.config import LoraSettings
+from vpd.training.settings import resolve_config
+from vpd.types import Batch
 
 MODES = ("full", "lora", "frozen", "head")
 
 
 def measure(mode: str, checkpointing: bool, given: argparse.Namespace) -> dict[str, Any]:
     """Steps of one kind, in this process."""
-    import torch
-
-    from vpd.benchmark.random_models import random_model
-    from vpd.config import LoraSettings
-    from vpd.training.progress import Interval
-    from vpd.training.settings import resolve_config
-    from vpd.training.stepping import Stepper, find_processes
-    from vpd.types import Batch
-
     changes = {
         "model": "random",
         "data": {"root": "random"},
@@ -46,7 +41,6 @@ def measure(mode: str, checkpointing: bool, given: argparse.Namespace) -> dict[s
         "precision": "bf16" if given.dtype == "autocast" else "no",
         "on_bad_loss": "skip",
     }
-    config = resolve_config("segment", changes)
     dtype = torch.bfloat16 if given.dtype == "bfloat16" else torch.float32
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)  # or the memory of larger weights would be counted
@@ -54,63 +48,13 @@ def measure(mode: str, checkpointing: bool, given: argparse.Namespace) -> dict[s
     if mode == "lora":
         model.add_lora(LoraSettings(rank=given.rank))
     torch.set_default_dtype(torch.float32)
-    accelerator = find_processes()
-    on_gpu = accelerator.device.type == "cuda"
-    images = (torch.rand(given.batch, 3, given.px, given.px) * 2 - 1).to(dtype)
-    labels = torch.randint(given.classes, (given.batch, given.px, given.px))
-    batches = repeat(Batch(images=images, names=["random"] * given.batch, labels=labels))
-    stepper = Stepper(model.to(accelerator.device), config, accelerator)
-    weights = sum(value.nbytes for value in (*model.parameters(), *model.buffers()))
-    seconds, before = [], reset_peak(on_gpu)
-    for step in range(given.steps + 1):
-        began = now(on_gpu)
-        stepper.take(step, 1e-6, batches, Interval())
-        seconds.append(now(on_gpu) - began)
-    return {
-        "mode": mode,
-        "gradient_checkpointing": checkpointing,
-        "trained": sum(value.numel() for value in model.parameters() if value.requires_grad),
-        "weights_mib": weights / 2**20,
-        "peak_over_weights_mib": (peak_bytes(on_gpu) - before) / 2**20,
-        "seconds": seconds[1:],  # the first makes the optimiser's state
-        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
-    }
-
-
-def now(on_gpu: bool) -> float:
-    """Seconds: of the GPU's wall clock, or of this process on all CPUs."""
-    if not on_gpu:
-        return time.process_time()
-    import torch
-
-    torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def reset_peak(on_gpu: bool) -> int:
-    """Forget the largest memory so far; returns what is taken now, bytes."""
-    if on_gpu:
-        import torch
-
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    Path("/proc/self/clear_refs").write_text("5")
-    return status_bytes("VmRSS")
-
-
-def peak_bytes(on_gpu: bool) -> int:
-    """Largest memory since then."""
-    if on_gpu:
-        import torch
-
-        return torch.cuda.max_memory_allocated()
-    return status_bytes("VmHWM")
-
-
-def status_bytes(name: str) -> int:
-    """A size that Linux tells of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(name)).split()[1]) * 1024
+    batch = Batch(
+        images=(torch.rand(given.batch, 3, given.px, given.px) * 2 - 1).to(dtype),
+        names=["random"] * given.batch,
+        labels=torch.randint(given.classes, (given.batch, given.px, given.px)),
+    )
+    measured = measure_steps(model, resolve_config("segment", changes), batch, steps=given.steps)
+    return {"mode": mode, "gradient_checkpointing": checkpointing, **measured}
 
 
 def table(runs: list[dict[str, Any]]) -> str:
@@ -122,11 +66,11 @@ def table(runs: list[dict[str, Any]]) -> str:
     ]
     first = runs[0]
     for run in runs:
-        peak, seconds = run["peak_over_weights_mib"], min(run["seconds"])
+        peak, seconds = run["run_peak_mib"], run["seconds"]["step"]
         lines.append(
             f"| {run['mode']} | {'yes' if run['gradient_checkpointing'] else 'no'} | {run['trained'] / 1e6:.1f} "
-            f"| {run['trained'] * 12 / 1e9:.2f} | {peak:.0f} | {peak / first['peak_over_weights_mib']:.2f} "
-            f"| {seconds:.2f} | {seconds / min(first['seconds']):.2f} |"
+            f"| {run['trained'] * 12 / 1e9:.2f} | {peak:.0f} | {peak / first['run_peak_mib']:.2f} "
+            f"| {seconds:.2f} | {seconds / first['seconds']['step']:.2f} |"
         )
     return "\n".join(lines)
 
@@ -148,16 +92,12 @@ def main() -> None:
     if given.only:
         print(json.dumps(measure(given.only[0], given.only[1] == "True", given)))
         return
-    runs = []
-    for mode in given.modes:
-        for checkpointing in (False, True)[: 1 if mode == "head" else 2]:  # head: there is nothing to recompute
-            command = [sys.executable, __file__, *sys.argv[1:], "--only", mode, str(checkpointing)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                sys.exit(f"{mode}, checkpointing {checkpointing}: status {done.returncode}\n{done.stderr[-2000:]}")
-            runs.append(json.loads(done.stdout.splitlines()[-1]))
-            print(json.dumps(runs[-1]), flush=True)
-    print(table(runs))
+    runs = [
+        (mode, str(checkpointing))
+        for mode in given.modes
+        for checkpointing in (False, True)[: 1 if mode == "head" else 2]  # head: there is nothing to recompute
+    ]
+    print(table(each_in_a_process(__file__, runs, sys.argv[1:])))
 
 
 if __name__ == "__main__":

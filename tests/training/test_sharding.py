@@ -138,7 +138,16 @@ def test_an_old_torch_is_named(monkeypatch: pytest.MonkeyPatch):
         shard(torch.nn.Identity(), torch.nn.Identity(), Two())
 
 
-@pytest.mark.parametrize("clash", [{"ema_decay": 0.9}, {"optimiser": "adamw_8bit"}, {"accumulate": "auto"}])
+@pytest.mark.parametrize(
+    "clash",
+    [
+        {"ema_decay": 0.9},
+        {"optimiser": "adamw_8bit"},
+        {"accumulate": "auto"},
+        {"channels_last": True},
+        {"compile": True},
+    ],
+)
 def test_what_does_not_go_with_shards(clash: dict[str, Any]):
     ((key, value),) = clash.items()
     with pytest.raises(UsageError, match=f"sharding=fsdp does not go with {key}={value}"):

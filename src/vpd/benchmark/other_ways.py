@@ -4,8 +4,8 @@ The only file of the benchmark that knows diffusers. Both give what `StableDiffu
 
 The reference's way is written from what is known of its cost: every attention matrix is made, with a pass of its own
 for the scale; NCHW, nothing in place; autoencoder with `x * sigmoid(x)` and the whole posterior; UNet with the time
-embedding at each block, every transformer block through activation checkpointing, and the maps of self- and
-cross-attention of all layers up to a sixteenth of the image kept until the end.
+embedding at each block, every residual and transformer block through activation checkpointing, and the maps of self-
+and cross-attention of all layers up to a sixteenth of the image kept until the end.
 
 Plain diffusers is what one writes today: its own forward of UNet and autoencoder, forward hooks that collect features,
 and an attention processor that collects probabilities of the layers whose maps are wanted; the others use its default.
@@ -13,6 +13,7 @@ and an attention processor that collects probabilities of the layers whose maps 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -60,20 +61,20 @@ def reference_features(unet: Any, latents: Tensor, text: Tensor, *, timestep: in
     skips = [hidden]
     for block in unet.down_blocks:
         for index, resnet in enumerate(block.resnets):
-            hidden = _unet_resnet(resnet, hidden, time)
+            hidden = _checkpointed(_unet_resnet, resnet, hidden, time)
             if hasattr(block, "attentions"):
                 hidden = _transformer(block.attentions[index], hidden, text, store, limit)
             skips.append(hidden)
         for downsampler in block.downsamplers or ():
             hidden = downsampler(hidden)
             skips.append(hidden)
-    hidden = _unet_resnet(unet.mid_block.resnets[0], hidden, time)
+    hidden = _checkpointed(_unet_resnet, unet.mid_block.resnets[0], hidden, time)
     hidden = _transformer(unet.mid_block.attentions[0], hidden, text, store, 0)
-    hidden = _unet_resnet(unet.mid_block.resnets[1], hidden, time)
+    hidden = _checkpointed(_unet_resnet, unet.mid_block.resnets[1], hidden, time)
     taps = []
     for level, block in reversed(list(enumerate(reversed(unet.up_blocks)))):
         for index, resnet in enumerate(block.resnets):
-            hidden = _unet_resnet(resnet, torch.cat([hidden, skips.pop()], dim=1), time)
+            hidden = _checkpointed(_unet_resnet, resnet, torch.cat([hidden, skips.pop()], dim=1), time)
             if hasattr(block, "attentions"):
                 hidden = _transformer(block.attentions[index], hidden, text, store, limit)
             if index == (1 if level else len(block.resnets) - 1):
@@ -85,6 +86,14 @@ def reference_features(unet: Any, latents: Tensor, text: Tensor, *, timestep: in
         cross = [attended for is_cross, attended in store if is_cross and attended.shape[1] == h * w]
         maps.append(torch.stack(cross).mean(dim=0).transpose(1, 2).unflatten(-1, (h, w)))
     return tuple(taps[::-1]), tuple(maps)
+
+
+def _checkpointed(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """Run without a graph, and again in the backward pass; maps that are stored on the way have no gradient."""
+    if not torch.is_grad_enabled():
+        return function(*inputs)
+    result: Tensor = checkpoint(function, *inputs, use_reentrant=True)
+    return result
 
 
 def _swish(hidden: Tensor) -> Tensor:
@@ -121,7 +130,7 @@ def _transformer(transformer: Any, hidden: Tensor, text: Tensor, store: Maps, li
     else:
         tokens = transformer.proj_in(normed).flatten(2).transpose(1, 2).contiguous()
     for block in transformer.transformer_blocks:
-        tokens = checkpoint(_block, block, tokens, text, store, limit, use_reentrant=True)
+        tokens = _checkpointed(_block, block, tokens, text, store, limit)
     if transformer.use_linear_projection:
         return transformer.proj_out(tokens).transpose(1, 2).reshape(b, c, h, w).contiguous() + hidden
     return transformer.proj_out(tokens.transpose(1, 2).reshape(b, c, h, w).contiguous()) + hidden

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.config import BackboneConfig, Fit, SegmentConfig
+from vpd.config import BackboneConfig, DepthConfig, Fit, ReferConfig, SegmentConfig, Task
 from vpd.errors import UsageError
+from vpd.tasks.model import PerceptionModel
 from vpd.tasks.segmentation import SegmentationModel
+
+Model = TypeVar("Model", bound=PerceptionModel)
 
 _FOUR_LEVELS: dict[str, dict[str, Any]] = {
     "unet": {
@@ -36,6 +40,49 @@ SIZES = {
 """Name -> arguments of diffusers' UNet and autoencoder: all layers of Stable Diffusion 1.5, narrow or as they are."""
 
 
+def random_config(task: Task, size: str, num_classes: int = 1) -> Any:
+    """What a model with random weights is.
+
+    Args:
+        task: `segment`, `refer` or `depth`; heads have their usual widths, or 32 and 64 channels where all is tiny.
+        size: One of `SIZES`.
+        num_classes: Classes or scenes that it tells apart, at most 255.
+
+    Raises:
+        UsageError: If there is no such size.
+    """
+    if size not in SIZES:
+        raise UsageError(f"Unknown size {size!r}. Choose one of: {', '.join(SIZES)}.")
+    shared: dict[str, Any] = {"backbone": BackboneConfig(**SIZES[size]), "fit": Fit()}
+    names = tuple(f"class {number}" for number in range(num_classes))
+    if task == "segment":
+        return SegmentConfig(classes=names, **shared)
+    if task == "refer":
+        return ReferConfig(**shared, **({"head_channels": 32} if size == "tiny" else {}))
+    tiny = {"head_channels": 32, "feature_channels": 64} if size == "tiny" else {}
+    return DepthConfig(scenes=names, **shared, **tiny)
+
+
+def with_random_weights(kind: Callable[..., Model], config: Any) -> Model:
+    """A task model in eval mode, filled in one pass: diffusers' own draw takes a minute at Stable Diffusion's size.
+
+    Args:
+        kind: The model's class.
+        config: Its configuration.
+    """
+    with torch.device("meta"):
+        backbone = StableDiffusionBackbone.from_config(config.backbone)
+        model = kind(config.model_copy(update={"backbone": backbone.config}), backbone=backbone)
+    model.to_empty(device="cpu")
+    with torch.no_grad():
+        for name, value in (*model.named_parameters(), *model.named_buffers()):
+            if value.ndim > 1:
+                value.normal_(std=value[0].numel() ** -0.5)
+            else:
+                value.fill_(float(name.endswith(("weight", "running_var"))))
+    return model.eval()
+
+
 def random_model(size: str, num_classes: int = 1) -> SegmentationModel:
     """A segmentation model with random weights and prompts, in eval mode.
 
@@ -46,11 +93,9 @@ def random_model(size: str, num_classes: int = 1) -> SegmentationModel:
     Raises:
         UsageError: If there is no such size.
     """
-    if size not in SIZES:
-        raise UsageError(f"Unknown size {size!r}. Choose one of: {', '.join(SIZES)}.")
-    backbone = StableDiffusionBackbone.from_config(BackboneConfig(**SIZES[size]))
-    classes = tuple(f"class {number}" for number in range(num_classes))
-    model = SegmentationModel(SegmentConfig(backbone=backbone.config, classes=classes, fit=Fit()), backbone=backbone)
+    config = random_config("segment", size, num_classes)
+    backbone = StableDiffusionBackbone.from_config(config.backbone)
+    model = SegmentationModel(config.model_copy(update={"backbone": backbone.config}), backbone=backbone)
     with torch.no_grad():
         model.class_embeddings.normal_()
     return model.eval()
