@@ -14,6 +14,7 @@ from vpd.errors import UsageError
 from vpd.loading import assign_weights, build_model, find_dtype, has_fast_bf16
 from vpd.packing import can_pack, pack_layers
 from vpd.prompts.prepared import PreparedText
+from vpd.quantising import check_torchao, quantise_linear
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.segmentation import SegmentationModel
 
@@ -28,6 +29,8 @@ def optimise(
     *,
     dtype: str | torch.dtype = "auto",
     encoder: str | Path | TinyEncoder | None = None,
+    merge_above: int | None = None,
+    int8: bool = False,
     compile_mode: CompileMode | None = None,
 ) -> Model:
     """A copy of a model that predicts the same, faster; it can neither be trained nor saved.
@@ -44,24 +47,27 @@ def optimise(
         encoder: Encode by this small encoder in the VAE's place: a folder that `vpd pretrain encoder` wrote, or
             a folder or hub id of diffusers' `AutoencoderTiny`, such as `madebyollin/taesd`, made for this very VAE.
             Not exact at all: docs/performance.md has the price.
+        merge_above: In self-attention over more positions than this, keys and values of 2x2 neighbours become one, the
+            mean, and queries stay; 4096 leaves pictures up to 512x512 as they are with Stable Diffusion. Not exact.
+        int8: Keep weights of linear layers, the text encoder's too, in 8 bits, by torchao: less memory, not quicker.
+            Not exact: about as far off as bfloat16.
         compile_mode: Let `torch.compile` make kernels for the backbone, in this mode of its; `reduce-overhead` records
             CUDA graphs. Takes minutes at the first image of each size, and pays on GPUs.
 
     Raises:
-        UsageError: If the model was optimised already, dtype or mode is unknown, or the encoder cannot be read or makes
-            latents of another form than the model's VAE.
+        UsageError: If the model was optimised already, an option is unknown or not to be had here, or the encoder
+            cannot be read or makes latents of another form than the model's VAE.
     """
-    if model.is_optimised:
-        raise UsageError("This model was made by vpd.optimise already. Give it the model that it was made from.")
-    if compile_mode not in (None, *_MODES):
-        raise UsageError(f"Unknown compile mode {compile_mode!r}. Choose one of: {', '.join(_MODES)}.")
-    target = fast_dtype(model.device, model.dtype) if dtype == "auto" else find_dtype(dtype)
-    small = None if encoder is None else copy.deepcopy(find_encoder(encoder, model))
+    found = found_options(
+        model, dtype=dtype, encoder=encoder, merge_above=merge_above, int8=int8, compile_mode=compile_mode
+    )
+    target, small = found["dtype"], copy.deepcopy(found["encoder"])
     fast: Any = _copy_of(model)
     fast.merge_lora()
     backbone = fast.backbone
     if small is not None:
         backbone.use_small_encoder(small.to(model.device).requires_grad_(False))
+    backbone.merge_above = merge_above
     fold_timestep(backbone.unet, backbone.config.timestep)
     prepared = None
     if isinstance(fast, SegmentationModel):
@@ -74,25 +80,54 @@ def optimise(
     if model.text_encoder is not None:
         fast.text_encoder = copy.deepcopy(model.text_encoder)  # as precise as it was: a small part of the time
     fast.is_optimised = True
+    if int8:
+        for part in (backbone.unet, fast.text_encoder):
+            if part is not None:
+                quantise_linear(part)
     if compile_mode is not None:
         backbone.compile(mode=compile_mode)
     elif model.device.type == "cpu" and target == torch.bfloat16 and can_pack():
-        pack_feed_forward(backbone.unet)
+        if not int8:
+            pack_feed_forward(backbone.unet)
         for part in (backbone.unet, small or backbone.vae, fast.head):
             pack_layers(part)
     return fast
 
 
-def find_encoder(encoder: str | Path | TinyEncoder, model: PerceptionModel) -> TinyEncoder:
-    """The small encoder that `vpd.optimise` is given, read where it is a folder or a hub id, and found to fit.
+def found_options(
+    model: PerceptionModel,
+    *,
+    dtype: str | torch.dtype = "auto",
+    encoder: str | Path | TinyEncoder | None = None,
+    merge_above: int | None = None,
+    int8: bool = False,
+    compile_mode: str | None = None,
+) -> dict[str, Any]:
+    """Options of `vpd.optimise`, with the type and the encoder that they name; all may be given to it again.
 
     Raises:
-        UsageError: If it cannot be read, or makes latents of another form than the model's VAE.
+        UsageError: As `vpd.optimise` would.
     """
-    small = encoder if isinstance(encoder, TinyEncoder) else load_tiny_encoder(encoder)
-    vae = model.backbone.vae
-    small.check_fit(latent_stride=model.backbone.latent_stride, latent_channels=vae.config.latent_channels)
-    return small
+    if model.is_optimised:
+        raise UsageError("This model was made by vpd.optimise already. Give it the model that it was made from.")
+    if compile_mode not in (None, *_MODES):
+        raise UsageError(f"Unknown compile mode {compile_mode!r}. Choose one of: {', '.join(_MODES)}.")
+    if merge_above is not None and merge_above < 1:
+        raise UsageError(f"merge_above={merge_above}: give a number of positions, 1 or more.")
+    if int8:
+        check_torchao()
+    target = fast_dtype(model.device, model.dtype) if dtype == "auto" else find_dtype(dtype)
+    if encoder is not None:
+        encoder = encoder if isinstance(encoder, TinyEncoder) else load_tiny_encoder(encoder)
+        channels = model.backbone.vae.config.latent_channels
+        encoder.check_fit(latent_stride=model.backbone.latent_stride, latent_channels=channels)
+    return {
+        "dtype": target,
+        "encoder": encoder,
+        "merge_above": merge_above,
+        "int8": int8,
+        "compile_mode": compile_mode,
+    }
 
 
 def fast_dtype(device: torch.device, fallback: torch.dtype = torch.float32) -> torch.dtype:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vpd.errors import UsageError
+from vpd.quantising import is_quantised
 
 _FEWEST_CHANNELS = 16  # with fewer there is nothing to gain
 _OPERATORS = ("_reorder_convolution_weight", "_convolution_pointwise", "_reorder_linear_weight", "_linear_pointwise")
@@ -86,7 +87,7 @@ def pack_layers(module: nn.Module) -> None:
         for name, layer in list(parent.named_children()):
             if type(layer) is nn.Conv2d and _gains(layer):
                 parent.set_submodule(name, PackedConv2d(layer))
-            elif type(layer) is nn.Linear and layer.weight.dtype == torch.bfloat16:
+            elif type(layer) is nn.Linear and layer.weight.dtype == torch.bfloat16 and not is_quantised(layer):
                 parent.set_submodule(name, PackedLinear(layer.weight, layer.bias))
 
 

@@ -18,9 +18,8 @@ from torch import Tensor
 from vpd.errors import UsageError
 from vpd.files import atomic_write
 from vpd.images import read_image
-from vpd.loading import find_dtype
 from vpd.memory_budget import BudgetError
-from vpd.optimising import find_encoder, optimise
+from vpd.optimising import found_options, optimise
 from vpd.output_names import Item
 from vpd.predictions import Prediction
 from vpd.tasks.depth import DepthModel
@@ -75,11 +74,10 @@ class Predictor:
         model_name: What the manifest calls the model.
         options: Arguments of the model's `predict` (`text`, `classes`, `scene`, `size`, `memory`); none are left out.
             With `memory`, images are read, predicted and written one batch after the other, not at the same time.
-        fast: Precision for `vpd.optimise`, which makes the model that runs; none = the model as it is.
-        encoder: Small encoder for `vpd.optimise`, which it goes to only with `fast`.
+        fast: Arguments of `vpd.optimise`, which makes the model that runs, with `dtype`; none = the model as it is.
 
     Raises:
-        UsageError: If the model refuses the options or the encoder, or the precision is unknown.
+        UsageError: If the model refuses the options, or `vpd.optimise` would.
     """
 
     def __init__(
@@ -89,15 +87,17 @@ class Predictor:
         *,
         model_name: str,
         options: Mapping[str, Any],
-        fast: str | None = None,
-        encoder: str | None = None,
+        fast: Mapping[str, Any] | None = None,
     ) -> None:
         self.out = Path(out)
         given = {key: value for key, value in options.items() if value is not None}
-        told = {**given, "dtype": str(model.dtype).removeprefix("torch.")} | ({"fast": fast} if fast else {})
-        self._encoder = None if encoder is None else find_encoder(encoder, model)
-        if self._encoder is not None:
-            told["encoder"] = fingerprint(self._encoder.config.model_dump_json(), self._encoder.state_dict())
+        told = {**given, "dtype": str(model.dtype).removeprefix("torch.")}
+        self._fast = None if fast is None else found_options(model, **fast)
+        if fast is not None and self._fast is not None:
+            told["fast"] = fast["dtype"]
+            told |= {name: value for name in ("merge_above", "int8") if (value := fast.get(name))}
+            if (encoder := self._fast["encoder"]) is not None:
+                told["encoder"] = fingerprint(encoder.config.model_dump_json(), encoder.state_dict())
         self.origin = {
             "task": model.config.task,
             "model": model_name,
@@ -109,9 +109,6 @@ class Predictor:
         _check_options(self._model, self._call_options)
         self._one_by_one = False
         self._is_frugal = "memory" in given
-        if fast is not None:
-            find_dtype(fast)
-        self._fast = fast
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="vpd-files")
 
     def run(self, batches: Iterable[Batch]) -> Iterator[Outcome]:
@@ -120,7 +117,7 @@ class Predictor:
         The next batch is read, and files are written, while the model runs, unless there is a budget of memory.
         """
         if self._fast is not None:
-            self._model, self._fast = optimise(self._model, dtype=self._fast, encoder=self._encoder), None
+            self._model, self._fast = optimise(self._model, **self._fast), None
         waiting: deque[tuple[int, Future[Outcome]]] = deque()
         try:
             for batch, readings in self._read_ahead(batches):

@@ -39,7 +39,6 @@ class RayPredictor:
         device: `auto` = a GPU for each worker where there are any; else as for `vpd.load`.
         dtype: As for `vpd.load`.
         fast: As for `Predictor`.
-        encoder: As for `Predictor`.
         workers: Models that run at once; none = one for each GPU, or one.
 
     Raises:
@@ -55,15 +54,14 @@ class RayPredictor:
         options: Mapping[str, Any],
         device: str = "auto",
         dtype: str = "auto",
-        fast: str | None = None,
-        encoder: str | None = None,
+        fast: Mapping[str, Any] | None = None,
         workers: int | None = None,
     ) -> None:
         check_ray()
         if ":" in device:
             raise UsageError(f"With Ray, each worker has a GPU of its own: give --device cuda instead of {device}.")
         self._workers, self._device = workers, device
-        self._arguments = {
+        self._arguments: dict[str, Any] = {
             "model": str(Path(model).resolve()) if Path(model).exists() else model,
             "out": str(Path(out).resolve()),
             "model_name": origin["model"],
@@ -71,9 +69,10 @@ class RayPredictor:
             "options": dict(options),
             "device": device,
             "dtype": dtype,
-            "fast": fast,
-            "encoder": str(Path(encoder).resolve()) if encoder and Path(encoder).exists() else encoder,
+            "fast": None if fast is None else dict(fast),
         }
+        if fast is not None and fast.get("encoder") and Path(fast["encoder"]).exists():
+            self._arguments["fast"]["encoder"] = str(Path(fast["encoder"]).resolve())
 
     def run(self, batches: Iterable[Batch]) -> Iterator[Outcome]:
         """Predict batches; yields each image when its files are written, in any order, and some twice.
@@ -134,7 +133,6 @@ class Worker:
         device: As for `vpd.load`.
         dtype: As for `vpd.load`.
         fast: As for `Predictor`.
-        encoder: As for `Predictor`.
     """
 
     def __init__(
@@ -147,8 +145,7 @@ class Worker:
         options: dict[str, Any],
         device: str,
         dtype: str,
-        fast: str | None = None,
-        encoder: str | None = None,
+        fast: Mapping[str, Any] | None = None,
     ) -> None:
         import vpd
 
@@ -157,7 +154,7 @@ class Worker:
             return_heap()
         try:
             loaded = vpd.load(model, device=device, dtype=dtype)
-            self._predictor = Predictor(loaded, out, model_name=model_name, options=options, fast=fast, encoder=encoder)
+            self._predictor = Predictor(loaded, out, model_name=model_name, options=options, fast=fast)
         except UsageError as error:  # raised here, it would make Ray start the actor again and again
             self._refused = str(error)
             return

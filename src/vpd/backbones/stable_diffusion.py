@@ -83,6 +83,8 @@ class StableDiffusionBackbone(nn.Module):
         self.vae.requires_grad_(False)
         self.small_encoder: TinyEncoder | None = None
         """What encodes in the VAE's place, in a backbone made by `vpd.optimise`."""
+        self.merge_above: int | None = None
+        """Positions above which self-attention merges keys and values, in one made by `vpd.optimise`; none = never."""
         if lora is not None:
             self.add_lora(lora)
 
@@ -222,6 +224,7 @@ class StableDiffusionBackbone(nn.Module):
             text_embeds=text_embeds,
             gradient_checkpointing=self.gradient_checkpointing,
             detach_maps=self.config.detach_maps,
+            merge_above=self.merge_above,
         )
         by_stride = {self.strides[level]: attended for level, attended in attention.items()}
         return Features(maps=maps, strides=self.strides, attention=by_stride)

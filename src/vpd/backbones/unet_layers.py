@@ -92,10 +92,15 @@ def spatial_transformer(
     texts: Iterator[Tensor | LayerText],
     *,
     with_map: bool,
+    merge_above: int | None,
     run: Callable[..., Any],
 ) -> tuple[Tensor, Tensor | None]:
-    """A spatial transformer: `(b, c, h, w)` -> the same, and its cross-attention `(b, k, h, w)` if wanted."""
+    """A spatial transformer: `(b, c, h, w)` -> the same, and its cross-attention `(b, k, h, w)` if wanted.
+
+    With more positions than `merge_above`, its self-attention merges keys and values.
+    """
     height, width = hidden.shape[-2:]
+    grid = (height, width) if merge_above is not None and height * width > merge_above else None
     residual = hidden
     hidden = transformer.norm(hidden)
     if transformer.use_linear_projection:
@@ -104,7 +109,7 @@ def spatial_transformer(
         tokens = rearrange(transformer.proj_in(hidden), "b c h w -> b (h w) c")
     found = []
     for block in transformer.transformer_blocks:
-        tokens, probs = run(_transformer_block, block, tokens, next(texts), with_map)
+        tokens, probs = run(_transformer_block, block, tokens, next(texts), with_map, grid)
         found.append(probs)
     if transformer.use_linear_projection:
         tokens = transformer.proj_out(tokens)
@@ -121,11 +126,15 @@ def spatial_transformer(
 
 
 def _transformer_block(
-    block: Layer, tokens: Tensor, text: Tensor | LayerText, with_map: bool
+    block: Layer, tokens: Tensor, text: Tensor | LayerText, with_map: bool, grid: tuple[int, int] | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Self-attention, cross-attention, feed-forward; the cross-attention `(b, h*w, k)` if wanted."""
+    """Self-attention, cross-attention, feed-forward; the cross-attention `(b, h*w, k)` if wanted.
+
+    Where the tokens' `grid` is given, four neighbours share a key and a value in self-attention.
+    """
     normed, attn = block.norm1(tokens), block.attn1
-    key, value = _heads(attn, attn.to_k(normed)), _heads(attn, attn.to_v(normed))
+    attended_to = normed if grid is None else _merge_neighbours(normed, grid)
+    key, value = _heads(attn, attn.to_k(attended_to)), _heads(attn, attn.to_v(attended_to))
     tokens = _add(_attend(attn, normed, key, value, with_map=False)[0], tokens)
     text = read_layer_text(block.attn2, text) if isinstance(text, Tensor) else text
     if text.key is None:
@@ -141,6 +150,16 @@ def read_layer_text(attn: Layer, text_embeds: Tensor) -> LayerText:
     if text_embeds.shape[1] == 1 and not torch.is_grad_enabled():
         return LayerText(key=None, value=attn.to_out[0](attn.to_v(text_embeds)))
     return LayerText(key=_heads(attn, attn.to_k(text_embeds)), value=_heads(attn, attn.to_v(text_embeds)))
+
+
+def _merge_neighbours(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Means of 2x2 tokens, `(b, h*w, c) -> (b, ceil(h/2)*ceil(w/2), c)`; those of projections are theirs projected.
+
+    Queries stay as many as they are, so that no detail is lost where it is looked for (arXiv 2402.13573 takes every
+    other key and value; their means cost the same).
+    """
+    maps = rearrange(tokens, "b (h w) c -> b c h w", h=grid[0])
+    return rearrange(F.avg_pool2d(maps, 2, ceil_mode=True), "b c h w -> b (h w) c")
 
 
 def _heads(attn: Layer, projected: Tensor) -> Tensor:

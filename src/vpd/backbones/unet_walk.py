@@ -88,6 +88,7 @@ def walk_unet(
     text_embeds: Text,
     gradient_checkpointing: bool = False,
     detach_maps: bool = False,
+    merge_above: int | None = None,
 ) -> tuple[tuple[Tensor, ...], dict[int, Tensor]]:
     """Decoder features and cross-attention maps of one denoising step, without the denoising.
 
@@ -98,6 +99,7 @@ def walk_unet(
         text_embeds: `(b, k, d)` context, `(1, k, d)` if it is the same for all images; or what `read_text` made of it.
         gradient_checkpointing: Recompute blocks in the backward pass; the maps come out exactly once.
         detach_maps: Cut the maps from the graph.
+        merge_above: Self-attention over more positions merges keys and values of 2x2 neighbours; none = never.
 
     Returns:
         Features, finest first: the output of the second layer of each up block, before the block's
@@ -112,7 +114,9 @@ def walk_unet(
         hidden = run(residual_block, resnet, hidden, time_embed)
         if attention is None:
             return hidden
-        hidden, probs = spatial_transformer(attention, hidden, texts, with_map=level in found, run=run)
+        hidden, probs = spatial_transformer(
+            attention, hidden, texts, with_map=level in found, merge_above=merge_above, run=run
+        )
         if probs is not None:
             found[level].append(probs.detach() if detach_maps else probs)
         return hidden
@@ -131,7 +135,7 @@ def walk_unet(
     mid = unet.mid_block
     hidden = run(residual_block, mid.resnets[0], hidden, time_embed)
     for attention, resnet in zip(mid.attentions, mid.resnets[1:], strict=True):
-        hidden, _ = spatial_transformer(attention, hidden, texts, with_map=False, run=run)
+        hidden, _ = spatial_transformer(attention, hidden, texts, with_map=False, merge_above=merge_above, run=run)
         hidden = run(residual_block, resnet, hidden, time_embed)
 
     taps = []

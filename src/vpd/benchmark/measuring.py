@@ -21,7 +21,7 @@ from vpd.tasks.model import PerceptionModel
 from vpd.training.memory import peak_bytes, restart_peak
 
 PARTS = ("encoder", "unet")
-_WAYS_THAT_COUNT = {"exported": "exact", "compiled": "fast"}  # whose operations are the same
+_WAYS_THAT_COUNT = {"exported": "exact", "compiled": "fast", "int8": "fast"}  # whose operations are the same
 
 
 def clock_of(device: torch.device) -> str:

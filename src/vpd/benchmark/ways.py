@@ -26,6 +26,8 @@ WAYS = {
     "fast-float32": "vpd.optimise(model, dtype='float32')",
     "fast": "vpd.optimise(model)",
     "small-encoder": "vpd.optimise(model, encoder=...), TAESD's architecture with random weights",
+    "merged": "vpd.optimise(model, merge_above=4096): as fast up to 512 x 512 with Stable Diffusion",
+    "int8": "vpd.optimise(model, int8=True)",
     "compiled": "vpd.optimise(model, compile_mode='reduce-overhead'): CUDA graphs on a GPU",
     "exported": "ONNX Runtime on two exported graphs, encoder and UNet, in float32",
 }
@@ -105,6 +107,8 @@ def find_ways(model: PerceptionModel, names: Sequence[str], folder: Path) -> tup
 
 def _obstacle(base: str, device: torch.device) -> str:
     """Why a way cannot be run here; nothing where it can."""
+    if base == "int8" and find_spec("torchao") is None:
+        return 'torchao not installed: pip install "vpd-perception[int8]"'
     if base == "exported":
         if device.type != "cpu":
             return "the exported graphs are run on CPUs only"
@@ -126,8 +130,14 @@ def _find_way(base: str, model: PerceptionModel, folder: Path) -> Way:
         return _ours(base, optimise(model, compile_mode="reduce-overhead"), model)
     # without data, only operations count, which are the same in every type; packed layers need data
     is_float32 = base == "fast-float32" or model.device.type == "meta"
-    encoder = _random_encoder(model) if base == "small-encoder" else None
-    return _ours(base, optimise(model, dtype="float32" if is_float32 else "auto", encoder=encoder), model)
+    options: dict[str, Any] = {"dtype": "float32" if is_float32 else "auto"}
+    if base == "small-encoder":
+        options["encoder"] = _random_encoder(model)
+    elif base == "merged":
+        options["merge_above"] = 4096
+    elif base == "int8":
+        options["int8"] = True
+    return _ours(base, optimise(model, **options), model)
 
 
 def _random_encoder(model: PerceptionModel) -> TinyEncoder:

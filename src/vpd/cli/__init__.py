@@ -95,6 +95,7 @@ def _quiet() -> None:
     if os.environ.get("VPD_DEBUG"):
         return
     warnings.simplefilter("ignore")
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # where torchao is installed, others import it
     for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "HF_HUB_VERBOSITY"):
         os.environ.setdefault(variable, "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

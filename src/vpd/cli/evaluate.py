@@ -14,10 +14,13 @@ from vpd.cli.options import (
     DtypeOption,
     EncoderOption,
     FastOption,
+    Int8Option,
     KeepHeapOption,
     MemoryOption,
+    MergeOption,
     ModelOption,
     TaskArgument,
+    fast_options,
     model_source,
     use_heap,
 )
@@ -58,6 +61,8 @@ def evaluate(
     dtype: DtypeOption = "auto",
     fast: FastOption = False,
     encoder: EncoderOption = None,
+    merge_above: MergeOption = None,
+    int8: Int8Option = False,
     keep_heap: KeepHeapOption = False,
     memory: MemoryOption = None,
 ) -> None:
@@ -80,8 +85,8 @@ def evaluate(
     from vpd.training.settings import parse_overrides
     from vpd.training.stepping import find_processes
 
-    fast = fast or encoder is not None
-    use_heap(fast=fast, keep=keep_heap, memory=memory)
+    speed = fast_options(fast=fast, dtype=dtype, encoder=encoder, merge_above=merge_above, int8=int8)
+    use_heap(fast=speed is not None, keep=keep_heap, memory=memory)
     changes = _parse_fit(fit or [])
     for folder in (report, predictions):
         if folder is not None:
@@ -97,10 +102,10 @@ def evaluate(
     is_first = accelerator is None or accelerator.is_main_process
     if accelerator is not None and device == "auto":
         device = str(accelerator.device)
-    loaded = vpd.load(model_source(model, task), device=device, dtype="auto" if fast else dtype)
+    loaded = vpd.load(model_source(model, task), device=device, dtype=dtype if speed is None else "auto")
     check_task(loaded, task.value, model)
     change_fit(loaded, changes)
-    loaded = vpd.optimise(loaded, dtype=dtype, encoder=encoder) if fast else loaded
+    loaded = loaded if speed is None else vpd.optimise(loaded, **speed)
     given = parse_overrides(options or [])
     if task.value == "refer" and "per_sentence" in option_names(find_layout(layout)):
         given = {"per_sentence": True, **given}  # of any split, as the benchmarks count
@@ -127,8 +132,10 @@ def evaluate(
             "batch": batch,
             "memory": memory,
             "device": str(loaded.device),
-            "fast": fast,
+            "fast": speed is not None,
             "encoder": encoder,
+            "merge_above": merge_above,
+            "int8": int8,
             "dtype": str(loaded.dtype).removeprefix("torch."),
             "processes": accelerator.num_processes if accelerator else 1,
             "vpd": vpd.__version__,

@@ -15,12 +15,15 @@ from vpd.cli.options import (
     DtypeOption,
     EncoderOption,
     FastOption,
+    Int8Option,
     KeepHeapOption,
     MemoryOption,
+    MergeOption,
     ModelOption,
     OutOption,
     TaskArgument,
     TaskName,
+    fast_options,
     model_source,
     use_heap,
 )
@@ -58,6 +61,8 @@ def predict(
     dtype: DtypeOption = "auto",
     fast: FastOption = False,
     encoder: EncoderOption = None,
+    merge_above: MergeOption = None,
+    int8: Int8Option = False,
     keep_heap: KeepHeapOption = False,
     memory: MemoryOption = None,
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Images that run together.")] = 1,
@@ -80,8 +85,8 @@ def predict(
     into the same folder; the manifest is complete when all of them are done.
     """
     _check_words(task, text=text, classes=classes, scene=scene)
-    fast = fast or encoder is not None
-    use_heap(fast=fast, keep=keep_heap, memory=memory)
+    speed = fast_options(fast=fast, dtype=dtype, encoder=encoder, merge_above=merge_above, int8=int8)
+    use_heap(fast=speed is not None, keep=keep_heap, memory=memory)
     if workers is not None and engine is not Engine.ray:
         raise UsageError("--workers belongs to --engine ray; without it, share the work by --shard.")
     from tqdm import tqdm
@@ -98,22 +103,21 @@ def predict(
         check_ray()
     source = model_source(model, task)
     # with Ray, the workers have the device; here the model only tells what it is and refuses what it cannot do
-    precision = dtype if fast else None
-    dtype = "auto" if fast else dtype  # constants are folded before they are rounded
+    dtype = dtype if speed is None else "auto"  # constants are folded before they are rounded
     loaded = vpd.load(source, device=device if engine is Engine.local else "cpu", dtype=dtype)
     if loaded.config.task != task.value:
         raise UsageError(f"{model} is a {loaded.config.task} model. Use it with: vpd predict {loaded.config.task} ...")
     names = None if classes is None else [name.strip() for name in classes.split(",")]
     options = {"text": text, "classes": names, "scene": scene, "size": size, "memory": memory}
-    predictor = Predictor(loaded, out, model_name=model, options=options, fast=precision, encoder=encoder)
+    predictor = Predictor(loaded, out, model_name=model, options=options, fast=speed)
     job = PredictionJob(sources, out, predictor.origin, batch_size=batch, shard=share)
     run = predictor.run
     del loaded  # what runs may be another
     if engine is Engine.ray:
         origin = predictor.origin
         del predictor
-        places: dict[str, Any] = {"device": device, "dtype": dtype, "fast": precision, "encoder": encoder}
-        run = RayPredictor(source, out, origin=origin, options=options, workers=workers, **places).run
+        places: dict[str, Any] = {"device": device, "dtype": dtype, "fast": speed, "workers": workers}
+        run = RayPredictor(source, out, origin=origin, options=options, **places).run
     total, pending, skipped = len(job.share), len(job.pending), 0
     notes: Counter[str] = Counter()
     there = total - pending
