@@ -11,6 +11,9 @@ import pytest
 import torch
 from weights import assert_equal_weights, weights
 
+from vpd.config import Fit
+from vpd.tasks.segmentation import SegmentationModel
+from vpd.training.progress import Interval
 from vpd.training.run import train
 from vpd.training.settings import resolve_config
 from vpd.training.stepping import Stepper, find_processes
@@ -45,10 +48,6 @@ def test_narrow_gradients_lose_nothing(
 
 def test_bad_step_changes_nothing(diffusion: Path) -> None:
     """Nor does it leave anything for the next."""
-    from vpd.config import Fit
-    from vpd.tasks.segmentation import SegmentationModel
-    from vpd.training.progress import Interval
-
     model = SegmentationModel.from_diffusion(diffusion, classes=("a", "b"), fit=Fit(size_px=64), head_channels=8)
     settings = {"model": "x", "data": {"root": "x"}, "batch_size": 2, "crop_px": 64, "steps": 9, "precision": "bf16"}
     stepper = Stepper(model, resolve_config("segment", settings), find_processes())
@@ -85,3 +84,13 @@ def test_channels_last_is_the_same_but_for_rounding(session_settings: dict[str, 
     one, other = (weights(tmp_path / name / "model") for name in ("last", "first"))
     for key, value in one.items():
         torch.testing.assert_close(value, other[key], atol=1e-5, rtol=1e-5)
+
+
+def test_compile_is_for_the_backbone(diffusion: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's compiler itself takes minutes."""
+    compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    model = SegmentationModel.from_diffusion(diffusion, classes=("a", "b"), fit=Fit(size_px=64), head_channels=8)
+    settings = {"model": "x", "data": {"root": "x"}, "batch_size": 2, "crop_px": 64, "steps": 9, "compile": True}
+    Stepper(model, resolve_config("segment", settings), find_processes())
+    assert compiled == [model.backbone]
