@@ -114,10 +114,10 @@ class TrainConfig(Frozen):
     precision: Literal["no", "bf16"] = "no"
     """`bf16`: forward and loss under bfloat16 autocast; weights and optimiser stay float32."""
     channels_last: bool = False
-    """Keep images, maps and the weights of convolutions in channels-last order, which kernels in bfloat16 are made
-    for; sums are rounded in another order."""
+    """Keep images, maps and the weights of convolutions in channels-last order, which some kernels in bfloat16 are
+    made for; sums are rounded in another order."""
     compile: bool = False
-    """Let `torch.compile` make kernels for the backbone: minutes at the first step; for GPUs."""
+    """Let `torch.compile` make kernels for the backbone: minutes at the first step. Meant for GPUs; not tried yet."""
     gradient_checkpointing: bool = False
     """Run the UNet's blocks again in the backward pass instead of keeping what is in them: less memory, slower."""
     sharding: Literal["none", "fsdp"] = "none"
