@@ -76,8 +76,12 @@ def test_damaged_files(copy: Path, tmp_path: Path, tiny_diffusion: Path) -> None
     (tmp_path / "file.pth").touch()
     with pytest.raises(UsageError, match="is a file; a model is a folder.*vpd convert"):
         vpd.load(tmp_path / "file.pth")
-    with pytest.raises(UsageError, match="There is no model folder ./nothing"):
+    with pytest.raises(UsageError, match="There is no model folder ./nothing. Shipped models: world-segment, "):
         vpd.load("./nothing")
+    (tmp_path / "run/checkpoints/step-5").mkdir(parents=True)
+    (tmp_path / "run/checkpoints/step-5/config.json").touch()
+    with pytest.raises(UsageError, match="a training run that is not finished; .*step-5 is how far it is"):
+        vpd.load(tmp_path / "run")
     (tmp_path / "model").mkdir()
     with pytest.raises(UsageError, match="It holds a training run: its model is .*model"):
         vpd.load(tmp_path)

@@ -18,6 +18,7 @@ from vpd.backbones.tiny_encoder import TinyEncoder, TinyEncoderConfig, save_tiny
 from vpd.cli import main
 from vpd.config import Fit, SegmentConfig
 from vpd.memory_budget import network_bytes
+from vpd.model_facts import describe_source
 from vpd.optimising import fast_dtype, optimise
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (70, 100, 3), dtype=np.uint8)
@@ -125,6 +126,7 @@ def test_command_line(tiny_diffusion: Path, tmp_path: Path, run: Callable[..., t
     assert run(*words, one, "--out", out)[0] == 0
     lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert {line["options"]["fast"] for line in lines} == {"auto"}
+    assert {line["options"]["dtype"] for line in lines} == {str(fast_dtype(torch.device("cpu"))).removeprefix("torch.")}
     assert len({line["options"]["encoder"] for line in lines}) == 1
     assert run(*words, one, "--out", out)[0] == 0
     status, said = run(*words, other, "--out", out)
@@ -136,3 +138,8 @@ def test_command_line(tiny_diffusion: Path, tmp_path: Path, run: Callable[..., t
     assert run(*words, "--out", tmp_path / "scores.json")[0] == 0
     settings = json.loads((tmp_path / "scores.json").read_text())["settings"]
     assert (settings["fast"], settings["encoder"]) == (True, str(one))
+
+
+def test_what_it_is(tmp_path: Path) -> None:
+    facts = describe_source(write_random(tmp_path / "encoder"))
+    assert facts["latents"].startswith("stride 8, 4 channels") and "--encoder" in facts["use"]

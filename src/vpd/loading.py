@@ -107,6 +107,10 @@ def build_model(config: ModelConfig) -> Any:
         raise UsageError(f"No model can be built from this configuration: {reason}") from error
 
 
+def _modified(path: Path) -> float:
+    return path.stat().st_mtime
+
+
 def find_model(source: str | Path) -> Path:
     """The local folder of a model.
 
@@ -123,6 +127,8 @@ def find_model(source: str | Path) -> Path:
                 f"vpd train TASK --model {path} --data DIR --out DIR"
             )
         hint = f" It holds a training run: its model is {path / MODEL}." if (path / MODEL).is_dir() else ""
+        if not hint and (steps := sorted((path / "checkpoints").glob(f"*/{CONFIG_FILE}"), key=_modified)):
+            hint = f" It holds a training run that is not finished; {steps[-1].parent} is how far it is."
         raise UsageError(f"{path} is not a model folder: it has no {CONFIG_FILE}.{hint}")
     if path.is_file():
         raise UsageError(
@@ -142,7 +148,7 @@ def find_model(source: str | Path) -> Path:
             f"{', '.join(ADAPTED)}. Or train one: vpd train TASK --model {WORLD} --data DIR --out DIR"
         )
     if not is_hub_id(source):
-        raise UsageError(f"There is no model folder {source}.")
+        raise UsageError(f"There is no model folder {source}. Shipped models: {', '.join(ADAPTED)}.")
     return download(
         str(source), [CONFIG_FILE, "*.safetensors", "text_encoder/*", "tokenizer/*"], needed=(CONFIG_FILE, WEIGHTS_FILE)
     )

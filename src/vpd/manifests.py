@@ -174,7 +174,7 @@ def _check_origin(line: Mapping[str, Any], now: Mapping[str, Any], path: Path) -
         return
     old, new = _flat(then), _flat(now)
     changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-    what = "; ".join(f"{key}: {old.get(key)} there, {new.get(key)} now" for key in changed)
+    what = "; ".join(f"{key}: {old.get(key, 'none')} there, {new.get(key, 'none')} now" for key in changed)
     manifests = path if path.name == MANIFEST else f"{path.parent.parent / MANIFEST} and {path.parent}"
     raise UsageError(
         f"{path.parent if path.name == MANIFEST else path.parent.parent} holds predictions that were made differently "

@@ -33,6 +33,8 @@ def describe_source(source: str | Path) -> Facts:
         return _describe_file(path)
     if (path / "unet").is_dir():
         return _describe_diffusion(path)
+    if (path / "config.json").is_file() and _read_json(path / "config.json").get("_class_name") == "AutoencoderTiny":
+        return _describe_encoder(path)
     if not (path / "config.json").is_file():
         from vpd.loading import find_model  # shipped models and hub ids; says what is wrong with the rest
         from vpd.world.shipped import WORLD, shipped_diffusion
@@ -41,6 +43,20 @@ def describe_source(source: str | Path) -> Facts:
             return _describe_diffusion(shipped_diffusion(), name=WORLD)
         path = find_model(source)
     return _describe_model(path)
+
+
+def _describe_encoder(folder: Path) -> Facts:
+    from vpd.backbones.tiny_encoder import load_tiny_encoder
+
+    encoder = load_tiny_encoder(folder)
+    values = sum(parameter.numel() for parameter in encoder.parameters())
+    return {
+        "small encoder": str(folder),
+        "latents": f"stride {encoder.config.latent_stride}, {encoder.config.latent_channels} channels; whose VAE makes "
+        "the same, its files do not tell",
+        "parameters": _millions(values),
+        "use": f"vpd predict TASK ... --encoder {folder}",
+    }
 
 
 def _describe_model(folder: Path) -> Facts:

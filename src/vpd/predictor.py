@@ -91,8 +91,9 @@ class Predictor:
     ) -> None:
         self.out = Path(out)
         given = {key: value for key, value in options.items() if value is not None}
-        told = {**given, "dtype": str(model.dtype).removeprefix("torch.")}
         self._fast = None if fast is None else found_options(model, **fast)
+        runs_in = model.dtype if self._fast is None else self._fast["dtype"]
+        told = {**given, "dtype": str(runs_in).removeprefix("torch.")}
         if fast is not None and self._fast is not None:
             told["fast"] = fast["dtype"]
             told |= {name: value for name in ("merge_above", "int8") if (value := fast.get(name))}

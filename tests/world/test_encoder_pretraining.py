@@ -138,3 +138,12 @@ def test_command(images, tmp_path, capsys):
         vpd.cli.main(["pretrain", "encoder", str(images), "--model", str(tmp_path), "--out", str(tmp_path / "x")])
     assert end.value.code == 2
     assert "has no vae/config.json" in capsys.readouterr().err
+
+
+def test_what_a_run_came_to_is_not_written_over(images, tmp_path, tiny_diffusion):
+    pretrain(images, tmp_path / "out", tiny_diffusion, steps=1)
+    before = (tmp_path / "out" / WEIGHTS_FILE).read_bytes()
+    for resume in (False, True):
+        with pytest.raises(UsageError, match="holds what another run came to, .*Give another folder, or remove it"):
+            pretrain(images, tmp_path / "out", tiny_diffusion, steps=2, resume=resume)
+    assert (tmp_path / "out" / WEIGHTS_FILE).read_bytes() == before

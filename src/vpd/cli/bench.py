@@ -36,8 +36,8 @@ def bench(
         str | None,
         typer.Option(
             metavar="A,B,...",
-            help="reference, diffusers, exact, fast-float32, fast, small-encoder, compiled, exported; +heap after one "
-            "keeps freed memory. Ratios are to the first.",
+            help="reference, diffusers, exact, fast-float32, fast, small-encoder, merged, int8, compiled, exported; "
+            "+heap after one keeps freed memory. Ratios are to the first.",
         ),
     ] = None,
     sizes: Annotated[str, typer.Option(metavar="N,N,...", help="Sides for growth by size, such as 256,512,1024.")] = "",

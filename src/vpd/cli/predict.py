@@ -106,7 +106,10 @@ def predict(
     dtype = dtype if speed is None else "auto"  # constants are folded before they are rounded
     loaded = vpd.load(source, device=device if engine is Engine.local else "cpu", dtype=dtype)
     if loaded.config.task != task.value:
-        raise UsageError(f"{model} is a {loaded.config.task} model. Use it with: vpd predict {loaded.config.task} ...")
+        raise UsageError(
+            f"{model} is a model for {loaded.config.task}, but {task.value} was asked for. "
+            f"Use `vpd predict {loaded.config.task} ...`, or another model."
+        )
     names = None if classes is None else [name.strip() for name in classes.split(",")]
     options = {"text": text, "classes": names, "scene": scene, "size": size, "memory": memory}
     predictor = Predictor(loaded, out, model_name=model, options=options, fast=speed)
@@ -132,7 +135,8 @@ def predict(
     is_complete = job.finish()
     print(f"{pending - skipped} images predicted, {there} were there already, {skipped} skipped: {job.out}")
     for note, count in notes.most_common():
-        print(f"To stay within {memory}, {count} images were run {note}.")
+        images = "1 image was" if count == 1 else f"{count} images were"
+        print(f"To stay within {memory}, {images} run {note}.")
     if share is not None:
         state = "all shards are done" if is_complete else "it is made when all shards are done"
         print(f"Shard {share} of {len(job.items)} images; {job.out / MANIFEST}: {state}.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 
 from vpd.errors import UsageError
 from vpd.files import writable_folder
@@ -21,7 +22,7 @@ from vpd.world.diffusion_training import DiffusionRun, Objective, train_diffusio
 from vpd.world.gauges import text_gap
 from vpd.world.latents import SCENES_PER_SHARD, LatentSet, prepare_latents
 from vpd.world.miniature import build_networks, noise_schedule, save_diffusion_folder
-from vpd.world.run_state import refuse_unfinished, saving_steps
+from vpd.world.run_state import refuse_other_runs, saving_steps
 
 CHECKPOINT = "diffusion-training.safetensors"
 SECONDS_BETWEEN_CHECKPOINTS = 120.0
@@ -87,7 +88,7 @@ def pretrain_diffusion(
         on_step: Called after each step with the run and its loss.
 
     Raises:
-        UsageError: If a number does not fit, or `out` holds an unfinished run.
+        UsageError: If a number does not fit, or `out` holds another run.
     """
     if size_px < 32 or size_px % 32:
         raise UsageError(f"Pictures of {size_px} px: give a multiple of 32.")
@@ -95,7 +96,7 @@ def pretrain_diffusion(
         raise UsageError(f"steps={steps}, batch_size={batch_size}: both must be more than 0.")
     folder = writable_folder(out)
     checkpoint = folder / CHECKPOINT
-    refuse_unfinished(checkpoint, resume=resume)
+    refuse_other_runs(checkpoint, result=folder / "unet" / SAFETENSORS_WEIGHTS_NAME, resume=resume)
     store = Path(latents) if latents else folder / "latents"
     shards = prepare_latents(
         store, scenes=scenes, seed=split_seed(seed, "train"), size_px=size_px, workers=workers, on_shard=on_shard

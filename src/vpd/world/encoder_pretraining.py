@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from vpd.backbones.sources import load_vae
-from vpd.backbones.tiny_encoder import TinyEncoder, TinyEncoderConfig, save_tiny_encoder
+from vpd.backbones.tiny_encoder import WEIGHTS_FILE, TinyEncoder, TinyEncoderConfig, save_tiny_encoder
 from vpd.backbones.vae_walk import latent_stride
 from vpd.errors import UsageError
 from vpd.loading import find_device, load
@@ -70,8 +70,8 @@ def pretrain_encoder(
         on_step: Called after each step with the run and its loss.
 
     Raises:
-        UsageError: If there are no images or no such model, its VAE or the size does not fit, or `out` holds an
-            unfinished run.
+        UsageError: If there are no images or no such model, its VAE or the size does not fit, or `out` holds
+            another run.
     """
     pictures = Pictures.find(images, size_px=size_px, seed=seed)
     minutes = check_limits(steps, minutes)
@@ -91,8 +91,9 @@ def pretrain_encoder(
         model=f"{model} ({fingerprint(teacher.state_dict())[:12]})",
     )
     checkpoint = Path(out) / CHECKPOINT
+    result = Path(out) / WEIGHTS_FILE
     stopped_by = train_in_folder(
-        run, pictures, checkpoint, steps=steps, minutes=minutes, resume=resume, on_step=on_step
+        run, pictures, checkpoint, result=result, steps=steps, minutes=minutes, resume=resume, on_step=on_step
     )
     if stopped_by is not None:
         return EncoderReport(Path(out), run.step, run.seconds / 60, stopped_by)

@@ -17,7 +17,7 @@ from vpd.world.crops import middle_crop, photo_batches, read_small, to_batch, wo
 from vpd.world.dataset import split_seed
 from vpd.world.image_training import Run, train_on_images
 from vpd.world.render import Rendering, render
-from vpd.world.run_state import refuse_unfinished, saving_steps
+from vpd.world.run_state import refuse_other_runs, saving_steps
 from vpd.world.sampling import sample_scene
 from vpd.world.shipped import WORLD
 
@@ -99,6 +99,7 @@ def train_in_folder(
     pictures: Pictures,
     checkpoint: Path,
     *,
+    result: Path,
     steps: int | None,
     minutes: float | None,
     resume: bool,
@@ -110,6 +111,7 @@ def train_in_folder(
         run: What is trained; changed in place.
         pictures: What on.
         checkpoint: The file, in the folder that nothing else may train in meanwhile.
+        result: Where the caller will put the weights; what is there already is not written over.
         steps: As for `train_on_images`.
         minutes: As for `train_on_images`.
         resume: Go on from the checkpoint, if there is one.
@@ -119,10 +121,10 @@ def train_in_folder(
         The signal, after which the checkpoint is there; none = trained to the end.
 
     Raises:
-        UsageError: If there is a checkpoint that is not to be resumed, or is of another run.
+        UsageError: If there is a checkpoint that is not to be resumed, or is of another run, or a result.
     """
     folder = writable_folder(checkpoint.parent)
-    refuse_unfinished(checkpoint, resume=resume)
+    refuse_other_runs(checkpoint, result=result, resume=resume)
     if checkpoint.is_file():
         run.restore(checkpoint)
     with only_run_in(folder), stop_request() as stop:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor
 
 from vpd.errors import UsageError
@@ -71,7 +72,7 @@ def pretrain_vae(
         on_step: Called after each step with the run and its loss.
 
     Raises:
-        UsageError: If there are no images, the size does not fit, or `out` holds an unfinished run.
+        UsageError: If there are no images, the size does not fit, or `out` holds another run.
     """
     pictures = Pictures.find(images, size_px=size_px, seed=seed)
     if stride_px not in CHANNELS:
@@ -80,8 +81,9 @@ def pretrain_vae(
     vae = build_autoencoder(CHANNELS[stride_px], seed=seed).to(find_device(device))
     run = AutoencoderRun(vae, seed=seed, images=f"{images} at {size_px} px, stride {stride_px}")
     checkpoint = Path(out) / CHECKPOINT
+    result = Path(out) / "vae" / SAFETENSORS_WEIGHTS_NAME
     stopped_by = train_in_folder(
-        run, pictures, checkpoint, steps=steps, minutes=minutes, resume=resume, on_step=on_step
+        run, pictures, checkpoint, result=result, steps=steps, minutes=minutes, resume=resume, on_step=on_step
     )
     if stopped_by is not None:
         return VaeReport(Path(out), run.step, run.seconds / 60, stopped_by)

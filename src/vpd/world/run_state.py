@@ -116,14 +116,24 @@ def saving_steps(
     return go_on
 
 
-def refuse_unfinished(path: Path, *, resume: bool) -> None:
-    """Make sure that a new run does not write over the state of one that was stopped.
+def refuse_other_runs(path: Path, *, result: Path, resume: bool) -> None:
+    """Make sure that a new run does not write over one that was stopped, nor over what one came to.
+
+    Args:
+        path: Where a stopped run left its state.
+        result: Where a finished one left its weights.
+        resume: Whether a stopped one is to be gone on with.
 
     Raises:
-        UsageError: If there is one, and it is not to be resumed.
+        UsageError: If there is a finished run, or a stopped one that is not to be resumed.
     """
-    if path.is_file() and not resume:
-        raise UsageError(f"{path.parent} holds an unfinished run. Go on with it by --resume, or give another folder.")
+    if path.is_file():
+        if not resume:
+            raise UsageError(
+                f"{path.parent} holds an unfinished run. Go on with it by --resume, or give another folder."
+            )
+    elif result.is_file():
+        raise UsageError(f"{path.parent} holds what another run came to, {result}. Give another folder, or remove it.")
 
 
 def _weights(model: nn.Module) -> list[tuple[str, Tensor]]:
