@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from vpd.files import atomic_folder, writable_folder, write_json
 from vpd.predictions import DepthPrediction
 from vpd.prompts.encoder import TextEncoder
 from vpd.tasks.model import PerceptionModel
+
+logger = logging.getLogger(__name__)
 
 FACTS_FILE, PROMPTS_FILE, TOKENIZER_FILE = "export.json", "prompts.npy", "tokenizer.json"
 FORMAT_VERSION = 1
@@ -109,7 +112,9 @@ def export(
     with atomic_folder(folder, remedy="export again") as partial, model.predicting():
         for network in networks:
             path = partial / f"{network.name}{SUFFIXES[target]}"
+            logger.info("Tracing and writing %s: about a minute, longer for large models.", path.name)
             write(network, path, target)
+            logger.info("Comparing it with the model.")
             checks += compare(network, read(path, target), tolerance)
         if text_encoder and model.text_encoder is not None:
             _write_tokenizer(model.text_encoder, partial / TOKENIZER_FILE, token_length(model))
