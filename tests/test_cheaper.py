@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -86,8 +87,9 @@ class TestMerging:
         assert model.backbone.merge_above is None and torch.equal(scores(model), wanted)
         same = optimise(model, dtype="float32", merge_above=positions)
         torch.testing.assert_close(scores(same), wanted, atol=2e-5, rtol=1e-5)
-        with pytest.raises(UsageError, match="merge_above=0: give a number of positions, 1 or more"):
-            optimise(model, merge_above=0)
+        for wrong in (0, "64", 2.5):
+            with pytest.raises(UsageError, match=f"merge_above={wrong!r}: give a number of positions, 1 or more"):
+                optimise(model, merge_above=wrong)
 
     def test_odd_sides(self, model: SegmentationModel) -> None:
         merged = optimise(model, dtype="float32", merge_above=1)
@@ -110,8 +112,8 @@ class TestMerging:
 
 
 def test_without_torchao(model: SegmentationModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vpd.quantising.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match="Weights in int8 need torchao: pip install"):
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(UsageError, match=r"Weights in int8 need torchao 0\.18 or newer .*pip install"):
         optimise(model, int8=True)
 
 

@@ -61,7 +61,8 @@ def optimise(
     found = found_options(
         model, dtype=dtype, encoder=encoder, merge_above=merge_above, int8=int8, compile_mode=compile_mode
     )
-    target, small = found["dtype"], copy.deepcopy(found["encoder"])
+    target = found["dtype"]
+    small = copy.deepcopy(found["encoder"]) if isinstance(encoder, TinyEncoder) else found["encoder"]
     fast: Any = _copy_of(model)
     fast.merge_lora()
     backbone = fast.backbone
@@ -112,11 +113,13 @@ def found_options(
         raise UsageError("This model was made by vpd.optimise already. Give it the model that it was made from.")
     if compile_mode not in (None, *_MODES):
         raise UsageError(f"Unknown compile mode {compile_mode!r}. Choose one of: {', '.join(_MODES)}.")
-    if merge_above is not None and merge_above < 1:
-        raise UsageError(f"merge_above={merge_above}: give a number of positions, 1 or more.")
+    if merge_above is not None and (not isinstance(merge_above, int) or merge_above < 1):
+        raise UsageError(f"merge_above={merge_above!r}: give a number of positions, 1 or more.")
+    target = fast_dtype(model.device, model.dtype) if dtype == "auto" else find_dtype(dtype)
     if int8:
         check_torchao()
-    target = fast_dtype(model.device, model.dtype) if dtype == "auto" else find_dtype(dtype)
+        if target == torch.float64:
+            raise UsageError("int8 does not go with float64. Choose another type, or leave int8 out.")
     if encoder is not None:
         encoder = encoder if isinstance(encoder, TinyEncoder) else load_tiny_encoder(encoder)
         channels = model.backbone.vae.config.latent_channels

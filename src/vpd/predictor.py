@@ -95,8 +95,8 @@ class Predictor:
         runs_in = model.dtype if self._fast is None else self._fast["dtype"]
         told = {**given, "dtype": str(runs_in).removeprefix("torch.")}
         if fast is not None and self._fast is not None:
-            told["fast"] = fast["dtype"]
-            told |= {name: value for name in ("merge_above", "int8") if (value := fast.get(name))}
+            told["fast"] = str(fast.get("dtype", "auto"))
+            told |= {name: value for name in ("merge_above", "int8", "compile_mode") if (value := fast.get(name))}
             if (encoder := self._fast["encoder"]) is not None:
                 told["encoder"] = fingerprint(encoder.config.model_dump_json(), encoder.state_dict())
         self.origin = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 from torch import Tensor, nn
 
 from vpd.errors import UsageError
@@ -15,8 +13,14 @@ def check_torchao() -> None:
     Raises:
         UsageError: If it is not.
     """
-    if find_spec("torchao") is None:
-        raise UsageError('Weights in int8 need torchao: pip install "vpd-perception[int8]", or leave int8 out.')
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig
+
+        Int8WeightOnlyConfig(set_inductor_config=False)
+    except Exception as error:  # what it raises where it is old, or made for another torch
+        raise UsageError(
+            f'Weights in int8 need torchao 0.18 or newer ({error}): pip install "vpd-perception[int8]", or do without.'
+        ) from None
 
 
 def quantise_linear(module: nn.Module) -> None:

@@ -12,6 +12,7 @@ import torch
 from weights import assert_equal_weights, weights
 
 from vpd.config import Fit
+from vpd.errors import UsageError
 from vpd.tasks.segmentation import SegmentationModel
 from vpd.training.progress import Interval
 from vpd.training.run import train
@@ -37,7 +38,8 @@ def test_narrow_gradients_lose_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The same bits as with gradients in float32, clipped ones too."""
+    """The same bits as with gradients in float32, clipped ones too, however few are widened at a time."""
+    monkeypatch.setattr("vpd.training.gradients._STEP_BYTES", 10_000)
     given = session_settings | {"data": {"root": str(data_of[task])}, "model_options": small_heads[task]}
     given = quick(given, steps=2, checkpoint_every=9, clip_norm=0.1, **changes)
     train(task, tmp_path / "narrow", given)
@@ -61,6 +63,29 @@ def test_bad_step_changes_nothing(diffusion: Path) -> None:
     model.load_state_dict(before)  # BatchNorm's running means
     assert not stepper.take(1, 1e-3, iter([good]), Interval()).is_bad
     assert not all(torch.equal(value, before[name]) for name, value in parameters.items())
+
+
+def test_what_was_trained_is_left_to_others(diffusion: Path) -> None:
+    model = SegmentationModel.from_diffusion(diffusion, classes=("a", "b"), fit=Fit(size_px=64), head_channels=8)
+    settings = {"model": "x", "data": {"root": "x"}, "batch_size": 2, "crop_px": 64, "steps": 9, "precision": "bf16"}
+    stepper = Stepper(model, resolve_config("segment", settings), find_processes())
+    labels = torch.zeros(2, 64, 64, dtype=torch.long)
+    batch = Batch(images=torch.rand(2, 3, 64, 64) * 2 - 1, names=["a", "b"], labels=labels)
+    stepper.take(0, 1e-3, iter([batch]), Interval())
+    stepper.close()
+    total, _ = model.loss_sum(batch)
+    total.backward()
+    trained = [value for value in model.backbone.unet.parameters() if value.requires_grad and value.ndim > 1]
+    assert trained and all(value.grad is not None for value in trained)
+
+
+@pytest.mark.parametrize(
+    "clash", [{"channels_last": True, "optimiser": "adamw_8bit"}, {"compile": True, "cache_mb": 9}]
+)
+def test_settings_that_would_do_nothing(clash: dict[str, Any]) -> None:
+    settings = {"model": "x", "data": {"root": "x"}, "batch_size": 2, "crop_px": 64, "steps": 9}
+    with pytest.raises(UsageError, match=f"{next(iter(clash))}=true does not go with"):
+        resolve_config("segment", settings | clash)
 
 
 @pytest.mark.parametrize("changes", [{"ema_decay": 0.5}, {"optimiser": "sgd", "momentum": 0.9}])

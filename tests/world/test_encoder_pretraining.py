@@ -128,14 +128,27 @@ def test_a_vae_of_another_stride(tmp_path, monkeypatch):
 
 
 def test_command(images, tmp_path, capsys):
-    words = ["pretrain", "encoder", str(images), "--model", "world", "--out", str(tmp_path / "out"), "--size", "16"]
+    words = [
+        "pretrain",
+        "encoder",
+        "--images",
+        str(images),
+        "--model",
+        "world",
+        "--out",
+        str(tmp_path / "out"),
+        "--size",
+        "16",
+    ]
     with pytest.raises(SystemExit) as end:
         vpd.cli.main([*words, "--steps", "1"])
     assert end.value.code == 0
     said = capsys.readouterr().out
     assert "Trained: 1 steps" in said and "% off on pictures not trained on" in said and "--encoder" in said
     with pytest.raises(SystemExit) as end:
-        vpd.cli.main(["pretrain", "encoder", str(images), "--model", str(tmp_path), "--out", str(tmp_path / "x")])
+        vpd.cli.main(
+            ["pretrain", "encoder", "--images", str(images), "--model", str(tmp_path), "--out", str(tmp_path / "x")]
+        )
     assert end.value.code == 2
     assert "has no vae/config.json" in capsys.readouterr().err
 
@@ -144,6 +157,8 @@ def test_what_a_run_came_to_is_not_written_over(images, tmp_path, tiny_diffusion
     pretrain(images, tmp_path / "out", tiny_diffusion, steps=1)
     before = (tmp_path / "out" / WEIGHTS_FILE).read_bytes()
     for resume in (False, True):
-        with pytest.raises(UsageError, match="holds what another run came to, .*Give another folder, or remove it"):
+        with pytest.raises(UsageError, match="holds a model already, .*Give another folder, or remove it"):
             pretrain(images, tmp_path / "out", tiny_diffusion, steps=2, resume=resume)
     assert (tmp_path / "out" / WEIGHTS_FILE).read_bytes() == before
+    with pytest.raises(UsageError, match="holds a model already"):
+        pretrain(images, tiny_diffusion / "vae", tiny_diffusion, steps=1)

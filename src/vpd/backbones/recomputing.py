@@ -14,7 +14,8 @@ def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """`function(*inputs)`, run once more in the backward pass; the same bits, gradients included.
 
     For a few small operators this takes a fraction of the time of torch's own checkpointing, which swaps what every
-    operator keeps. A compiler decides by itself what to keep, and gets the function as it is.
+    operator keeps. Gradients of gradients, and `torch.func`, do not go through it. A compiler decides by itself what to
+    keep, and gets the function as it is.
 
     Args:
         function: Neither random nor with weights of its own; its result is one tensor.

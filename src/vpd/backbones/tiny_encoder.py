@@ -26,7 +26,9 @@ from vpd.safetensors_header import read_shapes
 
 CLASS_NAME = "AutoencoderTiny"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "diffusion_pytorch_model.safetensors"
-_HOW_TO_MAKE = "Make one for this model's VAE: vpd pretrain encoder IMAGES --model MODEL --out DIR"
+_HOW_TO_MAKE = "Make one for this model's VAE: vpd pretrain encoder --images DIR --model MODEL --out DIR"
+
+_TYPES = ("F64", "F32", "F16", "BF16")
 
 _Width = Annotated[int, Field(ge=1, le=1024)]
 _Blocks = Annotated[int, Field(ge=0, le=16)]
@@ -165,6 +167,8 @@ def save_tiny_encoder(encoder: TinyEncoder, folder: str | Path) -> None:
 
 
 def _find_folder(source: str | Path) -> Path:
+    if not str(source).strip():
+        raise UsageError(f"The small encoder has no name. Give a folder, or a hub id. {_HOW_TO_MAKE}")
     path = Path(source).expanduser()
     if path.is_dir():
         return path
@@ -204,12 +208,18 @@ def _read_weights(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
             f"{path.parent} has pickled weights only (.bin), which are not read as they can run code. Convert them to "
             "safetensors where you trust them."
         )
-    shapes = {name: shape for name, (_, shape) in read_shapes(path).items()}
+    header = read_shapes(path)
+    shapes = {name: shape for name, (_, shape) in header.items()}
     problems = [f"missing {name}" for name in expected if name not in shapes]
     problems += [
         f"{name} has shape {shapes[name]}, needs {tuple(value.shape)}"
         for name, value in expected.items()
         if name in shapes and shapes[name] != value.shape
+    ]
+    problems += [
+        f"{name} is of type {header[name][0]}, needs one of {', '.join(_TYPES)}"
+        for name in expected
+        if name in header and header[name][0] not in _TYPES
     ]
     problems += [f"unexpected {name}" for name in shapes if name.startswith("encoder.") and name not in expected]
     if problems:

@@ -138,7 +138,8 @@ def _side_by_side(
     figures = {}
     for way in ways:
         median = seconds[way.name][clock]["median"]
-        work = gflop[way.name if way.has_random_weights else "exact"]  # a small encoder is spared it, not quick at it
+        is_spared = way.name.removesuffix(HEAP) in ("small-encoder", "merged")  # work, not quick at it
+        work = gflop[way.name if is_spared else "exact"]
         figures[way.name] = {
             "what": WAYS[way.name.removesuffix(HEAP)] + (", freed memory kept" if way.keeps_heap else ""),
             "dtype": str(way.dtype).removeprefix("torch."),

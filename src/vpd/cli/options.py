@@ -79,7 +79,7 @@ def fast_options(
     *, fast: bool, dtype: str, encoder: str | None, merge_above: int | None, int8: bool
 ) -> dict[str, Any] | None:
     """Arguments for `vpd.optimise`; none where the model shall run as it is."""
-    if not (fast or encoder or merge_above or int8):
+    if not (fast or int8) and encoder is None and merge_above is None:
         return None
     return {"dtype": dtype, "encoder": encoder, "merge_above": merge_above, "int8": int8}
 

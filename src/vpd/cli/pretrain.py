@@ -83,7 +83,7 @@ def vae(
 def encoder(
     images: Annotated[
         str,
-        typer.Argument(metavar="IMAGES", help="Folder of images, or `world` for rendered scenes.", show_default=False),
+        typer.Option(metavar="DIR", help="Folder of images, or `world` for rendered scenes.", show_default=False),
     ],
     model: Annotated[
         str,

@@ -173,6 +173,12 @@ class TrainConfig(Frozen):
             raise ValueError("mode=lora needs recipe=default: the published parameter groups have no place for LoRA")
         if self.momentum and self.optimiser != "sgd":
             raise ValueError(f"momentum={self.momentum} is for optimiser=sgd")
+        if self.channels_last and self.optimiser == "adamw_8bit":
+            raise ValueError("channels_last=true does not go with optimiser=adamw_8bit, which brings weights out of it")
+        if self.compile and self.cache_mb:
+            raise ValueError(
+                f"compile=true does not go with cache_mb={self.cache_mb}, which goes around what is compiled"
+            )
         if self.sharding == "fsdp":
             others: dict[str, Any] = {"ema_decay": None, "optimiser": "adamw_8bit", "accumulate": "auto"}
             others |= {"channels_last": True, "compile": True}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from vpd.training.sharding import gathered
 
@@ -32,12 +33,20 @@ class Gradients:
         self._optimiser = optimiser
         self._parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
         self._narrow: dict[nn.Parameter, Tensor] = {}
+        self._hooks: list[RemovableHandle] = []
         if narrow:
             for parameter in self._parameters:
                 if parameter.ndim > 1 and parameter.dtype == torch.float32:
-                    parameter.register_post_accumulate_grad_hook(self._take)
+                    self._hooks.append(parameter.register_post_accumulate_grad_hook(self._take))
 
-    def norm(self, scale: float) -> float:
+    def close(self) -> None:
+        """Leave the parameters as they were: their next gradients are anybody's."""
+        self.clear()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    def scale_and_measure(self, scale: float) -> float:
         """Multiply the gradients by a number; returns their norm over all processes, before `step` clips them."""
         self._scale = scale
         wide = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
@@ -53,12 +62,15 @@ class Gradients:
         return float(gathered(self._norm))
 
     def step(self, clip_norm: float | None) -> None:
-        """Let the optimiser take a step, after `norm`, with gradients shortened to at most `clip_norm`."""
+        """Let the optimiser take a step, after `scale_and_measure`, with gradients shortened to `clip_norm` at most."""
+        limit = clip_norm or math.inf
+        wide = [parameter for parameter in self._parameters if parameter.grad is not None]
+        nn.utils.clip_grads_with_norm_(wide, limit, self._norm)  # all are stepped with the first part
         for parameters in self._parts():
             for parameter in parameters:
                 parameter.grad = self._widened(parameter)
-                self._narrow.pop(parameter, None)
-            nn.utils.clip_grads_with_norm_(parameters, clip_norm or math.inf, self._norm)
+                del self._narrow[parameter]
+            nn.utils.clip_grads_with_norm_(parameters, limit, self._norm)
             self._optimiser.step()  # passes over parameters without gradient
             self._optimiser.zero_grad(set_to_none=True)
 
@@ -79,12 +91,12 @@ class Gradients:
         return parameter.grad if narrow is None else narrow.float().mul_(self._scale)
 
     def _parts(self) -> Iterator[list[nn.Parameter]]:
-        """The parameters, as many at a time as may be wide; all where none is narrow."""
+        """The parameters whose gradients are narrow, as many at a time as may be wide; the last part may be empty."""
         part: list[nn.Parameter] = []
         size = 0
-        for parameter in self._parameters:
+        for parameter in [parameter for parameter in self._parameters if parameter in self._narrow]:
             part.append(parameter)
-            size += parameter.nbytes if parameter in self._narrow else 0
+            size += parameter.nbytes
             if size >= _STEP_BYTES:
                 yield part
                 part, size = [], 0

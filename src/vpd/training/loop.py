@@ -104,7 +104,12 @@ class Training:
         prepare = partial(self.run_folder.prepare, self.start_step, self.steps, has_scores=has_scores)
         do_on_first(self.accelerator, prepare)
         # closing ends the processes that read samples, which no signal does, also after an error
-        with self._progress() as progress, stop_request() as stop, closing(iter(self._stream())) as batches:
+        with (
+            closing(self.stepper),
+            self._progress() as progress,
+            stop_request() as stop,
+            closing(iter(self._stream())) as batches,
+        ):
             self._catch_up(progress, stop)
             interval = Interval()
             for step in range(self.start_step, self.steps):

@@ -134,6 +134,10 @@ class Stepper:
         """Within it, `model` and `optimiser` are as trained on the first process; entered by all together."""
         return self._shards.whole_state() if self._shards else nullcontext()
 
+    def close(self) -> None:
+        """Leave the model to others; no step can be taken after it."""
+        self._gradients.close()
+
     def take(self, step: int, rate: float, batches: Iterator[Batch], interval: Interval) -> Step:
         """Take one step, unless its loss or its gradient is NaN or infinite: then nothing changes.
 
@@ -166,7 +170,9 @@ class Stepper:
         totals, weights = zip(*torch.stack(sums).tolist(), strict=True)  # waits for the device once
         own_unreadable = sum(len(batch.unreadable) for batch in drawn)
         total_sum, weight_sum, unreadable = self._sum_over_processes(sum(totals), sum(weights), own_unreadable)
-        norm = self._gradients.norm(self._accelerator.num_processes / (weight_sum or 1))  # DDP averages over processes
+        norm = self._gradients.scale_and_measure(
+            self._accelerator.num_processes / (weight_sum or 1)
+        )  # DDP averages over processes
         parts = list(zip(drawn, totals, strict=True))
         outcome = Step(total_sum / (weight_sum or 1), norm, parts, has_unreadable=unreadable > 0)
         if outcome.is_bad:

@@ -10,7 +10,8 @@ import torch
 from diffusers import AutoencoderKL
 
 from vpd.backbones.sources import load_vae
-from vpd.backbones.tiny_encoder import WEIGHTS_FILE, TinyEncoder, TinyEncoderConfig, save_tiny_encoder
+from vpd.backbones.tiny_encoder import CONFIG_FILE as ENCODER_CONFIG_FILE
+from vpd.backbones.tiny_encoder import TinyEncoder, TinyEncoderConfig, save_tiny_encoder
 from vpd.backbones.vae_walk import latent_stride
 from vpd.errors import UsageError
 from vpd.loading import find_device, load
@@ -60,7 +61,8 @@ def pretrain_encoder(
         images: Folder of images, or `world`.
         out: Folder to write; gets `config.json` and `diffusion_pytorch_model.safetensors`, as diffusers'
             `AutoencoderTiny` has them.
-        model: Whose VAE: a diffusion model (folder, hub id, single file, `world`) or a model folder of this library.
+        model: Whose VAE: a diffusion model (folder, hub id, single file, `world`), or a folder of a model adapted from
+            one.
         steps: Optimiser steps; the same seed and steps give the same weights on the same machine.
         minutes: Time; 10 where neither is given.
         size_px: Side of the crops, pixels, a multiple of 8.
@@ -91,7 +93,7 @@ def pretrain_encoder(
         model=f"{model} ({fingerprint(teacher.state_dict())[:12]})",
     )
     checkpoint = Path(out) / CHECKPOINT
-    result = Path(out) / WEIGHTS_FILE
+    result = Path(out) / ENCODER_CONFIG_FILE  # of an encoder, or of another model
     stopped_by = train_in_folder(
         run, pictures, checkpoint, result=result, steps=steps, minutes=minutes, resume=resume, on_step=on_step
     )

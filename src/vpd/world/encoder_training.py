@@ -29,7 +29,8 @@ class EncoderRun(ImageRun):
 
     def loss(self, images: Tensor) -> Tensor:
         """Squared error of the latents over their square: 1 = as far off as zeros."""
-        wanted = wanted_latents(self.teacher, images)
+        with torch.autocast(images.device.type, enabled=False):  # the teacher is not to be rounded
+            wanted = wanted_latents(self.teacher, images)
         return (self.network(images).float() - wanted).square().sum() / wanted.square().sum()
 
     def identity(self) -> dict[str, object]:

@@ -121,7 +121,7 @@ def refuse_other_runs(path: Path, *, result: Path, resume: bool) -> None:
 
     Args:
         path: Where a stopped run left its state.
-        result: Where a finished one left its weights.
+        result: A file that a finished one left.
         resume: Whether a stopped one is to be gone on with.
 
     Raises:
@@ -133,7 +133,7 @@ def refuse_other_runs(path: Path, *, result: Path, resume: bool) -> None:
                 f"{path.parent} holds an unfinished run. Go on with it by --resume, or give another folder."
             )
     elif result.is_file():
-        raise UsageError(f"{path.parent} holds what another run came to, {result}. Give another folder, or remove it.")
+        raise UsageError(f"{path.parent} holds a model already, {result}. Give another folder, or remove it.")
 
 
 def _weights(model: nn.Module) -> list[tuple[str, Tensor]]:
