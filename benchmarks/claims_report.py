@@ -18,6 +18,7 @@ from vpd.files import atomic_write, read_json_lines, writable_folder
 from vpd.metrics.intervals import Difference, paired_differences
 
 REGIMES = ("frozen", "full")
+_COLOURS = {"text": "C0", "unconditional": "C1", "masked": "C2", "random": "C3", "text, empty prompts": "C4"}
 Lines = dict[Arm, dict[int, dict[str, Any]]]
 """Arm -> seed -> line."""
 
@@ -81,7 +82,7 @@ def ordered_arms(lines: Lines) -> list[Arm]:
 
 def arm_words(arm: Arm) -> str:
     """What is different about an arm."""
-    return ", ".join(f"{name} {value}" for name, value in arm.changed().items()) or "the paper's model"
+    return ", ".join(f"{name} {value}" for name, value in arm.changed().items()) or "the paper's model (backbone text)"
 
 
 def _shown(task: str, value: float) -> str:
@@ -118,8 +119,8 @@ def _table(lines: Lines, gaps: dict[Arm, tuple[int, Difference]], task: str) -> 
     text = [
         f"## {task}: {SCORE[task]} ({unit})",
         "",
-        "Mean over seeds ± their standard deviation; difference from the paper's model of the same row of labels and "
-        "regime, with its 95 % interval (paired bootstrap over test scenes and seeds; bold where it excludes zero). "
+        "Mean over seeds ± their standard deviation; difference: minus the paper's model of the same regime and number "
+        "of labels, with its 95 % interval (paired bootstrap over test scenes and seeds; bold where it excludes zero). "
         "With a frozen UNet the paper's model has its adapter off.",
         "",
         "| regime | labels | arm | rate | seeds | score | difference |",
@@ -242,13 +243,18 @@ def _plot_curves(lines: Lines, path: Path) -> None:
     for place, (task, regime, labels) in enumerate(panels, start=1):
         axes = figure.add_subplot(rows, columns, place)
         arms = _backbone_arms(lines, task, regime, labels)
-        for number, (name, arm) in enumerate(arms.items()):
+        base, scale = paper_model(task, labels, regime), 1 if task == "depth" else 100
+        silent = Arm(**{**vars(base), "prompt": "null"})
+        shown = arms | ({"text, empty prompts": silent} if task == "refer" and silent in lines else {})
+        for name, arm in shown.items():
+            colour = _COLOURS[name]
             for line in lines[arm].values():
-                axes.plot(*np.array(line["curve"], dtype=float).T, color=f"C{number}", alpha=0.25, linewidth=0.7)
+                one = np.array(line["curve"], dtype=float)
+                axes.plot(one[:, 0], scale * one[:, 1], color=colour, alpha=0.25, linewidth=0.7)
             steps, values = mean_curve(lines, arm)
-            axes.plot(steps, values, color=f"C{number}", marker=".", label=name)
+            axes.plot(steps, scale * values, color=colour, marker=".", label=name)
             if name == "random":
-                axes.axhline(values[-1], color=f"C{number}", linestyle=":", linewidth=1)
+                axes.axhline(scale * values[-1], color=colour, linestyle=":", linewidth=1)
         if {"text", "random"} <= set(arms):
             target = mean_curve(lines, arms["random"])[1][-1]
             reached = steps_to(*mean_curve(lines, arms["text"]), target, is_error=task == "depth")
@@ -256,7 +262,7 @@ def _plot_curves(lines: Lines, path: Path) -> None:
                 axes.axvline(reached, color="C0", linestyle=":", linewidth=1)
         axes.set_title(f"{task}, {regime}, {labels} labels", fontsize=9)
         axes.set_xlabel("steps", fontsize=8)
-        axes.set_ylabel(SCORE[task] + (" (m)" if task == "depth" else ""), fontsize=8)
+        axes.set_ylabel(SCORE[task] + (" (m)" if task == "depth" else " (%)"), fontsize=8)
         axes.tick_params(labelsize=7)
         axes.legend(fontsize=7)
     _save(figure, path)

@@ -108,8 +108,8 @@ def test_images_with_one_name_for_their_outputs_are_not_done(tmp_path: Path):
     [
         ({"task": "refer"}, "task: refer there, depth now"),
         ({"fingerprint": "g"}, "fingerprint: g there, f now"),
-        ({"options": {"scene": "kitchen"}}, r"classes: None there, \['a', 'b'\] now"),
-        ({"options": None}, r"classes: None there, \['a', 'b'\] now; scene: None there, kitchen now"),
+        ({"options": {"scene": "kitchen"}}, r"classes: none there, \['a', 'b'\] now"),
+        ({"options": None}, r"classes: none there, \['a', 'b'\] now; scene: none there, kitchen now"),
     ],
 )
 @pytest.mark.parametrize("name", ["own", "1_of_2"])

@@ -146,7 +146,7 @@ def test_what_is_damaged_since_is_done_again(photos: Path, tmp_path: Path):
     ("changes", "said"),
     [
         ({"size": 32}, "size: 64 there, 32 now"),
-        ({"classes": ["a"]}, r"classes: None there, \['a'\] now"),
+        ({"classes": ["a"]}, r"classes: none there, \['a'\] now"),
         ({"model": Thresholder(weight=2.0)}, "fingerprint: .* there, .* now"),
     ],
 )

@@ -116,6 +116,7 @@ def test_every_unit_is_called_by_the_walk():
     calls: dict[str, int] = {}
     units = {name: module for name, module in unet.named_modules() if isinstance(module, UNITS)}
     for name, module in units.items():
+        module.__class__ = type(f"FSDP{type(module).__name__}", (type(module),), {})  # as `fully_shard` does
         module.register_forward_pre_hook(lambda *_, name=name: calls.update({name: calls.get(name, 0) + 1}))
     walk_unet(unet, torch.zeros(1, 4, 8, 8), timestep=1, text_embeds=torch.zeros(1, 3, 16))
     assert calls == dict.fromkeys(units, 1)
