@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vpd.backbones.sources import download, is_hub_id
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.config import ModelConfig
+from vpd.config import ModelConfig, Task
 from vpd.errors import UsageError
 from vpd.model_base import Base, base_weights, encoder_weights, find_base, fingerprint, put_back
 from vpd.model_folder import CONFIG_FILE, WEIGHTS_FILE, check_pair, read_base, read_config
@@ -105,6 +105,25 @@ def build_model(config: ModelConfig) -> Any:
     except Exception as error:  # whatever diffusers and torch say of sizes that do not fit one another
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"No model can be built from this configuration: {reason}") from error
+
+
+def check_task(model: PerceptionModel, task: Task, source: str | Path, *, verb: str) -> None:
+    """Make sure that a model is for the task that was asked for.
+
+    Args:
+        model: Any of the three.
+        task: What was asked for.
+        source: What the user calls the model.
+        verb: Of the command line, to be used with the model's own task.
+
+    Raises:
+        UsageError: If it is for another.
+    """
+    if model.config.task != task:
+        raise UsageError(
+            f"{source} is a model for {model.config.task}, but {task} was asked for. "
+            f"Use `vpd {verb} {model.config.task} ...`, or another model."
+        )
 
 
 def _modified(path: Path) -> float:

@@ -61,18 +61,16 @@ class RayPredictor:
         if ":" in device:
             raise UsageError(f"With Ray, each worker has a GPU of its own: give --device cuda instead of {device}.")
         self._workers, self._device = workers, device
-        self._arguments: dict[str, Any] = {
-            "model": str(Path(model).resolve()) if Path(model).exists() else model,
+        self._arguments = {
+            "model": _seen_from_anywhere(model),
             "out": str(Path(out).resolve()),
             "model_name": origin["model"],
             "fingerprint": origin["fingerprint"],
             "options": dict(options),
             "device": device,
             "dtype": dtype,
-            "fast": None if fast is None else dict(fast),
+            "fast": None if fast is None else {**fast, "encoder": _seen_from_anywhere(fast.get("encoder"))},
         }
-        if fast is not None and fast.get("encoder") and Path(fast["encoder"]).exists():
-            self._arguments["fast"]["encoder"] = str(Path(fast["encoder"]).resolve())
 
     def run(self, batches: Iterable[Batch]) -> Iterator[Outcome]:
         """Predict batches; yields each image when its files are written, in any order, and some twice.
@@ -99,6 +97,11 @@ class RayPredictor:
                 if "refused" in result:
                     raise UsageError(result["refused"])
                 yield Outcome(**result)
+
+
+def _seen_from_anywhere(source: str | None) -> str | None:
+    """The full path of a folder; a hub id as it is."""
+    return str(Path(source).resolve()) if source and Path(source).exists() else source
 
 
 def worker_needs(resources: Mapping[str, float], *, device: str, workers: int | None) -> dict[str, Any]:

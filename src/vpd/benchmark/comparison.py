@@ -138,8 +138,7 @@ def _side_by_side(
     figures = {}
     for way in ways:
         median = seconds[way.name][clock]["median"]
-        is_spared = way.name.removesuffix(HEAP) in ("small-encoder", "merged")  # work, not quick at it
-        work = gflop[way.name if is_spared else "exact"]
+        work = gflop[way.name if way.is_spared_work else "exact"]
         figures[way.name] = {
             "what": WAYS[way.name.removesuffix(HEAP)] + (", freed memory kept" if way.keeps_heap else ""),
             "dtype": str(way.dtype).removeprefix("torch."),

@@ -79,9 +79,10 @@ def evaluate(
     from vpd.evaluation import measure
     from vpd.files import writable_folder, write_json
     from vpd.fit_changes import change_fit
+    from vpd.loading import check_task
     from vpd.reports import write_report
     from vpd.submissions import Submission
-    from vpd.training.build import check_task, held_out_split, reader_options
+    from vpd.training.build import held_out_split, reader_options
     from vpd.training.settings import parse_overrides
     from vpd.training.stepping import find_processes
 
@@ -103,7 +104,7 @@ def evaluate(
     if accelerator is not None and device == "auto":
         device = str(accelerator.device)
     loaded = vpd.load(model_source(model, task), device=device, dtype=dtype if speed is None else "auto")
-    check_task(loaded, task.value, model)
+    check_task(loaded, task.value, model, verb="eval")
     change_fit(loaded, changes)
     loaded = loaded if speed is None else vpd.optimise(loaded, **speed)
     given = parse_overrides(options or [])

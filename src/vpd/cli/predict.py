@@ -92,6 +92,7 @@ def predict(
     from tqdm import tqdm
 
     import vpd
+    from vpd.loading import check_task
     from vpd.manifests import MANIFEST
     from vpd.prediction_job import PredictionJob
     from vpd.predictor import Predictor
@@ -105,11 +106,7 @@ def predict(
     # with Ray, the workers have the device; here the model only tells what it is and refuses what it cannot do
     dtype = dtype if speed is None else "auto"  # constants are folded before they are rounded
     loaded = vpd.load(source, device=device if engine is Engine.local else "cpu", dtype=dtype)
-    if loaded.config.task != task.value:
-        raise UsageError(
-            f"{model} is a model for {loaded.config.task}, but {task.value} was asked for. "
-            f"Use `vpd predict {loaded.config.task} ...`, or another model."
-        )
+    check_task(loaded, task.value, model, verb="predict")
     names = None if classes is None else [name.strip() for name in classes.split(",")]
     options = {"text": text, "classes": names, "scene": scene, "size": size, "memory": memory}
     predictor = Predictor(loaded, out, model_name=model, options=options, fast=speed)

@@ -19,7 +19,7 @@ from vpd.data.refer import DATASETS
 from vpd.data.samples import SampleSet
 from vpd.data.transforms import Pipeline, train_transform
 from vpd.errors import UsageError
-from vpd.loading import load
+from vpd.loading import check_task, load
 from vpd.model_folder import CONFIG_FILE
 from vpd.tasks.depth import DepthModel
 from vpd.tasks.model import BACKBONE_OPTIONS, PerceptionModel
@@ -188,7 +188,7 @@ def training_transform(config: TrainConfig, model: PerceptionModel) -> Pipeline:
 
 def _go_on(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:
     model: PerceptionModel = load(config.model, device="cpu", dtype="float32")
-    check_task(model, config.task, config.model)
+    check_task(model, config.task, config.model, verb="train")
     model.merge_lora()
     actual = model.config.model_dump(mode="json")
     actual["backbone_options"] = {name: actual["backbone"].get(name) for name in BACKBONE_OPTIONS}
@@ -221,16 +221,3 @@ def _go_on(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:
         logger.info("Images are now fitted to %d px instead of %d.", fit.size_px, model.config.fit.size_px)
         model.config = model.config.model_copy(update={"fit": fit})
     return model
-
-
-def check_task(model: PerceptionModel, task: Task, source: str | Path) -> None:
-    """Make sure that a model is for the task that was asked for.
-
-    Raises:
-        UsageError: If it is for another.
-    """
-    if model.config.task != task:
-        raise UsageError(
-            f"{source} is a model for {model.config.task}, but {task} was asked for. "
-            f"Use `vpd ... {model.config.task}`, or another model."
-        )

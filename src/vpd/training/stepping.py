@@ -170,9 +170,8 @@ class Stepper:
         totals, weights = zip(*torch.stack(sums).tolist(), strict=True)  # waits for the device once
         own_unreadable = sum(len(batch.unreadable) for batch in drawn)
         total_sum, weight_sum, unreadable = self._sum_over_processes(sum(totals), sum(weights), own_unreadable)
-        norm = self._gradients.scale_and_measure(
-            self._accelerator.num_processes / (weight_sum or 1)
-        )  # DDP averages over processes
+        scale = self._accelerator.num_processes / (weight_sum or 1)  # DDP averages over processes
+        norm = self._gradients.scale_and_measure(scale)
         parts = list(zip(drawn, totals, strict=True))
         outcome = Step(total_sum / (weight_sum or 1), norm, parts, has_unreadable=unreadable > 0)
         if outcome.is_bad:
