@@ -131,7 +131,7 @@ def _side_by_side(
     (first,), _ = find_ways(model, [FIRST], Path())
     with torch.no_grad():
         wanted = first.features(first.encode(images.to(model.device)), first.prepare(text))
-    memory = {way.name: peak_mib(way, images, text) for way in ways if not way.keeps_heap}  # kept heap: the same
+    memory = _peaks_mib(ways, images, text)
     errors = {way.name: feature_errors(way, images, text, wanted) for way in ways if not way.has_random_weights}
     clock = clock_of(model.device)
     seconds = time_rounds(ways, images, text, rounds, on_round=lambda name, s: say(f"{name:<16} {s:.3f} {clock}"))
@@ -146,7 +146,7 @@ def _side_by_side(
             "times_faster": seconds[ways[0].name][clock]["median"] / median,
             "gflop": gflop[way.name],
             "share_of_peak": sum(work.values()) / median / peaks[way.dtype]["matrix"],
-            "peak_mib": memory.get(way.name) or memory.get(way.name.removesuffix(HEAP)) or {},
+            "peak_mib": memory[way.name],
             "errors": errors.get(way.name),
         }
     return figures
@@ -160,24 +160,38 @@ def _growth(
     place: dict[str, int],
     rounds: int,
     say: Say,
-) -> dict[str, list[dict[str, float]]]:
-    """Each way's time and operations at each of the numbers, and both as ratios to those of the first."""
+) -> dict[str, list[dict[str, Any]]]:
+    """Each way's time, operations and memory at each of the numbers, and these as ratios to those of the first."""
     word = {"size": "px", "classes": "prompts", "batch": "batch"}[axis]
     clock = clock_of(model.device)
-    curves: dict[str, list[dict[str, float]]] = {way.name: [] for way in ways}
+    keys = (clock, f"unet_{clock}", "gflop", "peak_mib")
+    curves: dict[str, list[dict[str, Any]]] = {way.name: [] for way in ways}
     for number in numbers:
         here = place | {word: number}
         say(f"{axis} {number}")
         gflop = count_gflop(model, list(curves), **here)
-        seconds = time_rounds(ways, *draw(model, **here), rounds, on_round=lambda name, s: None)
+        inputs = draw(model, **here)
+        memory = _peaks_mib(ways, *inputs)
+        seconds = time_rounds(ways, *inputs, rounds, on_round=lambda name, s: None)
         for name, points in curves.items():
-            point = {axis: number, **{key: seconds[name][key]["median"] for key in ("cpu_s", "wall_s")}}
-            point["gflop"] = sum(gflop[name].values())
+            point: dict[str, Any] = {axis: number, **{key: found["median"] for key, found in seconds[name].items()}}
+            point["gflop"], point["peak_mib"] = sum(gflop[name].values()), max(memory[name].values(), default=None)
             base = points[0] if points else point
-            point |= {"time_ratio": point[clock] / base[clock], "gflop_ratio": point["gflop"] / base["gflop"]}
+            for ratio, key in zip(("time", "unet_time", "gflop", "peak"), keys, strict=True):
+                point[f"{ratio}_ratio"] = point[key] / base[key] if base[key] else None
             point["images_per_s"] = here["batch"] / point["wall_s"]
             points.append(point)
     return curves
+
+
+def _peaks_mib(ways: list[Way], images: Tensor, text: Tensor) -> dict[str, dict[str, float]]:
+    """Each way's most memory by part; measured once for a way and the same with its heap kept."""
+    found: dict[str, dict[str, float]] = {}
+    for way in ways:
+        plain = way.name.removesuffix(HEAP)
+        if plain not in found:
+            found[plain] = peak_mib(way, images, text)
+    return {way.name: found[way.name.removesuffix(HEAP)] for way in ways}
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
