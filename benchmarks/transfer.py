@@ -46,6 +46,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "maps as probabilities": {"map_scale": "probability"},
 }
 """Single options of the `reference` recipe, each in the place of the default's."""
+_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+"""Student's t at 97.5 %, by the number of values."""
 
 
 def plan(data: dict[str, str], backbones: dict[str, str], seeds: int) -> Iterator[tuple[str, str, str, int]]:
@@ -92,14 +94,26 @@ def run_all(options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Print a table in Markdown."""
-    scores: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    """Print a table in Markdown; differences are seed by seed, with the 95 % interval of their mean (Student's t)."""
+    scores: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
     for line in read_json_lines(options.results):
-        scores[line["data"], line["backbone"], line["options"]].append(line["score"])
-    print("| data | backbone | options | seeds | mean | standard deviation |", "|---|---|---|---|---|---|", sep="\n")
-    for (name, backbone, arm), values in scores.items():
-        spread = f"{np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-        print(f"| {name} | {backbone} | {arm} | {len(values)} | {np.mean(values):.3f} | {spread} |")
+        scores[line["data"], line["backbone"], line["options"]][line["key"].rpartition(" ")[2]] = line["score"]
+    print(
+        "| data | backbone | options | seeds | mean | each | less `text`, `default` |",
+        "|---|---|---|---|---|---|---|",
+        sep="\n",
+    )
+    for (name, backbone, arm), found in scores.items():
+        base = scores.get((name, "text", "default"), {})
+        gaps = [score - base[seed] for seed, score in found.items() if seed in base]
+        gap = "" if (backbone, arm) == ("text", "default") or len(gaps) not in _T else _interval(gaps)
+        each = ", ".join(f"{score:.3f}" for score in found.values())
+        print(f"| {name} | {backbone} | {arm} | {len(found)} | {np.mean(list(found.values())):.3f} | {each} | {gap} |")
+
+
+def _interval(gaps: list[float]) -> str:
+    mean, half = np.mean(gaps), _T[len(gaps)] * np.std(gaps, ddof=1) / len(gaps) ** 0.5
+    return f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
 
 
 def main() -> None:

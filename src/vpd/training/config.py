@@ -117,7 +117,7 @@ class TrainConfig(Frozen):
     """Keep images, maps and the weights of convolutions in channels-last order, which some kernels in bfloat16 are
     made for; sums are rounded in another order."""
     compile: bool = False
-    """Let `torch.compile` make kernels for the backbone: minutes at the first step. Meant for GPUs; not tried yet."""
+    """Let `torch.compile` make kernels for the backbone: minutes at the first step. Meant for GPUs."""
     gradient_checkpointing: bool = False
     """Run the UNet's blocks again in the backward pass instead of keeping what is in them: less memory, slower."""
     sharding: Literal["none", "fsdp"] = "none"
