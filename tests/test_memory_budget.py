@@ -49,10 +49,12 @@ def model(tiny_diffusion: Path) -> SegmentationModel:
     ).eval()
 
 
-def test_the_count_is_that_of_a_pass_with_data(model: SegmentationModel) -> None:
+@pytest.mark.parametrize("merge_above", [None, 1])
+def test_the_count_is_that_of_a_pass_with_data(model: SegmentationModel, merge_above: int | None) -> None:
+    run = model if merge_above is None else optimise(model, dtype="float32", merge_above=merge_above)
     with torch.no_grad(), LiveBytes() as live:
-        model(torch.zeros(1, 3, 128, 192))
-    counted = network_bytes(model, (1, 128, 192))
+        run(torch.zeros(1, 3, 128, 192))
+    counted = network_bytes(run, (1, 128, 192))
     assert live.peak <= counted <= 1.5 * live.peak  # beyond it, what convolutions take for themselves
 
 

@@ -150,7 +150,7 @@ def check_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Iterator[Finding]:
         if flag in flags
     ]
     if fast:
-        yield Finding("ok", "processor", f"fast bfloat16 ({', '.join(fast)}): --fast of vpd predict and vpd eval uses it")
+        yield Finding("ok", "processor", f"fast bfloat16 ({', '.join(fast)}): predict and eval use it with --fast")
     else:
         yield Finding("ok", "processor", "no fast bfloat16: stay with float32 on the CPU")
 

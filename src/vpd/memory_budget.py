@@ -107,13 +107,15 @@ def network_bytes(model: Any, images: tuple[int, int, int], text: tuple[int, ...
     """
     is_packed = any(type(module).__name__ == "PackedConv2d" for module in model.modules())
     config, small = model.config.model_dump_json(), model.backbone.small_encoder
-    return _count(config, None if small is None else small.config, model.dtype, model.device, is_packed, images, text)
+    encoder, merge_above = None if small is None else small.config, model.backbone.merge_above
+    return _count(config, encoder, merge_above, model.dtype, model.device, is_packed, images, text)
 
 
 @lru_cache(maxsize=4096)
 def _count(
     config: str,
     encoder: TinyEncoderConfig | None,
+    merge_above: int | None,
     dtype: torch.dtype,
     device: torch.device,
     is_packed: bool,
@@ -127,6 +129,7 @@ def _count(
         twin: Any = build_model(_CONFIG.validate_json(config))
         if encoder is not None:
             twin.backbone.use_small_encoder(TinyEncoder(encoder).to("meta"))
+        twin.backbone.merge_above = merge_above
         twin = twin.to(dtype).eval()
         with FakeTensorMode(allow_non_fake_inputs=True):  # of the real device: attention takes the kernel it has there
             twin = twin.to_empty(device=device)
