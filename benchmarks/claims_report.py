@@ -42,10 +42,22 @@ def write_report(results: Path, out: Path) -> None:
 
 
 def read_lines(results: Path) -> Lines:
-    """The runs that count, the last line where one stands twice (made with other weights, say)."""
+    """The runs that count.
+
+    Raises:
+        UsageError: If the file holds runs of other lengths or test scenes, or of one backbone with different weights.
+    """
     lines: Lines = defaultdict(dict)
+    settings: dict[str, str] = {}
     for line in read_json_lines(results):
         if not line["trial"]:
+            made_with = line["key"].split(" ", 1)[1]
+            of = f"{line['task']} with backbone {line['backbone']}, {line['regime']}"
+            if settings.setdefault(of, made_with) != made_with:
+                raise UsageError(
+                    f"{results} mixes runs of {of}: {settings[of]} and {made_with}. Give runs of other settings or "
+                    "weights a file of their own."
+                )
             arm = Arm(**{name: line[name] for name in ("task", "labels", "regime", *FACTORS)})
             lines[arm][line["seed"]] = line
     return dict(lines)
@@ -120,8 +132,8 @@ def _table(lines: Lines, gaps: dict[Arm, tuple[int, Difference]], task: str) -> 
         f"## {task}: {SCORE[task]} ({unit})",
         "",
         "Mean over seeds ± their standard deviation; difference: minus the paper's model of the same regime and number "
-        "of labels, with its 95 % interval (paired bootstrap over test scenes and seeds; bold where it excludes zero). "
-        "With a frozen UNet the paper's model has its adapter off.",
+        "of labels, with its 95 % interval (paired bootstrap over test scenes, Student's t over seeds; bold where it "
+        "excludes zero). With a frozen UNet the paper's model has its adapter off.",
         "",
         "| regime | labels | arm | rate | seeds | score | difference |",
         "|---|---|---|---|---|---|---|",
@@ -193,10 +205,10 @@ def _steps_table(lines: Lines) -> str:
     text = [
         "## Steps to the end of the random backbone",
         "",
-        "When the mean curve of a backbone first reaches what the random one has at the end of its training.",
+        "When the mean curve of a backbone first reaches the best that the random one's has, on the first test scenes.",
         "",
-        "| task | regime | labels | target | text | unconditional | masked | of steps |",
-        "|---|---|---|---|---|---|---|---|",
+        "| task | regime | labels | target | text | unconditional | masked | random | of steps |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     header = len(text)
     for task, regime, labels in _panels():
@@ -204,11 +216,12 @@ def _steps_table(lines: Lines) -> str:
         if "random" not in arms:
             continue
         steps, values = mean_curve(lines, arms["random"])
+        target = values.min() if task == "depth" else values.max()
         cells = []
-        for name in ("text", "unconditional", "masked"):
+        for name in ("text", "unconditional", "masked", "random"):
             reached = None
             if name in arms:
-                reached = steps_to(*mean_curve(lines, arms[name]), values[-1], is_error=task == "depth")
+                reached = steps_to(*mean_curve(lines, arms[name]), target, is_error=task == "depth")
             cells.append(
                 "—"
                 if name not in arms
@@ -217,7 +230,7 @@ def _steps_table(lines: Lines) -> str:
                 else f"{'≤ ' if reached <= steps[0] else ''}{reached:.0f}"
             )
         text.append(
-            f"| {task} | {regime} | {labels} | {_shown(task, values[-1])} | {' | '.join(cells)} | {steps[-1]:.0f} |"
+            f"| {task} | {regime} | {labels} | {_shown(task, target)} | {' | '.join(cells)} | {steps[-1]:.0f} |"
         )
     return "\n".join(text) if len(text) > header else ""
 

@@ -44,8 +44,9 @@ FIRST_SEED = 10
 CHUNK, FILL = 40, 32
 """Scenes that go through a network together where nothing is learnt: in measuring, and before training."""
 VARIANTS = {"segment": 2, "depth": 2, "refer": 16}
-"""Each labelled scene comes this often, half of them mirrored; for referring each time with another expression, of any
-of its objects: where a picture always meant the same object, a model could know it by heart without the text."""
+"""Each labelled scene comes this often, half of them mirrored; for referring each time with an expression drawn anew
+(12 of 16 differ on average), of any of its objects: where a picture always meant the same one, a model could know it by
+heart without the text."""
 UNET_SHARE = 1.0
 """Rate of the UNet as a share of the head's: what is not pre-trained must be able to learn."""
 REFER_FACTOR = 3

@@ -28,6 +28,7 @@ from vpd.data.opening import open_data
 from vpd.evaluation import SCORE, evaluate
 from vpd.files import append_json_line, read_json_lines
 from vpd.loading import load
+from vpd.metrics.intervals import half_width
 from vpd.training.run import train
 
 COMMON = {"batch_size": 8, "crop_px": 128, "learning_rate": 1e-3, "unet_lr_scale": 1.0, "trackers": [], "workers": 0}
@@ -46,8 +47,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "maps as probabilities": {"map_scale": "probability"},
 }
 """Single options of the `reference` recipe, each in the place of the default's."""
-_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
-"""Student's t at 97.5 %, by the number of values."""
 
 
 def plan(data: dict[str, str], backbones: dict[str, str], seeds: int) -> Iterator[tuple[str, str, str, int]]:
@@ -88,16 +87,21 @@ def run_all(options: argparse.Namespace) -> None:
         if options.minutes is not None and time.monotonic() - begin > 60 * options.minutes:
             print("Time is up.", flush=True)
             return
-        line = make(data[name], name, backbones[backbone], arm, seed)
+        try:
+            line = make(data[name], name, backbones[backbone], arm, seed)
+        except FloatingPointError as error:  # as made again it would be the same
+            print(f"{key}: {error}", flush=True)
+            line = {"score": None, "metric": SCORE[DATA[name][0]], "cpu_s": None}
         append_json_line(options.results, {"key": key, "data": name, "backbone": backbone, "options": arm, **line})
-        print(f"{key}: {line['metric']} {line['score']:.4f}, CPU s {line['cpu_s']}", flush=True)
+        print(f"{key}: {line['metric']} {line['score']}, CPU s {line['cpu_s']}", flush=True)
 
 
 def report(options: argparse.Namespace) -> None:
     """Print a table in Markdown; differences are seed by seed, with the 95 % interval of their mean (Student's t)."""
     scores: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
     for line in read_json_lines(options.results):
-        scores[line["data"], line["backbone"], line["options"]][line["key"].rpartition(" ")[2]] = line["score"]
+        if line["score"] is not None:
+            scores[line["data"], line["backbone"], line["options"]][line["key"].rpartition(" ")[2]] = line["score"]
     print(
         "| data | backbone | options | seeds | mean | each | less `text`, `default` |",
         "|---|---|---|---|---|---|---|",
@@ -106,13 +110,13 @@ def report(options: argparse.Namespace) -> None:
     for (name, backbone, arm), found in scores.items():
         base = scores.get((name, "text", "default"), {})
         gaps = [score - base[seed] for seed, score in found.items() if seed in base]
-        gap = "" if (backbone, arm) == ("text", "default") or len(gaps) not in _T else _interval(gaps)
+        gap = "" if (backbone, arm) == ("text", "default") or len(gaps) < 2 else _interval(gaps)
         each = ", ".join(f"{score:.3f}" for score in found.values())
         print(f"| {name} | {backbone} | {arm} | {len(found)} | {np.mean(list(found.values())):.3f} | {each} | {gap} |")
 
 
 def _interval(gaps: list[float]) -> str:
-    mean, half = np.mean(gaps), _T[len(gaps)] * np.std(gaps, ddof=1) / len(gaps) ** 0.5
+    mean, half = np.mean(gaps), half_width(gaps)
     return f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
 
 

@@ -185,7 +185,11 @@ def test_stopped_run_resumes_to_the_same_weights(tmp_path, store, objective):
         pretrain_diffusion(tmp_path / "part", **given)
     with pytest.raises(UsageError, match=r"is of a run with objective .*, not unconditional"):
         pretrain_diffusion(tmp_path / "part", resume=True, **{**given, "objective": "unconditional"})
-    pretrain_diffusion(tmp_path / "part", resume=True, **given)
+    with pytest.raises(UsageError, match=r"is of a run with data .* 3 a step, not .* 4 a step"):
+        pretrain_diffusion(tmp_path / "part", resume=True, **{**given, "batch_size": 4})
+    with pytest.raises(UsageError, match=r"has done 2 steps, more than steps=1\. Give more, or none"):
+        pretrain_diffusion(tmp_path / "part", resume=True, **{**given, "steps": 1})
+    pretrain_diffusion(tmp_path / "part", resume=True, **{**given, "steps": None})  # as many as it was begun with
     for part in ("unet/diffusion_pytorch_model", "text_encoder/model"):
         whole, resumed = (load_file(tmp_path / name / f"{part}.safetensors") for name in ("whole", "part"))
         assert all(torch.equal(whole[name], resumed[name]) for name in whole)

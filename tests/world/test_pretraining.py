@@ -68,10 +68,21 @@ def test_stopped_run_resumes_to_the_same_weights(images, tmp_path):
         pretrain_vae(images, tmp_path / "part", steps=4, size_px=16)
     with pytest.raises(UsageError, match="of a run with images"):
         pretrain_vae(images, tmp_path / "part", steps=4, size_px=32, resume=True)
-    assert pretrain_vae(images, tmp_path / "part", steps=4, size_px=16, resume=True).stopped_by is None
+    with pytest.raises(UsageError, match=r"has done 2 steps .* all of steps=2, minutes=None\. Give more, or neither"):
+        pretrain_vae(images, tmp_path / "part", steps=2, size_px=16, resume=True)
+    report = pretrain_vae(images, tmp_path / "part", size_px=16, resume=True)  # to the limit it was begun with
+    assert (report.stopped_by, report.steps) == (None, 4)
     assert not (tmp_path / "part" / CHECKPOINT).exists()
     one, other = (load_file(tmp_path / name / WEIGHTS) for name in ("whole", "part"))
     assert all((one[name] == other[name]).all() for name in one)
+
+
+def test_other_files_are_another_run(images, tmp_path):
+    pretrain_vae(images, tmp_path / "out", steps=4, size_px=16, on_step=lambda *_: signal.raise_signal(signal.SIGTERM))
+    (images / "more.jpg").write_bytes((images / "0.jpg").read_bytes())
+    with pytest.raises(UsageError, match=r"of a run with images .* files, .* not .* files, "):
+        pretrain_vae(images, tmp_path / "out", steps=4, size_px=16, resume=True)
+    assert (tmp_path / "out" / CHECKPOINT).is_file()
 
 
 def test_checkpoints_are_written_on_the_way(images, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import vpd
 from vpd.benchmark.measuring import (
+    PARTS,
     clock_of,
     count_gflop,
     feature_errors,
@@ -164,7 +165,8 @@ def _growth(
     """Each way's time, operations and memory at each of the numbers, and these as ratios to those of the first."""
     word = {"size": "px", "classes": "prompts", "batch": "batch"}[axis]
     clock = clock_of(model.device)
-    keys = (clock, f"unet_{clock}", "gflop", "peak_mib")
+    ratios = {"time": clock, "unet_time": f"unet_{clock}", "gflop": "gflop"}
+    ratios |= {f"{part}_peak": f"{part}_peak_mib" for part in PARTS}
     curves: dict[str, list[dict[str, Any]]] = {way.name: [] for way in ways}
     for number in numbers:
         here = place | {word: number}
@@ -175,9 +177,11 @@ def _growth(
         seconds = time_rounds(ways, *inputs, rounds, on_round=lambda name, s: None)
         for name, points in curves.items():
             point: dict[str, Any] = {axis: number, **{key: found["median"] for key, found in seconds[name].items()}}
-            point["gflop"], point["peak_mib"] = sum(gflop[name].values()), max(memory[name].values(), default=None)
+            point["gflop"] = sum(gflop[name].values())
+            for part in PARTS:  # what a process outside torch has grown by depends on its passes before
+                point[f"{part}_peak_mib"] = memory[name].get(part)
             base = points[0] if points else point
-            for ratio, key in zip(("time", "unet_time", "gflop", "peak"), keys, strict=True):
+            for ratio, key in ratios.items():
                 point[f"{ratio}_ratio"] = point[key] / base[key] if base[key] else None
             point["images_per_s"] = here["batch"] / point["wall_s"]
             points.append(point)

@@ -64,14 +64,15 @@ def _ways_table(result: dict[str, Any]) -> str:
 def _growth_table(result: dict[str, Any], axis: str) -> str:
     unit = "CPU s" if result["clock"] == "cpu_s" else "s"
     lines = [
-        f"| way | {axis} | {unit} | ratio | UNet's ratio | GFLOP | ratio | peak MiB | ratio | pictures a second |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        f"| way | {axis} | {unit} | ratio | UNet's ratio | GFLOP | ratio | encoder's peak MiB | ratio "
+        "| UNet's peak MiB | ratio | pictures a second |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {name} | {point[axis]} | {_short(point[result['clock']])} | {_ratio(point, 'time')} "
         f"| {_ratio(point, 'unet_time')} | {point['gflop']:.4g} | {_ratio(point, 'gflop')} "
-        f"| {'' if point['peak_mib'] is None else format(point['peak_mib'], '.4g')} | {_ratio(point, 'peak')} "
-        f"| {point['images_per_s']:.3g} |"
+        f"| {_mib(point, 'encoder')} | {_ratio(point, 'encoder_peak')} "
+        f"| {_mib(point, 'unet')} | {_ratio(point, 'unet_peak')} | {point['images_per_s']:.3g} |"
         for name, points in result["growth"][axis].items()
         for point in points
     ]
@@ -81,6 +82,11 @@ def _growth_table(result: dict[str, Any], axis: str) -> str:
 def _ratio(point: dict[str, Any], of: str) -> str:
     ratio = point[f"{of}_ratio"]
     return "" if ratio is None else f"{ratio:.2f}"
+
+
+def _mib(point: dict[str, Any], part: str) -> str:
+    peak = point[f"{part}_peak_mib"]
+    return "" if peak is None else f"{peak:.4g}"
 
 
 def _short(seconds: float) -> str:

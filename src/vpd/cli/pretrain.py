@@ -26,7 +26,7 @@ class Objective(StrEnum):
     masked = "masked"
 
 
-MinutesOption = Annotated[float | None, typer.Option(metavar="M", help="Minutes of training; 10 if no steps.")]
+MinutesOption = Annotated[float | None, typer.Option(metavar="M", help="Minutes; 10 if no steps, or as begun.")]
 StepsOption = Annotated[int | None, typer.Option(metavar="N", help="Steps; same seed and steps, same weights.")]
 CropOption = Annotated[int, typer.Option(metavar="N", help="Side of the training crops, pixels.")]
 SeedOption = Annotated[int, typer.Option(metavar="S", help="Of weights and draws.")]
@@ -59,7 +59,7 @@ def vae(
     """
     from vpd.world.pretraining import pretrain_vae
 
-    with _bar(steps, minutes) as show:
+    with _bar() as show:
         report = pretrain_vae(
             images,
             out,
@@ -110,7 +110,7 @@ def encoder(
     """
     from vpd.world.encoder_pretraining import pretrain_encoder
 
-    with _bar(steps, minutes) as show:
+    with _bar() as show:
         report = pretrain_encoder(
             images,
             out,
@@ -139,7 +139,9 @@ def diffusion(
         Path | None, typer.Option(metavar="DIR", help="Folder of prepared latents, to share among runs.")
     ] = None,
     scenes: Annotated[int, typer.Option(metavar="N", help="Scenes to train on, a multiple of 1000.")] = 40_000,
-    steps: Annotated[int, typer.Option(metavar="N", help="Steps; same seed and steps, same weights.")] = 1100,
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", help="Steps; same seed and steps, same weights. 1100, or as begun.")
+    ] = None,
     batch: Annotated[int, typer.Option(metavar="N", help="Pictures of a step.")] = 96,
     size: Annotated[int, typer.Option(metavar="N", help="Side of the pictures, pixels, a multiple of 32.")] = 64,
     seed: Annotated[int, typer.Option(metavar="S", help="Of weights, scenes and draws.")] = 0,
@@ -159,10 +161,11 @@ def diffusion(
 
     with (
         tqdm(total=scenes // 1000, desc="scenes", unit="k", disable=None) as rendered,
-        tqdm(total=steps, desc="steps", disable=None) as done,
+        tqdm(desc="steps", disable=None) as done,
     ):
 
         def show(run: DiffusionRun, loss: float) -> None:
+            done.total = run.limit
             done.set_postfix(loss=f"{loss:.4f}", refresh=False)
             done.update(run.step - done.n)
 
@@ -194,19 +197,15 @@ def diffusion(
 
 
 @contextmanager
-def _bar(steps: int | None, minutes: float | None) -> Iterator[Callable[[ImageRun, float], None]]:
+def _bar() -> Iterator[Callable[[ImageRun, float], None]]:
     """A progress bar of a run on pictures; yields what its steps are told to."""
     from tqdm import tqdm
 
-    from vpd.world.picture_runs import DEFAULT_MINUTES
-
-    if steps is None and minutes is None:
-        minutes = DEFAULT_MINUTES
     with tqdm(total=100.0, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}", disable=None) as bar:
 
         def show(run: ImageRun, loss: float) -> None:
             bar.set_postfix(step=run.step, loss=f"{loss:.4f}", refresh=False)
-            bar.update(100 * run.share_done(steps, minutes) - bar.n)
+            bar.update(100 * run.share_done() - bar.n)
 
         yield show
 

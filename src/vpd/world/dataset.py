@@ -99,7 +99,7 @@ class WorldSamples(SampleSet):
 
         Args:
             index: Of the scene.
-            count: How many; where fewer are true of the scene, some come again.
+            count: How many; each is drawn by itself, so that some may come again.
         """
         rendering, possible, attempt = self._crowded(index)
         drawn = []

@@ -58,7 +58,7 @@ def pretrain_diffusion(
     objective: Objective = "text",
     latents: str | Path | None = None,
     scenes: int = SCENES,
-    steps: int = STEPS,
+    steps: int | None = None,
     batch_size: int = BATCH_SIZE,
     size_px: int = SIZE_PX,
     seed: int = 0,
@@ -77,7 +77,8 @@ def pretrain_diffusion(
         objective: `text` for a text-to-image model; `unconditional` and `masked` for its controls.
         latents: Folder of prepared latents, which several runs may share; none = `latents` in `out`.
         scenes: Scenes to train on, a multiple of 1,000.
-        steps: Optimiser steps; the same seed and steps give the same weights on the same machine.
+        steps: Optimiser steps; the same seed and steps give the same weights on the same machine. Where not given,
+            those of the run that is gone on with, or `STEPS`.
         batch_size: Pictures of a step.
         size_px: Side of the pictures, pixels, a multiple of 32.
         seed: Of weights, scenes and draws.
@@ -88,11 +89,11 @@ def pretrain_diffusion(
         on_step: Called after each step with the run and its loss.
 
     Raises:
-        UsageError: If a number does not fit, or `out` holds another run.
+        UsageError: If a number does not fit, or `out` holds another run, or one that has done more steps.
     """
     if size_px < 32 or size_px % 32:
         raise UsageError(f"Pictures of {size_px} px: give a multiple of 32.")
-    if steps < 1 or batch_size < 1:
+    if (steps is not None and steps < 1) or batch_size < 1:
         raise UsageError(f"steps={steps}, batch_size={batch_size}: both must be more than 0.")
     folder = writable_folder(out)
     checkpoint = folder / CHECKPOINT
@@ -101,9 +102,16 @@ def pretrain_diffusion(
     shards = prepare_latents(
         store, scenes=scenes, seed=split_seed(seed, "train"), size_px=size_px, workers=workers, on_shard=on_shard
     )
-    run = new_run(objective, seed=seed, data=f"{scenes} scenes at {size_px} px", size_px=size_px, device=device)
+    data = f"{scenes} scenes at {size_px} px, {batch_size} a step"
+    run = new_run(objective, seed=seed, data=data, size_px=size_px, device=device)
     if checkpoint.is_file():
         run.restore(checkpoint)
+    steps = steps or run.limit or STEPS
+    if run.step > steps:
+        raise UsageError(
+            f"The run in {folder} has done {run.step} steps, more than steps={steps}. Give more, or none to go on as "
+            "it was begun."
+        )
     with only_run_in(folder), stop_request() as stop:
         go_on = saving_steps(checkpoint, stop, every_s=SECONDS_BETWEEN_CHECKPOINTS, on_step=on_step)
         train_diffusion(run, LatentSet(shards), steps=steps, batch_size=batch_size, go_on=go_on)

@@ -49,6 +49,8 @@ class DiffusionRun:
     step: int = 0
     seconds: float = 0.0
     """CPU time spent on steps."""
+    limit: int | None = None
+    """Steps in all that it was last trained for; a checkpoint keeps it."""
     optimiser: Muon = field(init=False)
 
     def __post_init__(self) -> None:
@@ -60,7 +62,7 @@ class DiffusionRun:
 
     def save(self, path: str | Path) -> None:
         """Write weights, optimiser state and progress to one file, atomically."""
-        progress = {"step": self.step, "seconds": self.seconds, **self._identity()}
+        progress = {"step": self.step, "seconds": self.seconds, "limit": self.limit, **self._identity()}
         save_run(path, self._models(), self.optimiser, progress)
 
     def restore(self, path: str | Path) -> None:
@@ -71,6 +73,7 @@ class DiffusionRun:
         """
         progress = restore_run(path, self._models(), self.optimiser, self._identity())
         self.step, self.seconds = int(progress["step"]), float(progress["seconds"])
+        self.limit = progress.get("limit")
 
     def _models(self) -> dict[str, torch.nn.Module]:
         return {"unet": self.unet, "text": self.text_encoder.model}
@@ -104,6 +107,7 @@ def train_diffusion(
     device = next(run.unet.parameters()).device
     alpha_bars, use_bf16 = run.scheduler.alphas_cumprod.to(device), has_fast_bf16(device)
     run.unet.train()
+    run.limit = steps
     while run.step < steps:
         begin = time.process_time()
         for group in run.optimiser.param_groups:

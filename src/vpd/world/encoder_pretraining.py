@@ -64,7 +64,7 @@ def pretrain_encoder(
         model: Whose VAE: a diffusion model (folder, hub id, single file, `world`), or a folder of a model adapted from
             one.
         steps: Optimiser steps; the same seed and steps give the same weights on the same machine.
-        minutes: Time; 10 where neither is given.
+        minutes: Time; where neither is given, 10, or the limits of the run that is gone on with.
         size_px: Side of the crops, pixels, a multiple of 8.
         seed: Of weights and draws.
         resume: Go on from the checkpoint in `out`, if there is one.
@@ -76,7 +76,7 @@ def pretrain_encoder(
             another run.
     """
     pictures = Pictures.find(images, size_px=size_px, seed=seed)
-    minutes = check_limits(steps, minutes)
+    check_limits(steps, minutes)
     place = find_device(device)
     teacher = find_teacher(model)
     stride_px = latent_stride(teacher)
@@ -88,7 +88,7 @@ def pretrain_encoder(
     run = EncoderRun(
         new_encoder(config, seed=seed).to(place),
         seed=seed,
-        images=f"{images} at {size_px} px",
+        images=pictures.mark,
         teacher=teacher.to(device=place, memory_format=torch.channels_last),
         model=f"{model} ({fingerprint(teacher.state_dict())[:12]})",
     )

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,16 @@ from vpd.world.muon import Muon
 from vpd.world.run_state import restore_run, save_run
 
 WARMUP_STEPS = 50
+
+
+class Limits(NamedTuple):
+    """How long a run goes on, counted from its beginning, whichever ends first; neither = not said."""
+
+    steps: int | None = None
+    minutes: float | None = None
+
+
+NO_LIMITS = Limits()
 
 
 @dataclass
@@ -32,6 +42,8 @@ class ImageRun(ABC):
     """Steps done."""
     seconds: float = 0.0
     """Time spent on them."""
+    limits: Limits = NO_LIMITS
+    """Those that it was last trained with; a checkpoint keeps them, as the learning rate depends on them."""
     optimiser: Muon = field(init=False)
     part: ClassVar[str]
     """What its checkpoints call the network."""
@@ -46,15 +58,16 @@ class ImageRun(ABC):
     def loss(self, images: Tensor) -> Tensor:
         """Training loss of a step, a scalar, for `(b, 3, H, W)` in [-1, 1]."""
 
-    def share_done(self, steps: int | None, minutes: float | None) -> float:
-        """How much of the training is done, by whichever of the limits is nearer; 1 = all."""
+    def share_done(self, limits: Limits | None = None) -> float:
+        """How much of the training is done, by whichever of the limits (none = its own) is nearer; 1 = all."""
+        steps, minutes = limits or self.limits
         by_steps = self.step / steps if steps else 0.0
         by_time = self.seconds / (60 * minutes) if minutes else 0.0
         return max(by_steps, by_time)
 
     def save(self, path: str | Path) -> None:
         """Write weights, optimiser state and progress to one file, atomically."""
-        progress = {"step": self.step, "seconds": self.seconds, **self.identity()}
+        progress = {"step": self.step, "seconds": self.seconds, "limits": self.limits, **self.identity()}
         save_run(path, {self.part: self.network}, self.optimiser, progress)
 
     def restore(self, path: str | Path) -> None:
@@ -65,6 +78,7 @@ class ImageRun(ABC):
         """
         progress = restore_run(path, {self.part: self.network}, self.optimiser, self.identity())
         self.step, self.seconds = int(progress["step"]), float(progress["seconds"])
+        self.limits = Limits(*progress.get("limits", NO_LIMITS))
 
     def identity(self) -> dict[str, object]:
         """What a checkpoint must have been made with to be gone on from."""
@@ -101,10 +115,11 @@ def train_on_images(
     """
     if steps is None and minutes is None:
         raise ValueError("Neither steps nor minutes given: say how long to train.")
+    run.limits = Limits(steps, minutes)
     device = next(run.network.parameters()).device
     use_bf16 = has_fast_bf16(device) if bf16 is None else bf16
     run.network.train()
-    while (done := run.share_done(steps, minutes)) < 1:
+    while (done := run.share_done()) < 1:
         begin = time.perf_counter()
         rate = run.learning_rate * min(1, (run.step + 1) / WARMUP_STEPS) * 0.5 * (1 + math.cos(math.pi * done))
         for group in run.optimiser.param_groups:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from zlib import crc32
 
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from vpd.training.folder_lock import only_run_in
 from vpd.training.stopping import stop_request
 from vpd.world.crops import middle_crop, photo_batches, read_small, to_batch, world_batches
 from vpd.world.dataset import split_seed
-from vpd.world.image_training import Run, train_on_images
+from vpd.world.image_training import NO_LIMITS, Limits, Run, train_on_images
 from vpd.world.render import Rendering, render
 from vpd.world.run_state import refuse_other_runs, saving_steps
 from vpd.world.sampling import sample_scene
@@ -62,6 +63,13 @@ class Pictures:
         rest = [path for path in files if path not in kept] or files
         return cls(str(images), size_px, seed, tuple(rest), tuple(kept))
 
+    @property
+    def mark(self) -> str:
+        """Name and size, and of photographs which files: other ones would be drawn in another order."""
+        paths = "\n".join(str(path) for path in (*self.files, *self.kept))
+        which = f" ({len(self.files)} files, {crc32(paths.encode()):08x})" if self.files else ""
+        return f"{self.name}{which} at {self.size_px} px"
+
     def batches(self, start: int) -> Iterator[Tensor]:
         """Training batches from number `start` on."""
         size_px = self.size_px
@@ -83,15 +91,14 @@ class Pictures:
         return [render(sample_scene(world_seed, number), self.size_px) for number in range(HELD_OUT)]
 
 
-def check_limits(steps: int | None, minutes: float | None) -> float | None:
-    """The minutes of a run: as given, or `DEFAULT_MINUTES` where there is no limit.
+def check_limits(steps: int | None, minutes: float | None) -> None:
+    """Make sure that limits are such.
 
     Raises:
         UsageError: If one of them is not more than 0.
     """
     if (steps is not None and steps < 1) or (minutes is not None and minutes <= 0):
         raise UsageError(f"steps={steps}, minutes={minutes}: both must be more than 0.")
-    return DEFAULT_MINUTES if steps is None and minutes is None else minutes
 
 
 def train_in_folder(
@@ -112,8 +119,9 @@ def train_in_folder(
         pictures: What on.
         checkpoint: The file, in the folder that nothing else may train in meanwhile.
         result: Where the caller will put the weights; what is there already is not written over.
-        steps: As for `train_on_images`.
-        minutes: As for `train_on_images`.
+        steps: Steps in all. Where neither they nor minutes are given, a run that is gone on with keeps its limits,
+            and a new one gets `DEFAULT_MINUTES`.
+        minutes: Time in all, whichever ends first.
         resume: Go on from the checkpoint, if there is one.
         on_step: Called after each step with the run and its loss.
 
@@ -121,15 +129,24 @@ def train_in_folder(
         The signal, after which the checkpoint is there; none = trained to the end.
 
     Raises:
-        UsageError: If there is a checkpoint that is not to be resumed, or is of another run, or a result.
+        UsageError: If there is a checkpoint that is not to be resumed, is of another run or has passed new limits, or
+            a result.
     """
     folder = writable_folder(checkpoint.parent)
     refuse_other_runs(checkpoint, result=result, resume=resume)
+    limits = Limits(steps, minutes)
     if checkpoint.is_file():
         run.restore(checkpoint)
+        if limits not in (NO_LIMITS, run.limits) and run.share_done(limits) >= 1:
+            raise UsageError(
+                f"The run in {folder} has done {run.step} steps in {run.seconds / 60:.1f} minutes, which is all of "
+                f"steps={steps}, minutes={minutes}. Give more, or neither to go on as it was begun."
+            )
+    if limits == NO_LIMITS:
+        limits = Limits(minutes=DEFAULT_MINUTES) if run.limits == NO_LIMITS else run.limits
     with only_run_in(folder), stop_request() as stop:
         go_on = saving_steps(checkpoint, stop, every_s=SECONDS_BETWEEN_CHECKPOINTS, on_step=on_step)
-        train_on_images(run, pictures.batches(run.step), steps=steps, minutes=minutes, go_on=go_on)
+        train_on_images(run, pictures.batches(run.step), **limits._asdict(), go_on=go_on)
     if stop.signal is not None:
         run.save(checkpoint)
     return stop.signal

@@ -63,7 +63,7 @@ def pretrain_vae(
         images: Folder of images, or `world`.
         out: Folder to write; gets `vae`, `unet`, `text_encoder`, `tokenizer`, `scheduler`, `model_index.json`.
         steps: Optimiser steps; the same seed and steps give the same weights on the same machine.
-        minutes: Time; 10 where neither is given.
+        minutes: Time; where neither is given, 10, or the limits of the run that is gone on with.
         size_px: Side of the crops, pixels, a multiple of 8.
         stride_px: Pixels to one latent: 4, or 8 as in Stable Diffusion, with less detail at a quarter of the cost.
         seed: Of weights and draws.
@@ -77,9 +77,9 @@ def pretrain_vae(
     pictures = Pictures.find(images, size_px=size_px, seed=seed)
     if stride_px not in CHANNELS:
         raise UsageError(f"stride {stride_px}: choose one of {', '.join(map(str, CHANNELS))} pixels.")
-    minutes = check_limits(steps, minutes)
+    check_limits(steps, minutes)
     vae = build_autoencoder(CHANNELS[stride_px], seed=seed).to(find_device(device))
-    run = AutoencoderRun(vae, seed=seed, images=f"{images} at {size_px} px, stride {stride_px}")
+    run = AutoencoderRun(vae, seed=seed, images=f"{pictures.mark}, stride {stride_px}")
     checkpoint = Path(out) / CHECKPOINT
     result = Path(out) / "vae" / SAFETENSORS_WEIGHTS_NAME
     stopped_by = train_in_folder(

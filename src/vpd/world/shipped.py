@@ -27,7 +27,7 @@ def shipped_diffusion(folder: Path = FOLDER) -> Path:
         folder: Where it lies.
 
     Raises:
-        UsageError: If a file is missing or not the one that was shipped.
+        UsageError: If a weight file is missing or not the one that was shipped.
     """
     _verify(folder, lambda name: name.split("/")[0] not in ADAPTED.values())
     return folder
@@ -42,7 +42,7 @@ def shipped_model(name: str, folder: Path = FOLDER) -> Path:
         folder: Where all shipped weights lie.
 
     Raises:
-        UsageError: If a file is missing or not the one that was shipped.
+        UsageError: If a weight file is missing or not the one that was shipped.
     """
     task = ADAPTED[name]
     _verify(folder, lambda path: path.split("/")[0] == task)
