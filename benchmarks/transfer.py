@@ -5,15 +5,18 @@
     python benchmarks/transfer.py report RESULTS.jsonl
 
 Each run is a training by the library and an evaluation on the test split, and leaves one line in RESULTS; one that is
-there is not made again. The backbone `text` is also trained with single options of the `reference` recipe.
+there, with the same weights and settings, is not made again. The backbone `text` is also trained with single options of
+the `reference` recipe.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
 import time
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +33,7 @@ from vpd.files import append_json_line, read_json_lines
 from vpd.loading import load
 from vpd.metrics.intervals import half_width
 from vpd.training.run import train
+from vpd.world.shipped import WORLD, shipped_diffusion
 
 COMMON = {"batch_size": 8, "crop_px": 128, "learning_rate": 1e-3, "unet_lr_scale": 1.0, "trackers": [], "workers": 0}
 COMMON |= {"validate_every": 100_000, "checkpoint_every": 100_000, "keep": 1, "pictures": 0}
@@ -62,6 +66,17 @@ def plan(data: dict[str, str], backbones: dict[str, str], seeds: int) -> Iterato
                     yield name, "text", options, seed
 
 
+def mark(source: str, name: str, options: str) -> str:
+    """Eight letters that change with the weights of a backbone and with what is the same in all runs."""
+    folder = shipped_diffusion() if source == WORLD else Path(source)
+    found = zlib.crc32(json.dumps([COMMON, DATA[name], OPTIONS[options]]).encode())
+    for path in sorted(
+        path for part in ("unet", "text_encoder", "vae") for path in (folder / part).glob("*.safetensors")
+    ):
+        found = zlib.crc32(path.read_bytes(), found)
+    return f"{found:08x}"
+
+
 def make(root: str, name: str, source: str, options: str, seed: int) -> dict[str, Any]:
     """Train and measure once."""
     task, split, settings = DATA[name]
@@ -81,8 +96,10 @@ def run_all(options: argparse.Namespace) -> None:
     data, backbones = (dict(pair.split("=", 1) for pair in pairs) for pairs in (options.data, options.backbone))
     done, begin = {line["key"] for line in read_json_lines(options.results)}, time.monotonic()
     for name, backbone, arm, seed in plan(data, backbones, options.seeds):
-        key = f"{name}, {backbone}, {arm}, seed {seed}"
-        if key in done or backbone not in backbones:
+        if backbone not in backbones:
+            continue
+        key = f"{name}, {backbone}, {arm}, seed {seed}, made with {mark(backbones[backbone], name, arm)}"
+        if key in done:
             continue
         if options.minutes is not None and time.monotonic() - begin > 60 * options.minutes:
             print("Time is up.", flush=True)
@@ -92,16 +109,17 @@ def run_all(options: argparse.Namespace) -> None:
         except FloatingPointError as error:  # as made again it would be the same
             print(f"{key}: {error}", flush=True)
             line = {"score": None, "metric": SCORE[DATA[name][0]], "cpu_s": None}
-        append_json_line(options.results, {"key": key, "data": name, "backbone": backbone, "options": arm, **line})
+        what = {"key": key, "data": name, "backbone": backbone, "options": arm, "seed": seed}
+        append_json_line(options.results, what | line)
         print(f"{key}: {line['metric']} {line['score']}, CPU s {line['cpu_s']}", flush=True)
 
 
 def report(options: argparse.Namespace) -> None:
     """Print a table in Markdown; differences are seed by seed, with the 95 % interval of their mean (Student's t)."""
-    scores: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
+    scores: dict[tuple[str, str, str], dict[int, float]] = defaultdict(dict)
     for line in read_json_lines(options.results):
         if line["score"] is not None:
-            scores[line["data"], line["backbone"], line["options"]][line["key"].rpartition(" ")[2]] = line["score"]
+            scores[line["data"], line["backbone"], line["options"]][line["seed"]] = line["score"]
     print(
         "| data | backbone | options | seeds | mean | each | less `text`, `default` |",
         "|---|---|---|---|---|---|---|",
