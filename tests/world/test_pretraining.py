@@ -68,7 +68,7 @@ def test_stopped_run_resumes_to_the_same_weights(images, tmp_path):
         pretrain_vae(images, tmp_path / "part", steps=4, size_px=16)
     with pytest.raises(UsageError, match="of a run with images"):
         pretrain_vae(images, tmp_path / "part", steps=4, size_px=32, resume=True)
-    with pytest.raises(UsageError, match=r"has done 2 steps .* all of steps=2, minutes=None\. Give more, or neither"):
+    with pytest.raises(UsageError, match=r"has done 2 steps .* all of steps=2\. Give more, or no limit"):
         pretrain_vae(images, tmp_path / "part", steps=2, size_px=16, resume=True)
     report = pretrain_vae(images, tmp_path / "part", size_px=16, resume=True)  # to the limit it was begun with
     assert (report.stopped_by, report.steps) == (None, 4)

@@ -138,9 +138,10 @@ def train_in_folder(
     if checkpoint.is_file():
         run.restore(checkpoint)
         if limits not in (NO_LIMITS, run.limits) and run.share_done(limits) >= 1:
+            asked = ", ".join(f"{name}={value:g}" for name, value in limits._asdict().items() if value)
             raise UsageError(
                 f"The run in {folder} has done {run.step} steps in {run.seconds / 60:.1f} minutes, which is all of "
-                f"steps={steps}, minutes={minutes}. Give more, or neither to go on as it was begun."
+                f"{asked}. Give more, or no limit to go on as it was begun."
             )
     if limits == NO_LIMITS:
         limits = Limits(minutes=DEFAULT_MINUTES) if run.limits == NO_LIMITS else run.limits
