@@ -88,6 +88,15 @@ def shuffled_classes(model: SegmentationModel, names: list[str]) -> Tensor:
     return model.class_embeddings[torch.stack(orders)]
 
 
+def weights_hash(folder: str | Path, *parts: str) -> str:
+    """Eight letters that change with the weights of these parts of a folder in diffusers' layout."""
+    crc = 0
+    for part in parts:
+        for path in sorted(Path(folder, part).glob("*.safetensors")):
+            crc = zlib.crc32(path.read_bytes(), crc)
+    return f"{crc:08x}"
+
+
 @dataclass
 class Sources:
     """The backbones at hand."""
@@ -100,7 +109,7 @@ class Sources:
     def __post_init__(self) -> None:
         if "text" not in self.folders:
             raise ValueError("Prompts come from the text encoder of the backbone `text`: give its folder.")
-        vaes = {self._hash(name, "vae") for name in self.folders}
+        vaes = {weights_hash(folder, "vae") for folder in self.folders.values()}
         if len(vaes) > 1:
             raise ValueError("The backbones have different autoencoders: then it is not only the UNet that differs.")
         self._encoders: dict[tuple[str, type[TextEncoder]], TextEncoder] = {}
@@ -108,14 +117,7 @@ class Sources:
 
     def weights(self, name: str) -> str:
         """Short hash of UNet and text encoder, by which results know what they were made with."""
-        return self._hash(name, "unet", "text_encoder")
-
-    def _hash(self, name: str, *parts: str) -> str:
-        crc = 0
-        for part in parts:
-            for path in sorted(Path(self.folders[name], part).glob("*.safetensors")):
-                crc = zlib.crc32(path.read_bytes(), crc)
-        return f"{crc:08x}"
+        return weights_hash(self.folders[name], "unet", "text_encoder")
 
     def encoder(self, arm: Arm) -> TextEncoder:
         """The text encoder of an arm: that of `text`, but for the empty text the backbone's own."""

@@ -203,7 +203,7 @@ def steps_to(steps: np.ndarray, values: np.ndarray, target: float, *, is_error: 
 
 def _steps_table(lines: Lines) -> str:
     text = [
-        "## Steps to the end of the random backbone",
+        "## Steps to the best of the random backbone",
         "",
         "When the mean curve of a backbone first reaches the best that the random one's has, on the first test scenes.",
         "",

@@ -26,6 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from claims_models import weights_hash
 
 from vpd.data.opening import open_data
 from vpd.evaluation import SCORE, evaluate
@@ -66,15 +67,9 @@ def plan(data: dict[str, str], backbones: dict[str, str], seeds: int) -> Iterato
                     yield name, "text", options, seed
 
 
-def mark(source: str, name: str, options: str) -> str:
-    """Eight letters that change with the weights of a backbone and with what is the same in all runs."""
-    folder = shipped_diffusion() if source == WORLD else Path(source)
-    found = zlib.crc32(json.dumps([COMMON, DATA[name], OPTIONS[options]]).encode())
-    for path in sorted(
-        path for part in ("unet", "text_encoder", "vae") for path in (folder / part).glob("*.safetensors")
-    ):
-        found = zlib.crc32(path.read_bytes(), found)
-    return f"{found:08x}"
+def settings_hash(name: str, options: str) -> str:
+    """Eight letters that change with what is the same in all runs of a data set and its options."""
+    return f"{zlib.crc32(json.dumps([COMMON, DATA[name], OPTIONS[options]]).encode()):08x}"
 
 
 def make(root: str, name: str, source: str, options: str, seed: int) -> dict[str, Any]:
@@ -94,11 +89,13 @@ def run_all(options: argparse.Namespace) -> None:
     """Make the runs that are not there yet."""
     torch.set_num_threads(1)
     data, backbones = (dict(pair.split("=", 1) for pair in pairs) for pairs in (options.data, options.backbone))
+    folders = {name: shipped_diffusion() if source == WORLD else source for name, source in backbones.items()}
+    weights = {name: weights_hash(folder, "unet", "text_encoder", "vae") for name, folder in folders.items()}
     done, begin = {line["key"] for line in read_json_lines(options.results)}, time.monotonic()
     for name, backbone, arm, seed in plan(data, backbones, options.seeds):
         if backbone not in backbones:
             continue
-        key = f"{name}, {backbone}, {arm}, seed {seed}, made with {mark(backbones[backbone], name, arm)}"
+        key = f"{name}, {backbone}, {arm}, seed {seed}, made with {weights[backbone]} {settings_hash(name, arm)}"
         if key in done:
             continue
         if options.minutes is not None and time.monotonic() - begin > 60 * options.minutes:

@@ -190,11 +190,8 @@ def _growth(
 
 def _peaks_mib(ways: list[Way], images: Tensor, text: Tensor) -> dict[str, dict[str, float]]:
     """Each way's most memory by part; measured once for a way and the same with its heap kept."""
-    found: dict[str, dict[str, float]] = {}
-    for way in ways:
-        plain = way.name.removesuffix(HEAP)
-        if plain not in found:
-            found[plain] = peak_mib(way, images, text)
+    plain = {way.name.removesuffix(HEAP): way for way in ways}
+    found = {name: peak_mib(way, images, text) for name, way in plain.items()}
     return {way.name: found[way.name.removesuffix(HEAP)] for way in ways}
 
 

@@ -68,25 +68,20 @@ def _growth_table(result: dict[str, Any], axis: str) -> str:
         "| UNet's peak MiB | ratio | pictures a second |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    lines += [
-        f"| {name} | {point[axis]} | {_short(point[result['clock']])} | {_ratio(point, 'time')} "
-        f"| {_ratio(point, 'unet_time')} | {point['gflop']:.4g} | {_ratio(point, 'gflop')} "
-        f"| {_mib(point, 'encoder')} | {_ratio(point, 'encoder_peak')} "
-        f"| {_mib(point, 'unet')} | {_ratio(point, 'unet_peak')} | {point['images_per_s']:.3g} |"
-        for name, points in result["growth"][axis].items()
-        for point in points
-    ]
+    for name, points in result["growth"][axis].items():
+        for point in points:
+            ratios = {key: _known(value, ".2f") for key, value in point.items() if key.endswith("_ratio")}
+            cells = [name, point[axis], _short(point[result["clock"]]), ratios["time_ratio"], ratios["unet_time_ratio"]]
+            cells += [format(point["gflop"], ".4g"), ratios["gflop_ratio"]]
+            for part in PARTS:
+                cells += [_known(point[f"{part}_peak_mib"], ".4g"), ratios[f"{part}_peak_ratio"]]
+            cells.append(format(point["images_per_s"], ".3g"))
+            lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
-def _ratio(point: dict[str, Any], of: str) -> str:
-    ratio = point[f"{of}_ratio"]
-    return "" if ratio is None else f"{ratio:.2f}"
-
-
-def _mib(point: dict[str, Any], part: str) -> str:
-    peak = point[f"{part}_peak_mib"]
-    return "" if peak is None else f"{peak:.4g}"
+def _known(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def _short(seconds: float) -> str:

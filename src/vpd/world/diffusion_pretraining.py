@@ -98,10 +98,6 @@ def pretrain_diffusion(
     folder = writable_folder(out)
     checkpoint = folder / CHECKPOINT
     refuse_other_runs(checkpoint, result=folder / "unet" / SAFETENSORS_WEIGHTS_NAME, resume=resume)
-    store = Path(latents) if latents else folder / "latents"
-    shards = prepare_latents(
-        store, scenes=scenes, seed=split_seed(seed, "train"), size_px=size_px, workers=workers, on_shard=on_shard
-    )
     data = f"{scenes} scenes at {size_px} px, {batch_size} a step"
     run = new_run(objective, seed=seed, data=data, size_px=size_px, device=device)
     if checkpoint.is_file():
@@ -112,6 +108,10 @@ def pretrain_diffusion(
             f"The run in {folder} has done {run.step} steps, more than steps={steps}. Give more, or none to go on as "
             "it was begun."
         )
+    store = Path(latents) if latents else folder / "latents"
+    shards = prepare_latents(
+        store, scenes=scenes, seed=split_seed(seed, "train"), size_px=size_px, workers=workers, on_shard=on_shard
+    )
     with only_run_in(folder), stop_request() as stop:
         go_on = saving_steps(checkpoint, stop, every_s=SECONDS_BETWEEN_CHECKPOINTS, on_step=on_step)
         train_diffusion(run, LatentSet(shards), steps=steps, batch_size=batch_size, go_on=go_on)
