@@ -1,5 +1,6 @@
 """Do the paper's claims hold? Models that differ in one thing, trained and tested on rendered scenes.
 
+    python benchmarks/claims.py random DIR                            # a backbone of random weights
     python benchmarks/claims.py run RESULTS.jsonl --backbone text=DIR --backbone random=DIR \
         [--backbone unconditional=DIR] [--backbone masked=DIR] [--seeds 5] [--minutes M] [--only task=refer,regime=full]
     python benchmarks/claims.py plan RESULTS.jsonl --backbone ...     # what is done and what is left
@@ -23,11 +24,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from claims_arms import Run, plan, trials
-from claims_models import Sources
+from claims_models import Sources, read_backbones
 from claims_report import write_report
 from claims_runs import Laboratory, Settings, best_rate
 
-from vpd.files import append_json_line, read_json_lines
+from vpd.errors import UsageError
+from vpd.files import append_json_line, read_json_lines, writable_folder
+from vpd.world.autoencoder import load_autoencoder
+from vpd.world.diffusion_pretraining import new_run
+from vpd.world.miniature import save_diffusion_folder
 
 
 def run_all(results: Path, options: argparse.Namespace) -> None:
@@ -74,6 +79,13 @@ def show_plan(results: Path, options: argparse.Namespace) -> None:
     print(f"all: {planned.total()} planned, {left.total()} left")
 
 
+def write_random(folder: Path) -> None:
+    """The shipped architecture before its training, with the shipped VAE."""
+    run = new_run("text", seed=1, data="", size_px=Settings.size_px)
+    vae, folder = load_autoencoder(None), writable_folder(folder)
+    save_diffusion_folder(folder, vae=vae, unet=run.unet, text_encoder=run.text_encoder.model)
+
+
 def chosen_runs(sources: Sources, options: argparse.Namespace) -> list[Run]:
     """The plan, filtered."""
     only = dict(pair.split("=", 1) for pair in options.only.split(",")) if options.only else {}
@@ -87,7 +99,7 @@ def chosen_runs(sources: Sources, options: argparse.Namespace) -> list[Run]:
 
 def read_sources(options: argparse.Namespace) -> Sources:
     """The backbones of the command line."""
-    return Sources(dict(pair.split("=", 1) for pair in options.backbone), options.cache_mb)
+    return Sources(read_backbones(options.backbone), options.cache_mb)
 
 
 def read_settings(options: argparse.Namespace) -> Settings:
@@ -118,14 +130,20 @@ def main() -> None:
         command.add_argument("--full-batch-size", type=int, default=Settings.full_batch)
         command.add_argument("--test-scenes", type=int, default=Settings.test_scenes)
         command.add_argument("--cache-mb", type=int, default=Sources.cache_mb, help="for each frozen backbone")
+    commands.add_parser("random", help="write the random backbone").add_argument("folder", type=Path)
     report = commands.add_parser("report")
     report.add_argument("results", type=Path)
     report.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    if options.command == "report":
-        write_report(options.results, options.out)
-    else:
-        {"run": run_all, "plan": show_plan}[options.command](options.results, options)
+    try:
+        if options.command == "random":
+            write_random(options.folder)
+        elif options.command == "report":
+            write_report(options.results, options.out)
+        else:
+            {"run": run_all, "plan": show_plan}[options.command](options.results, options)
+    except UsageError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

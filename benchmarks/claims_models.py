@@ -11,9 +11,11 @@ import torch
 from claims_arms import Arm
 from torch import Tensor
 
+from vpd.backbones.sources import find_source
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.caching import FrozenCaches, TensorCache
 from vpd.config import DepthConfig, Fit, ReferConfig, SegmentConfig
+from vpd.errors import UsageError
 from vpd.frozen_features import FrozenBackbone
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import PLAIN_TEMPLATE, embed_names
@@ -89,12 +91,29 @@ def shuffled_classes(model: SegmentationModel, names: list[str]) -> Tensor:
 
 
 def weights_hash(folder: str | Path, *parts: str) -> str:
-    """Eight letters that change with the weights of these parts of a folder in diffusers' layout."""
+    """Eight letters that change with the weights of these parts of a folder in diffusers' layout.
+
+    Raises:
+        UsageError: If a part has none.
+    """
     crc = 0
     for part in parts:
-        for path in sorted(Path(folder, part).glob("*.safetensors")):
+        paths = sorted(Path(folder, part).glob("*.safetensors"))
+        if not paths:
+            raise UsageError(f"{Path(folder, part)} holds no *.safetensors: {folder} is no diffusion model.")
+        for path in paths:
             crc = zlib.crc32(path.read_bytes(), crc)
     return f"{crc:08x}"
+
+
+def read_backbones(pairs: list[str]) -> dict[str, str]:
+    """Name -> folder, of words like `text=world` and `random=DIR`.
+
+    Raises:
+        UsageError: If there is no such folder.
+    """
+    named = dict(pair.partition("=")[::2] for pair in pairs)
+    return {name: str(find_source(source)) for name, source in named.items()}
 
 
 @dataclass
@@ -108,10 +127,10 @@ class Sources:
 
     def __post_init__(self) -> None:
         if "text" not in self.folders:
-            raise ValueError("Prompts come from the text encoder of the backbone `text`: give its folder.")
+            raise UsageError("Prompts come from the text encoder of the backbone `text`: give its folder.")
         vaes = {weights_hash(folder, "vae") for folder in self.folders.values()}
         if len(vaes) > 1:
-            raise ValueError("The backbones have different autoencoders: then it is not only the UNet that differs.")
+            raise UsageError("The backbones have different autoencoders: then it is not only the UNet that differs.")
         self._encoders: dict[tuple[str, type[TextEncoder]], TextEncoder] = {}
         self._frozen: dict[tuple[str, ...], FrozenBackbone] = {}
 

@@ -148,8 +148,8 @@ class Laboratory:
         mode = "full" if arm.regime == "full" else "head" if arm.is_cached else "frozen"
         settings, batch_size = self.settings, self.settings.batch_size(arm.regime)
         steps, _ = settings.steps_of(arm.task)
-        given = {"model": arm.backbone, "data": {"root": "world"}, "crop_px": settings.size_px, "mode": mode}
-        given |= {"steps": steps, "batch_size": batch_size, "seed": seed}
+        given: dict[str, Any] = {"model": arm.backbone, "data": {"root": "world"}, "recipe": "default", "mode": mode}
+        given |= {"crop_px": settings.size_px, "steps": steps, "batch_size": batch_size, "seed": seed}
         config = resolve_config(model.config.task, given, {"learning_rate": rate, "unet_lr_scale": UNET_SHARE})
         stepper = Stepper(model, config, self._accelerator, caches)
         schedule = schedule_of(config, samples=len(train.names))

@@ -26,15 +26,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from claims_models import weights_hash
+from claims_models import read_backbones, weights_hash
 
 from vpd.data.opening import open_data
+from vpd.errors import UsageError
 from vpd.evaluation import SCORE, evaluate
 from vpd.files import append_json_line, read_json_lines
 from vpd.loading import load
 from vpd.metrics.intervals import half_width
 from vpd.training.run import train
-from vpd.world.shipped import WORLD, shipped_diffusion
 
 COMMON = {"batch_size": 8, "crop_px": 128, "learning_rate": 1e-3, "unet_lr_scale": 1.0, "trackers": [], "workers": 0}
 COMMON |= {"validate_every": 100_000, "checkpoint_every": 100_000, "keep": 1, "pictures": 0}
@@ -88,9 +88,8 @@ def make(root: str, name: str, source: str, options: str, seed: int) -> dict[str
 def run_all(options: argparse.Namespace) -> None:
     """Make the runs that are not there yet."""
     torch.set_num_threads(1)
-    data, backbones = (dict(pair.split("=", 1) for pair in pairs) for pairs in (options.data, options.backbone))
-    folders = {name: shipped_diffusion() if source == WORLD else source for name, source in backbones.items()}
-    weights = {name: weights_hash(folder, "unet", "text_encoder", "vae") for name, folder in folders.items()}
+    data, backbones = dict(pair.split("=", 1) for pair in options.data), read_backbones(options.backbone)
+    weights = {name: weights_hash(folder, "unet", "text_encoder", "vae") for name, folder in backbones.items()}
     done, begin = {line["key"] for line in read_json_lines(options.results)}, time.monotonic()
     for name, backbone, arm, seed in plan(data, backbones, options.seeds):
         if backbone not in backbones:
@@ -150,7 +149,10 @@ def main() -> None:
     command.set_defaults(run=report)
     command.add_argument("results", type=Path)
     options = parser.parse_args()
-    options.run(options)
+    try:
+        options.run(options)
+    except UsageError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

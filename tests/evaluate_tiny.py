@@ -50,4 +50,3 @@ if __name__ == "__main__":
     except UsageError as error:
         found["bad"] = str(error)
     (out / f"{accelerator.process_index}.json").write_text(json.dumps(found))
-    accelerator.end_training()

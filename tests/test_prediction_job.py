@@ -328,3 +328,13 @@ def test_a_killed_shard_is_run_again(tmp_path: Path):
 @pytest.mark.extras
 def test_a_thousand_images_in_shards_of_which_one_is_killed(tmp_path: Path):
     share_out(tmp_path, number=1000, batch=8, shards=4)
+
+
+@pytest.mark.parametrize(("name", "what"), [("model.safetensors", "a model"), ("config.yaml", "a training run")])
+def test_predictions_are_not_mixed_into_models_and_runs(photos: Path, tmp_path: Path, name: str, what: str):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / name).touch()
+    with pytest.raises(UsageError, match=rf"run holds {what} \({name}\)\. Give --out another folder"):
+        Job(Thresholder(), photos, out)
+    assert [path.name for path in out.iterdir()] == [name]

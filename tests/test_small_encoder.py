@@ -104,7 +104,7 @@ def test_requests_that_cannot_be_met(model: SegmentationModel, tmp_path: Path) -
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
     """Runs `vpd` in this process; its status and standard error."""
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    monkeypatch.setattr("vpd.cli._quiet", lambda: None)
+    monkeypatch.setattr("vpd.cli.quiet_libraries", lambda: None)
     monkeypatch.setattr("vpd.allocator.keep_heap", lambda: None)
 
     def command(*words: object) -> tuple[int, str]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+_HOLDS = {WEIGHTS_FILE: "a model", "model_index.json": "a diffusion model", "config.yaml": "a training run"}
 _PAIR = "saved_together"  # the same words in both files: neither is from another save
 _BASE = "base"
 
@@ -70,6 +71,19 @@ def save_model(model: PerceptionModel, folder: str | Path, *, base: str | None =
         model.text_encoder.model.save_pretrained(folder / "text_encoder")
         model.text_encoder.tokenizer.save_pretrained(folder / "tokenizer")
     write_json(folder / CONFIG_FILE, {**contents, _PAIR: pair})
+
+
+def results_folder(path: str | Path) -> Path:
+    """`writable_folder`, for results that must not be mixed with a model or a training run.
+
+    Raises:
+        UsageError: If the folder holds one, or takes no files.
+    """
+    path = Path(path)
+    for name, what in _HOLDS.items():
+        if (path / name).is_file():
+            raise UsageError(f"{path} holds {what} ({name}). Give --out another folder.")
+    return writable_folder(path)
 
 
 def check_pair(folder: Path) -> None:

@@ -173,7 +173,7 @@ def contact_sheet(
         scales_m: Depths of the first and last colour of each row, for a scale below it, or none.
         legend: Colours with their meaning, and how much of the pictures has it; the largest are shown first.
         cell_px: Long side of each picture.
-        caption: Words below the grid.
+        caption: Words above the grid.
 
     Raises:
         ValueError: If rows differ in length, there is none, or titles, words or scales do not fit them.
@@ -203,7 +203,7 @@ def contact_sheet(
             drawn.append(caption_strip(words[place], width, font_px))
     if legend:
         drawn.append(legend_strip(_largest(legend), width, font_px))
-    return stack([*drawn, caption_strip(caption, width, font_px)] if caption else drawn)
+    return stack([caption_strip(caption, width, font_px), *drawn] if caption else drawn)
 
 
 def _largest(legend: Mapping[tuple[Colour, str], int]) -> list[tuple[Colour, str]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from vpd.files import append_json_line, writable_folder
 from vpd.manifests import MANIFEST, SHARDS, Entry, merge_manifests, read_manifests
+from vpd.model_folder import results_folder
 from vpd.output_names import Item, name_outputs
 from vpd.predictor import Batch, Outcome
 from vpd.shards import Shard
@@ -52,7 +53,7 @@ class PredictionJob:
         """All images, those of other shards too."""
         self._share = [place for place in range(len(self.items)) if shard is None or shard.has(place // batch_size)]
         self._pending = [place for place in self._share if not self._is_done(self.items[place], done)]
-        folder = writable_folder(self.out)
+        folder = results_folder(self.out)
         if shard is not None:
             folder = writable_folder(self.out / SHARDS)
         self._manifest = folder / (MANIFEST if shard is None else shard.manifest)

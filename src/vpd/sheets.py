@@ -22,7 +22,7 @@ def draw_sheet(
         protocol: Predicts and draws.
         samples: At least one.
         words: A line below each sample, or none.
-        caption: Words below all.
+        caption: Words above all.
     """
     legend: Counter[tuple[Colour, str]] = Counter()
     rows, lines, scales_m = [], [], []

@@ -28,7 +28,7 @@ class Result:
 def vpd_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Runs `vpd` with the given words in this process."""
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    monkeypatch.setattr("vpd.cli._quiet", lambda: None)  # it changes the process for good
+    monkeypatch.setattr("vpd.cli.quiet_libraries", lambda: None)  # it changes the process for good
     monkeypatch.setenv("VPD_DEBUG", "")
 
     def run(*words: object) -> Result:

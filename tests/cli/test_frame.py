@@ -85,7 +85,7 @@ def test_an_error_of_the_request_is_one_line(vpd_command: Command):
 
 def test_debug_shows_where(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("VPD_DEBUG", "")
-    monkeypatch.setattr("vpd.cli._quiet", lambda: None)
+    monkeypatch.setattr("vpd.cli.quiet_libraries", lambda: None)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(UsageError, match="no model folder no/such/model"):
         vpd.cli.main(["--debug", "info", "no/such/model"])

@@ -241,3 +241,10 @@ def test_real_data_is_right(test_data):
     assert report.problems == [] and [split.samples for split in report.splits] == [177, 82, 11, 48]
     report = check_data("nyu", test_data / "nyu_depth_v2")
     assert report.problems == [] and [split.samples for split in report.splits] == [150, 56]
+
+
+def test_rendered_scenes_have_no_files(tmp_path):
+    with pytest.raises(UsageError, match=r"world: its scenes are rendered when they are asked for"):
+        check_data("world", "world")
+    with pytest.raises(UsageError, match=r"wrold: no such folder\. Did you mean world, the rendered scenes\?"):
+        check_data("folder", "wrold")

@@ -17,6 +17,7 @@ def start_torchrun(processes: int, *words: object, log: Path | None = None) -> s
     """Start a program; what it says goes into a file, if there is one."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes, *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}:{HERE.parent}"}
+    environment["PYTHONFAULTHANDLER"] = "1"  # a process that dies in native code tells where it was
     output = subprocess.PIPE if log is None else log.open("a")
     return subprocess.Popen(
         [str(word) for word in command],

@@ -69,6 +69,12 @@ def test_new_weights_come_from_the_seed(config: Any):
     assert first.config.classes == ("a", "b")
 
 
+def test_what_starts_from_the_shipped_model_has_its_licence(config: Any):
+    assert build_model(config(), Data(("a", "b"))).config.licence == "unknown"
+    shipped = config(model="world", model_options={"head_channels": 8})
+    assert build_model(shipped, Data(("a", "b"))).config.licence == "Apache-2.0"
+
+
 def test_settings_may_word_the_classes_better(config: Any):
     model = build_model(config(classes=["traffic sign", "road"]), Data(("sign_symbol", "road")))
     assert model.config.classes == ("traffic sign", "road")

@@ -48,6 +48,24 @@ def test_one_and_two_processes_take_the_same_steps(tmp_path: Path):
     assert losses[1] == pytest.approx(losses[0], abs=1e-5) and losses[2] == pytest.approx(losses[0], abs=1e-5)
 
 
+@pytest.mark.parametrize("ending", ["", "raise SystemExit(143)", "raise UsageError('no')"])
+def test_processes_part_before_python_ends(tmp_path: Path, ending: str):
+    """Threads of gloo that free a tensor later than that kill a process whose work is done."""
+    program = """
+import atexit
+from torch import distributed
+atexit.register(lambda: print("together" if distributed.is_initialized() else "parted"))  # called last
+from vpd.errors import UsageError
+from vpd.training.stepping import find_processes
+accelerator = find_processes()
+accelerator.wait_for_everyone()
+print("together" if distributed.is_initialized() else "parted")
+"""
+    (tmp_path / "program.py").write_text(program + ending)
+    said = torchrun(2, tmp_path / "program.py").stdout.split()
+    assert sorted(said) == ["parted", "parted", "together", "together"]
+
+
 def test_loss_that_is_no_number_in_one_process_stops_all(tmp_path: Path):
     said = train_toy(tmp_path, 2, batch_size=4, bad=[1, [3]])
     assert said.count("The loss is nan at step 3, on the samples sample-") == 2  # each process says the same

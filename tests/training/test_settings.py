@@ -168,3 +168,21 @@ def test_options_of_layouts_and_near_recipes_are_pointed_at():
         resolve_config("depth", {"model": "m", "data": {"root": "d"}, "depth_scale": 5000})
     with pytest.raises(UsageError, match="Did you mean ade20k-reference"):
         read_settings("ade20k-referense")
+
+
+@pytest.mark.parametrize("task", get_args(Task))
+def test_the_shipped_model_learns_rendered_scenes_by_its_own_recipe(task: Task, tmp_path: Path, monkeypatch):
+    world = {"model": "world", "data": {"root": "world"}}
+    config = resolve_config(task, world, {"steps": 3})
+    assert config == resolve_config(task, read_settings(f"world-{task}"), {"steps": 3})
+    assert config.crop_px == 128 and config.mode == "lora"
+    for other in ({"model": "sd"}, {"data": {"root": "mine"}}, {"recipe": "default"}):
+        assert resolve_config(task, world, other).crop_px > 400
+    (tmp_path / "world").mkdir()
+    monkeypatch.chdir(tmp_path)  # a folder of the name comes first
+    assert resolve_config(task, world).crop_px > 400
+
+
+def test_options_of_the_backbone_are_pointed_at():
+    with pytest.raises(UsageError, match=r"map_scal \(nearest known key: model_options\.backbone_options\.map_scale\)"):
+        resolve_config("refer", GIVEN, {"map_scal": "log_ratio"})

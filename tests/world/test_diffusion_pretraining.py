@@ -256,5 +256,17 @@ def test_the_command(tmp_path, store, capsys):
         vpd.cli.main([*line.split(), "--workers", "1", "--device", "cpu"])
     printed = capsys.readouterr().out
     assert "Trained: 1 steps in" in printed and "captions of other pictures" in printed
+    assert "step 1/1: loss " in printed  # nobody watches a terminal
     with pytest.raises(SystemExit, match="^2$"):
         vpd.cli.main([*line.split(), "--steps", "0"])
+
+
+def test_ctrl_c_while_scenes_are_rendered_says_what_becomes_of_them(tmp_path, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(latents, "render", interrupt)
+    line = f"pretrain diffusion --out {tmp_path / 'out'} --scenes 4 --steps 1 --batch 2 --size 32 --workers 1"
+    with pytest.raises(SystemExit, match="^130$"):
+        vpd.cli.main(line.split())
+    assert "Stopped. What is written stays; go on by the same command with --resume." in capsys.readouterr().out

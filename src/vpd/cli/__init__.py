@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -15,6 +13,7 @@ import typer
 
 import vpd
 from vpd.cli import bench, convert, data, demo, doctor, evaluate, export, info, predict, pretrain, train
+from vpd.quiet import quiet_libraries
 
 VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "predict": (predict.predict, "Predict images or folders; goes on if stopped."),
@@ -40,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: Words after `vpd`; none = those of the process.
     """
-    _quiet()
+    quiet_libraries()
     signal.signal(signal.SIGTERM, _stop)
     try:
         build_app()(args=arguments, prog_name="vpd")
@@ -86,19 +85,6 @@ def _frame(
 ) -> None:
     if debug:
         os.environ["VPD_DEBUG"] = "1"
-
-
-def _quiet() -> None:
-    """Keep other packages' warnings and progress bars off the user's screen."""
-    logging.basicConfig(level=logging.ERROR, format="%(message)s")
-    logging.getLogger("vpd").setLevel(logging.INFO)
-    if os.environ.get("VPD_DEBUG"):
-        return
-    warnings.simplefilter("ignore")
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # where torchao is installed, others import it
-    for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "HF_HUB_VERBOSITY"):
-        os.environ.setdefault(variable, "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -31,7 +31,7 @@ def demo(
 
     if prompt is not None and (train or not prompt.strip()):
         raise UsageError("--prompt needs some words, and goes without --train.")
-    command = "vpd" if shutil.which("vpd") else sys.argv[0]
+    command = "vpd" if shutil.which("vpd") else f"{sys.executable} -m vpd"
     if train:
         _race(out, command)
     else:

@@ -84,7 +84,7 @@ def evaluate(
     from vpd.submissions import Submission
     from vpd.training.build import held_out_split, reader_options
     from vpd.training.settings import parse_overrides
-    from vpd.training.stepping import find_processes
+    from vpd.training.stepping import find_processes, leave_processes
 
     speed = fast_options(fast=fast, dtype=dtype, encoder=encoder, merge_above=merge_above, int8=int8)
     use_heap(fast=speed is not None, keep=keep_heap, memory=memory)
@@ -149,8 +149,7 @@ def evaluate(
             submission.write_index(entry.record for entry in evaluation.table)
         if report is not None:
             write_report(report, result, evaluation, samples)
-    if accelerator is not None:
-        accelerator.end_training()
+    leave_processes()
 
 
 def _parse_fit(words: Sequence[str]) -> dict[str, Any]:

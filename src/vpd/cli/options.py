@@ -27,7 +27,13 @@ TaskArgument = Annotated[
 ]
 ModelOption = Annotated[
     str,
-    typer.Option("--model", "-m", metavar="MODEL", help="Model folder, or hub id of one.", show_default=False),
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="Model folder, hub id of one, or `world`: the shipped one of the task.",
+        show_default=False,
+    ),
 ]
 OutOption = Annotated[
     Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write into; made if missing.", show_default=False)

@@ -26,6 +26,9 @@ class Objective(StrEnum):
     masked = "masked"
 
 
+_STEPS_A_LINE = 50
+"""Where nobody watches a terminal, a line now and then takes the bar's place."""
+
 MinutesOption = Annotated[float | None, typer.Option(metavar="M", help="Minutes; 10 if no steps, or as begun.")]
 StepsOption = Annotated[int | None, typer.Option(metavar="N", help="Steps; same seed and steps, same weights.")]
 CropOption = Annotated[int, typer.Option(metavar="N", help="Side of the training crops, pixels.")]
@@ -160,17 +163,22 @@ def diffusion(
     from vpd.world.diffusion_training import DiffusionRun
 
     with (
-        tqdm(total=scenes // 1000, desc="scenes", unit="k", disable=None) as rendered,
-        tqdm(desc="steps", disable=None) as done,
+        _told_of_interrupts(),
+        tqdm(total=scenes, desc="rendering", unit=" scenes", disable=None) as rendered,
+        tqdm(desc="training", unit="step", disable=None) as done,
     ):
 
         def show(run: DiffusionRun, loss: float) -> None:
             done.total = run.limit
             done.set_postfix(loss=f"{loss:.4f}", refresh=False)
             done.update(run.step - done.n)
+            if done.disable and (run.step % _STEPS_A_LINE == 0 or run.step == run.limit):
+                print(f"step {run.step}/{run.limit}: loss {loss:.4f}", flush=True)
 
-        def count(shards: int, _: int) -> None:
-            rendered.update(shards - rendered.n)
+        def count(shards: int, of: int) -> None:
+            rendered.update(scenes // of * shards - rendered.n)
+            if rendered.disable:
+                print(f"{scenes // of * shards:,} of {scenes:,} scenes are rendered", flush=True)
 
         report = pretrain_diffusion(
             out,
@@ -197,15 +205,28 @@ def diffusion(
 
 
 @contextmanager
+def _told_of_interrupts() -> Iterator[None]:
+    """Say what becomes of a run where Ctrl-C comes while no step is under way that could be finished first."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("Stopped. What is written stays; go on by the same command with --resume.")
+        raise typer.Exit(130) from None
+
+
+@contextmanager
 def _bar() -> Iterator[Callable[[ImageRun, float], None]]:
     """A progress bar of a run on pictures; yields what its steps are told to."""
     from tqdm import tqdm
 
-    with tqdm(total=100.0, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}", disable=None) as bar:
+    form = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
+    with _told_of_interrupts(), tqdm(total=100.0, unit="%", bar_format=form, disable=None) as bar:
 
         def show(run: ImageRun, loss: float) -> None:
             bar.set_postfix(step=run.step, loss=f"{loss:.4f}", refresh=False)
             bar.update(100 * run.share_done() - bar.n)
+            if bar.disable and run.step % _STEPS_A_LINE == 0:
+                print(f"step {run.step}: loss {loss:.4f}, {run.share_done():.0%} done", flush=True)
 
         yield show
 

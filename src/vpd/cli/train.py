@@ -13,7 +13,9 @@ from vpd.cli.options import OutOption, TaskArgument
 def train(
     task: TaskArgument,
     out: OutOption,
-    data: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the data set.")] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder of the data set, or `world`: rendered scenes.")
+    ] = None,
     format: Annotated[  # noqa: A002, the option's name
         str | None, typer.Option(metavar="F", help="Layout of the data; detected and printed when not given.")
     ] = None,
@@ -52,6 +54,7 @@ def train(
     from vpd.errors import UsageError
     from vpd.training.run import train as run_training
     from vpd.training.settings import parse_overrides, read_settings
+    from vpd.training.stepping import leave_processes
 
     given: dict[str, Any] = {} if model is None else {"model": model}
     source = {key: value for key, value in (("root", data), ("format", format)) if value is not None}
@@ -70,5 +73,6 @@ def train(
             "The device has not enough memory. Cut the samples of a step into more parts (-s accumulate=8), or set "
             "-s precision=bf16, -s gradient_checkpointing=true or a smaller -s crop_px."
         ) from None
+    leave_processes()
     if is_first:
         print(f"Trained: {folder}. Use it: vpd predict {task.value} IMAGE... --model {folder} --out DIR")

@@ -49,6 +49,8 @@ def check_data(
             single files is in the report.
     """
     root, options = Path(root), dict(options or {})
+    if find_layout(format).takes_task:
+        raise UsageError(f"{format}: its scenes are rendered when they are asked for; there are no files to check.")
     splits = splits_of(root, format)
     check_options(format, options)
     full = FULL.get(format, {})

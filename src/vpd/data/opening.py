@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import logging
 from collections.abc import Callable, Iterable
@@ -33,6 +34,7 @@ from vpd.data.shard_index import shard_files
 from vpd.data.shards import ShardData
 from vpd.errors import UsageError
 from vpd.world.samples import WORLD_SPLITS, is_world, open_world
+from vpd.world.shipped import WORLD
 
 logger = logging.getLogger(__name__)
 
@@ -231,8 +233,7 @@ def detect_format(root: str | Path, task: Task | None = None) -> str:
     root = Path(root)
     if is_world(root):
         return "world"
-    if not root.is_dir():
-        raise UsageError(f"{root}: no such folder")
+    _must_be_folder(root)
     found = [name for name, layout in LAYOUTS.items() if layout.is_here(root)]
     fitting = [name for name in found if task is None or task in LAYOUTS[name].tasks]
     if len(fitting) == 1:
@@ -256,8 +257,7 @@ def splits_of(root: str | Path, format: str) -> list[str]:  # noqa: A002
     layout = find_layout(format)
     if layout.is_elsewhere(root):
         return layout.splits(root)
-    if not root.is_dir():
-        raise UsageError(f"{root}: no such folder")
+    _must_be_folder(root)
     if not layout.is_here(root):
         raise UsageError(f"{root}: not the {format} layout. Looked for {layout.signs}. Found: {_content(root)}")
     return layout.splits(root)
@@ -272,6 +272,12 @@ def find_layout(format: str) -> Layout:  # noqa: A002
     if format not in LAYOUTS:
         raise UsageError(f"unknown data format {format!r}; choose one of: {', '.join(LAYOUTS)}")
     return LAYOUTS[format]
+
+
+def _must_be_folder(root: Path) -> None:
+    if not root.is_dir():
+        near = difflib.get_close_matches(str(root), [WORLD], cutoff=0.75)
+        raise UsageError(f"{root}: no such folder." + (f" Did you mean {WORLD}, the rendered scenes?" if near else ""))
 
 
 def _present(root: Path, names: Iterable[str]) -> list[str]:

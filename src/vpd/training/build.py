@@ -26,6 +26,7 @@ from vpd.tasks.model import BACKBONE_OPTIONS, PerceptionModel
 from vpd.tasks.referring import ReferringModel
 from vpd.tasks.segmentation import SegmentationModel
 from vpd.training.config import TrainConfig
+from vpd.world.shipped import LICENCE, WORLD
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,12 @@ def build_model(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:
             f"{', '.join(f'model_options.backbone_options.{name}' for name in BACKBONE_OPTIONS)}."
         )
     torch.manual_seed(config.seed)
-    model = _go_on(config, train_set) if is_adapted(config.model) else _begin(config, train_set)
+    if is_adapted(config.model):
+        model = _go_on(config, train_set)
+    else:
+        model = _begin(config, train_set)
+        if config.model == WORLD:
+            model.config = model.config.model_copy(update={"licence": LICENCE})
     if config.mode == "lora":
         model.add_lora(config.lora)
     return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -14,8 +15,13 @@ from vpd.config import Recipe, Task
 from vpd.data.opening import LAYOUTS, option_names
 from vpd.errors import UsageError
 from vpd.files import atomic_write
+from vpd.tasks.model import BACKBONE_OPTIONS
 from vpd.training.config import TrainConfig
 from vpd.training.optimisers import VALUES
+from vpd.world.samples import is_world
+from vpd.world.shipped import WORLD
+
+logger = logging.getLogger(__name__)
 
 Settings = dict[str, Any]
 
@@ -133,8 +139,13 @@ def resolve_config(task: Task, *layers: Mapping[str, Any]) -> TrainConfig:
     if given.get("task", task) != task:
         raise UsageError(f"The settings are for {given['task']}, but {task} was asked for.")
     recipe: Recipe = "reference" if given.get("recipe") == "reference" else "default"
+    base = recipe_settings(task, recipe)
+    if "recipe" not in given and _is_all_world(given):
+        shipped = f"{WORLD}-{task}"
+        logger.info("Settings that are not given are those of --config %s.", shipped)
+        base = merge_settings(base, read_settings(shipped))
     try:
-        return TrainConfig.model_validate(merge_settings(recipe_settings(task, recipe), given))
+        return TrainConfig.model_validate(merge_settings(base, given))
     except ValidationError as error:
         problems = "; ".join(_explain(problem) for problem in error.errors())
         raise UsageError(f"Wrong settings: {problems}.") from error
@@ -147,6 +158,13 @@ def write_config(config: TrainConfig, path: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def _is_all_world(given: Mapping[str, Any]) -> bool:
+    """Whether the shipped model shall learn rendered scenes, for which a recipe for photographs is of no use."""
+    data = given.get("data")
+    root = data.get("root") if isinstance(data, Mapping) else None
+    return all(isinstance(name, str) and is_world(Path(name)) for name in (given.get("model"), root))
+
+
 def _explain(problem: Mapping[str, Any]) -> str:
     """One line for one of pydantic's errors."""
     location = problem["loc"]
@@ -155,9 +173,12 @@ def _explain(problem: Mapping[str, Any]) -> str:
         known = _known_keys(location[:-1])
         if len(location) == 1 and any(str(location[0]) in option_names(layout) for layout in LAYOUTS.values()):
             return f"unknown key {path} (an option of the data's layout: data.options.{path})"
-        near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.0)
         prefix = "".join(f"{part}." for part in location[:-1])
-        return f"unknown key {path} (nearest known key: {prefix}{near[0]})"
+        places = {key: f"{prefix}{key}" for key in known}
+        if len(location) == 1:
+            places = {key: f"model_options.backbone_options.{key}" for key in BACKBONE_OPTIONS} | places
+        near = difflib.get_close_matches(str(location[-1]), places, n=1, cutoff=0.0)
+        return f"unknown key {path} (nearest known key: {places[near[0]]})"
     if problem["type"] == "missing":
         return f"{path} is missing"
     message = problem["msg"].removeprefix("Value error, ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from vpd.caching import FrozenCaches
@@ -207,7 +208,26 @@ def has_narrow_gradients(config: TrainConfig, accelerator: Accelerator) -> bool:
 
 def find_processes() -> Accelerator:
     """Device and other processes of this run, as torchrun or SLURM set them up; autocast is left to `LossOf`."""
-    return Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
+    accelerator = Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
+    if accelerator.num_processes > 1:
+        atexit.register(_leave_at_exit)
+    return accelerator
+
+
+def leave_processes() -> None:
+    """Take leave of the other processes, if there are any; all do it together, when all is done."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def _leave_at_exit() -> None:
+    """End gloo's threads while Python still runs.
+
+    One that frees a tensor later kills the process, about once in 200 ends (pytorch/pytorch#190489). NCCL has no such
+    threads, and after a failure it would wait here for processes that do not come.
+    """
+    if distributed.is_initialized() and distributed.get_backend() == "gloo":
+        leave_processes()
 
 
 def do_on_first(accelerator: Accelerator, work: Callable[[], object]) -> None:

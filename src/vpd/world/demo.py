@@ -14,9 +14,10 @@ from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.config import Task
 from vpd.evaluation import SCORE, evaluate, sample_sheet
 from vpd.files import atomic_write, writable_folder, write_json
-from vpd.lettering import stack
+from vpd.lettering import caption_strip, font_px_for, stack
 from vpd.loading import load
 from vpd.model_facts import TASK_NAMES
+from vpd.model_folder import results_folder
 from vpd.pictures import contact_sheet
 from vpd.prompts.encoder import TextEncoder
 from vpd.world.baselines import blind_score
@@ -38,9 +39,9 @@ SEED = 7
 """Of the fresh scenes."""
 _SHOWN, _SAMPLES, _EXPRESSIONS, _WORDS = 3, 4, 3, 4
 _BLIND: dict[Task, str] = {
-    "segment": "the most frequent class everywhere",
+    "segment": "answering the most frequent class everywhere",
     "refer": "the same model, given the expressions of other pictures",
-    "depth": "the mean depth everywhere",
+    "depth": "answering the mean depth everywhere",
 }
 
 
@@ -70,7 +71,7 @@ class Figure:
         """All of it in one line."""
         low, high = map(self.write, self.interval)
         name = self.metric.upper() if self.task == "depth" else self.metric
-        return f"{name} {self.write(self.score)} [{low} to {high}]; {self.blind_words}: {self.write(self.blind)}"
+        return f"{name} {self.write(self.score)} [{low} to {high}]; {self.write(self.blind)} by {self.blind_words}"
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def run_demo(
     Raises:
         UsageError: If the folder cannot be written, or the shipped models are damaged.
     """
-    out = writable_folder(out)
+    out = results_folder(out)
     sections, figures = [], []
     for task in get_args(Task):
         figure, picture = _show_task(task, scenes, watch)
@@ -146,19 +147,18 @@ def _show_attention() -> Section:
     shipped = shipped_diffusion()
     backbone, encoder = StableDiffusionBackbone.from_pretrained(shipped).eval(), TextEncoder.from_pretrained(shipped)
     samples = WorldSamples("refer", "test", 20, SIZE_PX, seed=SEED)
-    rows, words = [], []
+    rows: list[Image.Image] = []
     for sample in (samples[index] for index in range(len(samples))):
         image = Image.fromarray(sample.image)
         maps = word_maps(backbone, encoder, image, sample.texts[0])
-        if len(maps) == _WORDS:  # of one length, to stand in one grid
-            rows.append([image, *(one.picture(image) for one in maps)])
-            words.append(" · ".join(one.word for one in maps))
+        if len(maps) == _WORDS:  # of one length, to stand below one another
+            titles = (sample.texts[0], *(one.word for one in maps))
+            rows.append(contact_sheet([[image, *(one.picture(image) for one in maps)]], titles, cell_px=192))
         if len(rows) == _EXPRESSIONS:
             break
-    titles = ("image", *(f"word {number}" for number in range(1, len(rows[0]))))
     caption = "Where the pre-trained model looks for each word. It learnt from pictures and captions, from no mask."
-    picture = contact_sheet(rows, titles, words=words, cell_px=192, caption=f"Attention to words · {caption}")
-    return Section("Attention to words", caption, picture)
+    heading = caption_strip(f"Attention to words · {caption}", rows[0].width, font_px_for(256, 256))
+    return Section("Attention to words", caption, stack([heading, *rows]))
 
 
 def _show_samples(prompt: str) -> Section:

@@ -15,7 +15,8 @@ from vpd.config import Fit
 from vpd.data.collation import collate
 from vpd.data.geometry import flip
 from vpd.evaluation import evaluate
-from vpd.files import writable_folder, write_json
+from vpd.files import write_json
+from vpd.model_folder import results_folder
 from vpd.tasks.segmentation import SegmentationModel
 from vpd.training.plan import schedule_of
 from vpd.training.progress import Interval
@@ -63,7 +64,7 @@ def run_race(
     Raises:
         UsageError: If the folder cannot be written.
     """
-    out = writable_folder(out)
+    out = results_folder(out)
     page, race = out / "training.html", Race()
     fresh = WorldSamples("segment", "test", _MEASURED, _SIZE_PX, seed=11, keep=True)
     arms = {arm: _new_model(is_random=arm == "random") for arm in ARMS}
@@ -98,8 +99,8 @@ def _new_model(*, is_random: bool) -> SegmentationModel:
 
 def _training(model: SegmentationModel, steps: int, caches: FrozenCaches) -> Iterator[float]:
     """The loss of each step of the library's own training."""
-    given = {"model": WORLD, "data": {"root": WORLD}, "crop_px": _SIZE_PX, "steps": steps, "batch_size": _BATCH}
-    config = resolve_config("segment", given, {"learning_rate": 1e-3, "unet_lr_scale": 1.0})
+    given = {"model": WORLD, "data": {"root": WORLD}, "recipe": "default", "crop_px": _SIZE_PX, "batch_size": _BATCH}
+    config = resolve_config("segment", given, {"steps": steps, "learning_rate": 1e-3, "unet_lr_scale": 1.0})
     stepper, schedule = Stepper(model, config, find_processes(), caches), schedule_of(config, samples=_LABELLED)
     batches, interval = _batches(), Interval()
     for step in range(steps):

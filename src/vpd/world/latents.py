@@ -20,6 +20,7 @@ from torch import Tensor
 from vpd.data.words import mirror_text
 from vpd.errors import UsageError
 from vpd.files import atomic_write, writable_folder
+from vpd.quiet import begin_worker
 from vpd.world.autoencoder import load_autoencoder, posterior_mode
 from vpd.world.captions import caption, short_caption
 from vpd.world.crops import to_batch
@@ -74,7 +75,7 @@ def prepare_latents(
 
 def _processes(workers: int) -> ProcessPoolExecutor:
     """Fresh processes of one thread each: forked ones would inherit torch's locked threads."""
-    return ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,))
+    return ProcessPoolExecutor(workers, get_context("spawn"), begin_worker)
 
 
 def _write_shard(path: Path, number: int, *, count: int, seed: int, size_px: int) -> None:

@@ -17,6 +17,8 @@ ADAPTED: dict[str, Task] = {"world-segment": "segment", "world-refer": "refer", 
 """Names of the adapted models, wherever a trained model is asked for, and their tasks."""
 FOLDER = Path(__file__).parent / "weights"
 HASHES = "sha256.json"
+LICENCE = "Apache-2.0"
+"""Of all shipped weights."""
 
 
 @lru_cache(maxsize=1)
