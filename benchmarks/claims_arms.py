@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from vpd.errors import UsageError
+
 TASKS = ("refer", "segment", "depth")
 LABELS = (256, 64)
 BACKBONES = ("text", "random", "unconditional", "masked")
@@ -110,6 +112,7 @@ def tiers() -> list[list[Arm]]:
     groups.append(_factors("frozen"))
     groups[-1] += [replace(arm, prompt="null") for arm in groups[2]]  # what the controls read while they learnt
     groups.append([replace(base, adapter="on") for base in _bases("frozen", TASKS)])
+    groups[-1] += [replace(base, adapter="on", prompt="null") for base in _bases("frozen", ("refer",))]  # its control
     groups.append([replace(base, adapter="off") for base in _bases("full", TASKS)] + _factors("full"))
     return groups
 
@@ -144,11 +147,11 @@ def matches(arm: Arm, only: Mapping[str, str]) -> bool:
     """Whether an arm has the wanted values.
 
     Raises:
-        ValueError: If there is no such field.
+        UsageError: If there is no such field.
     """
     known = [field.name for field in fields(Arm)]
     if unknown := sorted(set(only) - set(known)):
-        raise ValueError(f"Unknown fields: {', '.join(unknown)}. Known: {', '.join(known)}.")
+        raise UsageError(f"Unknown fields: {', '.join(unknown)}. Known: {', '.join(known)}.")
     return all(str(getattr(arm, name)) in wanted.split("|") for name, wanted in only.items())
 
 

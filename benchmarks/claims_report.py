@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -163,23 +164,23 @@ def _referring_table(lines: Lines) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     header = len(text)
-    for regime in REGIMES:
-        for labels in LABELS:
-            base = paper_model("refer", labels, regime)
-            null, shuffled = (Arm(**{**vars(base), "prompt": prompt}) for prompt in ("null", "shuffled"))
-            if base not in lines or null not in lines:
-                continue
-            proper, control = (_scores(lines, arm) for arm in (base, null))
-            ratio = f"{np.mean(proper) / np.mean(control):.2f}" if control and np.mean(control) > 0 else "—"
-            differences = [
-                difference(lines, base, null),
-                difference(lines, shuffled, null),
-                difference(lines, base, null, "shuffled_rows"),
-            ]
-            words = ["—" if gap is None else _gap_words("refer", *gap) for gap in differences]
-            at_test = _mean_words("refer", _scores(lines, base, "shuffled_score"))
-            cells = [regime, str(labels), _mean_words("refer", proper), _mean_words("refer", control), ratio]
-            text.append("| " + " | ".join([*cells, words[0], words[1], at_test, words[2]]) + " |")
+    papers = [paper_model("refer", labels, regime) for regime in REGIMES for labels in LABELS]
+    for base in dict.fromkeys(arm for paper in papers for arm in (paper, replace(paper, adapter="on"))):
+        null, shuffled = (replace(base, prompt=prompt) for prompt in ("null", "shuffled"))
+        if base not in lines or null not in lines:
+            continue
+        proper, control = (_scores(lines, arm) for arm in (base, null))
+        ratio = f"{np.mean(proper) / np.mean(control):.2f}" if control and np.mean(control) > 0 else "—"
+        differences = [
+            difference(lines, base, null),
+            difference(lines, shuffled, null),
+            difference(lines, base, null, "shuffled_rows"),
+        ]
+        words = ["—" if gap is None else _gap_words("refer", *gap) for gap in differences]
+        at_test = _mean_words("refer", _scores(lines, base, "shuffled_score"))
+        regime = base.regime if base in papers else f"{base.regime}, adapter on"
+        cells = [regime, str(base.labels), _mean_words("refer", proper), _mean_words("refer", control), ratio]
+        text.append("| " + " | ".join([*cells, words[0], words[1], at_test, words[2]]) + " |")
     return "\n".join(text) if len(text) > header else ""
 
 
