@@ -29,14 +29,16 @@ from claims_report import write_report
 from claims_runs import Laboratory, Settings, best_rate
 
 from vpd.errors import UsageError
-from vpd.files import append_json_line, read_json_lines, writable_folder
+from vpd.files import append_json_line, read_json_lines
+from vpd.model_folder import results_folder
 from vpd.world.autoencoder import load_autoencoder
 from vpd.world.diffusion_pretraining import new_run
 from vpd.world.miniature import save_diffusion_folder
 
 
-def run_all(results: Path, options: argparse.Namespace) -> None:
+def run_all(options: argparse.Namespace) -> None:
     """Make the runs that are not in the results yet, in the order of their importance."""
+    results = options.results
     torch.set_num_threads(1)
     sources, settings = read_sources(options), read_settings(options)
     laboratory, begin = Laboratory(sources, settings), time.monotonic()
@@ -62,10 +64,10 @@ def run_all(results: Path, options: argparse.Namespace) -> None:
     print(f"All {len(runs)} runs are done.", flush=True)
 
 
-def show_plan(results: Path, options: argparse.Namespace) -> None:
+def show_plan(options: argparse.Namespace) -> None:
     """Count runs by kind: planned, and left."""
     sources, settings = read_sources(options), read_settings(options)
-    done = {line["key"] for line in read_json_lines(results)}
+    done = {line["key"] for line in read_json_lines(options.results)}
     weights = {name: sources.weights(name) for name in sources.folders}
     planned: Counter[tuple[Any, ...]] = Counter()
     left: Counter[tuple[Any, ...]] = Counter()
@@ -79,11 +81,11 @@ def show_plan(results: Path, options: argparse.Namespace) -> None:
     print(f"all: {planned.total()} planned, {left.total()} left")
 
 
-def write_random(folder: Path) -> None:
-    """The shipped architecture before its training, with the shipped VAE."""
+def write_random(options: argparse.Namespace) -> None:
+    """The shipped architecture before its training, with the shipped VAE; never over another model."""
+    folder = results_folder(options.folder)
     run = new_run("text", seed=1, data="", size_px=Settings.size_px)
-    vae, folder = load_autoencoder(None), writable_folder(folder)
-    save_diffusion_folder(folder, vae=vae, unet=run.unet, text_encoder=run.text_encoder.model)
+    save_diffusion_folder(folder, vae=load_autoencoder(None), unet=run.unet, text_encoder=run.text_encoder.model)
 
 
 def chosen_runs(sources: Sources, options: argparse.Namespace) -> list[Run]:
@@ -116,9 +118,10 @@ def read_settings(options: argparse.Namespace) -> Settings:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("run", "plan"):
-        command = commands.add_parser(name)
+    commands = parser.add_subparsers(required=True)
+    for name, do in (("run", run_all), ("plan", show_plan)):
+        command = commands.add_parser(name, help=do.__doc__)
+        command.set_defaults(do=do)
         command.add_argument("results", type=Path)
         command.add_argument("--backbone", action="append", required=True, metavar="NAME=FOLDER")
         command.add_argument("--seeds", type=int, default=5, help="of each arm, besides the one that chooses rates")
@@ -130,18 +133,16 @@ def main() -> None:
         command.add_argument("--full-batch-size", type=int, default=Settings.full_batch)
         command.add_argument("--test-scenes", type=int, default=Settings.test_scenes)
         command.add_argument("--cache-mb", type=int, default=Sources.cache_mb, help="for each frozen backbone")
-    commands.add_parser("random", help="write the random backbone").add_argument("folder", type=Path)
-    report = commands.add_parser("report")
+    random = commands.add_parser("random", help=write_random.__doc__)
+    random.set_defaults(do=write_random)
+    random.add_argument("folder", type=Path)
+    report = commands.add_parser("report", help=write_report.__doc__.partition("\n")[0])
+    report.set_defaults(do=lambda options: write_report(options.results, options.out))
     report.add_argument("results", type=Path)
     report.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     try:
-        if options.command == "random":
-            write_random(options.folder)
-        elif options.command == "report":
-            write_report(options.results, options.out)
-        else:
-            {"run": run_all, "plan": show_plan}[options.command](options.results, options)
+        options.do(options)
     except UsageError as error:
         parser.error(str(error))
 

@@ -110,10 +110,22 @@ def read_backbones(pairs: list[str]) -> dict[str, str]:
     """Name -> folder, of words like `text=world` and `random=DIR`.
 
     Raises:
-        UsageError: If there is no such folder.
+        UsageError: If a word is no such pair, or there is no such diffusion model.
     """
-    named = dict(pair.partition("=")[::2] for pair in pairs)
-    return {name: str(find_source(source)) for name, source in named.items()}
+    return {name: str(find_source(source, with_text=True)) for name, source in read_pairs(pairs).items()}
+
+
+def read_pairs(words: list[str]) -> dict[str, str]:
+    """Name -> folder, of words like `camvid=DIR`.
+
+    Raises:
+        UsageError: If a word is no such pair, or a name comes twice.
+    """
+    pairs = [word.split("=", 1) for word in words]
+    names = [pair[0] for pair in pairs]
+    if any(len(pair) != 2 or not all(pair) for pair in pairs) or len(set(names)) < len(names):
+        raise UsageError(f"{' '.join(words)}: give NAME=FOLDER, each name once.")
+    return dict(pairs)
 
 
 @dataclass

@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from claims_models import read_backbones, weights_hash
+from claims_models import read_backbones, read_pairs, weights_hash
 
 from vpd.data.opening import open_data
 from vpd.errors import UsageError
@@ -88,7 +88,7 @@ def make(root: str, name: str, source: str, options: str, seed: int) -> dict[str
 def run_all(options: argparse.Namespace) -> None:
     """Make the runs that are not there yet."""
     torch.set_num_threads(1)
-    data, backbones = dict(pair.split("=", 1) for pair in options.data), read_backbones(options.backbone)
+    data, backbones = read_pairs(options.data), read_backbones(options.backbone)
     weights = {name: weights_hash(folder, "unet", "text_encoder", "vae") for name, folder in backbones.items()}
     done, begin = {line["key"] for line in read_json_lines(options.results)}, time.monotonic()
     for name, backbone, arm, seed in plan(data, backbones, options.seeds):

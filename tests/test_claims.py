@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from vpd.errors import UsageError
 from vpd.world.miniature import write_diffusion_folder
+from vpd.world.shipped import shipped_diffusion
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -94,7 +96,7 @@ def test_runs_repeat_resume_and_make_a_report(command, four_labels, tmp_path, ca
         "task=segment,regime=full,maps=detached",
         "task=segment,regime=frozen,maps=off",
         "task=segment,regime=frozen,prompt=shuffled",
-        "task=refer,regime=frozen,adapter=on",
+        "task=refer,regime=frozen,adapter=on,prompt=null",
         "task=depth,regime=full,latents=unscaled",
     ],
 )
@@ -142,4 +144,46 @@ def test_each_arm_differs_from_the_papers_model_in_one_factor_or_reads_nothing()
 
     for arm in (arm for group in tiers() for arm in group):
         changed = arm.changed()
-        assert len(changed) <= 1 or set(changed) == {"backbone", "prompt"}
+        assert len(changed) <= 1 or set(changed) in ({"backbone", "prompt"}, {"adapter", "prompt"})
+
+
+def test_the_random_backbone_is_the_shipped_one_before_its_training(monkeypatch, tmp_path, capsys):
+    import claims
+    from claims_models import Sources
+
+    monkeypatch.setattr(sys, "argv", ["claims.py", "random", str(tmp_path / "random")])
+    claims.main()
+    shipped = shipped_diffusion()
+    sources = Sources({"text": str(shipped), "random": str(tmp_path / "random")})  # checks that the VAE is the same
+    assert sources.weights("random") != sources.weights("text")
+    unets = [json.loads((folder / "unet" / "config.json").read_text()) for folder in (shipped, tmp_path / "random")]
+    assert unets[0].pop("_name_or_path", None) == unets[1].pop("_name_or_path", None) and unets[0] == unets[1]
+    with pytest.raises(SystemExit, match="2"):
+        claims.main()
+    assert "random holds a model (model_index.json)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--backbone=text"], "text: give NAME=FOLDER"),
+        (["--backbone=text=world", "--backbone=text=world"], "each name once"),
+        (["--backbone=text=no/where/at/all"], "There is no no/where/at/all"),
+        (["--backbone=random=world"], "give its folder"),
+        (["--backbone=text=world", "--only=colour=red"], "Unknown fields: colour"),
+    ],
+)
+def test_wrong_backbones_and_arms_are_told(monkeypatch, tmp_path, capsys, words, message):
+    import claims
+
+    monkeypatch.setattr(sys, "argv", ["claims.py", "plan", str(tmp_path / "runs.jsonl"), *words])
+    with pytest.raises(SystemExit, match="2"):
+        claims.main()
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_without_weights_has_no_hash(tmp_path):
+    from claims_models import weights_hash
+
+    with pytest.raises(UsageError, match=r"unet holds no \*\.safetensors"):
+        weights_hash(tmp_path, "unet")

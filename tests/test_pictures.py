@@ -168,6 +168,8 @@ def test_contact_sheet_keeps_every_picture_in_its_place():
         for name, colour in {"red": (255, 0, 0), "blue": (0, 0, 255), "green": (0, 128, 0)}.items()
     }
     assert counts == {"red": 2 * 128 * 128, "blue": 128 * 64, "green": 128 * 64}
+    bare = contact_sheet([[red, blue], [green, red]], ["image", "truth"], cell_px=128)
+    assert (pixels[-bare.height :] == np.asarray(bare)).all()  # the caption stands above
 
 
 def test_a_sheet_says_what_its_colours_mean():

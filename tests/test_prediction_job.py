@@ -330,11 +330,26 @@ def test_a_thousand_images_in_shards_of_which_one_is_killed(tmp_path: Path):
     share_out(tmp_path, number=1000, batch=8, shards=4)
 
 
-@pytest.mark.parametrize(("name", "what"), [("model.safetensors", "a model"), ("config.yaml", "a training run")])
-def test_predictions_are_not_mixed_into_models_and_runs(photos: Path, tmp_path: Path, name: str, what: str):
+@pytest.mark.parametrize(
+    ("names", "what"),
+    [
+        (["model.safetensors"], r"a model \(model.safetensors\)"),
+        (["model_index.json"], r"a model \(model_index.json\)"),
+        (["vae-training.safetensors"], r"a model \(vae-training.safetensors\)"),
+        (["config.yaml", "checkpoints/step-1/model.safetensors"], "a training run"),
+    ],
+)
+def test_predictions_are_not_mixed_into_models_and_runs(photos: Path, tmp_path: Path, names: list[str], what: str):
     out = tmp_path / "run"
-    out.mkdir()
-    (out / name).touch()
-    with pytest.raises(UsageError, match=rf"run holds {what} \({name}\)\. Give --out another folder"):
+    for name in names:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).touch()
+    before = sorted(out.rglob("*"))
+    with pytest.raises(UsageError, match=rf"run holds {what}\. Give --out another folder"):
         Job(Thresholder(), photos, out)
-    assert [path.name for path in out.iterdir()] == [name]
+    assert sorted(out.rglob("*")) == before
+
+
+def test_a_file_that_is_called_like_a_runs_settings_is_in_nobodys_way(photos: Path, tmp_path: Path):
+    (tmp_path / "config.yaml").touch()
+    assert len(Job(Thresholder(), photos, tmp_path).finish()) == len(list(photos.iterdir()))

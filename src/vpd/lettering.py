@@ -1,4 +1,4 @@
-"""Strips of words, swatches and scales that stand below a picture."""
+"""Strips of words, swatches and scales that stand above or below a picture."""
 
 from __future__ import annotations
 

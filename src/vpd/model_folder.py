@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-_HOLDS = {WEIGHTS_FILE: "a model", "model_index.json": "a diffusion model", "config.yaml": "a training run"}
+CHECKPOINTS, MODEL, CONFIG = "checkpoints", "model", "config.yaml"
+"""In the folder of a training run: its checkpoints, the finished model, and the settings (in every checkpoint too)."""
 _PAIR = "saved_together"  # the same words in both files: neither is from another save
 _BASE = "base"
 
@@ -80,10 +81,17 @@ def results_folder(path: str | Path) -> Path:
         UsageError: If the folder holds one, or takes no files.
     """
     path = Path(path)
-    for name, what in _HOLDS.items():
-        if (path / name).is_file():
-            raise UsageError(f"{path} holds {what} ({name}). Give --out another folder.")
+    if is_run(path):
+        raise UsageError(f"{path} holds a training run. Give --out another folder.")
+    for pattern in (WEIGHTS_FILE, "model_index.json", "*-training.safetensors"):
+        if found := next(path.glob(pattern), None):
+            raise UsageError(f"{path} holds a model ({found.name}). Give --out another folder.")
     return writable_folder(path)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a training run, whatever came of it."""
+    return (folder / CONFIG).is_file() and ((folder / CHECKPOINTS).is_dir() or (folder / MODEL).is_dir())
 
 
 def check_pair(folder: Path) -> None:

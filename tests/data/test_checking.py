@@ -248,3 +248,5 @@ def test_rendered_scenes_have_no_files(tmp_path):
         check_data("world", "world")
     with pytest.raises(UsageError, match=r"wrold: no such folder\. Did you mean world, the rendered scenes\?"):
         check_data("folder", "wrold")
+    with pytest.raises(UsageError, match=r"world names the rendered scenes, whose format is world; leave --format out"):
+        check_data("folder", "world")

@@ -69,10 +69,15 @@ def test_new_weights_come_from_the_seed(config: Any):
     assert first.config.classes == ("a", "b")
 
 
-def test_what_starts_from_the_shipped_model_has_its_licence(config: Any):
-    assert build_model(config(), Data(("a", "b"))).config.licence == "unknown"
-    shipped = config(model="world", model_options={"head_channels": 8})
-    assert build_model(shipped, Data(("a", "b"))).config.licence == "Apache-2.0"
+def test_what_learnt_nothing_but_what_is_shipped_has_its_licence(config: Any):
+    def licence(**changes: Any) -> str:
+        options = {"head_channels": 8, **changes.pop("model_options", {})}
+        return build_model(config(model_options=options, **changes), Data(("a", "b"))).config.licence
+
+    world = {"model": "world", "data": {"root": "world"}}
+    assert licence(**world) == "Apache-2.0"
+    assert licence(model="world") == licence() == "unknown"  # other data may have terms
+    assert licence(**world, model_options={"licence": "MIT"}) == "MIT"
 
 
 def test_settings_may_word_the_classes_better(config: Any):

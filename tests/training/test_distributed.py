@@ -48,22 +48,48 @@ def test_one_and_two_processes_take_the_same_steps(tmp_path: Path):
     assert losses[1] == pytest.approx(losses[0], abs=1e-5) and losses[2] == pytest.approx(losses[0], abs=1e-5)
 
 
-@pytest.mark.parametrize("ending", ["", "raise SystemExit(143)", "raise UsageError('no')"])
+PARTING = """
+import atexit, signal, sys
+from pathlib import Path
+import torch
+from torch import distributed, nn
+
+def write(moment):
+    threads = sum("pt_gloo" in path.read_text() for path in Path("/proc/self/task").glob("*/comm"))
+    Path(sys.argv[1], f"{moment}-{accelerator.process_index}").write_text(f"{distributed.is_initialized()} {threads}")
+
+atexit.register(lambda: write("at the end"))  # called last
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun tells the other at the first that fails
+from vpd.errors import UsageError
+from vpd.training.stepping import do_on_first, find_processes
+accelerator = find_processes()
+
+def refuse():
+    raise UsageError("no")
+
+def work():
+    model = accelerator.prepare(nn.Linear(2, 2))
+    model(torch.ones(1, 2)).sum().backward()
+    write("at work")
+    ENDING
+
+try:
+    work()
+except UsageError:
+    sys.exit(2)
+"""
+
+
+@pytest.mark.parametrize("ending", ["pass", "raise SystemExit(143)", "do_on_first(accelerator, refuse)"])
 def test_processes_part_before_python_ends(tmp_path: Path, ending: str):
     """Threads of gloo that free a tensor later than that kill a process whose work is done."""
-    program = """
-import atexit
-from torch import distributed
-atexit.register(lambda: print("together" if distributed.is_initialized() else "parted"))  # called last
-from vpd.errors import UsageError
-from vpd.training.stepping import find_processes
-accelerator = find_processes()
-accelerator.wait_for_everyone()
-print("together" if distributed.is_initialized() else "parted")
-"""
-    (tmp_path / "program.py").write_text(program + ending)
-    said = torchrun(2, tmp_path / "program.py").stdout.split()
-    assert sorted(said) == ["parted", "parted", "together", "together"]
+    (tmp_path / "program.py").write_text(PARTING.replace("ENDING", ending))
+    done = torchrun(2, tmp_path / "program.py", tmp_path)
+    assert (done.returncode == 0) == (ending == "pass"), done.stderr
+    for number in range(2):
+        is_together, threads = (tmp_path / f"at work-{number}").read_text().split()
+        assert is_together == "True" and int(threads) > 0
+        assert (tmp_path / f"at the end-{number}").read_text() == "False 0"
 
 
 def test_loss_that_is_no_number_in_one_process_stops_all(tmp_path: Path):

@@ -171,11 +171,14 @@ def test_options_of_layouts_and_near_recipes_are_pointed_at():
 
 
 @pytest.mark.parametrize("task", get_args(Task))
-def test_the_shipped_model_learns_rendered_scenes_by_its_own_recipe(task: Task, tmp_path: Path, monkeypatch):
+def test_the_shipped_model_learns_rendered_scenes_by_settings_of_its_own(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
     world = {"model": "world", "data": {"root": "world"}}
-    config = resolve_config(task, world, {"steps": 3})
-    assert config == resolve_config(task, read_settings(f"world-{task}"), {"steps": 3})
-    assert config.crop_px == 128 and config.mode == "lora"
+    with caplog.at_level("INFO"):
+        config = resolve_config(task, world, {"steps": 3})
+    assert (config.crop_px, config.steps, config.mode, config.learning_rate) == (128, 3, "full", 1e-3)
+    assert "For rendered scenes: learning_rate=0.001" in caplog.text and "steps" not in caplog.text
     for other in ({"model": "sd"}, {"data": {"root": "mine"}}, {"recipe": "default"}):
         assert resolve_config(task, world, other).crop_px > 400
     (tmp_path / "world").mkdir()

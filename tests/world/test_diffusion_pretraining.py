@@ -1,6 +1,10 @@
 """`vpd pretrain diffusion` and its parts: latents with true captions, losses by hand, resumed runs, the folder."""
 
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -256,7 +260,7 @@ def test_the_command(tmp_path, store, capsys):
         vpd.cli.main([*line.split(), "--workers", "1", "--device", "cpu"])
     printed = capsys.readouterr().out
     assert "Trained: 1 steps in" in printed and "captions of other pictures" in printed
-    assert "step 1/1: loss " in printed  # nobody watches a terminal
+    assert "step 1, 100% done: loss " in printed  # nobody watches a terminal
     with pytest.raises(SystemExit, match="^2$"):
         vpd.cli.main([*line.split(), "--steps", "0"])
 
@@ -270,3 +274,42 @@ def test_ctrl_c_while_scenes_are_rendered_says_what_becomes_of_them(tmp_path, ca
     with pytest.raises(SystemExit, match="^130$"):
         vpd.cli.main(line.split())
     assert "Stopped. What is written stays; go on by the same command with --resume." in capsys.readouterr().out
+
+
+def test_a_run_interrupted_after_its_last_step_loses_none(tmp_path, store, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(diffusion_pretraining, "text_gap", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain_diffusion(tmp_path, latents=store, **RUN)
+    report = pretrain_diffusion(
+        tmp_path, latents=store, resume=True, **RUN, on_step=lambda *_: pytest.fail("a step was made again")
+    )
+    assert report.steps == RUN["steps"] and not (tmp_path / CHECKPOINT).exists()
+
+
+@pytest.mark.extras
+def test_processes_that_render_end_at_once(tmp_path):
+    program = f"""
+from vpd.world.latents import prepare_latents
+if __name__ == "__main__":
+    prepare_latents({str(tmp_path / "latents")!r}, scenes=4000, seed=0, workers=2)
+"""
+    (tmp_path / "program.py").write_text(program)
+    running = subprocess.Popen([sys.executable, tmp_path / "program.py"], stderr=subprocess.PIPE, text=True)
+    try:
+        while len(renderers := children(running.pid)) < 3:  # with the tracker of their resources
+            assert running.poll() is None
+            time.sleep(0.2)
+        running.send_signal(signal.SIGINT)
+        assert "KeyboardInterrupt" in running.communicate(timeout=30)[1]
+        assert not any(Path(f"/proc/{child}").exists() for child in renderers)
+    finally:
+        running.kill()
+
+
+def children(process):
+    """Processes that a process started."""
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]

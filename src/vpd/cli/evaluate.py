@@ -80,6 +80,7 @@ def evaluate(
     from vpd.files import writable_folder, write_json
     from vpd.fit_changes import change_fit
     from vpd.loading import check_task
+    from vpd.model_folder import results_folder
     from vpd.reports import write_report
     from vpd.submissions import Submission
     from vpd.training.build import held_out_split, reader_options
@@ -92,9 +93,11 @@ def evaluate(
     for folder in (report, predictions):
         if folder is not None:
             _check_outside(folder, data)
-    for folder in (out.parent if out else None, report, predictions):
+    for folder in (report, predictions):
         if folder is not None:
-            writable_folder(folder)
+            results_folder(folder)
+    if out is not None:
+        writable_folder(out.parent)
     layout = format or detect_format(data, task.value)
     wanted = split or held_out_split(data, layout)
     if wanted is None:

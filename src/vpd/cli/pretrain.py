@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,7 +27,6 @@ class Objective(StrEnum):
 
 
 _STEPS_A_LINE = 50
-"""Where nobody watches a terminal, a line now and then takes the bar's place."""
 
 MinutesOption = Annotated[float | None, typer.Option(metavar="M", help="Minutes; 10 if no steps, or as begun.")]
 StepsOption = Annotated[int | None, typer.Option(metavar="N", help="Steps; same seed and steps, same weights.")]
@@ -172,13 +171,13 @@ def diffusion(
             done.total = run.limit
             done.set_postfix(loss=f"{loss:.4f}", refresh=False)
             done.update(run.step - done.n)
-            if done.disable and (run.step % _STEPS_A_LINE == 0 or run.step == run.limit):
-                print(f"step {run.step}/{run.limit}: loss {loss:.4f}", flush=True)
+            _say(done, run.step, loss, run.step / (run.limit or run.step))
 
         def count(shards: int, of: int) -> None:
-            rendered.update(scenes // of * shards - rendered.n)
+            there = scenes * shards // of
+            rendered.update(there - rendered.n)
             if rendered.disable:
-                print(f"{scenes // of * shards:,} of {scenes:,} scenes are rendered", flush=True)
+                print(f"{there:,} of {scenes:,} scenes are rendered", flush=True)
 
         report = pretrain_diffusion(
             out,
@@ -206,12 +205,12 @@ def diffusion(
 
 @contextmanager
 def _told_of_interrupts() -> Iterator[None]:
-    """Say what becomes of a run where Ctrl-C comes while no step is under way that could be finished first."""
+    """Say what becomes of a run that is stopped while no step is under way that could be finished first."""
     try:
         yield
-    except KeyboardInterrupt:
-        print("Stopped. What is written stays; go on by the same command with --resume.")
-        raise typer.Exit(130) from None
+    except (KeyboardInterrupt, SystemExit) as error:
+        print("Stopped. What is written stays; go on by the same command with --resume.", flush=True)
+        raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 143) from None
 
 
 @contextmanager
@@ -225,10 +224,15 @@ def _bar() -> Iterator[Callable[[ImageRun, float], None]]:
         def show(run: ImageRun, loss: float) -> None:
             bar.set_postfix(step=run.step, loss=f"{loss:.4f}", refresh=False)
             bar.update(100 * run.share_done() - bar.n)
-            if bar.disable and run.step % _STEPS_A_LINE == 0:
-                print(f"step {run.step}: loss {loss:.4f}, {run.share_done():.0%} done", flush=True)
+            _say(bar, run.step, loss, run.share_done())
 
         yield show
+
+
+def _say(bar: Any, step: int, loss: float, share_done: float) -> None:
+    """Where nobody watches a terminal, a line now and then takes the bar's place."""
+    if bar.disable and (step % _STEPS_A_LINE == 0 or share_done >= 1):
+        print(f"step {step}, {share_done:.0%} done: loss {loss:.4f}", flush=True)
 
 
 def _exit_if_stopped(signal: int | None, done: str) -> None:

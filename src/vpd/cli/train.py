@@ -73,6 +73,6 @@ def train(
             "The device has not enough memory. Cut the samples of a step into more parts (-s accumulate=8), or set "
             "-s precision=bf16, -s gradient_checkpointing=true or a smaller -s crop_px."
         ) from None
-    leave_processes()
     if is_first:
-        print(f"Trained: {folder}. Use it: vpd predict {task.value} IMAGE... --model {folder} --out DIR")
+        print(f"Trained: {folder}. Use it: vpd predict {task.value} IMAGE... --model {folder} --out DIR", flush=True)
+    leave_processes()

@@ -10,6 +10,7 @@ from vpd.data.opening import check_options, find_layout, open_data, option_names
 from vpd.data.refer import DATASETS, ReferData, find_splits
 from vpd.data.report import Report, SplitReport
 from vpd.errors import UsageError
+from vpd.world.shipped import WORLD
 
 _OPTIONS: dict[str, Any] = {"unpaired": "skip", "per_sentence": False}
 """How a data set is opened, where its layout has these options, to see as much of it as possible, each file once."""
@@ -45,11 +46,11 @@ def check_data(
         progress: Wraps the indices of a split, to show how far it is.
 
     Raises:
-        UsageError: If the format or an option is unknown or the folder has another layout; what is wrong with
-            single files is in the report.
+        UsageError: If the format or an option is unknown, the folder has another layout, or there are no files to
+            read; what is wrong with single files is in the report.
     """
     root, options = Path(root), dict(options or {})
-    if find_layout(format).takes_task:
+    if format == WORLD:
         raise UsageError(f"{format}: its scenes are rendered when they are asked for; there are no files to check.")
     splits = splits_of(root, format)
     check_options(format, options)

@@ -275,6 +275,8 @@ def find_layout(format: str) -> Layout:  # noqa: A002
 
 
 def _must_be_folder(root: Path) -> None:
+    if is_world(root):
+        raise UsageError(f"{root} names the rendered scenes, whose format is {WORLD}; leave --format out.")
     if not root.is_dir():
         near = difflib.get_close_matches(str(root), [WORLD], cutoff=0.75)
         raise UsageError(f"{root}: no such folder." + (f" Did you mean {WORLD}, the rendered scenes?" if near else ""))

@@ -114,7 +114,8 @@ def build_model(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:
         model = _go_on(config, train_set)
     else:
         model = _begin(config, train_set)
-        if config.model == WORLD:
+        is_all_ours = config.model == config.data.root == WORLD  # as pinned: of folders these are whole paths
+        if is_all_ours and "licence" not in config.model_options:
             model.config = model.config.model_copy(update={"licence": LICENCE})
     if config.mode == "lora":
         model.add_lora(config.lora)

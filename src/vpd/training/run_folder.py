@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from vpd.errors import UsageError
 from vpd.evaluation import SCORE, is_better
 from vpd.files import atomic_folder, read_json_lines
-from vpd.model_folder import WEIGHTS_FILE
+from vpd.model_folder import CHECKPOINTS, CONFIG, MODEL, WEIGHTS_FILE, is_run
 from vpd.tasks.model import PerceptionModel
 from vpd.training.bad_samples import BAD_SAMPLES
 from vpd.training.checkpoints import (
@@ -33,14 +33,6 @@ from vpd.training.plan import checkpoints_at_once
 from vpd.training.settings import write_config
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINTS, MODEL, CONFIG = "checkpoints", "model", "config.yaml"
-"""In the folder of a run: its checkpoints, the finished model, and the resolved settings (in every checkpoint too)."""
-
-
-def is_run(folder: Path) -> bool:
-    """Whether a folder holds a run, whatever came of it."""
-    return (folder / CONFIG).is_file() and ((folder / CHECKPOINTS).is_dir() or (folder / MODEL).is_dir())
 
 
 def tell_no_run(folder: Path, *, can_start: bool) -> None:

@@ -39,6 +39,10 @@ _EXTENT: dict[Recipe, dict[Task, Settings]] = {
     },
 }
 """Recipe -> task -> how long, and on crops of which size."""
+_OF_WORLD = ("crop_px", "steps", "batch_size", "model_options", "workers", "validate_every", "validate_limit")
+"""What the shipped model takes from its own recipe where it learns rendered scenes and nobody says otherwise."""
+_RATES_OF_WORLD: Settings = {"learning_rate": 1e-3, "unet_lr_scale": 1.0}
+"""The best where all of it trains, of those tried in docs/claims.md."""
 _SHIPPED = Path(__file__).parents[1] / "recipes"
 _EITHER_OR = ({"steps", "epochs"},)
 
@@ -141,9 +145,11 @@ def resolve_config(task: Task, *layers: Mapping[str, Any]) -> TrainConfig:
     recipe: Recipe = "reference" if given.get("recipe") == "reference" else "default"
     base = recipe_settings(task, recipe)
     if "recipe" not in given and _is_all_world(given):
-        shipped = f"{WORLD}-{task}"
-        logger.info("Settings that are not given are those of --config %s.", shipped)
-        base = merge_settings(base, read_settings(shipped))
+        shipped = read_settings(f"{WORLD}-{task}")
+        ours = _RATES_OF_WORLD | {key: shipped[key] for key in _OF_WORLD}
+        told = ", ".join(f"{key}={value}" for key, value in ours.items() if key not in given)
+        logger.info("For rendered scenes: %s. Those for photographs: -s recipe=default.", told)
+        base = merge_settings(base, ours)
     try:
         return TrainConfig.model_validate(merge_settings(base, given))
     except ValidationError as error:

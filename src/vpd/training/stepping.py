@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -207,9 +208,13 @@ def has_narrow_gradients(config: TrainConfig, accelerator: Accelerator) -> bool:
 
 
 def find_processes() -> Accelerator:
-    """Device and other processes of this run, as torchrun or SLURM set them up; autocast is left to `LossOf`."""
+    """Device and other processes of this run, as torchrun or SLURM set them up; autocast is left to `LossOf`.
+
+    A group of processes that is made here is left when Python ends; one that was there before is its maker's.
+    """
+    is_new = not distributed.is_initialized()
     accelerator = Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
-    if accelerator.num_processes > 1:
+    if is_new and distributed.is_initialized():
         atexit.register(_leave_at_exit)
     return accelerator
 
@@ -221,13 +226,15 @@ def leave_processes() -> None:
 
 
 def _leave_at_exit() -> None:
-    """End gloo's threads while Python still runs.
+    """Let gloo's threads end while Python still runs.
 
     One that frees a tensor later kills the process, about once in 200 ends (pytorch/pytorch#190489). NCCL has no such
     threads, and after a failure it would wait here for processes that do not come.
     """
     if distributed.is_initialized() and distributed.get_backend() == "gloo":
+        gc.collect()  # an error that was raised keeps its frames, and they what keeps the group
         leave_processes()
+        time.sleep(0.1)  # a device mesh keeps its group for good: its threads stay, but free now what they hold
 
 
 def do_on_first(accelerator: Accelerator, work: Callable[[], object]) -> None:

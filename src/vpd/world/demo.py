@@ -38,6 +38,8 @@ PROMPT = (
 SEED = 7
 """Of the fresh scenes."""
 _SHOWN, _SAMPLES, _EXPRESSIONS, _WORDS = 3, 4, 3, 4
+_WORD_PX = 192
+"""Long side of the pictures of attention to words."""
 _BLIND: dict[Task, str] = {
     "segment": "answering the most frequent class everywhere",
     "refer": "the same model, given the expressions of other pictures",
@@ -153,11 +155,11 @@ def _show_attention() -> Section:
         maps = word_maps(backbone, encoder, image, sample.texts[0])
         if len(maps) == _WORDS:  # of one length, to stand below one another
             titles = (sample.texts[0], *(one.word for one in maps))
-            rows.append(contact_sheet([[image, *(one.picture(image) for one in maps)]], titles, cell_px=192))
+            rows.append(contact_sheet([[image, *(one.picture(image) for one in maps)]], titles, cell_px=_WORD_PX))
         if len(rows) == _EXPRESSIONS:
             break
     caption = "Where the pre-trained model looks for each word. It learnt from pictures and captions, from no mask."
-    heading = caption_strip(f"Attention to words · {caption}", rows[0].width, font_px_for(256, 256))
+    heading = caption_strip(f"Attention to words · {caption}", rows[0].width, font_px_for(_WORD_PX, _WORD_PX))
     return Section("Attention to words", caption, stack([heading, *rows]))
 
 

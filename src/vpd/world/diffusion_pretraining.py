@@ -115,9 +115,9 @@ def pretrain_diffusion(
     with only_run_in(folder), stop_request() as stop:
         go_on = saving_steps(checkpoint, stop, every_s=SECONDS_BETWEEN_CHECKPOINTS, on_step=on_step)
         train_diffusion(run, LatentSet(shards), steps=steps, batch_size=batch_size, go_on=go_on)
+    run.save(checkpoint)  # also at the end: what is left may still be interrupted
     minutes = run.seconds / 60
     if stop.signal is not None and run.step < steps:
-        run.save(checkpoint)
         return DiffusionReport(folder, run.step, minutes, stop.signal)
     unet, encoder = run.unet.cpu(), run.text_encoder.cpu()
     gaps = {}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -66,16 +66,26 @@ def prepare_latents(
     missing = [number for number in numbers if not paths[number].is_file()]
     write = partial(_write_shard, count=SCENES_PER_SHARD, seed=seed, size_px=size_px)
     jobs = [paths[number] for number in missing], missing
-    with nullcontext() if workers == 1 else _processes(workers) as pool:
-        for done, _ in enumerate((pool.map if pool else map)(write, *jobs), 1):
+    with nullcontext(map) if workers == 1 else _many(workers) as map_jobs:
+        for done, _ in enumerate(map_jobs(write, *jobs), 1):
             if on_shard:
                 on_shard(len(paths) - len(missing) + done, len(paths))
     return paths
 
 
-def _processes(workers: int) -> ProcessPoolExecutor:
-    """Fresh processes of one thread each: forked ones would inherit torch's locked threads."""
-    return ProcessPoolExecutor(workers, get_context("spawn"), begin_worker)
+@contextmanager
+def _many(workers: int) -> Iterator[Callable[..., Iterable[None]]]:
+    """`map` over fresh processes of one thread each; forked ones would inherit torch's locked threads.
+
+    Where an error, Ctrl-C or SIGTERM ends it, they end at once and not after the shards that they are at.
+    """
+    with ProcessPoolExecutor(workers, get_context("spawn"), begin_worker) as pool:
+        try:
+            yield pool.map
+        except BaseException:
+            for process in list(pool._processes.values()):
+                process.terminate()
+            raise
 
 
 def _write_shard(path: Path, number: int, *, count: int, seed: int, size_px: int) -> None:

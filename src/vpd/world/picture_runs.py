@@ -112,7 +112,7 @@ def train_in_folder(
     resume: bool,
     on_step: Callable[[Run, float], None] | None = None,
 ) -> int | None:
-    """Train to the end or until a signal comes, with a checkpoint every minute and at a signal.
+    """Train to the end or until a signal comes, with a checkpoint every minute and then.
 
     Args:
         run: What is trained; changed in place.
@@ -148,6 +148,5 @@ def train_in_folder(
     with only_run_in(folder), stop_request() as stop:
         go_on = saving_steps(checkpoint, stop, every_s=SECONDS_BETWEEN_CHECKPOINTS, on_step=on_step)
         train_on_images(run, pictures.batches(run.step), **limits._asdict(), go_on=go_on)
-    if stop.signal is not None:
-        run.save(checkpoint)
+    run.save(checkpoint)  # also at the end: what is left may still be interrupted
     return stop.signal
