@@ -23,7 +23,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from claims_arms import Run, plan, trials
+from claims_arms import BACKBONES, Run, plan, trials
 from claims_models import Sources, read_backbones
 from claims_report import write_report
 from claims_runs import Laboratory, Settings, best_rate
@@ -86,22 +86,25 @@ def write_random(options: argparse.Namespace) -> None:
     folder = results_folder(options.folder)
     run = new_run("text", seed=1, data="", size_px=Settings.size_px)
     save_diffusion_folder(folder, vae=load_autoencoder(None), unet=run.unet, text_encoder=run.text_encoder.model)
+    print(f"Written: {folder}. Use it: --backbone random={folder}")
 
 
 def chosen_runs(sources: Sources, options: argparse.Namespace) -> list[Run]:
     """The plan, filtered."""
     only = dict(pair.split("=", 1) for pair in options.only.split(",")) if options.only else {}
     share, shares = (int(part) for part in options.share.split("/"))
-    return [
-        run
-        for run in plan(options.seeds, sources.folders, only)
-        if zlib.crc32(repr(run.arm.family).encode()) % shares == share - 1
-    ]
+    planned = list(plan(options.seeds, sources.folders, only))
+    if not planned:
+        raise UsageError(f"--only {options.only}: no arm of these backbones is such.")
+    return [run for run in planned if zlib.crc32(repr(run.arm.family).encode()) % shares == share - 1]
 
 
 def read_sources(options: argparse.Namespace) -> Sources:
     """The backbones of the command line."""
-    return Sources(read_backbones(options.backbone), options.cache_mb)
+    backbones = read_backbones(options.backbone)
+    if unknown := sorted(set(backbones) - set(BACKBONES)):
+        raise UsageError(f"Unknown backbones: {', '.join(unknown)}. Known: {', '.join(BACKBONES)}.")
+    return Sources(backbones, options.cache_mb)
 
 
 def read_settings(options: argparse.Namespace) -> Settings:
@@ -126,7 +129,7 @@ def main() -> None:
         command.add_argument("--backbone", action="append", required=True, metavar="NAME=FOLDER")
         command.add_argument("--seeds", type=int, default=5, help="of each arm, besides the one that chooses rates")
         command.add_argument("--minutes", type=float, help="stop between two runs after so many")
-        command.add_argument("--only", default="", help="field=value,field=value|value,...")
+        command.add_argument("--only", default="", help="field=value,field=value|value,...; fields: those of `Arm`")
         command.add_argument("--share", default="1/1", help="which part of the runs, of how many")
         command.add_argument("--steps", type=int, default=Settings.steps)
         command.add_argument("--batch-size", type=int, default=Settings.frozen_batch)

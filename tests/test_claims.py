@@ -170,6 +170,8 @@ def test_the_random_backbone_is_the_shipped_one_before_its_training(monkeypatch,
         (["--backbone=text=world", "--backbone=text=world"], "each name once"),
         (["--backbone=text=no/where/at/all"], "There is no no/where/at/all"),
         (["--backbone=random=world"], "give its folder"),
+        (["--backbone=txet=world"], "Unknown backbones: txet. Known: text, random"),
+        (["--backbone=text=world", "--only=task=refr"], "--only task=refr: no arm"),
         (["--backbone=text=world", "--only=colour=red"], "Unknown fields: colour"),
     ],
 )

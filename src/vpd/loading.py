@@ -173,6 +173,11 @@ def find_model(source: str | Path) -> Path:
     )
 
 
+def is_adapted(source: str | Path) -> bool:
+    """Whether a source is a model of ours, shipped or a folder, rather than a diffusion model."""
+    return str(source) in ADAPTED or (Path(source).expanduser() / CONFIG_FILE).is_file()
+
+
 def find_device(device: str | torch.device) -> torch.device:
     """The torch device of a name.
 

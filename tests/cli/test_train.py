@@ -90,7 +90,7 @@ def test_wrong_requests_get_one_line_and_status_2(more: list[str], message: str,
 
 def test_nothing_given_says_what_is_missing(vpd_command: Any, tmp_path: Path):
     result = vpd_command("train", "segment", "--out", tmp_path / "run")
-    assert result.status == 2 and "model is missing; data is missing" in result.err
+    assert result.status == 2 and "model is missing (--model MODEL); data is missing (--data DIR)" in result.err
     assert not (tmp_path / "run").exists()
 
 

@@ -207,3 +207,10 @@ def test_reference_counts_overlapping_polygons_as_background():
     assert reader_options("refcoco", "reference", {"overlap": "union"}) == {"overlap": "union"}
     assert reader_options("refcoco", "default", {}) == {}
     assert reader_options("nyu", "reference", {}) == {}
+
+
+def test_a_shipped_adapted_model_can_be_gone_on_from(config: Any):
+    model = build_model(config(model="world-segment", model_options={"head_channels": 64}), Data(("floor", "lamp")))
+    assert model.config.classes == ("floor", "lamp")
+    with pytest.raises(UsageError, match="world-refer is a model for refer"):
+        build_model(config(model="world-refer", model_options={"head_channels": 64}), Data(("floor",)))

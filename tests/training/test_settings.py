@@ -62,7 +62,7 @@ def test_wrong_and_missing_values_are_named_beside_unknown_keys():
     assert "steps: Input should be greater than 0, got 0" in message
     assert "model: Input should be a valid string, got None" in message
     assert "precision: Input should be 'no' or 'bf16', got 'fp16'" in message
-    with pytest.raises(UsageError, match=r"model is missing; data is missing"):
+    with pytest.raises(UsageError, match=r"model is missing .--model MODEL.; data is missing .--data DIR."):
         resolve_config("segment")
     with pytest.raises(UsageError, match="data: Input should be a valid dictionary"):
         resolve_config("segment", {"model": "sd", "data": "folder"})
@@ -178,9 +178,12 @@ def test_the_shipped_model_learns_rendered_scenes_by_settings_of_its_own(
     with caplog.at_level("INFO"):
         config = resolve_config(task, world, {"steps": 3})
     assert (config.crop_px, config.steps, config.mode, config.learning_rate) == (128, 3, "full", 1e-3)
-    assert "For rendered scenes: learning_rate=0.001" in caplog.text and "steps" not in caplog.text
-    for other in ({"model": "sd"}, {"data": {"root": "mine"}}, {"recipe": "default"}):
-        assert resolve_config(task, world, other).crop_px > 400
+    assert "For rendered scenes: crop_px=128" in caplog.text and "steps" not in caplog.text
+    other = resolve_config(task, world, {"model": "sd"})
+    assert other.crop_px == 128 and other.learning_rate < 1e-3 and other.model_options == {}
+    assert resolve_config(task, world, {"epochs": 1}).steps is None
+    for general in ({"data": {"root": "mine"}}, {"recipe": "default"}):
+        assert resolve_config(task, world, general).crop_px > 400
     (tmp_path / "world").mkdir()
     monkeypatch.chdir(tmp_path)  # a folder of the name comes first
     assert resolve_config(task, world).crop_px > 400

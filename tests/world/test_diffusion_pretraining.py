@@ -273,7 +273,7 @@ def test_ctrl_c_while_scenes_are_rendered_says_what_becomes_of_them(tmp_path, ca
     line = f"pretrain diffusion --out {tmp_path / 'out'} --scenes 4 --steps 1 --batch 2 --size 32 --workers 1"
     with pytest.raises(SystemExit, match="^130$"):
         vpd.cli.main(line.split())
-    assert "Stopped. What is written stays; go on by the same command with --resume." in capsys.readouterr().out
+    assert "Stopped. What is saved stays; go on by the same command with --resume." in capsys.readouterr().out
 
 
 def test_a_run_interrupted_after_its_last_step_loses_none(tmp_path, store, monkeypatch):

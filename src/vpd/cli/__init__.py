@@ -63,7 +63,8 @@ def _show_version(is_wanted: bool) -> None:
 def build_app() -> typer.Typer:
     """The command line with all its verbs."""
     app = typer.Typer(
-        help="Dense perception from a pre-trained text-to-image diffusion model: segmentation, referring, depth.",
+        help="Dense perception from a pre-trained text-to-image diffusion model: segmentation, referring, depth. "
+        "Without weights and data: `world` names a small model (--model) and rendered scenes (--data); see demo.",
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,

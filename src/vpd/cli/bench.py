@@ -78,11 +78,11 @@ def bench(
     from vpd.benchmark.comparison import compare_ways
     from vpd.benchmark.random_models import random_model
     from vpd.benchmark.report import tables, write_report
-    from vpd.files import writable_folder
     from vpd.loading import find_device
+    from vpd.model_folder import results_folder
 
     if out is not None:
-        writable_folder(out)  # or the figures would be lost
+        results_folder(out)  # or the figures would be lost
     if threads is not None:
         torch.set_num_threads(threads)
     place, kind = find_device(device), (size or SizeName.tiny).value

@@ -59,10 +59,9 @@ def _show(out: Path, prompt: str | None, command: str) -> None:
 def _race(out: Path, command: str) -> None:
     from vpd.world.demo_training import run_race
 
-    print("One segmenter, trained from the pre-trained UNet and from a random one. mIoU on fresh scenes:")
-
     def tell(race: Race) -> None:
         if len(race.steps) == 1:
+            print("One segmenter, trained from the pre-trained UNet and from a random one. mIoU on fresh scenes:")
             print(f"Live curves: open {out / 'training.html'}", flush=True)
         values = ", ".join(f"{arm} {100 * values[-1]:5.1f}" for arm, values in race.miou.items())
         print(f"step {race.steps[-1]:3}: {values}", flush=True)

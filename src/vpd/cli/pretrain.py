@@ -140,7 +140,9 @@ def diffusion(
     latents: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of prepared latents, to share among runs.")
     ] = None,
-    scenes: Annotated[int, typer.Option(metavar="N", help="Scenes to train on, a multiple of 1000.")] = 40_000,
+    scenes: Annotated[
+        int, typer.Option(metavar="N", help="Scenes to train on; rendered and kept by the thousand.")
+    ] = 40_000,
     steps: Annotated[
         int | None, typer.Option(metavar="N", help="Steps; same seed and steps, same weights. 1100, or as begun.")
     ] = None,
@@ -209,7 +211,7 @@ def _told_of_interrupts() -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as error:
-        print("Stopped. What is written stays; go on by the same command with --resume.", flush=True)
+        print("Stopped. What is saved stays; go on by the same command with --resume.", flush=True)
         raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 143) from None
 
 

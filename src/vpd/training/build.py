@@ -19,8 +19,7 @@ from vpd.data.refer import DATASETS
 from vpd.data.samples import SampleSet
 from vpd.data.transforms import Pipeline, train_transform
 from vpd.errors import UsageError
-from vpd.loading import check_task, load
-from vpd.model_folder import CONFIG_FILE
+from vpd.loading import check_task, is_adapted, load
 from vpd.tasks.depth import DepthModel
 from vpd.tasks.model import BACKBONE_OPTIONS, PerceptionModel
 from vpd.tasks.referring import ReferringModel
@@ -147,11 +146,6 @@ def build_caches(config: TrainConfig) -> tuple[FrozenCaches | None, FrozenCaches
     # of all recipes one leaves the images as they are; of the others each would be kept in vain
     is_repeating = config.task == "refer" and config.recipe == "reference"
     return FrozenCaches(cache if is_repeating else None, cache), FrozenCaches(cache, cache)
-
-
-def is_adapted(source: str) -> bool:
-    """Whether a source is a folder of ours rather than a diffusion model."""
-    return (Path(source).expanduser() / CONFIG_FILE).is_file()
 
 
 def class_names(config: TrainConfig, train_set: SampleSet) -> tuple[str, ...]:

@@ -39,10 +39,10 @@ _EXTENT: dict[Recipe, dict[Task, Settings]] = {
     },
 }
 """Recipe -> task -> how long, and on crops of which size."""
-_OF_WORLD = ("crop_px", "steps", "batch_size", "model_options", "workers", "validate_every", "validate_limit")
-"""What the shipped model takes from its own recipe where it learns rendered scenes and nobody says otherwise."""
+_OF_WORLD = ("crop_px", "steps", "batch_size", "workers", "validate_every", "validate_limit")
+"""What training on rendered scenes takes from the shipped recipe where nobody says otherwise."""
 _RATES_OF_WORLD: Settings = {"learning_rate": 1e-3, "unet_lr_scale": 1.0}
-"""The best where all of it trains, of those tried in docs/claims.md."""
+"""For the shipped model on them: the best where all of it trains, of those tried in docs/claims.md."""
 _SHIPPED = Path(__file__).parents[1] / "recipes"
 _EITHER_OR = ({"steps", "epochs"},)
 
@@ -144,9 +144,7 @@ def resolve_config(task: Task, *layers: Mapping[str, Any]) -> TrainConfig:
         raise UsageError(f"The settings are for {given['task']}, but {task} was asked for.")
     recipe: Recipe = "reference" if given.get("recipe") == "reference" else "default"
     base = recipe_settings(task, recipe)
-    if "recipe" not in given and _is_all_world(given):
-        shipped = read_settings(f"{WORLD}-{task}")
-        ours = _RATES_OF_WORLD | {key: shipped[key] for key in _OF_WORLD}
+    if "recipe" not in given and (ours := _for_world(task, given)):
         told = ", ".join(f"{key}={value}" for key, value in ours.items() if key not in given)
         logger.info("For rendered scenes: %s. Those for photographs: -s recipe=default.", told)
         base = merge_settings(base, ours)
@@ -164,11 +162,23 @@ def write_config(config: TrainConfig, path: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _is_all_world(given: Mapping[str, Any]) -> bool:
-    """Whether the shipped model shall learn rendered scenes, for which a recipe for photographs is of no use."""
+def _for_world(task: Task, given: Mapping[str, Any]) -> Settings:
+    """What suits rendered scenes, if they are the data: a recipe for photographs is of no use there."""
     data = given.get("data")
-    root = data.get("root") if isinstance(data, Mapping) else None
-    return all(isinstance(name, str) and is_world(Path(name)) for name in (given.get("model"), root))
+    model, root = given.get("model"), data.get("root") if isinstance(data, Mapping) else None
+    if not _is_named_world(root):
+        return {}
+    shipped = read_settings(f"{WORLD}-{task}")
+    ours = {key: shipped[key] for key in _OF_WORLD}
+    if "epochs" in given:
+        del ours["steps"]
+    if _is_named_world(model):
+        ours |= _RATES_OF_WORLD | {"model_options": shipped["model_options"]}
+    return ours
+
+
+def _is_named_world(name: object) -> bool:
+    return isinstance(name, str) and is_world(Path(name))
 
 
 def _explain(problem: Mapping[str, Any]) -> str:
@@ -186,7 +196,8 @@ def _explain(problem: Mapping[str, Any]) -> str:
         near = difflib.get_close_matches(str(location[-1]), places, n=1, cutoff=0.0)
         return f"unknown key {path} (nearest known key: {places[near[0]]})"
     if problem["type"] == "missing":
-        return f"{path} is missing"
+        option = {"model": " (--model MODEL)", "data": " (--data DIR)"}.get(path, "")
+        return f"{path} is missing{option}"
     message = problem["msg"].removeprefix("Value error, ")
     return f"{path}: {message}, got {problem['input']!r}" if path else message
 

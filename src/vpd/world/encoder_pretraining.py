@@ -14,12 +14,10 @@ from vpd.backbones.tiny_encoder import CONFIG_FILE as ENCODER_CONFIG_FILE
 from vpd.backbones.tiny_encoder import TinyEncoder, TinyEncoderConfig, save_tiny_encoder
 from vpd.backbones.vae_walk import latent_stride
 from vpd.errors import UsageError
-from vpd.loading import find_device, load
+from vpd.loading import find_device, is_adapted, load
 from vpd.model_base import fingerprint
-from vpd.model_folder import CONFIG_FILE
 from vpd.world.encoder_training import EncoderRun, latent_error
 from vpd.world.picture_runs import Pictures, check_limits, train_in_folder
-from vpd.world.shipped import ADAPTED
 
 CHECKPOINT = "encoder-training.safetensors"
 STRIDES = (2, 4, 8)
@@ -112,8 +110,7 @@ def find_teacher(model: str | Path) -> AutoencoderKL:
     Raises:
         UsageError: If there is no such model, or it is damaged.
     """
-    is_adapted = str(model) in ADAPTED or (Path(model).expanduser() / CONFIG_FILE).is_file()
-    vae = load(model, device="cpu").backbone.vae if is_adapted else load_vae(model)
+    vae = load(model, device="cpu").backbone.vae if is_adapted(model) else load_vae(model)
     vae.decoder = vae.post_quant_conv = None
     return vae.eval().requires_grad_(False)
 

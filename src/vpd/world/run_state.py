@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from vpd.errors import UsageError
 from vpd.files import atomic_write
+from vpd.model_folder import is_run
 from vpd.training.stopping import StopRequest
 
 
@@ -125,8 +126,10 @@ def refuse_other_runs(path: Path, *, result: Path, resume: bool) -> None:
         resume: Whether a stopped one is to be gone on with.
 
     Raises:
-        UsageError: If there is a finished run, or a stopped one that is not to be resumed.
+        UsageError: If there is a finished run, or a stopped one that is not to be resumed, or a run of `vpd train`.
     """
+    if is_run(path.parent):
+        raise UsageError(f"{path.parent} holds a run of vpd train. Give another folder.")
     if path.is_file():
         if not resume:
             raise UsageError(
