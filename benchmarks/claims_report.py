@@ -77,7 +77,7 @@ def all_differences(lines: Lines) -> dict[Arm, tuple[int, Difference]]:
 
 def difference(lines: Lines, arm: Arm, base: Arm, rows_of: str = "rows") -> tuple[int, Difference] | None:
     """Seeds that two arms share, and the paired difference of their scores; none where they share none."""
-    seeds = sorted(set(lines.get(arm, {})) & set(lines.get(base, {})))
+    seeds = sorted(seed for seed, line in lines.get(arm, {}).items() if seed in lines.get(base, {}) and line[rows_of])
     if not seeds:
         return None
 

@@ -66,10 +66,10 @@ def without_times(line):
 
 def test_runs_repeat_resume_and_make_a_report(command, four_labels, tmp_path, capsys):
     results, again = tmp_path / "results.jsonl", tmp_path / "again.jsonl"
-    only = "--only=task=refer,regime=frozen,adapter=off,maps=on,latents=scaled"
+    only = "--only=task=refer,regime=frozen,maps=on,latents=scaled"
     command("run", results, only)
     whole = results.read_text()
-    assert len(lines_of(results)) == 10  # of two backbones: 3 trials and one run; no text, shuffled text
+    assert len(lines_of(results)) == 12  # of two backbones: 3 trials and one run; no text twice, shuffled, adapter
     command("run", results, only)
     assert results.read_text() == whole
 
@@ -80,13 +80,13 @@ def test_runs_repeat_resume_and_make_a_report(command, four_labels, tmp_path, ca
     }
 
     command("plan", results, only)
-    assert "10 planned, 0 left" in capsys.readouterr().out
+    assert "12 planned, 0 left" in capsys.readouterr().out
     command("report", results, "--out", str(tmp_path / "report"))
     report = tmp_path / "report"
     assert {path.name for path in report.iterdir()} == {"tables.md", "curves.png", "differences.png"}
     tables = (report / "tables.md").read_text()
     assert "backbone random" in tables
-    assert "no text (control)" in tables
+    assert "no text (control)" in tables and "| frozen, adapter on | 4 |" in tables
 
 
 @pytest.mark.parametrize(
