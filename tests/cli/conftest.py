@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import vpd
+import vpd.loading  # what other packages print when they are imported is none of a command's words
 from vpd.cli import main
 from vpd.config import Fit
 
