@@ -16,14 +16,13 @@ from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.config import ModelConfig, Task
 from vpd.errors import UsageError
 from vpd.model_base import Base, base_weights, encoder_weights, find_base, fingerprint, put_back
-from vpd.model_folder import CONFIG_FILE, WEIGHTS_FILE, check_pair, read_base, read_config
+from vpd.model_folder import CHECKPOINTS, CONFIG_FILE, MODEL, WEIGHTS_FILE, check_pair, read_base, read_config
 from vpd.prompts.encoder import TextEncoder
 from vpd.reference.single_file import mismatches
 from vpd.tasks.depth import DepthModel
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.referring import ReferringModel
 from vpd.tasks.segmentation import SegmentationModel
-from vpd.training.run_folder import MODEL
 from vpd.world.shipped import ADAPTED, WORLD, shipped_model
 
 _MODELS = {"segment": SegmentationModel, "refer": ReferringModel, "depth": DepthModel}
@@ -146,7 +145,7 @@ def find_model(source: str | Path) -> Path:
                 f"vpd train TASK --model {path} --data DIR --out DIR"
             )
         hint = f" It holds a training run: its model is {path / MODEL}." if (path / MODEL).is_dir() else ""
-        if not hint and (steps := sorted((path / "checkpoints").glob(f"*/{CONFIG_FILE}"), key=_modified)):
+        if not hint and (steps := sorted((path / CHECKPOINTS).glob(f"*/{CONFIG_FILE}"), key=_modified)):
             hint = f" It holds a training run that is not finished; {steps[-1].parent} is how far it is."
         raise UsageError(f"{path} is not a model folder: it has no {CONFIG_FILE}.{hint}")
     if path.is_file():
@@ -154,10 +153,10 @@ def find_model(source: str | Path) -> Path:
             f"{path} is a file; a model is a folder. A published checkpoint becomes one by: "
             f"vpd convert TASK {path} --out DIR"
         )
-    if (path.parent / "checkpoints").is_dir():
+    if (path.parent / CHECKPOINTS).is_dir():
         raise UsageError(
             f"{path.parent} is a training run that has no {path.name}/ yet. Finish it by --resume, or take one of "
-            f"{path.parent / 'checkpoints'}/."
+            f"{path.parent / CHECKPOINTS}/."
         )
     if str(source) in ADAPTED:
         return shipped_model(str(source))

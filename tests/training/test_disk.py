@@ -13,12 +13,12 @@ from toy import Toy, ToyData, same, toy_config
 
 from vpd.errors import UsageError
 from vpd.files import read_json_lines
+from vpd.model_folder import CHECKPOINTS
 from vpd.training import disk
 from vpd.training.checkpoints import latest_checkpoint
 from vpd.training.disk import check_space, checkpoint_bytes, folder_bytes
 from vpd.training.loop import Training
 from vpd.training.plan import checkpoints_at_once
-from vpd.training.run_folder import CHECKPOINTS
 
 SLACK = 32 * 2**20
 

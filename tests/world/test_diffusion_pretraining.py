@@ -4,11 +4,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from processes import descendants, is_running, wait_until
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -300,27 +300,14 @@ if __name__ == "__main__":
     (tmp_path / "program.py").write_text(program)
     running = subprocess.Popen([sys.executable, tmp_path / "program.py"], stderr=subprocess.PIPE, text=True)
     try:
-        while len(renderers := children(running.pid)) < 3:  # with the tracker of their resources
-            assert running.poll() is None
-            time.sleep(0.2)
+        # with the tracker of their resources
+        wait_until(lambda: len(descendants(running.pid)) >= 3, "no processes to render came", running=running)
+        renderers = descendants(running.pid)
         running.send_signal(signal.SIGINT)
         assert "KeyboardInterrupt" in running.communicate(timeout=30)[1]
         deadline = time.monotonic() + 10  # a shard takes longer
-        while any(is_alive(child) for child in renderers):
+        while any(map(is_running, renderers)):
             assert time.monotonic() < deadline
             time.sleep(0.1)
     finally:
         running.kill()
-
-
-def is_alive(process):
-    """Whether a process is there and not only its entry, which nobody has asked for."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def children(process):
-    """Processes that a process started."""
-    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]

@@ -17,6 +17,7 @@ from vpd.data.samples import SampleSet
 from vpd.errors import UsageError
 from vpd.files import writable_folder
 from vpd.loading import load
+from vpd.model_folder import CHECKPOINTS, CONFIG, MODEL
 from vpd.tasks.model import PerceptionModel
 from vpd.training.bad_samples import look_at_some
 from vpd.training.batch_search import find_accumulation
@@ -26,7 +27,7 @@ from vpd.training.config import TrainConfig
 from vpd.training.data_identity import check_same_data
 from vpd.training.folder_lock import only_run_in
 from vpd.training.loop import Training
-from vpd.training.run_folder import CHECKPOINTS, CONFIG, MODEL, tell_no_run
+from vpd.training.run_folder import tell_no_run
 from vpd.training.settings import merge_settings, read_settings, resolve_config, write_config
 from vpd.training.stepping import do_on_first, find_processes
 from vpd.training.trackers import check_trackers

@@ -144,12 +144,13 @@ def resolve_config(task: Task, *layers: Mapping[str, Any]) -> TrainConfig:
         raise UsageError(f"The settings are for {given['task']}, but {task} was asked for.")
     recipe: Recipe = "reference" if given.get("recipe") == "reference" else "default"
     base = recipe_settings(task, recipe)
-    if "recipe" not in given and (ours := _for_world(task, given)):
-        told = ", ".join(f"{key}={value}" for key, value in ours.items() if key not in given)
+    ours = {} if "recipe" in given else _for_world(task, given)
+    merged = merge_settings(merge_settings(base, ours), given)
+    if ours:
+        told = ", ".join(f"{key}={merged[key]}" for key in ours if key in merged and key not in given)
         logger.info("For rendered scenes: %s. Those for photographs: -s recipe=default.", told)
-        base = merge_settings(base, ours)
     try:
-        return TrainConfig.model_validate(merge_settings(base, given))
+        return TrainConfig.model_validate(merged)
     except ValidationError as error:
         problems = "; ".join(_explain(problem) for problem in error.errors())
         raise UsageError(f"Wrong settings: {problems}.") from error
@@ -170,8 +171,6 @@ def _for_world(task: Task, given: Mapping[str, Any]) -> Settings:
         return {}
     shipped = read_settings(f"{WORLD}-{task}")
     ours = {key: shipped[key] for key in _OF_WORLD}
-    if "epochs" in given:
-        del ours["steps"]
     if _is_named_world(model):
         ours |= _RATES_OF_WORLD | {"model_options": shipped["model_options"]}
     return ours
