@@ -4,9 +4,9 @@
     python benchmarks/card_memory.py --tasks refer --modes lora --cards 6 10
     python benchmarks/card_memory.py --size tiny --px 64   # seconds: does it run
 
-Forward and backward pass run on tensors without data, under `precision=bf16` as a GPU has it (norms in float32), and
-every byte that is alive is counted: gradients, what is kept for the backward pass, copies of weights in 16 bits, the
-largest transients. To them come weights, optimiser state, of `refer` the text encoder, a tenth of the
+Forward and backward pass run on tensors without data, under `precision=bf16` as a GPU has it (norms and softmax in
+float32), and every byte that is alive is counted: gradients, what is kept for the backward pass, copies of weights in
+16 bits, the largest transients. To them come weights, optimiser state, of `refer` the text encoder, a tenth of the
 activations for what kernels take and allocators waste, and 1 GiB for CUDA itself. Nothing of it is measured:
 `-s accumulate=auto` tries what really fits.
 """
@@ -15,13 +15,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
+from torch.utils.checkpoint import checkpoint
 
 from vpd.benchmark.random_models import random_config
 from vpd.caching import FrozenCaches
@@ -40,7 +44,7 @@ MODES = ("full", "lora", "frozen", "head")
 TEXT_ENCODER_BYTES = 123_060_480 * 4
 CUDA_BYTES = 2**30
 _CLASSES = {"segment": 150, "refer": 1, "depth": 27}
-_IN_FLOAT32 = (torch.group_norm, torch.layer_norm)
+_IN_FLOAT32 = (torch.group_norm, torch.layer_norm, Tensor.softmax)
 
 
 class GpuPrecision(TorchFunctionMode):
@@ -84,7 +88,8 @@ def pass_bytes(config: TrainConfig, size: str, batch: int) -> tuple[int, int, in
         optimiser = build_optimiser(optimiser_groups(model, config), kind="sgd")
         gradients = Gradients(optimiser, narrow=True)
         loss_of, samples = LossOf(model, config, FrozenCaches()), largest_batch(config, batch)
-        with GpuPrecision(), LiveBytes() as live:
+        recomputing = partial(checkpoint, context_fn=lambda: (nullcontext(), GpuPrecision()))  # autograd drops the mode
+        with patch("vpd.backbones.unet_walk.checkpoint", recomputing), GpuPrecision(), LiveBytes() as live:
             total, _ = loss_of(samples)
             torch.autograd.backward(total)  # Tensor.backward would leave the mode
         gradients.clear()

@@ -18,7 +18,7 @@ from vpd.evaluation import SCORE
 from vpd.files import atomic_write, read_json_lines, writable_folder
 from vpd.metrics.intervals import Difference, paired_differences
 
-REGIMES = ("frozen", "full")
+REGIMES = ("frozen", "full", "gentle")
 _COLOURS = {"text": "C0", "unconditional": "C1", "masked": "C2", "random": "C3", "text, empty prompts": "C4"}
 Lines = dict[Arm, dict[int, dict[str, Any]]]
 """Arm -> seed -> line."""

@@ -47,8 +47,9 @@ VARIANTS = {"segment": 2, "depth": 2, "refer": 16}
 """Each labelled scene comes this often, half of them mirrored; for referring each time with an expression drawn anew
 (12 of 16 differ on average), of any of its objects: where a picture always meant the same one, a model could know it by
 heart without the text."""
-UNET_SHARE = 1.0
-"""Rate of the UNet as a share of the head's: what is not pre-trained must be able to learn."""
+UNET_SHARE = {"frozen": 1.0, "full": 1.0, "gentle": 0.1}
+"""Regime -> rate of the UNet as a share of the head's. Backbones are compared at one rate: what is not pre-trained must
+be able to learn."""
 REFER_FACTOR = 3
 """Referring is trained so much longer than the other tasks: what an expression means comes late."""
 KEPT_SETS = 8
@@ -74,7 +75,7 @@ class Settings:
 
     def batch_size(self, regime: str) -> int:
         """Scenes of a step."""
-        return self.full_batch if regime == "full" else self.frozen_batch
+        return self.frozen_batch if regime == "frozen" else self.full_batch
 
     def steps_of(self, task: str) -> tuple[int, tuple[int, ...]]:
         """Steps of a task's training, and those after which the subset is measured on the way."""
@@ -145,12 +146,13 @@ class Laboratory:
         self, model: PerceptionModel, arm: Arm, train: Batch, rate: float, seed: int, caches: FrozenCaches
     ) -> Iterator[tuple[int, float]]:
         """Steps taken and loss, after each step of the library's own training."""
-        mode = "full" if arm.regime == "full" else "head" if arm.is_cached else "frozen"
+        mode = "full" if arm.regime != "frozen" else "head" if arm.is_cached else "frozen"
         settings, batch_size = self.settings, self.settings.batch_size(arm.regime)
         steps, _ = settings.steps_of(arm.task)
         given: dict[str, Any] = {"model": arm.backbone, "data": {"root": "world"}, "recipe": "default", "mode": mode}
         given |= {"crop_px": settings.size_px, "steps": steps, "batch_size": batch_size, "seed": seed}
-        config = resolve_config(model.config.task, given, {"learning_rate": rate, "unet_lr_scale": UNET_SHARE})
+        rates = {"learning_rate": rate, "unet_lr_scale": UNET_SHARE[arm.regime]}
+        config = resolve_config(model.config.task, given, rates)
         stepper = Stepper(model, config, self._accelerator, caches)
         schedule = schedule_of(config, samples=len(train.names))
         batches = (take(train, indices) for indices in draw_indices(len(train.names), batch_size, seed))

@@ -97,6 +97,7 @@ def test_runs_repeat_resume_and_make_a_report(command, four_labels, tmp_path, ca
         "task=segment,regime=frozen,maps=off",
         "task=segment,regime=frozen,prompt=shuffled",
         "task=refer,regime=frozen,adapter=on,prompt=null",
+        "task=refer,regime=gentle,prompt=null",
         "task=depth,regime=full,latents=unscaled",
     ],
 )

@@ -263,3 +263,10 @@ def test_odd_sizes_come_back_as_they_went(vpd_command: Command, models: Models, 
     assert result.status == 0
     with Image.open(tmp_path / "out" / "odd.png") as data:
         assert data.size == size
+
+
+def test_a_model_folder_takes_no_predictions_and_says_so_at_once(vpd_command: Command, models: Models, photos: Path):
+    out = models["depth"]
+    result = vpd_command("predict", "depth", photos, "--model", "no-model", "--out", out)
+    assert result.status == 2
+    assert result.err == f"vpd: {out} holds a model (model.safetensors). Give --out another folder.\n"

@@ -41,7 +41,7 @@ def _ways_table(result: dict[str, Any]) -> str:
     unit = "CPU s" if clock == "cpu_s" else "s"
     lines = [
         f"| way | {unit}, median (least to most) | encoder | UNet | wall s | times faster | GFLOP | share of peak "
-        "| largest error | peak MiB: encoder, UNet |",
+        "| relative error, largest | peak MiB: encoder, UNet |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, facts in result["ways"].items():
@@ -97,5 +97,5 @@ def _draw_growth(result: dict[str, Any], path: Path) -> None:
         for name, points in curves.items():
             place.plot([point[axis] for point in points], [point[clock] for point in points], marker="o", label=name)
         place.set(xlabel=_AXES[axis], ylabel="CPU seconds" if clock == "cpu_s" else "seconds", ylim=(0, None))
-        place.legend()
+        place.legend(loc="lower right")
     figure.savefig(path, dpi=120)

@@ -94,6 +94,7 @@ def predict(
     import vpd
     from vpd.loading import check_task
     from vpd.manifests import MANIFEST
+    from vpd.model_folder import results_folder
     from vpd.prediction_job import PredictionJob
     from vpd.predictor import Predictor
     from vpd.ray_prediction import RayPredictor, check_ray
@@ -102,6 +103,7 @@ def predict(
     share = None if shard is None else parse_shard(shard, os.environ)
     if engine is Engine.ray:
         check_ray()
+    results_folder(out)  # a wrong one is told before the model is loaded
     source = model_source(model, task)
     # with Ray, the workers have the device; here the model only tells what it is and refuses what it cannot do
     dtype = dtype if speed is None else "auto"  # constants are folded before they are rounded
