@@ -183,16 +183,16 @@ def find_device(device: str | torch.device) -> torch.device:
     Raises:
         UsageError: If there is no such device here.
     """
+    here = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
     if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device(here[0])
     try:
         found = torch.device(device)
         torch.ones(1, device=found).item()  # fails where there is nothing to compute with
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"There is no device {device!r} here ({reason}). Use cpu, cuda, mps or auto.") from None
+        known = ", ".join([*here, "auto"])
+        raise UsageError(f"There is no device {device!r} here ({reason}). Known here: {known}.") from None
     return found
 
 

@@ -80,13 +80,23 @@ def results_folder(path: str | Path) -> Path:
     Raises:
         UsageError: If the folder holds one, or takes no files.
     """
+    refuse_models(path, or_runs=True)
+    return writable_folder(path)
+
+
+def refuse_models(path: str | Path, *, or_runs: bool = False) -> None:
+    """Make sure that nothing is written beside or over a model; writes nothing itself.
+
+    Raises:
+        UsageError: If the folder is one, of this library or of diffusers, or of a pre-training; with `or_runs` also if
+            it holds a training run.
+    """
     path = Path(path)
-    if is_run(path):
-        raise UsageError(f"{path} holds a training run. Give --out another folder.")
+    if or_runs and is_run(path):
+        raise UsageError(f"{path} holds a training run. Give another folder to write into.")
     for pattern in (WEIGHTS_FILE, "model_index.json", "*-training.safetensors"):
         if found := next(path.glob(pattern), None):
-            raise UsageError(f"{path} holds a model ({found.name}). Give --out another folder.")
-    return writable_folder(path)
+            raise UsageError(f"{path} holds a model ({found.name}). Give another folder to write into.")
 
 
 def is_run(folder: Path) -> bool:

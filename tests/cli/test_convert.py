@@ -34,3 +34,10 @@ def test_what_cannot_be_converted_is_one_line(vpd_command: Command, tmp_path: Pa
         assert str(tmp_path / file) in result.err
         assert "Traceback" not in result.err
         assert not (tmp_path / "model").exists()
+
+
+def test_another_model_is_not_written_over(vpd_command: Command, models: dict[str, Path], tmp_path: Path):
+    before = (models["depth"] / "model.safetensors").read_bytes()
+    result = vpd_command("convert", "segment", tmp_path / "any.pth", "--out", models["depth"])
+    assert result.status == 2 and f"{models['depth']} holds a model (model.safetensors)" in result.err
+    assert (models["depth"] / "model.safetensors").read_bytes() == before

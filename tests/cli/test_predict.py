@@ -24,7 +24,8 @@ def test_a_folder_of_photos(vpd_command: Command, models: Models, photos: Path, 
     out = tmp_path / "new" / "out"
     words = ["predict", task, photos, "--model", models[task], "--out", out, "--batch", "2", *WORDS[task]]
     result = vpd_command(*words)
-    assert (result.status, result.out) == (0, f"3 images predicted, 0 were there already, 0 skipped: {out}\n")
+    assert result.status == 0
+    assert result.out.startswith(f"3 images predicted, 0 were there already, 0 skipped: {out}\n")
     lines = manifest(out)
     assert [line["data"] for line in lines] == ["a.png", "b.png", "more/a.png"]
     for line in lines:
@@ -269,4 +270,29 @@ def test_a_model_folder_takes_no_predictions_and_says_so_at_once(vpd_command: Co
     out = models["depth"]
     result = vpd_command("predict", "depth", photos, "--model", "no-model", "--out", out)
     assert result.status == 2
-    assert result.err == f"vpd: {out} holds a model (model.safetensors). Give --out another folder.\n"
+    assert result.err == f"vpd: {out} holds a model (model.safetensors). Give another folder to write into.\n"
+
+
+def test_words_that_fit_nothing_are_told(
+    vpd_command: Command, models: Models, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("vpd.predictions.MaskPrediction.facts", lambda _: {"box": None})
+    words = ["predict", "refer", photos, "--model", models["refer"], "--out", tmp_path / "out", *WORDS["refer"]]
+    assert "Nothing was found in 3 images" in vpd_command(*words).out
+
+
+def test_ctrl_c_says_how_far_it_came(vpd_command: Command, models: Models, photos: Path, tmp_path: Path, monkeypatch):
+    from vpd.prediction_job import PredictionJob
+
+    run = PredictionJob.run
+
+    def interrupted(self: PredictionJob, engine: Any) -> Any:
+        yield next(run(self, engine))
+        raise KeyboardInterrupt
+
+    words = ["predict", "depth", photos, "--model", models["depth"], "--out", tmp_path / "out"]
+    monkeypatch.setattr(PredictionJob, "run", interrupted)
+    result = vpd_command(*words)
+    assert (result.status, result.err) == (130, "vpd: stopped after 1 of 3; the same command goes on.\n")
+    monkeypatch.setattr(PredictionJob, "run", run)
+    assert "2 images predicted, 1 were there already" in vpd_command(*words).out

@@ -77,6 +77,7 @@ def test_settings_come_from_file_options_and_words(vpd_command: Any, words: list
         (["--model", "/nowhere"], "/nowhere"),
         (["--config", "/nowhere.yaml"], "Cannot read the settings /nowhere.yaml"),
         (["--out", "/proc/run"], "/proc/run"),
+        (["-s", "zzz=1"], "unknown key zzz (docs/settings.md has all)"),
         (["-s", "batch_size=3", "-s", "accumulate=2"], "not a multiple of accumulate=2"),
         (["--format", "nyu"], "not the nyu layout"),
     ],
@@ -86,6 +87,14 @@ def test_wrong_requests_get_one_line_and_status_2(more: list[str], message: str,
     assert result.status == 2
     assert message in result.err and "Traceback" not in result.err
     assert len([line for line in result.err.splitlines() if line.startswith("vpd: ")]) == 1
+
+
+@pytest.mark.parametrize("more", [[], ["--resume"]])
+def test_a_finished_model_takes_no_run(vpd_command: Any, words: list[Any], models: dict[str, Path], more: list[str]):
+    before = {path: path.read_bytes() for path in models["depth"].iterdir() if path.is_file()}
+    result = vpd_command(*words, "--out", models["depth"], *more)
+    assert result.status == 2 and "holds a model (model.safetensors). Give another folder to write into." in result.err
+    assert {path: path.read_bytes() for path in models["depth"].iterdir() if path.is_file()} == before
 
 
 def test_nothing_given_says_what_is_missing(vpd_command: Any, tmp_path: Path):

@@ -11,7 +11,8 @@ from vpd.training.stopping import StopRequest, stop_request
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_first_signal_is_noted_and_a_later_one_works_as_usual(number: signal.Signals, monkeypatch):
+def test_first_signal_is_noted_and_a_later_one_works_as_usual(number: signal.Signals, monkeypatch, caplog):
+    caplog.set_level("INFO")
     now_s = 100.0
     monkeypatch.setattr(stopping.time, "monotonic", lambda: now_s)
 
@@ -27,9 +28,11 @@ def test_first_signal_is_noted_and_a_later_one_works_as_usual(number: signal.Sig
             now_s += 4.0
             os.kill(os.getpid(), number)  # torchrun hands on what the process got already
             assert request.signal == number
+            assert "Asked to stop" in caplog.text and "Asked again" not in caplog.text
             now_s += 4.0
             with pytest.raises(InterruptedError):
                 os.kill(os.getpid(), number)
+            assert "Asked again: ending at once" in caplog.text
         assert signal.getsignal(number) is usual
     finally:
         signal.signal(number, before)

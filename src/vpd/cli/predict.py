@@ -94,16 +94,17 @@ def predict(
     import vpd
     from vpd.loading import check_task
     from vpd.manifests import MANIFEST
-    from vpd.model_folder import results_folder
+    from vpd.model_folder import refuse_models
     from vpd.prediction_job import PredictionJob
     from vpd.predictor import Predictor
     from vpd.ray_prediction import RayPredictor, check_ray
     from vpd.shards import parse_shard
+    from vpd.world.shipped import ADAPTED
 
     share = None if shard is None else parse_shard(shard, os.environ)
     if engine is Engine.ray:
         check_ray()
-    results_folder(out)  # a wrong one is told before the model is loaded
+    refuse_models(out, or_runs=True)  # before a model is loaded for it
     source = model_source(model, task)
     # with Ray, the workers have the device; here the model only tells what it is and refuses what it cannot do
     dtype = dtype if speed is None else "auto"  # constants are folded before they are rounded
@@ -120,27 +121,43 @@ def predict(
         del predictor
         places: dict[str, Any] = {"device": device, "dtype": dtype, "fast": speed, "workers": workers}
         run = RayPredictor(source, out, origin=origin, options=options, **places).run
-    total, pending, skipped = len(job.share), len(job.pending), 0
+    total, pending = len(job.share), len(job.pending)
+    skipped = predicted = missed = 0
     notes: Counter[str] = Counter()
     there = total - pending
     with tqdm(total=total, initial=there, unit="image", disable=None) as bar:
-        for outcome in job.run(run):
-            bar.update()
-            if outcome.error:
-                skipped += 1
-                bar.write(f"vpd: skipped {outcome.error}", file=sys.stderr)
-            elif outcome.line and (note := outcome.line.get("note")):
-                notes[note] += 1
+        try:
+            for outcome in job.run(run):
+                bar.update()
+                if outcome.error:
+                    skipped += 1
+                    bar.write(f"vpd: skipped {outcome.error}", file=sys.stderr)
+                    continue
+                predicted += 1
+                if outcome.line and (note := outcome.line.get("note")):
+                    notes[note] += 1
+                missed += bool(outcome.line and task is TaskName.refer and outcome.line.get("box") is None)
+        except KeyboardInterrupt:
+            bar.close()
+            print(f"vpd: stopped after {there + predicted} of {total}; the same command goes on.", file=sys.stderr)
+            raise
     is_complete = job.finish()
-    print(f"{pending - skipped} images predicted, {there} were there already, {skipped} skipped: {job.out}")
+    print(f"{_images(predicted)} predicted, {there} were there already, {skipped} skipped: {job.out}")
+    if missed:
+        print(f"Nothing was found in {_images(missed)}: the text fits nothing there, or the model does not know it.")
     for note, count in notes.most_common():
-        images = "1 image was" if count == 1 else f"{count} images were"
-        print(f"To stay within {memory}, {images} run {note}.")
+        print(f"To stay within {memory}, {_images(count)} {'was' if count == 1 else 'were'} run {note}.")
+    if source in ADAPTED:
+        print(f"{model} knows rendered scenes only; what it makes of photographs means nothing.", file=sys.stderr)
     if share is not None:
         state = "all shards are done" if is_complete else "it is made when all shards are done"
         print(f"Shard {share} of {len(job.items)} images; {job.out / MANIFEST}: {state}.")
     if skipped:
         raise typer.Exit(1)
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
 
 
 def _check_words(task: TaskName, *, text: str | None, classes: str | None, scene: str | None) -> None:

@@ -153,6 +153,8 @@ class Training:
     ) -> None:
         """Log, validate, save and stop, whatever is due after so many steps."""
         config, is_last = self.config, done == self.steps
+        if done == self.start_step + 1 and not is_last:
+            progress.estimate(done)
         if is_last or done % config.log_every == 0:
             pace = interval.pace(self.accelerator.num_processes)
             record = {"loss": interval.mean_loss, **state, **pace, "left_s": progress.left_s(done)}

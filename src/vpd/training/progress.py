@@ -21,6 +21,9 @@ from vpd.training.trackers import Tracker, open_trackers
 
 logger = logging.getLogger(__name__)
 
+_LONG_S = 600
+"""A run that takes longer says so after its first step."""
+
 
 @dataclass
 class Interval:
@@ -119,6 +122,13 @@ class Progress:
             step: Steps done.
         """
         return (time.monotonic() - self._began_s) / max(1, step - self._start_step) * (self._steps - step)
+
+    def estimate(self, step: int) -> None:
+        """Say how long a long run will take, by its first step: nobody waits for days to learn it."""
+        took_s, left_s = time.monotonic() - self._began_s, self.left_s(step)
+        if self._speaks and left_s > _LONG_S:
+            left = tqdm.format_interval(left_s)
+            self._say(f"The first step took {took_s:.1f} s: at this pace, {left} for the other {self._steps - step}.")
 
     def note(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
         """Add a line to the log only.

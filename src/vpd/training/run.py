@@ -17,7 +17,7 @@ from vpd.data.samples import SampleSet
 from vpd.errors import UsageError
 from vpd.files import writable_folder
 from vpd.loading import load
-from vpd.model_folder import CHECKPOINTS, CONFIG, MODEL
+from vpd.model_folder import CHECKPOINTS, CONFIG, MODEL, refuse_models
 from vpd.tasks.model import PerceptionModel
 from vpd.training.bad_samples import look_at_some
 from vpd.training.batch_search import find_accumulation
@@ -63,12 +63,13 @@ def train(
         Folder of the trained model.
 
     Raises:
-        UsageError: If settings, data or model are wrong, the folder holds a run already or one is under way in it,
+        UsageError: If settings, data or model are wrong, the folder is a model or a run or one is under way in it,
             there is none to go on with, it has other samples than before, or the disk is full.
         FloatingPointError: If the loss becomes NaN or infinite.
         SystemExit: With 143, after saving, if SIGTERM came.
     """
     folder = Path(folder)
+    refuse_models(folder)
     has_progress = (folder / MODEL).exists() or any((folder / CHECKPOINTS).glob("step-*"))
     if has_progress and not resume:
         raise UsageError(f"{folder} already holds a training run. Go on with it by --resume, or give another folder.")

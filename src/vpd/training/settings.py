@@ -192,8 +192,8 @@ def _explain(problem: Mapping[str, Any]) -> str:
         places = {key: f"{prefix}{key}" for key in known}
         if len(location) == 1:
             places = {key: f"model_options.backbone_options.{key}" for key in BACKBONE_OPTIONS} | places
-        near = difflib.get_close_matches(str(location[-1]), places, n=1, cutoff=0.0)
-        return f"unknown key {path} (nearest known key: {places[near[0]]})"
+        near = difflib.get_close_matches(str(location[-1]), places, n=1)
+        return f"unknown key {path} ({f'nearest known key: {places[near[0]]}' if near else 'docs/settings.md has all'})"
     if problem["type"] == "missing":
         option = {"model": " (--model MODEL)", "data": " (--data DIR)"}.get(path, "")
         return f"{path} is missing{option}"
