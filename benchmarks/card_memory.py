@@ -14,13 +14,14 @@ activations for what kernels take and allocators waste, and 1 GiB for CUDA itsel
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
@@ -44,7 +45,7 @@ MODES = ("full", "lora", "frozen", "head")
 TEXT_ENCODER_BYTES = 123_060_480 * 4
 CUDA_BYTES = 2**30
 _CLASSES = {"segment": 150, "refer": 1, "depth": 27}
-_IN_FLOAT32 = (torch.group_norm, torch.layer_norm, Tensor.softmax)
+_IN_FLOAT32 = (F.group_norm, F.layer_norm, Tensor.softmax)
 
 
 class GpuPrecision(TorchFunctionMode):
@@ -53,8 +54,15 @@ class GpuPrecision(TorchFunctionMode):
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Widen what goes in."""
         if func in _IN_FLOAT32:
-            args = tree_map(lambda value: value.float() if isinstance(value, Tensor) else value, args)
+            args, kwargs = tree_map(lambda value: value.float() if isinstance(value, Tensor) else value, (args, kwargs))
         return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def in_backward_pass(device: str) -> Iterator[None]:
+    """What is made again in the backward pass, of whose thread autograd takes the mode away."""
+    with torch.autocast(device, torch.bfloat16), GpuPrecision():
+        yield
 
 
 class _Embedded(nn.Module):
@@ -88,8 +96,13 @@ def pass_bytes(config: TrainConfig, size: str, batch: int) -> tuple[int, int, in
         optimiser = build_optimiser(optimiser_groups(model, config), kind="sgd")
         gradients = Gradients(optimiser, narrow=True)
         loss_of, samples = LossOf(model, config, FrozenCaches()), largest_batch(config, batch)
-        recomputing = partial(checkpoint, context_fn=lambda: (nullcontext(), GpuPrecision()))  # autograd drops the mode
-        with patch("vpd.backbones.unet_walk.checkpoint", recomputing), GpuPrecision(), LiveBytes() as live:
+        blocks = partial(checkpoint, context_fn=lambda: (nullcontext(), GpuPrecision()))
+        with (
+            patch("vpd.backbones.unet_walk.checkpoint", blocks),
+            patch("vpd.backbones.recomputing._autocast_now", in_backward_pass),
+            GpuPrecision(),
+            LiveBytes() as live,
+        ):
             total, _ = loss_of(samples)
             torch.autograd.backward(total)  # Tensor.backward would leave the mode
         gradients.clear()

@@ -38,7 +38,7 @@ class Arm:
     """Labelled scenes."""
     regime: str
     """`frozen`: the head learns (and the adapter where it is on); `full`: all but VAE and text encoder, at one rate;
-    `gentle`: as `full`, the UNet at a tenth of the rate, as the `default` recipe of referring has it."""
+    `gentle`: as `full`, the UNet at a tenth of the others' rate, as the `default` recipe of referring has it."""
     backbone: str = "text"
     """Whose UNet: `text`, `unconditional`, `masked` or `random`. Prompts come from the text encoder of `text`."""
     prompt: str = "proper"
@@ -108,13 +108,17 @@ def tiers() -> list[list[Arm]]:
         bases = _bases(regime, TASKS)
         groups.append([replace(base, backbone=name) for base in bases for name in ("text", "random")])
         groups[-1] += [replace(base, prompt=p) for base in _bases(regime, ("refer",)) for p in ("null", "shuffled")]
+    controls = {}
     for regime in ("frozen", "full"):
         bases = _bases(regime, TASKS)
-        groups.append([replace(base, backbone=name) for base in bases for name in ("unconditional", "masked")])
+        controls[regime] = [replace(base, backbone=name) for base in bases for name in ("unconditional", "masked")]
+    groups += controls.values()
     prompts = ("proper", "null", "shuffled")
     groups.append([replace(base, prompt=prompt) for base in _bases("gentle", ("refer",)) for prompt in prompts])
     groups.append(_factors("frozen"))
-    groups[-1] += [replace(arm, prompt="null") for arm in groups[2]]  # what the controls read while they learnt
+    groups[-1] += [
+        replace(arm, prompt="null") for arm in controls["frozen"]
+    ]  # what the controls read while they learnt
     groups.append([replace(base, adapter="on") for base in _bases("frozen", TASKS)])
     groups[-1] += [replace(base, adapter="on", prompt="null") for base in _bases("frozen", ("refer",))]  # its control
     groups.append([replace(base, adapter="off") for base in _bases("full", TASKS)] + _factors("full"))

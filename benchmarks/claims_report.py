@@ -16,7 +16,7 @@ from torch import Tensor
 from vpd.errors import UsageError
 from vpd.evaluation import SCORE
 from vpd.files import atomic_write, read_json_lines, writable_folder
-from vpd.metrics.intervals import Difference, paired_differences
+from vpd.metrics.intervals import Difference, half_width, paired_differences
 
 REGIMES = ("frozen", "full", "gentle")
 _COLOURS = {"text": "C0", "unconditional": "C1", "masked": "C2", "random": "C3", "text, empty prompts": "C4"}
@@ -170,7 +170,7 @@ def _referring_table(lines: Lines) -> str:
         if base not in lines or null not in lines:
             continue
         proper, control = (_scores(lines, arm) for arm in (base, null))
-        ratio = f"{np.mean(proper) / np.mean(control):.2f}" if control and np.mean(control) > 0 else "—"
+        ratio = _ratio_words(lines[base], lines[null])
         differences = [
             difference(lines, base, null),
             difference(lines, shuffled, null),
@@ -182,6 +182,16 @@ def _referring_table(lines: Lines) -> str:
         cells = [regime, str(base.labels), _mean_words("refer", proper), _mean_words("refer", control), ratio]
         text.append("| " + " | ".join([*cells, words[0], words[1], at_test, words[2]]) + " |")
     return "\n".join(text) if len(text) > header else ""
+
+
+def _ratio_words(proper: dict[int, dict[str, Any]], control: dict[int, dict[str, Any]]) -> str:
+    """Mean over seeds of the ratio of scores, with the 95 % interval of Student's t."""
+    scores = [(proper[seed]["score"], control[seed]["score"]) for seed in proper if seed in control]
+    ratios = [score / other for score, other in scores if score is not None and other]
+    if len(ratios) < 2:
+        return f"{ratios[0]:.2f}" if ratios else "—"
+    mean, half = float(np.mean(ratios)), half_width(ratios)
+    return f"{mean:.2f} [{mean - half:.2f}, {mean + half:.2f}]"
 
 
 def mean_curve(lines: Lines, arm: Arm) -> tuple[np.ndarray, np.ndarray]:

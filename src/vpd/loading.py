@@ -183,7 +183,8 @@ def find_device(device: str | torch.device) -> torch.device:
     Raises:
         UsageError: If there is no such device here.
     """
-    here = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    is_here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    here = [name for name, there in is_here.items() if there]
     if device == "auto":
         return torch.device(here[0])
     try:

@@ -93,10 +93,10 @@ def refuse_models(path: str | Path, *, or_runs: bool = False) -> None:
     """
     path = Path(path)
     if or_runs and is_run(path):
-        raise UsageError(f"{path} holds a training run. Give another folder to write into.")
+        raise UsageError(f"{path} holds a training run. Give another folder.")
     for pattern in (WEIGHTS_FILE, "model_index.json", "*-training.safetensors"):
         if found := next(path.glob(pattern), None):
-            raise UsageError(f"{path} holds a model ({found.name}). Give another folder to write into.")
+            raise UsageError(f"{path} holds a model ({found.name}). Remove it, or give another folder.")
 
 
 def is_run(folder: Path) -> bool:

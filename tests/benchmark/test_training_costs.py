@@ -60,6 +60,22 @@ def test_counted_memory(task: Task) -> None:
     assert head_alone < recomputing < two and trained < values
 
 
+def test_norms_and_softmax_are_counted_in_float32(monkeypatch: pytest.MonkeyPatch):
+    import card_memory
+    from torch import nn
+    from torch.nn import functional
+
+    narrow = torch.ones(2, 4, 3, 3, dtype=torch.bfloat16)
+    norm = nn.GroupNorm(2, 4).bfloat16()
+    with card_memory.GpuPrecision():
+        assert norm(narrow).dtype == narrow.softmax(dim=-1).dtype == torch.float32
+        assert functional.layer_norm(narrow, (3,)).dtype == torch.float32
+        assert functional.relu(narrow).dtype == torch.bfloat16
+    with_mode = card_memory.pass_bytes(config_of("segment", gradient_checkpointing=True), "tiny", 2)
+    monkeypatch.setattr(card_memory, "_IN_FLOAT32", ())
+    assert card_memory.pass_bytes(config_of("segment", gradient_checkpointing=True), "tiny", 2)[2] < with_mode[2]
+
+
 def test_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     import card_memory
 

@@ -93,7 +93,7 @@ def test_wrong_requests_get_one_line_and_status_2(more: list[str], message: str,
 def test_a_finished_model_takes_no_run(vpd_command: Any, words: list[Any], models: dict[str, Path], more: list[str]):
     before = {path: path.read_bytes() for path in models["depth"].iterdir() if path.is_file()}
     result = vpd_command(*words, "--out", models["depth"], *more)
-    assert result.status == 2 and "holds a model (model.safetensors). Give another folder to write into." in result.err
+    assert result.status == 2 and "holds a model (model.safetensors). Remove it, or give another folder." in result.err
     assert {path: path.read_bytes() for path in models["depth"].iterdir() if path.is_file()} == before
 
 

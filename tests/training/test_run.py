@@ -38,6 +38,13 @@ def test_a_run_leaves_a_model_that_predicts_and_a_record(tmp_path: Path, setting
     assert state["step"] == 4 and "mIoU" in state["scores"]
 
 
+def test_a_long_run_says_once_how_long_it_will_take(tmp_path: Path, settings: dict[str, Any], caplog, monkeypatch):
+    monkeypatch.setattr("vpd.training.progress._LONG_S", 0.0)
+    caplog.set_level(logging.INFO)
+    train("segment", tmp_path / "run", settings | {"validate_every": 100}, show_bar=True)
+    assert caplog.text.count("at this pace") == 1 and "for the other 2." in caplog.text
+
+
 @pytest.mark.parametrize("task", ["segment", "refer", "depth"])
 @pytest.mark.parametrize("recipe", ["reference", "default"])
 def test_every_task_trains_with_either_recipe(task, recipe, tmp_path, settings, small_heads, data_of):

@@ -125,6 +125,8 @@ def predict(
     skipped = predicted = missed = 0
     notes: Counter[str] = Counter()
     there = total - pending
+    if source in ADAPTED:
+        print(f"{model} is for rendered scenes; what it makes of photographs means nothing.", file=sys.stderr)
     with tqdm(total=total, initial=there, unit="image", disable=None) as bar:
         try:
             for outcome in job.run(run):
@@ -144,11 +146,9 @@ def predict(
     is_complete = job.finish()
     print(f"{_images(predicted)} predicted, {there} were there already, {skipped} skipped: {job.out}")
     if missed:
-        print(f"Nothing was found in {_images(missed)}: the text fits nothing there, or the model does not know it.")
+        print(f"In {_images(missed)} of these nothing was found: the text fits nothing there, or the model is unsure.")
     for note, count in notes.most_common():
         print(f"To stay within {memory}, {_images(count)} {'was' if count == 1 else 'were'} run {note}.")
-    if source in ADAPTED:
-        print(f"{model} knows rendered scenes only; what it makes of photographs means nothing.", file=sys.stderr)
     if share is not None:
         state = "all shards are done" if is_complete else "it is made when all shards are done"
         print(f"Shard {share} of {len(job.items)} images; {job.out / MANIFEST}: {state}.")

@@ -153,7 +153,7 @@ class Training:
     ) -> None:
         """Log, validate, save and stop, whatever is due after so many steps."""
         config, is_last = self.config, done == self.steps
-        if done == self.start_step + 1 and not is_last:
+        if done <= self.start_step + 2:
             progress.estimate(done)
         if is_last or done % config.log_every == 0:
             pace = interval.pace(self.accelerator.num_processes)

@@ -22,7 +22,7 @@ from vpd.training.trackers import Tracker, open_trackers
 logger = logging.getLogger(__name__)
 
 _LONG_S = 600
-"""A run that takes longer says so after its first step."""
+"""A run that takes longer says so after its second step."""
 
 
 @dataclass
@@ -91,6 +91,7 @@ class Progress:
         self._log = folder / "log.jsonl"
         self._enabled = enabled
         self._steps, self._start_step, self._began_s = steps, start_step, time.monotonic()
+        self._first_s = self._began_s
         self._trackers: list[Tracker] = []
         if enabled:
             folder.mkdir(parents=True, exist_ok=True)
@@ -124,11 +125,18 @@ class Progress:
         return (time.monotonic() - self._began_s) / max(1, step - self._start_step) * (self._steps - step)
 
     def estimate(self, step: int) -> None:
-        """Say how long a long run will take, by its first step: nobody waits for days to learn it."""
-        took_s, left_s = time.monotonic() - self._began_s, self.left_s(step)
+        """After the first step and the second: say how long a long run will take, by the second alone.
+
+        The first one also starts readers and the device, and compiles. Nobody waits for days to learn of them.
+        """
+        if step == self._start_step + 1:
+            self._first_s = time.monotonic()
+            return
+        took_s = time.monotonic() - self._first_s
+        left_s = took_s * (self._steps - step)
         if self._speaks and left_s > _LONG_S:
             left = tqdm.format_interval(left_s)
-            self._say(f"The first step took {took_s:.1f} s: at this pace, {left} for the other {self._steps - step}.")
+            self._say(f"The second step took {took_s:.1f} s: at this pace, {left} for the other {self._steps - step}.")
 
     def note(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
         """Add a line to the log only.

@@ -49,9 +49,10 @@ def stop_request() -> Iterator[StopRequest]:
             if os.environ.get("RANK", "0") == "0":
                 logger.info("Asked to stop: saving after the step that is under way.")
         elif time.monotonic() - asked_s > _SAME_REQUEST_S:
-            if os.environ.get("RANK", "0") == "0":
+            usual = before[signal.Signals(number)]
+            if os.environ.get("RANK", "0") == "0" and usual is not signal.SIG_IGN:
                 logger.info("Asked again: ending at once; what came after the last checkpoint is not saved.")
-            signal.signal(number, before[signal.Signals(number)])
+            signal.signal(number, usual)
             signal.raise_signal(number)
 
     for number in _SIGNALS:

@@ -35,9 +35,9 @@ def write_page(path: Path, sections: Sequence[Section]) -> None:
     parts = [
         "<h1>vpd: dense perception from a text-to-image diffusion model</h1>",
         "<p>A small text-to-image model, pre-trained on rendered scenes and their captions, adapted to three tasks. "
-        "The scenes below are fresh: no training saw them, and their truth is exact. The model that refers has learnt "
-        "colours well, shapes and places hardly. It shows how the system works; Stable Diffusion's weights take the "
-        "small model's place for photographs.</p>",
+        "The scenes below are fresh: no training saw them, and their truth is exact. The model that refers heeds "
+        "colours, sizes and shapes, and places and relations hardly. It shows how the system works; Stable Diffusion's "
+        "weights take the small model's place for photographs.</p>",
     ]
     for section in sections:
         parts.append(
