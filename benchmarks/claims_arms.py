@@ -116,9 +116,7 @@ def tiers() -> list[list[Arm]]:
     prompts = ("proper", "null", "shuffled")
     groups.append([replace(base, prompt=prompt) for base in _bases("gentle", ("refer",)) for prompt in prompts])
     groups.append(_factors("frozen"))
-    groups[-1] += [
-        replace(arm, prompt="null") for arm in controls["frozen"]
-    ]  # what the controls read while they learnt
+    groups[-1] += [replace(arm, prompt="null") for arm in controls["frozen"]]  # what they read while they learnt
     groups.append([replace(base, adapter="on") for base in _bases("frozen", TASKS)])
     groups[-1] += [replace(base, adapter="on", prompt="null") for base in _bases("frozen", ("refer",))]  # its control
     groups.append([replace(base, adapter="off") for base in _bases("full", TASKS)] + _factors("full"))

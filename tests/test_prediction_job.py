@@ -333,10 +333,10 @@ def test_a_thousand_images_in_shards_of_which_one_is_killed(tmp_path: Path):
 @pytest.mark.parametrize(
     ("names", "what"),
     [
-        (["model.safetensors"], r"a model \(model.safetensors\)"),
-        (["model_index.json"], r"a model \(model_index.json\)"),
-        (["vae-training.safetensors"], r"a model \(vae-training.safetensors\)"),
-        (["config.yaml", "checkpoints/step-1/model.safetensors"], "a training run"),
+        (["model.safetensors"], r"a model \(model.safetensors\)\. Remove it, or give another folder"),
+        (["model_index.json"], r"a model \(model_index.json\)\. Remove it, or give another folder"),
+        (["vae-training.safetensors"], r"a model \(vae-training.safetensors\)\. Remove it, or give another folder"),
+        (["config.yaml", "checkpoints/step-1/model.safetensors"], r"a training run\. Give another folder"),
     ],
 )
 def test_predictions_are_not_mixed_into_models_and_runs(photos: Path, tmp_path: Path, names: list[str], what: str):
@@ -345,7 +345,7 @@ def test_predictions_are_not_mixed_into_models_and_runs(photos: Path, tmp_path: 
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).touch()
     before = sorted(out.rglob("*"))
-    with pytest.raises(UsageError, match=rf"run holds {what}\. .*[Gg]ive another folder"):
+    with pytest.raises(UsageError, match=f"run holds {what}"):
         Job(Thresholder(), photos, out)
     assert sorted(out.rglob("*")) == before
 

@@ -183,18 +183,22 @@ def find_device(device: str | torch.device) -> torch.device:
     Raises:
         UsageError: If there is no such device here.
     """
-    is_here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    here = [name for name, there in is_here.items() if there]
     if device == "auto":
-        return torch.device(here[0])
+        return torch.device(_devices_here()[0])
     try:
         found = torch.device(device)
         torch.ones(1, device=found).item()  # fails where there is nothing to compute with
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        known = ", ".join([*here, "auto"])
+        known = ", ".join([*_devices_here(), "auto"])
         raise UsageError(f"There is no device {device!r} here ({reason}). Known here: {known}.") from None
     return found
+
+
+def _devices_here() -> list[str]:
+    """Kinds of devices of this machine, the best first."""
+    is_here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    return [name for name, there in is_here.items() if there]
 
 
 def find_dtype(dtype: str | torch.dtype | Literal["auto"]) -> torch.dtype:

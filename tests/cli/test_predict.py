@@ -24,11 +24,12 @@ def test_a_folder_of_photos(vpd_command: Command, models: Models, photos: Path, 
     out = tmp_path / "new" / "out"
     words = ["predict", task, photos, "--model", models[task], "--out", out, "--batch", "2", *WORDS[task]]
     result = vpd_command(*words)
-    assert result.status == 0
-    first, *more = result.out.splitlines()
-    assert first == f"3 images predicted, 0 were there already, 0 skipped: {out}"
-    assert not more or task == "refer"
     lines = manifest(out)
+    told = f"3 images predicted, 0 were there already, 0 skipped: {out}\n"
+    if missed := sum(line.get("box", ...) is None for line in lines):
+        told += f"In {missed} image{'s' * (missed > 1)} of these nothing was found: the text fits nothing there, "
+        told += "or the model is unsure.\n"
+    assert (result.status, result.out) == (0, told)
     assert [line["data"] for line in lines] == ["a.png", "b.png", "more/a.png"]
     for line in lines:
         with Image.open(out / line["data"]) as data, Image.open(line["source"]) as source:

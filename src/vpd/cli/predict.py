@@ -134,11 +134,11 @@ def predict(
                 if outcome.error:
                     skipped += 1
                     bar.write(f"vpd: skipped {outcome.error}", file=sys.stderr)
-                    continue
-                predicted += 1
-                if outcome.line and (note := outcome.line.get("note")):
-                    notes[note] += 1
-                missed += bool(outcome.line and task is TaskName.refer and outcome.line.get("box") is None)
+                elif line := outcome.line:
+                    predicted += 1
+                    if note := line.get("note"):
+                        notes[note] += 1
+                    missed += "box" in line and line["box"] is None  # of referring alone
         except KeyboardInterrupt:
             bar.close()
             print(f"vpd: stopped after {there + predicted} of {total}; the same command goes on.", file=sys.stderr)

@@ -114,12 +114,14 @@ class Training:
             self._catch_up(progress, stop)
             interval = Interval()
             for step in range(self.start_step, self.steps):
-                rate = self.schedule(step)
+                rate, began_s = self.schedule(step), time.perf_counter()
                 taken = self.stepper.take(step, rate, batches, interval)
                 if self.average and not taken.is_bad:
                     self.average.update(step)
                 self._account(step + 1, taken, progress)
                 progress.advance(taken.loss, rate)
+                if step == self.start_step + 1:
+                    progress.estimate(step + 1, time.perf_counter() - began_s)
                 self._after_step(step + 1, interval, progress, stop, {"learning_rate": rate, "grad_norm": taken.norm})
         self._save(self.run_folder.save_model)
         best, score = self.run_folder.best(), SCORE[self.config.task]
@@ -153,8 +155,6 @@ class Training:
     ) -> None:
         """Log, validate, save and stop, whatever is due after so many steps."""
         config, is_last = self.config, done == self.steps
-        if done <= self.start_step + 2:
-            progress.estimate(done)
         if is_last or done % config.log_every == 0:
             pace = interval.pace(self.accelerator.num_processes)
             record = {"loss": interval.mean_loss, **state, **pace, "left_s": progress.left_s(done)}

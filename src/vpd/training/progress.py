@@ -91,7 +91,6 @@ class Progress:
         self._log = folder / "log.jsonl"
         self._enabled = enabled
         self._steps, self._start_step, self._began_s = steps, start_step, time.monotonic()
-        self._first_s = self._began_s
         self._trackers: list[Tracker] = []
         if enabled:
             folder.mkdir(parents=True, exist_ok=True)
@@ -124,15 +123,13 @@ class Progress:
         """
         return (time.monotonic() - self._began_s) / max(1, step - self._start_step) * (self._steps - step)
 
-    def estimate(self, step: int) -> None:
-        """After the first step and the second: say how long a long run will take, by the second alone.
+    def estimate(self, step: int, took_s: float) -> None:
+        """Say how long a long run will take, after its second step: nobody waits for days to learn of them.
 
-        The first one also starts readers and the device, and compiles. Nobody waits for days to learn of them.
+        Args:
+            step: Steps done.
+            took_s: Seconds of the last of them. The first one also starts readers and the device, and compiles.
         """
-        if step == self._start_step + 1:
-            self._first_s = time.monotonic()
-            return
-        took_s = time.monotonic() - self._first_s
         left_s = took_s * (self._steps - step)
         if self._speaks and left_s > _LONG_S:
             left = tqdm.format_interval(left_s)
