@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 import vpd
-from vpd.data import open_data
+from vpd.data.opening import open_data
 from vpd.metrics.depth import DepthMetrics
 from vpd.metrics.referring import ReferringMetrics
 from vpd.metrics.segmentation import SegmentationMetrics

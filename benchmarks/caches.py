@@ -22,7 +22,7 @@ from vpd import ReferringModel, StableDiffusionBackbone
 from vpd.benchmark.random_models import SIZES
 from vpd.caching import FrozenCaches, TensorCache
 from vpd.config import Fit, ReferConfig
-from vpd.data import open_data
+from vpd.data.opening import open_data
 from vpd.evaluation import measure
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.tokenizer import clip_tokenizer

@@ -28,13 +28,14 @@ from vpd.metrics.accumulator import Accumulator
 from vpd.metrics.depth import DepthMetrics
 from vpd.metrics.referring import ReferringMetrics
 from vpd.metrics.segmentation import SegmentationMetrics
+from vpd.processes import find_processes
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.referring import ReferringModel
 from vpd.tasks.segmentation import SegmentationModel
 from vpd.training.plan import schedule_of
 from vpd.training.progress import Interval
 from vpd.training.settings import resolve_config
-from vpd.training.stepping import Stepper, find_processes
+from vpd.training.stepping import Stepper
 from vpd.types import Batch
 from vpd.world.dataset import WorldSamples
 from vpd.world.palette import CLASSES

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import vpd
-from vpd.data import open_data
+from vpd.data.opening import open_data
 from vpd.data.samples import Sample, SampleSet
 from vpd.errors import UsageError
 from vpd.evaluation import Interrupted, evaluate
-from vpd.training.stepping import find_processes
+from vpd.processes import find_processes
 
 
 class OneWithoutTruth(SampleSet):

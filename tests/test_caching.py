@@ -15,7 +15,7 @@ from tiny_data import write_refer_data
 from vpd import DepthModel, ReferringModel, SegmentationModel
 from vpd.caching import FrozenCaches, TensorCache, image_key, text_key
 from vpd.config import Fit
-from vpd.data import open_data
+from vpd.data.opening import open_data
 from vpd.evaluation import measure
 from vpd.files import read_json_lines
 from vpd.training.build import build_caches

@@ -16,7 +16,7 @@ from PIL import Image
 from hand_made import Samples, labelled
 from tiny_data import CLASSES, write_depth_data, write_refer_data, write_segment_data
 from vpd.config import Fit
-from vpd.data import open_data
+from vpd.data.opening import open_data
 from vpd.data.samples import CountedDepth, Sample
 from vpd.errors import UsageError
 from vpd.evaluation import Interrupted, evaluate, is_better, measure, sample_sheet

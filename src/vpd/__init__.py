@@ -6,6 +6,8 @@ Names are imported when they are first used, so that `import vpd` and `vpd --hel
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from vpd.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from vpd.backbones.stable_diffusion import StableDiffusionBackbone
     from vpd.errors import UsageError
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from vpd.tasks.referring import ReferringModel
     from vpd.tasks.segmentation import SegmentationModel
     from vpd.types import Features
-
-__version__ = "0.1.0"
 
 __all__ = [
     "DepthModel",

@@ -10,6 +10,11 @@ from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveIn
 from vpd.errors import UsageError
 
 Task = Literal["segment", "refer", "depth"]
+TASK_NAMES: dict[Task, str] = {
+    "segment": "semantic segmentation",
+    "refer": "referring segmentation",
+    "depth": "metric depth",
+}
 Recipe = Literal["reference", "default"]
 HeadNorm = Literal["batch", "group"]
 MapScale = Literal["probability", "log_ratio"]

@@ -15,7 +15,7 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
-import vpd
+from vpd.version import __version__
 
 Verdict = Literal["ok", "warn", "bad"]
 DISTRIBUTION = "vpd-perception"
@@ -55,7 +55,7 @@ def diagnose() -> Iterator[Finding]:
 def check_python() -> Iterator[Finding]:
     """Version of Python and of this package."""
     found = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
-    yield Finding("ok", "python", f"{found}; vpd {vpd.__version__}")
+    yield Finding("ok", "python", f"{found}; vpd {__version__}")
 
 
 def check_packages() -> Iterator[Finding]:

@@ -15,8 +15,20 @@ from vpd.backbones.sources import download, is_hub_id
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.config import ModelConfig, Task
 from vpd.errors import UsageError
-from vpd.model_base import Base, base_weights, encoder_weights, find_base, fingerprint, put_back
-from vpd.model_folder import CHECKPOINTS, CONFIG_FILE, MODEL, WEIGHTS_FILE, check_pair, read_base, read_config
+from vpd.model_base import fingerprint, put_back
+from vpd.model_folder import (
+    CHECKPOINTS,
+    CONFIG_FILE,
+    MODEL,
+    WEIGHTS_FILE,
+    Base,
+    base_weights,
+    check_pair,
+    encoder_weights,
+    find_base,
+    read_base,
+    read_config,
+)
 from vpd.prompts.encoder import TextEncoder
 from vpd.reference.single_file import mismatches
 from vpd.tasks.depth import DepthModel

@@ -9,14 +9,12 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from vpd.backbones.tiny_encoder import TinyEncoder, TinyEncoderConfig
-from vpd.config import ModelConfig
 from vpd.errors import UsageError
 
 Memory = int | float | str
@@ -30,7 +28,6 @@ ONCE_BYTES = 48 * 2**20
 _UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _CONVOLUTION = torch.ops.aten.convolution.default
-_CONFIG: TypeAdapter[ModelConfig] = TypeAdapter(ModelConfig)
 
 
 class BudgetError(UsageError, MemoryError):
@@ -108,11 +105,15 @@ def network_bytes(model: Any, images: tuple[int, int, int], text: tuple[int, ...
     is_packed = any(type(module).__name__ == "PackedConv2d" for module in model.modules())
     config, small = model.config.model_dump_json(), model.backbone.small_encoder
     encoder, merge_above = None if small is None else small.config, model.backbone.merge_above
-    return _count(config, encoder, merge_above, model.dtype, model.device, is_packed, images, text)
+    kinds: tuple[Any, ...] = (type(model), type(model.config), type(model.backbone))
+    return _count(*kinds, config, encoder, merge_above, model.dtype, model.device, is_packed, images, text)
 
 
 @lru_cache(maxsize=4096)
 def _count(
+    kind: Any,
+    config_kind: Any,
+    backbone_kind: Any,
     config: str,
     encoder: TinyEncoderConfig | None,
     merge_above: int | None,
@@ -122,11 +123,11 @@ def _count(
     images: tuple[int, int, int],
     text: tuple[int, ...] | None,
 ) -> int:
-    from vpd.loading import build_model  # which knows the task models, whose predictions are planned here
-
     batch, height, width = images
     with torch.no_grad():
-        twin: Any = build_model(_CONFIG.validate_json(config))
+        with torch.device("meta"):
+            settings = config_kind.model_validate_json(config)
+            twin = kind(settings, backbone=backbone_kind.from_config(settings.backbone))
         if encoder is not None:
             twin.backbone.use_small_encoder(TinyEncoder(encoder).to("meta"))
         twin.backbone.merge_above = merge_above

@@ -1,4 +1,4 @@
-"""Models that are stored without what they share with the diffusion model that they were adapted from.
+"""Weights of a model without what it shares with the diffusion model that it was adapted from, and the way back.
 
 A model with a frozen UNet or with LoRA then takes megabytes instead of gigabytes: the rest comes from the base.
 """
@@ -7,17 +7,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from vpd.backbones.sources import is_hub_id
-from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.config import Frozen
 from vpd.errors import UsageError
-from vpd.prompts.encoder import TextEncoder
-from vpd.world.shipped import WORLD, shipped_diffusion
 
 UP, DOWN = ".low_rank_up", ".low_rank_down"
 """A weight `name` may be stored as two factors: the base's weight + `name.low_rank_up` @ `name.low_rank_down`."""
@@ -25,59 +19,6 @@ _LARGEST_SHARE = 0.5
 """Factors are stored only where they take at most this share of the weight itself."""
 _RELATIVE_ERROR = 1e-6
 _SAMPLED_EVERY = 997
-
-
-class Base(Frozen):
-    """What of a model is not in its folder."""
-
-    source: str
-    """The diffusion model that has it: `world`, or a hub id."""
-    fingerprint: str
-    """Of its weights, so that another model of the same name is noticed."""
-    text_encoder: bool = False
-    """Whether the text encoder comes from it too; then the fingerprint is of it as well."""
-
-
-def find_base(source: str) -> str | Path:
-    """Where a base is; only names that mean the same on any machine are followed, never a folder that lies here.
-
-    Raises:
-        UsageError: If the source is a path.
-    """
-    if source == WORLD:
-        return shipped_diffusion()
-    if not is_hub_id(source) or Path(source).exists():
-        raise UsageError(
-            f"base={source!r}: give {WORLD} or a hub id, by which any machine finds it. A model trained from a local "
-            "folder is saved whole: leave base out."
-        )
-    return source
-
-
-def base_weights(source: str) -> dict[str, Tensor]:
-    """The backbone of a base, as a model's weights name it.
-
-    Raises:
-        UsageError: If the source is a path, or cannot be loaded.
-    """
-    weights = StableDiffusionBackbone.from_pretrained(find_base(source)).state_dict()
-    return {f"backbone.{name}": value for name, value in weights.items()}
-
-
-def encoder_weights(encoder: TextEncoder) -> dict[str, Tensor]:
-    """Those of a text encoder, under names that no backbone has."""
-    return {f"text_encoder.{name}": value for name, value in encoder.model.state_dict().items()}
-
-
-def shared_encoder(encoder: TextEncoder | None, source: str) -> dict[str, Tensor]:
-    """The base's text encoder if a model has the same, to the bit; else nothing."""
-    if encoder is None:
-        return {}
-    own, theirs = encoder_weights(encoder), encoder_weights(TextEncoder.from_pretrained(find_base(source)))
-    is_shared = own.keys() == theirs.keys() and all(
-        torch.equal(value.cpu(), theirs[name].to(value.dtype)) for name, value in own.items()
-    )
-    return theirs if is_shared else {}
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:

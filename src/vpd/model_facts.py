@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from vpd.config import DepthConfig, ModelConfig, ReferConfig, SegmentConfig
+from vpd.config import TASK_NAMES, DepthConfig, ModelConfig, ReferConfig, SegmentConfig
 from vpd.errors import UsageError
 from vpd.reference.keys import SIGNS
 from vpd.safetensors_header import count_values, read_shapes
@@ -17,7 +17,6 @@ from vpd.safetensors_header import count_values, read_shapes
 Facts = dict[str, str]
 """What to say about a model, in order: word -> sentence."""
 
-TASK_NAMES = {"segment": "semantic segmentation", "refer": "referring segmentation", "depth": "metric depth"}
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "class_embeddings", "scene_embeddings")
 _DIFFUSION_PREFIX = "model.diffusion_model."
 

@@ -1,23 +1,29 @@
-"""Model folders: `config.json` and safetensors, each file written whole or not at all, read back bit-equal."""
+"""Model folders: `config.json` and safetensors, each file written whole or not at all, read back bit-equal.
+
+What needs torch imports it when it runs: telling what a folder holds does without.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from vpd.config import FORMAT_VERSION, ModelConfig
+from vpd.config import FORMAT_VERSION, Frozen, ModelConfig
 from vpd.errors import UsageError
 from vpd.files import atomic_write, writable_folder, write_json
+from vpd.world.shipped import WORLD, shipped_diffusion
 
 if TYPE_CHECKING:
-    from vpd.model_base import Base
-    from vpd.tasks.model import PerceptionModel
+    from torch import Tensor
+
+    from vpd.prompts.encoder import TextEncoder
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -25,42 +31,70 @@ CHECKPOINTS, MODEL, CONFIG = "checkpoints", "model", "config.yaml"
 """In the folder of a training run: its checkpoints, the finished model, and the settings (in every checkpoint too)."""
 _PAIR = "saved_together"  # the same words in both files: neither is from another save
 _BASE = "base"
+_TEXT_PREFIX = "text_encoder."
 
 
-def save_model(model: PerceptionModel, folder: str | Path, *, base: str | None = None, half: bool = False) -> None:
+class Base(Frozen):
+    """What of a model is not in its folder."""
+
+    source: str
+    """The diffusion model that has it: `world`, or a hub id."""
+    fingerprint: str
+    """Of its weights, so that another model of the same name is noticed."""
+    text_encoder: bool = False
+    """Whether the text encoder comes from it too; then the fingerprint is of it as well."""
+
+
+def find_base(source: str) -> str | Path:
+    """Where a base is; only names that mean the same on any machine are followed, never a folder that lies here.
+
+    Raises:
+        UsageError: If the source is a path.
+    """
+    from vpd.backbones.sources import is_hub_id  # brings torch
+
+    if source == WORLD:
+        return shipped_diffusion()
+    if not is_hub_id(source) or Path(source).exists():
+        raise UsageError(
+            f"base={source!r}: give {WORLD} or a hub id, by which any machine finds it. A model trained from a local "
+            "folder is saved whole: leave base out."
+        )
+    return source
+
+
+def save_model(
+    config: ModelConfig,
+    weights: Mapping[str, Tensor],
+    folder: str | Path,
+    *,
+    text_encoder: TextEncoder | None = None,
+    base: str | None = None,
+    half: bool = False,
+) -> None:
     """Write a model folder; each file is replaced whole, the configuration last.
 
     Args:
-        model: Whom to save.
+        config: Of the model.
+        weights: Its `state_dict()`; those of the text encoder are left to `text_encoder`.
         folder: Made if missing.
+        text_encoder: Of the model, where it has one.
         base: Diffusion model whose weights are left out; loading takes them from there.
         half: Store floating-point numbers in float16.
 
     Raises:
         UsageError: If the folder cannot be written, or the base is none or the model not in float32.
     """
-    import torch
-    from safetensors.torch import save_file  # brings torch, which telling what a folder holds does without
+    from safetensors.torch import save_file
 
-    from vpd.model_base import Base, base_weights, fingerprint, leave_out, shared_encoder
-
-    pair = hashlib.sha256(model.config.model_dump_json().encode()).hexdigest()[:16]
+    pair = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]
     tensors = {
-        key: value.detach().cpu().contiguous()
-        for key, value in model.state_dict().items()
-        if not key.startswith("text_encoder.")
+        key: value.detach().cpu().contiguous() for key, value in weights.items() if not key.startswith(_TEXT_PREFIX)
     }
-    contents, shares_text = model.config.model_dump(mode="json"), False
+    contents, shares_text = config.model_dump(mode="json"), False
     if base:
-        if model.dtype != torch.float32:
-            found = str(model.dtype).removeprefix("torch.")
-            raise UsageError(f"This model is {found}; load it in float32 to save it without its base (base={base!r}).")
-        weights = base_weights(base)
-        tensors = leave_out(tensors, weights)
-        of_text = shared_encoder(model.text_encoder, base)
-        shares_text = bool(of_text)
-        mark = fingerprint({**weights, **of_text})
-        contents[_BASE] = Base(source=base, fingerprint=mark, text_encoder=shares_text).model_dump()
+        tensors, told = _without_base(tensors, text_encoder, base)
+        contents[_BASE], shares_text = told.model_dump(), told.text_encoder
     if half:
         tensors = {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
     folder = writable_folder(folder)
@@ -68,10 +102,61 @@ def save_model(model: PerceptionModel, folder: str | Path, *, base: str | None =
         save_file(tensors, temporary, metadata={"format": "pt", _PAIR: pair})
     for part in ("text_encoder", "tokenizer"):  # one of another model must not stay
         shutil.rmtree(folder / part, ignore_errors=True)
-    if model.text_encoder is not None and not shares_text:
-        model.text_encoder.model.save_pretrained(folder / "text_encoder")
-        model.text_encoder.tokenizer.save_pretrained(folder / "tokenizer")
+    if text_encoder is not None and not shares_text:
+        text_encoder.model.save_pretrained(folder / "text_encoder")
+        text_encoder.tokenizer.save_pretrained(folder / "tokenizer")
     write_json(folder / CONFIG_FILE, {**contents, _PAIR: pair})
+
+
+def _without_base(
+    weights: dict[str, Tensor], text_encoder: TextEncoder | None, source: str
+) -> tuple[dict[str, Tensor], Base]:
+    """What must be stored beside a base, and what a folder says of that base."""
+    import torch
+
+    from vpd.model_base import fingerprint, leave_out
+
+    for value in weights.values():
+        if value.is_floating_point() and value.dtype != torch.float32:
+            found = str(value.dtype).removeprefix("torch.")
+            raise UsageError(
+                f"This model is {found}; load it in float32 to save it without its base (base={source!r})."
+            )
+    of_base, of_text = base_weights(source), shared_encoder(text_encoder, source)
+    told = Base(source=source, fingerprint=fingerprint({**of_base, **of_text}), text_encoder=bool(of_text))
+    return leave_out(weights, of_base), told
+
+
+def base_weights(source: str) -> dict[str, Tensor]:
+    """The backbone of a base, as a model's weights name it.
+
+    Raises:
+        UsageError: If the source is a path, or cannot be loaded.
+    """
+    from vpd.backbones.stable_diffusion import StableDiffusionBackbone
+
+    weights = StableDiffusionBackbone.from_pretrained(find_base(source)).state_dict()
+    return {f"backbone.{name}": value for name, value in weights.items()}
+
+
+def encoder_weights(encoder: TextEncoder) -> dict[str, Tensor]:
+    """Those of a text encoder, under names that no backbone has."""
+    return {_TEXT_PREFIX + name: value for name, value in encoder.model.state_dict().items()}
+
+
+def shared_encoder(encoder: TextEncoder | None, source: str) -> dict[str, Tensor]:
+    """The base's text encoder if a model has the same, to the bit; else nothing."""
+    import torch
+
+    from vpd.prompts.encoder import TextEncoder
+
+    if encoder is None:
+        return {}
+    own, theirs = encoder_weights(encoder), encoder_weights(TextEncoder.from_pretrained(find_base(source)))
+    is_shared = own.keys() == theirs.keys() and all(
+        torch.equal(value.cpu(), theirs[name].to(value.dtype)) for name, value in own.items()
+    )
+    return theirs if is_shared else {}
 
 
 def results_folder(path: str | Path) -> Path:
@@ -129,8 +214,6 @@ def read_base(folder: Path) -> Base | None:
     Raises:
         UsageError: If what the folder says of it is not valid.
     """
-    from vpd.model_base import Base
-
     path = folder / CONFIG_FILE
     contents = json.loads(path.read_text(encoding="utf-8")).get(_BASE)
     try:

@@ -150,13 +150,13 @@ class Worker:
         dtype: str,
         fast: Mapping[str, Any] | None = None,
     ) -> None:
-        import vpd
+        from vpd.loading import load
 
         self._refused = ""
         if options.get("memory"):
             return_heap()
         try:
-            loaded = vpd.load(model, device=device, dtype=dtype)
+            loaded = load(model, device=device, dtype=dtype)
             self._predictor = Predictor(loaded, out, model_name=model_name, options=options, fast=fast)
         except UsageError as error:  # raised here, it would make Ray start the actor again and again
             self._refused = str(error)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tiny import TEXT_DIM, tiny_unet
-from vpd.backbones.unet_walk import attention_levels, check_unet, walk_unet
+from vpd.backbones.sd_family import check_unet
+from vpd.backbones.unet_walk import attention_levels, walk_unet
 from vpd.errors import UsageError
 
 

@@ -10,8 +10,7 @@ from data_layouts import (
     write_nyu,
     write_refcoco,
 )
-from vpd.data import check_data
-from vpd.data.checking import FULL
+from vpd.data.checking import FULL, check_data
 from vpd.data.refer_files import read_plain_pickle
 from vpd.data.report import SplitReport
 from vpd.data.samples import CountedDepth, Sample

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vpd.data import check_data, detect_format, open_data
+from vpd.data.checking import check_data
 from vpd.data.coco_instances import CocoInstances
+from vpd.data.opening import detect_format, open_data
 from vpd.errors import UsageError
 
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vpd.data import check_data, detect_format, open_data
+from vpd.data.checking import check_data
 from vpd.data.coco_files import annotation_files
 from vpd.data.coco_panoptic import CocoPanoptic
+from vpd.data.opening import detect_format, open_data
 from vpd.errors import UsageError
 
 IDS = {1: 7, 300: 90, 70_000: 1}

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vpd.data import check_data, detect_format, open_data
+from vpd.data.checking import check_data
 from vpd.data.depth_folder import DepthFolder, depth_splits
+from vpd.data.opening import detect_format, open_data
 from vpd.errors import UsageError
 
 DEPTH_MM = np.full((6, 8), 1500, dtype=np.uint16)

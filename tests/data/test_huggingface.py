@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vpd.data import check_data, detect_format, open_data
+from vpd.data.checking import check_data
 from vpd.data.huggingface import HuggingFaceData
 from vpd.data.huggingface_tables import is_hub_dataset, table_splits
-from vpd.data.opening import splits_of
+from vpd.data.opening import detect_format, open_data, splits_of
 from vpd.errors import UsageError
 
 datasets = pytest.importorskip("datasets", reason="the extra `datasets` is not installed")

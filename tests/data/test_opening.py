@@ -5,10 +5,9 @@ import shutil
 import pytest
 
 from data_layouts import write_ade20k, write_cityscapes, write_kitti
-from vpd.data import LAYOUTS, detect_format, open_data
 from vpd.data.folder import FolderData
 from vpd.data.nyu import NyuDepth
-from vpd.data.opening import splits_of
+from vpd.data.opening import LAYOUTS, detect_format, open_data, splits_of
 from vpd.data.refer import ReferData
 from vpd.errors import UsageError
 

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from tiny_data import write_segment_data
-from vpd.data import SampleStream, open_data, train_transform
-from vpd.data.opening import LAYOUTS, option_names, splits_of
+from vpd.data.opening import LAYOUTS, open_data, option_names, splits_of
+from vpd.data.stream import SampleStream
+from vpd.data.transforms import train_transform
 from vpd.errors import UsageError
 from vpd.tasks.depth import DepthModel
 from vpd.training.build import build_data, build_model, pin_sources, training_transform

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vpd.data import collate, eval_transform, train_transform
+from vpd.data.collation import collate
 from vpd.data.samples import Sample
-from vpd.data.transforms import draw_text
+from vpd.data.transforms import draw_text, eval_transform, train_transform
 
 TASKS = ("segment", "refer", "depth")
 

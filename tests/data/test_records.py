@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vpd.data import check_data, detect_format, open_data
+from vpd.data.checking import check_data
+from vpd.data.opening import detect_format, open_data
 from vpd.data.records import RecordsData, record_splits
 from vpd.errors import UsageError
 

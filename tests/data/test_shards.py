@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from tar_archives import LABELS, colours, write, write_shards
-from vpd.data import check_data, detect_format, open_data
+from vpd.data.checking import check_data
+from vpd.data.opening import detect_format, open_data
 from vpd.data.shard_index import shard_files
 from vpd.data.shards import ShardData
 from vpd.errors import UsageError

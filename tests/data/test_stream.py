@@ -10,8 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpd.data import Pipeline, Sample, SampleStream, collate
+from vpd.data.collation import collate
 from vpd.data.readers import shield_worker
+from vpd.data.samples import Sample
+from vpd.data.stream import SampleStream
+from vpd.data.transforms import Pipeline
 from vpd.errors import UsageError
 from vpd.types import Batch
 

@@ -10,20 +10,13 @@ import torch
 
 import vpd
 from vpd.config import Fit
+from vpd.data.opening import held_out_split, reader_options
 from vpd.data.samples import Sample
 from vpd.errors import UsageError
 from vpd.tasks.depth import REFERENCE_FIT, DepthModel
 from vpd.tasks.referring import ReferringModel
 from vpd.tasks.segmentation import SegmentationModel
-from vpd.training.build import (
-    build_data,
-    build_model,
-    held_out_split,
-    pin_sources,
-    reader_options,
-    training_fit,
-    training_transform,
-)
+from vpd.training.build import build_data, build_model, pin_sources, training_fit, training_transform
 from vpd.training.config import TrainConfig
 from vpd.training.run import train
 from vpd.training.settings import resolve_config

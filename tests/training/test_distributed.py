@@ -17,7 +17,7 @@ from processes import descendants, is_running, kill_tree, start_torchrun, torchr
 from weights import assert_equal_weights, weights
 
 import vpd
-from vpd.data import open_data
+from vpd.data.opening import open_data
 from vpd.evaluation import evaluate
 from vpd.files import read_json_lines
 from vpd.training.checkpoints import latest_checkpoint
@@ -61,7 +61,7 @@ def write(moment):
 atexit.register(lambda: write("at the end"))  # called last
 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun tells the other at the first that fails
 from vpd.errors import UsageError
-from vpd.training.stepping import do_on_first, find_processes
+from vpd.processes import do_on_first, find_processes
 accelerator = find_processes()
 
 def refuse():

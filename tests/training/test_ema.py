@@ -13,7 +13,7 @@ from torch import nn
 from weights import assert_equal_weights, weights
 
 import vpd
-from vpd.data import open_data
+from vpd.data.opening import open_data
 from vpd.errors import UsageError
 from vpd.evaluation import evaluate
 from vpd.files import read_json_lines

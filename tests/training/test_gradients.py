@@ -13,11 +13,12 @@ from weights import assert_equal_weights, weights
 
 from vpd.config import Fit
 from vpd.errors import UsageError
+from vpd.processes import find_processes
 from vpd.tasks.segmentation import SegmentationModel
 from vpd.training.progress import Interval
 from vpd.training.run import train
 from vpd.training.settings import resolve_config
-from vpd.training.stepping import Stepper, find_processes
+from vpd.training.stepping import Stepper
 from vpd.types import Batch
 
 

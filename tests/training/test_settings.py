@@ -9,15 +9,9 @@ from settings_page import PAGE, page
 
 from vpd.config import Recipe, Task
 from vpd.errors import UsageError
+from vpd.overrides import merge_settings, parse_overrides
 from vpd.training.config import DataSettings, ScheduleSettings, TrainConfig
-from vpd.training.settings import (
-    merge_settings,
-    parse_overrides,
-    read_settings,
-    recipe_settings,
-    resolve_config,
-    write_config,
-)
+from vpd.training.settings import read_settings, recipe_settings, resolve_config, write_config
 
 GIVEN = {"model": "sd", "data": {"root": "data"}}
 

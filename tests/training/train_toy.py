@@ -14,9 +14,9 @@ from toy import Toy, ToyData, same, toy_config
 
 from vpd.data.samples import Sample
 from vpd.errors import UsageError
+from vpd.processes import find_processes
 from vpd.training import run_folder
 from vpd.training.loop import Training
-from vpd.training.stepping import find_processes
 
 
 class Bad(Toy):

@@ -16,7 +16,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from vpd.backbones.unet_walk import check_unet
+from vpd.backbones.sd_family import check_unet
 from vpd.errors import UsageError
 from vpd.reference.single_file import read_single_file
 from vpd.world.shipped import WORLD, shipped_diffusion

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import vpd
 from vpd.benchmark.measuring import (
     PARTS,
     clock_of,
@@ -25,6 +24,7 @@ from vpd.benchmark.measuring import (
 from vpd.benchmark.ways import FIRST, HEAP, WAYS, Way, check_names, find_ways
 from vpd.errors import UsageError
 from vpd.tasks.model import PerceptionModel
+from vpd.version import __version__
 
 FORMAT_VERSION = 1
 Say = Callable[[str], None]
@@ -82,7 +82,7 @@ def compare_ways(
                 growth[axis] = _growth(model, ways, axis, numbers, place, rounds, say)
     return {
         "format_version": FORMAT_VERSION,
-        "vpd_version": vpd.__version__,
+        "vpd_version": __version__,
         "px": px,
         "prompts": prompts,
         "rounds": rounds,

@@ -11,9 +11,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-import vpd
 from vpd.cli import bench, convert, data, demo, doctor, evaluate, export, info, predict, pretrain, train
 from vpd.quiet import quiet_libraries
+from vpd.version import __version__
 
 VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "predict": (predict.predict, "Predict images or folders; goes on if stopped."),
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _show_version(is_wanted: bool) -> None:
     if is_wanted:
-        print(f"vpd {vpd.__version__}")
+        print(f"vpd {__version__}")
         raise typer.Exit
 
 

@@ -46,7 +46,7 @@ def check(
 
     given = {}
     if options:
-        from vpd.training.settings import parse_overrides  # takes seconds to import
+        from vpd.overrides import parse_overrides  # takes seconds to import
 
         given = parse_overrides(options)
     if json is not None:

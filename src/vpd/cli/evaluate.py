@@ -74,18 +74,18 @@ def evaluate(
     from tqdm import tqdm
 
     import vpd
-    from vpd.data.opening import detect_format, find_layout, open_data, option_names
+    from vpd.data.opening import detect_format, find_layout, held_out_split, open_data, option_names, reader_options
     from vpd.errors import UsageError
     from vpd.evaluation import measure
     from vpd.files import writable_folder, write_json
     from vpd.fit_changes import change_fit
     from vpd.loading import check_task
     from vpd.model_folder import results_folder
+    from vpd.overrides import parse_overrides
+    from vpd.processes import find_processes, leave_processes
     from vpd.reports import write_report
     from vpd.submissions import Submission
-    from vpd.training.build import held_out_split, reader_options
-    from vpd.training.settings import parse_overrides
-    from vpd.training.stepping import find_processes, leave_processes
+    from vpd.version import __version__
 
     speed = fast_options(fast=fast, dtype=dtype, encoder=encoder, merge_above=merge_above, int8=int8)
     use_heap(fast=speed is not None, keep=keep_heap, memory=memory)
@@ -142,7 +142,7 @@ def evaluate(
             "int8": int8,
             "dtype": str(loaded.dtype).removeprefix("torch."),
             "processes": accelerator.num_processes if accelerator else 1,
-            "vpd": vpd.__version__,
+            "vpd": __version__,
             "torch": torch.__version__,
         }
         _print_report(result)  # before anything is written: a full disk shall not cost the figures

@@ -52,9 +52,10 @@ def train(
     import torch
 
     from vpd.errors import UsageError
+    from vpd.overrides import parse_overrides
+    from vpd.processes import leave_processes
     from vpd.training.run import train as run_training
-    from vpd.training.settings import parse_overrides, read_settings
-    from vpd.training.stepping import leave_processes
+    from vpd.training.settings import read_settings
 
     given: dict[str, Any] = {} if model is None else {"model": model}
     source = {key: value for key, value in (("root", data), ("format", format)) if value is not None}

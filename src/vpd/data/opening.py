@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vpd.config import Task
+from vpd.config import Recipe, Task
 from vpd.data.ade20k import FOLDERS as ADE20K_FOLDERS
 from vpd.data.ade20k import Ade20k
 from vpd.data.cityscapes import SPLITS as CITYSCAPES_SPLITS
@@ -261,6 +261,19 @@ def splits_of(root: str | Path, format: str) -> list[str]:  # noqa: A002
     if not layout.is_here(root):
         raise UsageError(f"{root}: not the {format} layout. Looked for {layout.signs}. Found: {_content(root)}")
     return layout.splits(root)
+
+
+def held_out_split(root: str | Path, layout: str) -> str | None:
+    """The split to measure on where nobody names one: val, else test, else none."""
+    present = splits_of(root, layout)
+    return next((split for split in ("val", "test") if split in present), None)
+
+
+def reader_options(layout: str, recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a layout's reader as the recipe has them, under those that were given."""
+    if layout in DATASETS and recipe == "reference":
+        return {"overlap": "background"} | options  # where two polygons of an object overlap, as published
+    return options
 
 
 def find_layout(format: str) -> Layout:  # noqa: A002

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-import vpd
 from vpd.config import DepthConfig
 from vpd.errors import UsageError
 from vpd.exporting.formats import SUFFIXES, Run, check_target, read, write
@@ -33,6 +32,7 @@ from vpd.files import atomic_folder, writable_folder, write_json
 from vpd.predictions import DepthPrediction
 from vpd.prompts.encoder import TextEncoder
 from vpd.tasks.model import PerceptionModel
+from vpd.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ def compare(network: Network, run: Run, tolerance: float) -> list[Check]:
 def describe(model: PerceptionModel, networks: list[Network], *, target: Target, prompts: Prompts) -> dict[str, Any]:
     """What a program that runs the files must know; the contents of `export.json`."""
     config = model.config
-    facts: dict[str, Any] = {"format_version": FORMAT_VERSION, "vpd_version": vpd.__version__, "task": config.task}
+    facts: dict[str, Any] = {"format_version": FORMAT_VERSION, "vpd_version": __version__, "task": config.task}
     facts |= {"target": target, "licence": config.licence}
     facts["networks"] = {
         network.name: {

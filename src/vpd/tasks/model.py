@@ -18,12 +18,12 @@ from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.caching import FrozenCaches, image_key
 from vpd.config import DepthConfig, Fit, LoraSettings, Recipe, ReferConfig, SegmentConfig
 from vpd.errors import UsageError
-from vpd.images import pad_to_multiple, read_image
+from vpd.images import pad_to_multiple
 from vpd.model_folder import save_model
 from vpd.prompts.adapter import TextAdapter
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.prepared import PreparedText
-from vpd.tasks.inference import fit_image, slide
+from vpd.tasks.inference import slide
 from vpd.tasks.losses import LossSum, mean_loss
 from vpd.types import Batch, Features, Text
 
@@ -134,7 +134,7 @@ class PerceptionModel(nn.Module):
             UsageError: If the folder cannot be written, the base cannot be loaded, or the model was optimised.
         """
         self._check_plain()
-        save_model(self, folder, base=base, half=half)
+        save_model(self.config, self.state_dict(), folder, text_encoder=self.text_encoder, base=base, half=half)
 
     def _check_plain(self) -> None:
         """Refuse to save or change a model whose weights are no longer those it was made from."""
@@ -227,19 +227,3 @@ def as_list(images: ImageSource | Sequence[ImageSource]) -> tuple[list[ImageSour
     if isinstance(images, Tensor) or not isinstance(images, Iterable):
         raise UsageError(f"An image is a path, PIL image or (H, W, 3) uint8 array; got {type(images).__name__}.")
     return list(images), True
-
-
-def read_groups(
-    sources: list[ImageSource], fit: Fit, batch_size: int
-) -> Iterator[list[tuple[int, Image.Image, Tensor]]]:
-    """Groups of at most `batch_size` neighbours that have the same fitted size: (index, picture, pixels)."""
-    group: list[tuple[int, Image.Image, Tensor]] = []
-    for index, source in enumerate(sources):
-        picture = read_image(source)
-        pixels = fit_image(picture, fit)
-        if group and (len(group) == batch_size or pixels.shape != group[0][2].shape):
-            yield group
-            group = []
-        group.append((index, picture, pixels))
-    if group:
-        yield group

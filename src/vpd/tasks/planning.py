@@ -17,7 +17,6 @@ from vpd.errors import UsageError
 from vpd.images import read_image
 from vpd.memory_budget import MARGIN, ONCE_BYTES, BudgetError, Memory, format_memory, network_bytes, parse_memory
 from vpd.tasks.inference import Group, fit_image, fitted_size, most_rows
-from vpd.tasks.model import read_groups
 from vpd.tasks.windows import Windows
 
 SMALLEST = 4
@@ -210,6 +209,20 @@ def plan(
         return (Step(group, fit) for group in read_groups(list(sources), fit, batch_size))
     planner = Planner(model=model, memory_bytes=parse_memory(memory), **facts)
     return planner.steps(sources, fit, batch_size)
+
+
+def read_groups(sources: Sequence[Any], fit: Fit, batch_size: int) -> Iterator[Group]:
+    """Groups of at most `batch_size` neighbours that have the same fitted size: (index, picture, pixels)."""
+    group: Group = []
+    for index, source in enumerate(sources):
+        picture = read_image(source)
+        pixels = fit_image(picture, fit)
+        if group and (len(group) == batch_size or pixels.shape != group[0][2].shape):
+            yield group
+            group = []
+        group.append((index, picture, pixels))
+    if group:
+        yield group
 
 
 def _together(group: list[tuple[int, Image.Image]], fit: Fit) -> Step:

@@ -11,11 +11,10 @@ import torch
 from pydantic import BaseModel
 
 from vpd.caching import FrozenCaches, TensorCache
-from vpd.config import DepthConfig, Fit, Recipe, ReferConfig, SegmentConfig, Task
+from vpd.config import DepthConfig, Fit, ReferConfig, SegmentConfig, Task
 from vpd.data.geometry import RandomResize
-from vpd.data.opening import detect_format, find_layout, open_data, splits_of
+from vpd.data.opening import detect_format, find_layout, held_out_split, open_data, reader_options
 from vpd.data.parts import GENERIC_SCENE
-from vpd.data.refer import DATASETS
 from vpd.data.samples import SampleSet
 from vpd.data.transforms import Pipeline, train_transform
 from vpd.errors import UsageError
@@ -68,19 +67,6 @@ def build_data(config: TrainConfig) -> tuple[SampleSet, SampleSet | None]:
     told = f"validation on {data.validation_split}" if data.validation_split else "no validation"
     logger.info("Data: %s, format %s, training on %s, %s.", data.root, data.format, data.split, told)
     return sets[0], sets[1]
-
-
-def held_out_split(root: str | Path, layout: str) -> str | None:
-    """The split to measure on where nobody names one: val, else test, else none."""
-    present = splits_of(root, layout)
-    return next((split for split in ("val", "test") if split in present), None)
-
-
-def reader_options(layout: str, recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
-    """Options of a layout's reader as the recipe has them, under those that were given."""
-    if layout in DATASETS and recipe == "reference":
-        return {"overlap": "background"} | options  # where two polygons of an object overlap, as published
-    return options
 
 
 def build_model(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:

@@ -19,6 +19,7 @@ from vpd.data.stream import SampleStream
 from vpd.errors import UsageError
 from vpd.evaluation import SCORE, Interrupted, evaluate, sample_sheet
 from vpd.model_folder import MODEL
+from vpd.processes import do_on_first, find_processes
 from vpd.tasks.model import PerceptionModel
 from vpd.training.bad_samples import BadSamples
 from vpd.training.bad_steps import BadSteps
@@ -30,7 +31,7 @@ from vpd.training.ema import WeightAverage, averaged
 from vpd.training.plan import micro_batch_size, schedule_of, total_steps
 from vpd.training.progress import Interval, Progress
 from vpd.training.run_folder import RunFolder, summary
-from vpd.training.stepping import Step, Stepper, do_on_first, find_processes
+from vpd.training.stepping import Step, Stepper
 from vpd.training.stopping import StopRequest, stop_request
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,6 @@ from typing import Any
 
 from accelerate import Accelerator
 
-import vpd
 from vpd.config import Task
 from vpd.data.reader_processes import start_reader_server
 from vpd.data.samples import SampleSet
@@ -18,6 +17,8 @@ from vpd.errors import UsageError
 from vpd.files import writable_folder
 from vpd.loading import load
 from vpd.model_folder import CHECKPOINTS, CONFIG, MODEL, refuse_models
+from vpd.overrides import merge_settings
+from vpd.processes import do_on_first, find_processes
 from vpd.tasks.model import PerceptionModel
 from vpd.training.bad_samples import look_at_some
 from vpd.training.batch_search import find_accumulation
@@ -28,9 +29,9 @@ from vpd.training.data_identity import check_same_data
 from vpd.training.folder_lock import only_run_in
 from vpd.training.loop import Training
 from vpd.training.run_folder import tell_no_run
-from vpd.training.settings import merge_settings, read_settings, resolve_config, write_config
-from vpd.training.stepping import do_on_first, find_processes
+from vpd.training.settings import read_settings, resolve_config, write_config
 from vpd.training.trackers import check_trackers
+from vpd.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ def _tell(config: TrainConfig, processes: int) -> None:
 
 def notes_of(config: TrainConfig) -> dict[str, Any]:
     """What a trained model says of its training; no paths, since models travel."""
-    told = {"data": Path(config.data.root).name, "split": config.data.split, "vpd": vpd.__version__}
+    told = {"data": Path(config.data.root).name, "split": config.data.split, "vpd": __version__}
     kept = {"recipe", "mode", "steps", "epochs", "batch_size", "learning_rate", "crop_px", "precision", "seed"}
     kept |= {"optimiser", "ema_decay"}
     return told | config.model_dump(mode="json", include=kept, exclude_none=True)

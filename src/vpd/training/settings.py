@@ -15,6 +15,7 @@ from vpd.config import Recipe, Task
 from vpd.data.opening import LAYOUTS, option_names
 from vpd.errors import UsageError
 from vpd.files import atomic_write
+from vpd.overrides import Settings, merge_settings
 from vpd.tasks.model import BACKBONE_OPTIONS
 from vpd.training.config import TrainConfig
 from vpd.training.optimisers import VALUES
@@ -22,8 +23,6 @@ from vpd.world.samples import is_world
 from vpd.world.shipped import WORLD
 
 logger = logging.getLogger(__name__)
-
-Settings = dict[str, Any]
 
 _EXTENT: dict[Recipe, dict[Task, Settings]] = {
     "reference": {
@@ -44,7 +43,6 @@ _OF_WORLD = ("crop_px", "steps", "batch_size", "workers", "validate_every", "val
 _RATES_OF_WORLD: Settings = {"learning_rate": 1e-3, "unet_lr_scale": 1.0}
 """For the shipped model on them: the best where all of it trains, of those tried in docs/claims.md."""
 _SHIPPED = Path(__file__).parents[1] / "recipes"
-_EITHER_OR = ({"steps", "epochs"},)
 
 
 def recipe_settings(task: Task, recipe: Recipe) -> Settings:
@@ -83,45 +81,6 @@ def read_settings(source: str | Path) -> Settings:
     if not isinstance(settings, dict):
         raise UsageError(f"{path} must hold `key: value` lines, got {type(settings).__name__}.")
     return settings
-
-
-def parse_overrides(words: Sequence[str]) -> Settings:
-    """Settings from words like `data.split=train`: a dotted path, and a value in YAML.
-
-    Args:
-        words: What stood behind each `-s`.
-
-    Returns:
-        Nested settings.
-
-    Raises:
-        UsageError: If a word has no `=`, or its value is not YAML.
-    """
-    settings: Settings = {}
-    for word in words:
-        path, equals, text = word.partition("=")
-        if not equals or not path:
-            raise UsageError(f"-s {word}: expected key=value, as in -s data.split=train.")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UsageError(f"-s {word}: {text!r} is not a YAML value.") from error
-        for key in reversed(path.split(".")):
-            value = {key: value}
-        settings = merge_settings(settings, value)
-    return settings
-
-
-def merge_settings(under: Mapping[str, Any], over: Mapping[str, Any]) -> Settings:
-    """`under` with everything that `over` says put in its place, mappings key by key."""
-    merged = dict(under)
-    for pair in _EITHER_OR:
-        if over.keys() & pair:  # the one replaces the other
-            merged = {key: value for key, value in merged.items() if key not in pair}
-    for key, value in over.items():
-        old = merged.get(key)
-        merged[key] = merge_settings(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
 
 
 def resolve_config(task: Task, *layers: Mapping[str, Any]) -> TrainConfig:

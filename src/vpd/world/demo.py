@@ -11,12 +11,11 @@ from PIL import Image
 
 from vpd.attention_maps import word_maps
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.config import Task
+from vpd.config import TASK_NAMES, Task
 from vpd.evaluation import SCORE, evaluate, sample_sheet
 from vpd.files import atomic_write, writable_folder, write_json
 from vpd.lettering import caption_strip, font_px_for, stack
 from vpd.loading import load
-from vpd.model_facts import TASK_NAMES
 from vpd.model_folder import results_folder
 from vpd.pictures import contact_sheet
 from vpd.prompts.encoder import TextEncoder

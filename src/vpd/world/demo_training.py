@@ -17,11 +17,12 @@ from vpd.data.geometry import flip
 from vpd.evaluation import evaluate
 from vpd.files import write_json
 from vpd.model_folder import results_folder
+from vpd.processes import find_processes
 from vpd.tasks.segmentation import SegmentationModel
 from vpd.training.plan import schedule_of
 from vpd.training.progress import Interval
 from vpd.training.settings import resolve_config
-from vpd.training.stepping import Stepper, find_processes
+from vpd.training.stepping import Stepper
 from vpd.types import Batch
 from vpd.world.dataset import WorldSamples
 from vpd.world.demo_page import write_html

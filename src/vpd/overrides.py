@@ -1,0 +1,54 @@
+"""Settings laid over one another, and `key=value` words of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from vpd.errors import UsageError
+
+Settings = dict[str, Any]
+"""Nested, as YAML has them."""
+
+_EITHER_OR = ({"steps", "epochs"},)
+
+
+def parse_overrides(words: Sequence[str]) -> Settings:
+    """Settings from words like `data.split=train`: a dotted path, and a value in YAML.
+
+    Args:
+        words: What stood behind each `-s`.
+
+    Returns:
+        Nested settings.
+
+    Raises:
+        UsageError: If a word has no `=`, or its value is not YAML.
+    """
+    settings: Settings = {}
+    for word in words:
+        path, equals, text = word.partition("=")
+        if not equals or not path:
+            raise UsageError(f"-s {word}: expected key=value, as in -s data.split=train.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UsageError(f"-s {word}: {text!r} is not a YAML value.") from error
+        for key in reversed(path.split(".")):
+            value = {key: value}
+        settings = merge_settings(settings, value)
+    return settings
+
+
+def merge_settings(under: Mapping[str, Any], over: Mapping[str, Any]) -> Settings:
+    """`under` with everything that `over` says put in its place, mappings key by key."""
+    merged = dict(under)
+    for pair in _EITHER_OR:
+        if over.keys() & pair:  # the one replaces the other
+            merged = {key: value for key, value in merged.items() if key not in pair}
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = merge_settings(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
