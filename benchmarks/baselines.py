@@ -21,11 +21,11 @@ from PIL import Image
 from torch import Tensor
 
 import vpd
-from vpd.data.opening import open_data
+from vpd.datasets.layouts import open_data
+from vpd.inference.resize import fit_image
 from vpd.metrics.depth import DepthMetrics
 from vpd.metrics.referring import ReferringMetrics
 from vpd.metrics.segmentation import SegmentationMetrics
-from vpd.tasks.inference import fit_image
 
 
 def segment(data: str, split: str, model_folder: str) -> dict[str, Any]:

@@ -20,10 +20,10 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from vpd import ReferringModel, StableDiffusionBackbone
 from vpd.benchmark.random_models import SIZES
-from vpd.caching import FrozenCaches, TensorCache
 from vpd.config import Fit, ReferConfig
-from vpd.data.opening import open_data
-from vpd.evaluation import measure
+from vpd.datasets.layouts import open_data
+from vpd.evaluation.evaluate import measure
+from vpd.inference.cache import FrozenCaches, TensorCache
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.tokenizer import clip_tokenizer
 

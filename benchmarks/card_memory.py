@@ -29,17 +29,17 @@ from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 from vpd.benchmark.random_models import random_config
-from vpd.caching import FrozenCaches
 from vpd.config import LoraSettings
+from vpd.inference.cache import FrozenCaches
+from vpd.inference.memory import MARGIN, LiveBytes
 from vpd.loading import build_model
-from vpd.memory_budget import MARGIN, LiveBytes
 from vpd.tasks.referring import ReferringModel
-from vpd.training.batch_search import largest_batch
+from vpd.training.auto_accumulate import largest_batch
 from vpd.training.config import TrainConfig
 from vpd.training.gradients import Gradients
 from vpd.training.optimisers import STATE_BYTES, build_optimiser
 from vpd.training.settings import resolve_config
-from vpd.training.stepping import LossOf, optimiser_groups, set_up
+from vpd.training.step import LossOf, optimiser_groups, set_up
 
 MODES = ("full", "lora", "frozen", "head")
 TEXT_ENCODER_BYTES = 123_060_480 * 4

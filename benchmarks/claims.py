@@ -29,11 +29,11 @@ from claims_report import write_report
 from claims_runs import Laboratory, Settings, best_rate
 
 from vpd.errors import UsageError
-from vpd.files import append_json_line, read_json_lines
+from vpd.files.atomic import append_json_line, read_json_lines
 from vpd.model_folder import results_folder
-from vpd.world.autoencoder import load_autoencoder
-from vpd.world.diffusion_pretraining import new_run
-from vpd.world.miniature import save_diffusion_folder
+from vpd.pretraining.autoencoder import load_autoencoder
+from vpd.pretraining.diffusion import new_run
+from vpd.pretraining.miniature import save_diffusion_folder
 
 
 def run_all(options: argparse.Namespace) -> None:

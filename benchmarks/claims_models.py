@@ -11,12 +11,11 @@ import torch
 from claims_arms import Arm
 from torch import Tensor
 
-from vpd.backbones.sources import find_source
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.caching import FrozenCaches, TensorCache
 from vpd.config import DepthConfig, Fit, ReferConfig, SegmentConfig
 from vpd.errors import UsageError
-from vpd.frozen_features import FrozenBackbone
+from vpd.inference.cache import FrozenCaches, TensorCache
+from vpd.inference.frozen_features import FrozenBackbone
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import PLAIN_TEMPLATE, embed_names
 from vpd.tasks.depth import DepthModel
@@ -24,9 +23,10 @@ from vpd.tasks.losses import LossSum, segmentation_loss_sum
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.referring import ReferringModel
 from vpd.tasks.segmentation import SegmentationModel
-from vpd.types import Batch, Features, Text
+from vpd.tensors import Batch, Features, Text
+from vpd.weights.sources import find_source
 from vpd.world.dataset import SCENE
-from vpd.world.palette import CLASSES
+from vpd.world.vocabulary import CLASSES
 
 TOKEN_LENGTH = 16
 """Of expressions; the longest has 13 words."""

@@ -14,8 +14,8 @@ from claims_runs import metric_of, unpack_rows
 from torch import Tensor
 
 from vpd.errors import UsageError
-from vpd.evaluation import SCORE
-from vpd.files import atomic_write, read_json_lines, writable_folder
+from vpd.evaluation.evaluate import SCORE
+from vpd.files.atomic import atomic_write, read_json_lines, writable_folder
 from vpd.metrics.intervals import Difference, half_width, paired_differences
 
 REGIMES = ("frozen", "full", "gentle")

@@ -18,12 +18,12 @@ from claims_arms import LABELS, Arm, Run
 from claims_models import MAX_DEPTH_M, Sources, build_model, shuffled_classes
 from torch import Tensor
 
-from vpd.caching import FrozenCaches, TensorCache
-from vpd.data.collation import collate
-from vpd.data.geometry import flip
+from vpd.data.collate import collate
+from vpd.data.geometric import flip
 from vpd.data.transforms import draw_text
-from vpd.evaluation import SCORE, is_better
-from vpd.frozen_features import FrozenBackbone
+from vpd.evaluation.evaluate import SCORE, is_better
+from vpd.inference.cache import FrozenCaches, TensorCache
+from vpd.inference.frozen_features import FrozenBackbone
 from vpd.metrics.accumulator import Accumulator
 from vpd.metrics.depth import DepthMetrics
 from vpd.metrics.referring import ReferringMetrics
@@ -32,13 +32,13 @@ from vpd.processes import find_processes
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.referring import ReferringModel
 from vpd.tasks.segmentation import SegmentationModel
+from vpd.tensors import Batch
 from vpd.training.plan import schedule_of
 from vpd.training.progress import Interval
 from vpd.training.settings import resolve_config
-from vpd.training.stepping import Stepper
-from vpd.types import Batch
+from vpd.training.step import Stepper
 from vpd.world.dataset import WorldSamples
-from vpd.world.palette import CLASSES
+from vpd.world.vocabulary import CLASSES
 
 FIRST_SEED = 10
 """Seeds of labelled and test scenes begin here: no pre-training saw them."""

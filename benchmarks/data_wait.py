@@ -22,13 +22,13 @@ from pathlib import Path
 import torch
 
 from vpd.data.transforms import CROP_PX
-from vpd.files import read_json_lines, write_json
-from vpd.training.build import build_data, build_model, pin_sources, training_transform
+from vpd.files.atomic import read_json_lines, write_json
+from vpd.pretraining.autoencoder import build_autoencoder
+from vpd.pretraining.miniature import write_diffusion_folder
+from vpd.pretraining.vae import CHANNELS
 from vpd.training.loop import Training
 from vpd.training.settings import resolve_config
-from vpd.world.autoencoder import build_autoencoder
-from vpd.world.miniature import write_diffusion_folder
-from vpd.world.pretraining import CHANNELS
+from vpd.training.setup import build_data, build_model, pin_sources, training_transform
 
 SETTINGS = {
     "segment": {"data": {"root": "camvid"}, "crop_px": 256},
@@ -101,7 +101,7 @@ def cpu_of_samples(train_set: object, transform: object, count: int = 24) -> flo
     """CPU seconds that reading and augmenting a sample takes."""
     import numpy as np
 
-    from vpd.data.collation import collate
+    from vpd.data.collate import collate
 
     places = np.random.default_rng(0).permutation(len(train_set))[:count]  # type: ignore[arg-type]
     began = cpu_s(resource.RUSAGE_SELF)

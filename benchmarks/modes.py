@@ -21,8 +21,8 @@ from step_costs import each_in_a_process, measure_steps
 
 from vpd.benchmark.random_models import random_model
 from vpd.config import LoraSettings
+from vpd.tensors import Batch
 from vpd.training.settings import resolve_config
-from vpd.types import Batch
 
 MODES = ("full", "lora", "frozen", "head")
 

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from vpd.caching import FrozenCaches
+from vpd.inference.cache import FrozenCaches
+from vpd.tensors import Batch
 from vpd.training.config import TrainConfig
 from vpd.training.memory import peak_bytes, restart_peak
 from vpd.training.progress import Interval
-from vpd.training.stepping import Stepper
-from vpd.types import Batch
+from vpd.training.step import Stepper
 
 PARTS = ("forward", "backward", "optimiser")
 

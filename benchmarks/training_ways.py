@@ -22,11 +22,11 @@ from torch import Tensor
 
 from vpd.benchmark.other_ways import reference_encode, reference_features
 from vpd.benchmark.random_models import random_config, with_random_weights
-from vpd.caching import FrozenCaches, TensorCache
 from vpd.config import LoraSettings
+from vpd.inference.cache import FrozenCaches, TensorCache
 from vpd.tasks.referring import ReferringModel
+from vpd.tensors import Batch, Features, Text
 from vpd.training.settings import resolve_config
-from vpd.types import Batch, Features, Text
 
 BF16 = {"precision": "bf16", "channels_last": True}
 WAYS: dict[str, dict[str, Any]] = {

@@ -28,10 +28,10 @@ import numpy as np
 import torch
 from claims_models import read_backbones, read_pairs, weights_hash
 
-from vpd.data.opening import open_data
+from vpd.datasets.layouts import open_data
 from vpd.errors import UsageError
-from vpd.evaluation import SCORE, evaluate
-from vpd.files import append_json_line, read_json_lines
+from vpd.evaluation.evaluate import SCORE, evaluate
+from vpd.files.atomic import append_json_line, read_json_lines
 from vpd.loading import load
 from vpd.metrics.intervals import half_width
 from vpd.training.run import train

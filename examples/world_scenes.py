@@ -10,12 +10,12 @@ from collections import Counter
 
 from PIL import Image
 
-from vpd.pictures import class_legend, colour_depth, colour_labels, contact_sheet
+from vpd.drawing.overlays import class_legend, colour_depth, colour_labels, contact_sheet
 from vpd.world.captions import caption
 from vpd.world.expressions import expressions
-from vpd.world.palette import CLASSES
 from vpd.world.render import render
-from vpd.world.sampling import CROWDED_STYLE, DEFAULT_STYLE, sample_scene
+from vpd.world.sample_scene import CROWDED_STYLE, DEFAULT_STYLE, sample_scene
+from vpd.world.vocabulary import CLASSES
 
 NEAR_M, FAR_M = 1.9, 9.3
 TITLES = ("image", "classes", "objects", "depth")

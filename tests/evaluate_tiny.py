@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import vpd
-from vpd.data.opening import open_data
-from vpd.data.samples import Sample, SampleSet
+from vpd.data.sample import Sample, SampleSet
+from vpd.datasets.layouts import open_data
 from vpd.errors import UsageError
-from vpd.evaluation import Interrupted, evaluate
+from vpd.evaluation.evaluate import Interrupted, evaluate
 from vpd.processes import find_processes
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from golden_set import Golden
 from vpd.config import Task
-from vpd.reference.convert import build_published
+from vpd.convert import build_published
 from vpd.tasks.losses import referring_loss, segmentation_loss, silog_loss
 from vpd.tasks.model import PerceptionModel
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vpd.data.samples import Sample, SampleSet
+from vpd.data.sample import Sample, SampleSet
 
 
 class Samples(list[Sample], SampleSet):

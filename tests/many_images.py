@@ -41,7 +41,7 @@ class Jobs:
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["vpd.cli", "vpd.prediction_job", "vpd.predictor"])
+        self._context.set_forkserver_preload(["vpd.cli", "vpd.prediction_jobs.job", "vpd.prediction_jobs.worker"])
 
     def start(self, *words: object) -> BaseProcess:
         process = self._context.Process(target=main, args=([str(word) for word in words],))

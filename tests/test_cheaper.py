@@ -13,11 +13,11 @@ from torch.nn.functional import interpolate
 
 from tiny import CLASSES, TEXT_DIM, tiny_unet
 from vpd import ReferringModel, SegmentationModel, UsageError
+from vpd.backbones.quantising import quantise_linear
 from vpd.backbones.unet_layers import _merge_neighbours, spatial_transformer
 from vpd.backbones.unet_walk import walk_unet
 from vpd.benchmark.measuring import count_gflop
 from vpd.optimising import optimise
-from vpd.quantising import quantise_linear
 from vpd.tasks.model import PerceptionModel
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (64, 128, 3), dtype=np.uint8)

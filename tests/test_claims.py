@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from vpd.errors import UsageError
-from vpd.world.miniature import write_diffusion_folder
-from vpd.world.shipped import shipped_diffusion
+from vpd.pretraining.miniature import write_diffusion_folder
+from vpd.weights.shipped import shipped_diffusion
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

@@ -11,11 +11,11 @@ from torch import Tensor
 import vpd
 from tiny import CLASSES, TEXT_DIM
 from vpd import DepthModel, ReferringModel, SegmentationModel, UsageError
+from vpd.backbones.packed_layers import PackedConv2d, PackedLinear, can_pack, pack_layers
 from vpd.config import LoraSettings
 from vpd.optimising import fast_dtype, optimise
-from vpd.packing import PackedConv2d, PackedLinear, can_pack, pack_layers
 from vpd.tasks.model import PerceptionModel
-from vpd.types import Features
+from vpd.tensors import Features
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (70, 100, 3), dtype=np.uint8)
 WORDS: dict[str, dict[str, Any]] = {"segment": {}, "refer": {"text": "the dog"}, "depth": {"scene": "kitchen"}}

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from vpd.backbones.stable_diffusion import StableDiffusionBackbone
     from vpd.errors import UsageError
     from vpd.exporting.job import export
-    from vpd.images import pad_to_multiple
+    from vpd.files.images import pad_to_multiple
     from vpd.loading import load
     from vpd.optimising import optimise
-    from vpd.predictions import DepthPrediction, MaskPrediction, SegmentationPrediction
     from vpd.tasks.depth import DepthModel
+    from vpd.tasks.predictions import DepthPrediction, MaskPrediction, SegmentationPrediction
     from vpd.tasks.referring import ReferringModel
     from vpd.tasks.segmentation import SegmentationModel
-    from vpd.types import Features
+    from vpd.tensors import Features
 
 __all__ = [
     "DepthModel",
@@ -39,18 +39,18 @@ __all__ = [
 
 _HOMES = {
     "DepthModel": "vpd.tasks.depth",
-    "DepthPrediction": "vpd.predictions",
-    "Features": "vpd.types",
-    "MaskPrediction": "vpd.predictions",
+    "DepthPrediction": "vpd.tasks.predictions",
+    "Features": "vpd.tensors",
+    "MaskPrediction": "vpd.tasks.predictions",
     "ReferringModel": "vpd.tasks.referring",
     "SegmentationModel": "vpd.tasks.segmentation",
-    "SegmentationPrediction": "vpd.predictions",
+    "SegmentationPrediction": "vpd.tasks.predictions",
     "StableDiffusionBackbone": "vpd.backbones.stable_diffusion",
     "UsageError": "vpd.errors",
     "export": "vpd.exporting.job",
     "load": "vpd.loading",
     "optimise": "vpd.optimising",
-    "pad_to_multiple": "vpd.images",
+    "pad_to_multiple": "vpd.files.images",
 }
 
 

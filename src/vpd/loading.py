@@ -11,11 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vpd.backbones.sources import download, is_hub_id
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.config import ModelConfig, Task
 from vpd.errors import UsageError
-from vpd.model_base import fingerprint, put_back
 from vpd.model_folder import (
     CHECKPOINTS,
     CONFIG_FILE,
@@ -30,12 +28,14 @@ from vpd.model_folder import (
     read_config,
 )
 from vpd.prompts.encoder import TextEncoder
-from vpd.reference.single_file import mismatches
 from vpd.tasks.depth import DepthModel
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.referring import ReferringModel
 from vpd.tasks.segmentation import SegmentationModel
-from vpd.world.shipped import ADAPTED, WORLD, shipped_model
+from vpd.weights.difference import fingerprint, put_back
+from vpd.weights.shipped import ADAPTED, WORLD, shipped_model
+from vpd.weights.single_file import mismatches
+from vpd.weights.sources import download, is_hub_id
 
 _MODELS = {"segment": SegmentationModel, "refer": ReferringModel, "depth": DepthModel}
 _ALIGNMENT_BYTES = 64  # of a cache line, as torch allocates

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 
 from vpd.config import FORMAT_VERSION, Frozen, ModelConfig
 from vpd.errors import UsageError
-from vpd.files import atomic_write, writable_folder, write_json
-from vpd.world.shipped import WORLD, shipped_diffusion
+from vpd.files.atomic import atomic_write, writable_folder, write_json
+from vpd.weights.shipped import WORLD, shipped_diffusion
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +51,7 @@ def find_base(source: str) -> str | Path:
     Raises:
         UsageError: If the source is a path.
     """
-    from vpd.backbones.sources import is_hub_id  # brings torch
+    from vpd.weights.sources import is_hub_id  # brings torch
 
     if source == WORLD:
         return shipped_diffusion()
@@ -114,7 +114,7 @@ def _without_base(
     """What must be stored beside a base, and what a folder says of that base."""
     import torch
 
-    from vpd.model_base import fingerprint, leave_out
+    from vpd.weights.difference import fingerprint, leave_out
 
     for value in weights.values():
         if value.is_floating_point() and value.dtype != torch.float32:

@@ -8,13 +8,13 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
+from vpd.backbones.packed_layers import can_pack, pack_layers
+from vpd.backbones.quantising import check_torchao, quantise_linear
 from vpd.backbones.tiny_encoder import TinyEncoder, load_tiny_encoder
 from vpd.backbones.unet_walk import fold_timestep, pack_feed_forward
 from vpd.errors import UsageError
 from vpd.loading import assign_weights, build_model, find_dtype, has_fast_bf16
-from vpd.packing import can_pack, pack_layers
 from vpd.prompts.prepared import PreparedText
-from vpd.quantising import check_torchao, quantise_linear
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.segmentation import SegmentationModel
 

@@ -16,7 +16,7 @@ def test_every_option_arrives(vpd_command: Command, monkeypatch: pytest.MonkeyPa
         calls.append((arguments, options))
         return SimpleNamespace(config=SimpleNamespace(task="depth"))
 
-    monkeypatch.setattr("vpd.reference.convert.convert", convert)
+    monkeypatch.setattr("vpd.convert.convert", convert)
     words = ["--diffusion", "sd", "--heads", "5", "--max-depth", "80"]
     result = vpd_command("convert", "depth", "a.pth", "--out", tmp_path / "model", *words)
     assert result.status == 0

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from vpd.diagnosis import Finding
+from vpd.cli.diagnosis import Finding
 
 Command = Callable[..., Any]
 
@@ -16,7 +16,7 @@ def test_status_1_when_something_is_bad(
     vpd_command: Command, monkeypatch: pytest.MonkeyPatch, verdicts: list[Any], status: int, last: str
 ):
     findings = [Finding(verdict, "disk", "is full: make room") for verdict in verdicts]
-    monkeypatch.setattr("vpd.diagnosis.diagnose", lambda: iter(findings))
+    monkeypatch.setattr("vpd.cli.diagnosis.diagnose", lambda: iter(findings))
     result = vpd_command("doctor")
     assert result.status == status
     assert result.out.splitlines()[0] == f"{verdicts[0]:<5} disk: is full: make room"

@@ -55,7 +55,7 @@ def test_segmentation(vpd_command: Command, models: Models, data_of: Models, tmp
 def test_fast(
     vpd_command: Command, models: Models, data_of: Models, tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("vpd.allocator.keep_heap", lambda: True)
+    monkeypatch.setattr("vpd.inference.heap.keep_heap", lambda: True)
     words = ["eval", task, "--data", data_of[task], "--model", models[task], "--out", tmp_path / "scores.json"]
     assert vpd_command(*words).status == 0
     slow = json.loads((tmp_path / "scores.json").read_text())

@@ -138,7 +138,7 @@ WAITING = """
 import sys, time, typer
 from pathlib import Path
 import vpd.cli
-from vpd.files import atomic_write
+from vpd.files.atomic import atomic_write
 
 def wait():
     with atomic_write(Path(sys.argv[1]) / "a.txt") as temporary:

@@ -67,7 +67,7 @@ def test_fast(
 ):
     """The same files of nearly the same model; the manifest says how, and a run goes on only as it began."""
     kept: list[bool] = []
-    monkeypatch.setattr("vpd.allocator.keep_heap", lambda: kept.append(True))
+    monkeypatch.setattr("vpd.inference.heap.keep_heap", lambda: kept.append(True))
     words = ["predict", task, photos, "--model", models[task], *WORDS[task]]
     slow, fast, exact = (tmp_path / name for name in ("slow", "fast", "exact"))
     assert vpd_command(*words, "--out", slow).status == 0 and not kept
@@ -88,7 +88,7 @@ def test_memory_can_be_kept_without_more(
     vpd_command: Command, models: Models, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     kept: list[bool] = []
-    monkeypatch.setattr("vpd.allocator.keep_heap", lambda: kept.append(True))
+    monkeypatch.setattr("vpd.inference.heap.keep_heap", lambda: kept.append(True))
     words = ["predict", "segment", photos, "--model", models["segment"], "--out", tmp_path / "out", "--keep-heap"]
     assert vpd_command(*words).status == 0 and kept == [True]
     assert "fast" not in manifest(tmp_path / "out")[0]["options"]
@@ -102,9 +102,9 @@ def test_a_budget(
 ):
     """A big picture is run otherwise and that is said; one that fits is not; one too big for anything is skipped."""
     returned: list[bool] = []
-    monkeypatch.setattr("vpd.allocator.return_heap", lambda: returned.append(True))
-    monkeypatch.setattr("vpd.tasks.planning.ONCE_BYTES", 0)
-    monkeypatch.setattr("vpd.tasks.planning.network_bytes", lambda _, images, text: 400 * math.prod(images))
+    monkeypatch.setattr("vpd.inference.heap.return_heap", lambda: returned.append(True))
+    monkeypatch.setattr("vpd.inference.plan.ONCE_BYTES", 0)
+    monkeypatch.setattr("vpd.inference.plan.network_bytes", lambda _, images, text: 400 * math.prod(images))
     Image.effect_noise((420, 300), 80).convert("RGB").save(tmp_path / "big.png")
     Image.effect_noise((70, 50), 80).convert("RGB").save(tmp_path / "small.png")
     words = ["predict", task, tmp_path / "big.png", tmp_path / "small.png", "--model", models[task], *WORDS[task]]
@@ -279,16 +279,16 @@ def test_a_model_folder_takes_no_predictions_and_says_so_at_once(vpd_command: Co
 def test_words_that_fit_nothing_are_told(
     vpd_command: Command, models: Models, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("vpd.predictions.MaskPrediction.facts", lambda _: {"box": None})
+    monkeypatch.setattr("vpd.tasks.predictions.MaskPrediction.facts", lambda _: {"box": None})
     words = ["predict", "refer", photos, "--model", models["refer"], "--out", tmp_path / "out", *WORDS["refer"]]
     assert "In 3 images of these nothing was found" in vpd_command(*words).out
-    monkeypatch.setattr("vpd.predictions.MaskPrediction.facts", lambda _: {"box": [0, 0, 5, 5]})
+    monkeypatch.setattr("vpd.tasks.predictions.MaskPrediction.facts", lambda _: {"box": [0, 0, 5, 5]})
     words[words.index("--out") + 1] = tmp_path / "found"
     assert "nothing was found" not in vpd_command(*words).out
 
 
 def test_ctrl_c_says_how_far_it_came(vpd_command: Command, models: Models, photos: Path, tmp_path: Path, monkeypatch):
-    from vpd.prediction_job import PredictionJob
+    from vpd.prediction_jobs.job import PredictionJob
 
     run = PredictionJob.run
 

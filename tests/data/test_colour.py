@@ -12,7 +12,7 @@ from vpd.data.colour import (
     map_levels,
     shift_hsv,
 )
-from vpd.data.samples import Sample
+from vpd.data.sample import Sample
 
 LEVELS = np.arange(256, dtype=np.float32)
 COLOURS = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)

@@ -8,7 +8,7 @@ from vpd.heads.deconv import DeconvHead
 from vpd.heads.fpn import FPNHead
 from vpd.heads.norms import build_norm
 from vpd.heads.open_vocabulary import OpenVocabularyHead
-from vpd.types import Features
+from vpd.tensors import Features
 
 CHANNELS = (16, 24, 24, 32)
 

@@ -10,7 +10,7 @@ from golden_models import TASKS, assert_close, file_of, golden_inputs, golden_mo
 from golden_set import Golden
 from vpd.config import Task
 from vpd.tasks.model import PerceptionModel
-from vpd.types import Features
+from vpd.tensors import Features
 
 
 def features_from_latents(

@@ -9,8 +9,8 @@ from torch import Tensor
 from golden_models import FOLDERS, TASKS, file_of, golden_model, largest, loss_of, relative
 from golden_set import Golden
 from vpd.config import Task
-from vpd.reference.keys import published_names
 from vpd.tasks.model import PerceptionModel
+from vpd.weights.key_names import published_names
 
 REGIMES = {"train": (True, True), "eval": (False, True), "train_maps_differentiable": (True, False)}
 """Regime -> (train mode, maps detached)."""

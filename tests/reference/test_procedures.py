@@ -15,7 +15,7 @@ from vpd.config import Fit
 
 @torch.no_grad()
 def test_segmentation_slides_like_the_reference(golden: Golden) -> None:
-    from vpd.tasks.inference import mean_probabilities, resize_strips, slide
+    from vpd.inference.resize import mean_probabilities, resize_strips, slide
 
     file, settings = "procedures/seg_slide.safetensors", golden.json("procedures/seg.json")["slide"]
     model = golden_model(golden, "segment")

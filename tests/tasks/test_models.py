@@ -12,7 +12,7 @@ from tiny import CLASSES
 from vpd import DepthModel, ReferringModel, SegmentationModel, UsageError
 from vpd.config import Fit
 from vpd.tasks.depth import MEAN_SCENE
-from vpd.types import Batch
+from vpd.tensors import Batch
 
 SMALL = Fit(size_px=64, max_long_px=256)
 SIZES = [(375, 500), (1242, 375), (97, 1000), (1, 1)]

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from toy import Toy, ToyData, train_toy
 
 from tiny_data import write_segment_data
-from vpd.data.samples import Sample
+from vpd.data.sample import Sample
 from vpd.errors import UsageError
-from vpd.files import read_json_lines
+from vpd.files.atomic import read_json_lines
 from vpd.training.bad_samples import look_at_some
 from vpd.training.run import train
 

@@ -12,7 +12,7 @@ import torch
 from toy import Toy, ToyData, same, toy_config
 
 from vpd.errors import UsageError
-from vpd.files import read_json_lines
+from vpd.files.atomic import read_json_lines
 from vpd.model_folder import CHECKPOINTS
 from vpd.training import disk
 from vpd.training.checkpoints import latest_checkpoint

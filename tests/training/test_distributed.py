@@ -14,13 +14,13 @@ import pytest
 import torch
 import yaml
 from processes import descendants, is_running, kill_tree, start_torchrun, torchrun, wait_until
-from weights import assert_equal_weights, weights
 
 import vpd
-from vpd.data.opening import open_data
-from vpd.evaluation import evaluate
-from vpd.files import read_json_lines
+from vpd.datasets.layouts import open_data
+from vpd.evaluation.evaluate import evaluate
+from vpd.files.atomic import read_json_lines
 from vpd.training.checkpoints import latest_checkpoint
+from weights import assert_equal_weights, weights
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.extras

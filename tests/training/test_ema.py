@@ -10,15 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from weights import assert_equal_weights, weights
 
 import vpd
-from vpd.data.opening import open_data
+from vpd.datasets.layouts import open_data
 from vpd.errors import UsageError
-from vpd.evaluation import evaluate
-from vpd.files import read_json_lines
+from vpd.evaluation.evaluate import evaluate
+from vpd.files.atomic import read_json_lines
 from vpd.training.ema import TRAINING_WEIGHTS_FILE, WeightAverage, averaged
 from vpd.training.run import train
+from weights import assert_equal_weights, weights
 
 
 def model_of(value: float) -> nn.Module:

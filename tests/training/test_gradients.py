@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from weights import assert_equal_weights, weights
 
 from vpd.config import Fit
 from vpd.errors import UsageError
 from vpd.processes import find_processes
 from vpd.tasks.segmentation import SegmentationModel
+from vpd.tensors import Batch
 from vpd.training.progress import Interval
 from vpd.training.run import train
 from vpd.training.settings import resolve_config
-from vpd.training.stepping import Stepper
-from vpd.types import Batch
+from vpd.training.step import Stepper
+from weights import assert_equal_weights, weights
 
 
 def quick(settings: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def test_narrow_gradients_lose_nothing(
     given = session_settings | {"data": {"root": str(data_of[task])}, "model_options": small_heads[task]}
     given = quick(given, steps=2, checkpoint_every=9, clip_norm=0.1, **changes)
     train(task, tmp_path / "narrow", given)
-    monkeypatch.setattr("vpd.training.stepping.has_narrow_gradients", lambda config, accelerator: False)
+    monkeypatch.setattr("vpd.training.step.has_narrow_gradients", lambda config, accelerator: False)
     train(task, tmp_path / "wide", given)
     assert_equal_weights(tmp_path / "narrow" / "model", tmp_path / "wide" / "model")
 

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from toy import Toy, ToyData, losses_of, same, start_of, toy_config, train_toy
 
-from vpd.data.samples import Sample
+from vpd.data.sample import Sample
 from vpd.errors import UsageError
-from vpd.files import read_json_lines
+from vpd.files.atomic import read_json_lines
 from vpd.training.config import TrainConfig
 from vpd.training.loop import Training
 from vpd.training.plan import micro_batch_size, schedule_of, step_seed, total_steps

@@ -10,17 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from weights import assert_equal_weights, weights
 
 import vpd
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.config import Fit
 from vpd.errors import UsageError
 from vpd.tasks.segmentation import SegmentationModel
+from vpd.tensors import Batch
 from vpd.training.modes import freeze_parts
 from vpd.training.run import train
 from vpd.training.settings import resolve_config
-from vpd.types import Batch
+from weights import assert_equal_weights, weights
 
 LORA = {"mode": "lora", "lora": {"rank": 2, "alpha": 4, "dropout": 0.1}}
 PARTS = {"full": ("unet", "adapter", "head"), "lora": ("lora", "adapter", "head"), "frozen": ("adapter", "head")}

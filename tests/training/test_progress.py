@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vpd.files import read_json_lines
+from vpd.files.atomic import read_json_lines
 from vpd.training.progress import Interval, Progress
 
 

@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 import yaml
 from processes import descendants, is_running, wait_until
-from weights import assert_equal_weights
 
-from vpd.data.samples import Sample, SampleSet
+from vpd.data.sample import Sample, SampleSet
 from vpd.errors import UsageError
-from vpd.files import read_json_lines
+from vpd.files.atomic import read_json_lines
 from vpd.training import run
-from vpd.training.build import build_data
 from vpd.training.run import train
+from vpd.training.setup import build_data
+from weights import assert_equal_weights
 
 WHY = {"torn": "optimiser.safetensors is missing", "newer": "its format_version is 2"}
 Run = Callable[..., Any]

@@ -11,12 +11,12 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from weights import assert_equal_weights, weights
 
 import vpd
 from vpd.errors import UsageError
-from vpd.files import read_json_lines
+from vpd.files.atomic import read_json_lines
 from vpd.training.run import train
+from weights import assert_equal_weights, weights
 
 
 def test_a_run_leaves_a_model_that_predicts_and_a_record(tmp_path: Path, settings: dict[str, Any]):

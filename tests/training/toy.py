@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from vpd.data.samples import Sample
-from vpd.files import read_json_lines
+from vpd.data.sample import Sample
+from vpd.files.atomic import read_json_lines
 from vpd.tasks.losses import LossSum, segmentation_loss_sum
+from vpd.tensors import Batch
 from vpd.training.config import TrainConfig
 from vpd.training.loop import Training
 from vpd.training.settings import resolve_config
-from vpd.types import Batch
 
 
 class Toy(nn.Module):

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vpd.data.samples import Sample, SampleSet
+from vpd.data.sample import Sample, SampleSet
 from vpd.training import run
-from vpd.training.build import build_data
 from vpd.training.config import TrainConfig
 from vpd.training.settings import read_settings
+from vpd.training.setup import build_data
 
 
 class Stopping(SampleSet):

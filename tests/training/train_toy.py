@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from toy import Toy, ToyData, same, toy_config
 
-from vpd.data.samples import Sample
+from vpd.data.sample import Sample
 from vpd.errors import UsageError
 from vpd.processes import find_processes
 from vpd.training import run_folder

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from expression_checker import RELATIONS, facts_of, named
 
-from vpd.data.words import mirror_text
+from vpd.data.mirror_text import mirror_text
 from vpd.world.captions import caption, short_caption
-from vpd.world.palette import CLASSES, SHAPES
 from vpd.world.render import render
-from vpd.world.sampling import CROWDED_STYLE, DEFAULT_STYLE, sample_scene
+from vpd.world.sample_scene import CROWDED_STYLE, DEFAULT_STYLE, sample_scene
 from vpd.world.scenes import Camera, Light, Room, Scene, Thing
+from vpd.world.vocabulary import CLASSES, SHAPES
 
 
 @pytest.fixture(scope="module")

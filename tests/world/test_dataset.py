@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from expression_checker import facts_of, meant
 
-from vpd.data.samples import Sample
+from vpd.data.sample import Sample
 from vpd.world.dataset import MOST_TEXTS, WorldSamples, split_seed
-from vpd.world.palette import CLASSES
 from vpd.world.render import render
-from vpd.world.sampling import CROWDED_STYLE, sample_scene
+from vpd.world.sample_scene import CROWDED_STYLE, sample_scene
+from vpd.world.vocabulary import CLASSES
 
 
 def test_segment_sample():

@@ -5,11 +5,11 @@ from collections import Counter
 import pytest
 from expression_checker import facts_of, meant
 
-from vpd.data.words import mirror_text
+from vpd.data.mirror_text import mirror_text
 from vpd.world.expressions import expressions
-from vpd.world.language import definite_phrases, seen_things
+from vpd.world.phrases import definite_phrases, seen_things
 from vpd.world.render import render
-from vpd.world.sampling import CROWDED_STYLE, DEFAULT_STYLE, sample_scene
+from vpd.world.sample_scene import CROWDED_STYLE, DEFAULT_STYLE, sample_scene
 from vpd.world.scenes import Camera, Scene, Thing
 
 

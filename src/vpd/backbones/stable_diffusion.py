@@ -10,15 +10,15 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from vpd.backbones.lora import add_lora, merge_lora
-from vpd.backbones.sd_family import check_unet
-from vpd.backbones.sources import load_unet_and_vae
 from vpd.backbones.tiny_encoder import TinyEncoder
 from vpd.backbones.unet_walk import attention_levels, read_text, strip_unet, tap_channels, walk_unet
 from vpd.backbones.vae_walk import encode_mode, latent_stride, scale_latents, unscale_latents
 from vpd.config import BackboneConfig, LoraSettings, MapScale
 from vpd.errors import UsageError
-from vpd.images import pad_to_multiple
-from vpd.types import Features, LayerText, Text
+from vpd.files.images import pad_to_multiple
+from vpd.tensors import Features, LayerText, Text
+from vpd.weights.sd_family import check_unet
+from vpd.weights.sources import load_unet_and_vae
 
 
 class StableDiffusionBackbone(nn.Module):

@@ -19,10 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vpd.backbones.sources import download, first_line, is_hub_id
 from vpd.errors import UsageError
-from vpd.files import atomic_write, write_json
-from vpd.safetensors_header import read_shapes
+from vpd.files.atomic import atomic_write, write_json
+from vpd.weights.safetensors_header import read_shapes
+from vpd.weights.sources import download, first_line, is_hub_id
 
 CLASS_NAME = "AutoencoderTiny"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "diffusion_pytorch_model.safetensors"

@@ -17,9 +17,9 @@ from diffusers.models.resnet import ResnetBlock2D
 from einops import rearrange
 from torch import Tensor, nn
 
+from vpd.backbones.packed_layers import PackedLinear
 from vpd.backbones.recomputing import recomputed
-from vpd.packing import PackedLinear
-from vpd.types import LayerText
+from vpd.tensors import LayerText
 
 Layer = Any  # a module of diffusers, whose attributes it does not type
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vpd.backbones.unet_layers import Layer, PackedGEGLU, read_layer_text, residual_block, spatial_transformer
-from vpd.types import LayerText, Text
+from vpd.tensors import LayerText, Text
 
 
 def strip_unet(unet: UNet2DConditionModel) -> UNet2DConditionModel:

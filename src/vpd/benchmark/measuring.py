@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from vpd.allocator import free_heap, keep_heap
 from vpd.benchmark.ways import HEAP, Way, find_ways
+from vpd.inference.heap import free_heap, keep_heap
 from vpd.loading import build_model
 from vpd.tasks.model import PerceptionModel
 from vpd.training.memory import peak_bytes, restart_peak

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vpd.benchmark.measuring import PARTS
-from vpd.files import atomic_write, writable_folder, write_json
+from vpd.files.atomic import atomic_write, writable_folder, write_json
 
 JSON_FILE, TABLE_FILE, GROWTH_FILE = "bench.json", "table.md", "growth.png"
 _AXES = {"size": "side of the picture, px", "classes": "class prompts", "batch": "pictures together"}

@@ -18,7 +18,7 @@ from vpd.errors import UsageError
 from vpd.optimising import optimise
 from vpd.prompts.prepared import PreparedText
 from vpd.tasks.model import PerceptionModel
-from vpd.types import Features
+from vpd.tensors import Features
 
 WAYS = {
     "reference": "the reference's way, restated: every attention matrix, forced checkpointing, float32, NCHW",
@@ -34,7 +34,7 @@ WAYS = {
 }
 """Name of each way and what it is."""
 HEAP = "+heap"
-"""After a name: freed memory is kept (`vpd.allocator.keep_heap`), as `--fast` does."""
+"""After a name: freed memory is kept (`vpd.inference.heap.keep_heap`), as `--fast` does."""
 DEFAULT = ("reference", "diffusers", "exact", "fast", "fast+heap", "exported")
 FIRST = "reference"
 """What errors are measured against."""

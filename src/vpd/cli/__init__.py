@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from vpd.cli import bench, convert, data, demo, doctor, evaluate, export, info, predict, pretrain, train
-from vpd.quiet import quiet_libraries
+from vpd.cli.quiet import quiet_libraries
 from vpd.version import __version__
 
 VERBS: dict[str, tuple[Callable[..., None], str]] = {

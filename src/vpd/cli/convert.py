@@ -29,8 +29,8 @@ def convert(
     ] = 10.0,
 ) -> None:
     """Turn a published VPD checkpoint into a model folder."""
+    from vpd.convert import convert as convert_checkpoint
     from vpd.model_folder import refuse_models
-    from vpd.reference.convert import convert as convert_checkpoint
 
     refuse_models(out, or_runs=True)
     model = convert_checkpoint(task.value, checkpoint, out, diffusion=diffusion, heads=heads, max_depth_m=max_depth)

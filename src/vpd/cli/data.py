@@ -41,8 +41,8 @@ def check(
     ] = None,
 ) -> None:
     """Read every sample: counts, pairs, sizes, value ranges. Status 1 if anything is wrong, each named."""
-    from vpd.data.checking import check_data
-    from vpd.files import writable_folder, write_json
+    from vpd.datasets.check import check_data
+    from vpd.files.atomic import writable_folder, write_json
 
     given = {}
     if options:
@@ -84,7 +84,7 @@ def prepare(
 
     May be stopped and run again; what is there already stays.
     """
-    from vpd.data.preparing import prepare_data
+    from vpd.datasets.prepare import prepare_data
 
     for line in prepare_data(name, folder, progress=lambda indices: _progress(indices, name)):
         print(line)

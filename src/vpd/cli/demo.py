@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from vpd.world.demo_training import Race
+    from vpd.demo.race import Race
 
 
 def demo(
@@ -41,7 +41,7 @@ def demo(
 def _show(out: Path, prompt: str | None, command: str) -> None:
     from tqdm import tqdm
 
-    from vpd.world.demo import PROMPT, run_demo
+    from vpd.demo.demo import PROMPT, run_demo
 
     report = run_demo(
         out,
@@ -57,7 +57,7 @@ def _show(out: Path, prompt: str | None, command: str) -> None:
 
 
 def _race(out: Path, command: str) -> None:
-    from vpd.world.demo_training import run_race
+    from vpd.demo.race import run_race
 
     def tell(race: Race) -> None:
         if len(race.steps) == 1:

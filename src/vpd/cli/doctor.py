@@ -10,7 +10,7 @@ def doctor() -> None:
 
     Exit status 1 if something will not work.
     """
-    from vpd.diagnosis import diagnose
+    from vpd.cli.diagnosis import diagnose
 
     verdicts = []
     for finding in diagnose():

@@ -74,17 +74,24 @@ def evaluate(
     from tqdm import tqdm
 
     import vpd
-    from vpd.data.opening import detect_format, find_layout, held_out_split, open_data, option_names, reader_options
+    from vpd.datasets.layouts import (
+        detect_format,
+        find_layout,
+        held_out_split,
+        open_data,
+        option_names,
+        reader_options,
+    )
     from vpd.errors import UsageError
-    from vpd.evaluation import measure
-    from vpd.files import writable_folder, write_json
-    from vpd.fit_changes import change_fit
+    from vpd.evaluation.evaluate import measure
+    from vpd.evaluation.fit_changes import change_fit
+    from vpd.evaluation.report import write_report
+    from vpd.evaluation.submission import Submission
+    from vpd.files.atomic import writable_folder, write_json
     from vpd.loading import check_task
     from vpd.model_folder import results_folder
     from vpd.overrides import parse_overrides
     from vpd.processes import find_processes, leave_processes
-    from vpd.reports import write_report
-    from vpd.submissions import Submission
     from vpd.version import __version__
 
     speed = fast_options(fast=fast, dtype=dtype, encoder=encoder, merge_above=merge_above, int8=int8)
@@ -185,8 +192,8 @@ def _check_outside(folder: Path, data: str) -> None:
 def _print_report(report: dict[str, Any]) -> None:
     """Metrics with their intervals, and a line for each class; shares in per cent, errors as they are."""
     from vpd.config import Fit
-    from vpd.lettering import one_line
-    from vpd.reports import class_rows, count_words, interval_words, metric_lines
+    from vpd.drawing.text import one_line
+    from vpd.evaluation.report import class_rows, count_words, interval_words, metric_lines
 
     print(f"{report['data']} ({report['format']}, {report['split']}): {count_words(report)}, {report['model']}")
     print(f"Images: {Fit.model_validate(report['fit']).describe()}.")

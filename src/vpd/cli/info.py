@@ -21,7 +21,7 @@ def info(
     import shutil
     import textwrap
 
-    from vpd.model_facts import describe_source
+    from vpd.cli.model_facts import describe_source
 
     facts = describe_source(model)
     indent = max(map(len, facts)) + 2

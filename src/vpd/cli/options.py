@@ -97,16 +97,16 @@ def use_heap(*, fast: bool, keep: bool, memory: str | None = None) -> None:
         UsageError: If a budget is no size, or freed memory shall be kept in spite of it.
     """
     if memory is not None:
-        from vpd.allocator import return_heap
         from vpd.errors import UsageError
-        from vpd.memory_budget import parse_memory
+        from vpd.inference.heap import return_heap
+        from vpd.inference.memory import parse_memory
 
         parse_memory(memory)
         if keep:
             raise UsageError("--keep-heap keeps what --memory must bound. Give one of the two.")
         return_heap()
     elif fast or keep:
-        from vpd.allocator import keep_heap
+        from vpd.inference.heap import keep_heap
 
         keep_heap()
 

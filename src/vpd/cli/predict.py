@@ -93,13 +93,13 @@ def predict(
 
     import vpd
     from vpd.loading import check_task
-    from vpd.manifests import MANIFEST
     from vpd.model_folder import refuse_models
-    from vpd.prediction_job import PredictionJob
-    from vpd.predictor import Predictor
-    from vpd.ray_prediction import RayPredictor, check_ray
-    from vpd.shards import parse_shard
-    from vpd.world.shipped import ADAPTED
+    from vpd.prediction_jobs.job import PredictionJob
+    from vpd.prediction_jobs.manifest import MANIFEST
+    from vpd.prediction_jobs.ray_engine import RayPredictor, check_ray
+    from vpd.prediction_jobs.share import parse_shard
+    from vpd.prediction_jobs.worker import Predictor
+    from vpd.weights.shipped import ADAPTED
 
     share = None if shard is None else parse_shard(shard, os.environ)
     if engine is Engine.ray:

@@ -13,13 +13,13 @@ import typer
 from vpd.cli.options import DeviceOption, OutOption
 
 if TYPE_CHECKING:
-    from vpd.world.image_training import ImageRun
+    from vpd.pretraining.image_training import ImageRun
 
 app = typer.Typer(help="Make a small diffusion model to start from.", no_args_is_help=True, rich_markup_mode=None)
 
 
 class Objective(StrEnum):
-    """What `vpd pretrain diffusion` can teach; the words of `vpd.world.diffusion_training.Objective`."""
+    """What `vpd pretrain diffusion` can teach; the words of `vpd.pretraining.diffusion_training.Objective`."""
 
     text = "text"
     unconditional = "unconditional"
@@ -59,7 +59,7 @@ def vae(
 
     UNet and text encoder of the folder are random: it is a place for `vpd train --model` to start from.
     """
-    from vpd.world.pretraining import pretrain_vae
+    from vpd.pretraining.vae import pretrain_vae
 
     with _bar() as show:
         report = pretrain_vae(
@@ -110,7 +110,7 @@ def encoder(
     It has TAESD's architecture, and nine times fewer operations than Stable Diffusion's encoder. Pictures need no
     labels; take such as will be predicted.
     """
-    from vpd.world.encoder_pretraining import pretrain_encoder
+    from vpd.pretraining.encoder import pretrain_encoder
 
     with _bar() as show:
         report = pretrain_encoder(
@@ -160,8 +160,8 @@ def diffusion(
     """
     from tqdm import tqdm
 
-    from vpd.world.diffusion_pretraining import pretrain_diffusion
-    from vpd.world.diffusion_training import DiffusionRun
+    from vpd.pretraining.diffusion import pretrain_diffusion
+    from vpd.pretraining.diffusion_training import DiffusionRun
 
     with (
         _told_of_interrupts(),

@@ -1,1 +1,1 @@
-"""Data sets: what they have in common, and one module for each layout."""
+"""Samples on their way to a batch: what every data set shares."""

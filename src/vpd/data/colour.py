@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vpd.data.samples import Sample
+from vpd.data.sample import Sample
 
 _LEVELS = np.arange(256, dtype=np.float32)
 

@@ -16,7 +16,7 @@ from multiprocessing import resource_tracker, util
 from multiprocessing.context import BaseContext
 from typing import Any
 
-_PRELOADED = ["vpd.data.stream", "vpd.data.opening"]
+_PRELOADED = ["vpd.data.batches", "vpd.datasets.layouts"]
 """What readers need, imported once by the server; torch is most of it."""
 _MAIN = ("init_main_from_name", "init_main_from_path")
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from vpd.config import Recipe, Task
 from vpd.data.colour import BrightnessContrast, CutDepth, Gamma, HueSaturationValue, PhotometricDistortion
-from vpd.data.geometry import RandomCrop, RandomFlip, RandomResize, Squash
-from vpd.data.samples import Sample, Transform
+from vpd.data.geometric import RandomCrop, RandomFlip, RandomResize, Squash
+from vpd.data.sample import Sample, Transform
 
 CROP_PX: dict[Task, int] = {"segment": 512, "refer": 512, "depth": 480}
 """Side of the published training crops, pixels; the depth model itself pads 480 to 512."""

@@ -28,10 +28,10 @@ from vpd.exporting.networks import (
     token_ids,
     token_length,
 )
-from vpd.files import atomic_folder, writable_folder, write_json
-from vpd.predictions import DepthPrediction
+from vpd.files.atomic import atomic_folder, writable_folder, write_json
 from vpd.prompts.encoder import TextEncoder
 from vpd.tasks.model import PerceptionModel
+from vpd.tasks.predictions import DepthPrediction
 from vpd.version import __version__
 
 logger = logging.getLogger(__name__)

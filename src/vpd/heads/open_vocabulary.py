@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vpd.config import HeadNorm
 from vpd.heads.fpn import FPNHead
-from vpd.types import Features
+from vpd.tensors import Features
 
 
 class OpenVocabularyHead(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vpd.metrics.accumulator import Accumulator
-from vpd.types import IGNORE_LABEL
+from vpd.tensors import IGNORE_LABEL
 
 
 def reduce_zero_label(labels: Tensor) -> Tensor:

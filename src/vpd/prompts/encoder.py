@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from vpd.backbones.sources import find_source, load_part
 from vpd.errors import UsageError
 from vpd.prompts.tokenizer import clip_tokenizer, load_tokenizer, token_lengths
-from vpd.reference.single_file import read_single_file
-from vpd.reference.text_weights import build_text_model, pad_token
+from vpd.weights.clip_text import build_text_model, pad_token
+from vpd.weights.single_file import read_single_file
+from vpd.weights.sources import find_source, load_part
 
 logger = logging.getLogger(__name__)
 

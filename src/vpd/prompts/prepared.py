@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from vpd.types import LayerText
+from vpd.tensors import LayerText
 
 
 class PreparedText(nn.Module):

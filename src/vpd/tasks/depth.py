@@ -11,21 +11,21 @@ import torch
 from torch import Tensor
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.caching import FrozenCaches
 from vpd.config import DepthConfig, Fit, Recipe, unique_names
 from vpd.errors import UsageError
 from vpd.heads.deconv import DeconvHead
-from vpd.memory_budget import Memory
-from vpd.predictions import DepthPrediction
+from vpd.inference.cache import FrozenCaches
+from vpd.inference.memory import Memory
+from vpd.inference.plan import Step, plan
+from vpd.inference.resize import fit_picture, resize_stream, resize_strips
+from vpd.inference.run import fitted_strips
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import embed_names
-from vpd.reference.prompts import published_prompts as read_published_prompts
-from vpd.tasks.inference import fit_picture, resize_stream, resize_strips
+from vpd.prompts.published import published_prompts as read_published_prompts
 from vpd.tasks.losses import LossSum, silog_loss_sum
 from vpd.tasks.model import ImageSource, PerceptionModel, as_list, recipe_backbone
-from vpd.tasks.planning import Step, plan
-from vpd.tasks.streaming import fitted_strips
-from vpd.types import Batch
+from vpd.tasks.predictions import DepthPrediction
+from vpd.tensors import Batch
 
 REFERENCE_FIT = Fit(mode="resize_short", size_px=480, max_long_px=1920, window_px=480, stride_px=160, flip=True)
 """640x480 is cut into two 480x480 windows, each run with its mirror image: 4 passes, as published."""

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vpd.tasks.inference import (
+from vpd.inference.plan import Step
+from vpd.inference.resize import (
     Forward,
     Group,
     accumulated_probabilities,
@@ -16,8 +17,7 @@ from vpd.tasks.inference import (
     mean_of_variants,
     mean_probabilities,
 )
-from vpd.tasks.planning import Step
-from vpd.tasks.streaming import stream
+from vpd.inference.run import stream
 
 Labelled = tuple[Image.Image, Tensor, Tensor | None]
 """A picture, labels `(H, W)` uint8, and probabilities `(n, H, W)` where they were wanted; on the CPU."""

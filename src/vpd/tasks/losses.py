@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vpd.types import IGNORE_LABEL
+from vpd.tensors import IGNORE_LABEL
 
 LossSum = tuple[Tensor, Tensor]
 """Total and weight, two scalars: the loss is the one over the other, and 0 where the weight is."""

@@ -15,17 +15,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.caching import FrozenCaches, image_key
 from vpd.config import DepthConfig, Fit, LoraSettings, Recipe, ReferConfig, SegmentConfig
 from vpd.errors import UsageError
-from vpd.images import pad_to_multiple
+from vpd.files.images import pad_to_multiple
+from vpd.inference.cache import FrozenCaches, image_key
+from vpd.inference.resize import slide
 from vpd.model_folder import save_model
 from vpd.prompts.adapter import TextAdapter
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.prepared import PreparedText
-from vpd.tasks.inference import slide
 from vpd.tasks.losses import LossSum, mean_loss
-from vpd.types import Batch, Features, Text
+from vpd.tensors import Batch, Features, Text
 
 ImageSource = str | Path | Image.Image | NDArray[np.uint8]
 """A path, a PIL image, or an `(H, W, 3)` uint8 array."""

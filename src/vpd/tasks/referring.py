@@ -11,18 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.caching import FrozenCaches, text_key
 from vpd.config import Fit, Recipe, ReferConfig
 from vpd.errors import UsageError
 from vpd.heads.cascade import CascadeHead
-from vpd.memory_budget import Memory
-from vpd.predictions import MaskPrediction
+from vpd.inference.cache import FrozenCaches, text_key
+from vpd.inference.memory import Memory
+from vpd.inference.plan import plan
+from vpd.inference.resize import fitted_size, resize_strips
 from vpd.prompts.encoder import TextEncoder
-from vpd.tasks.inference import fitted_size, resize_strips
 from vpd.tasks.losses import LossSum, referring_loss_sum
 from vpd.tasks.model import ImageSource, PerceptionModel, as_list, recipe_backbone
-from vpd.tasks.planning import plan
-from vpd.types import Batch
+from vpd.tasks.predictions import MaskPrediction
+from vpd.tensors import Batch
 
 REFERENCE_FIT = Fit(mode="squash", size_px=512)
 

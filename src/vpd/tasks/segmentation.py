@@ -13,23 +13,23 @@ from PIL import Image
 from torch import Tensor
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.caching import FrozenCaches
 from vpd.config import Fit, Recipe, SegmentConfig, unique_names
 from vpd.errors import UsageError
 from vpd.heads.fpn import FPNHead
 from vpd.heads.open_vocabulary import OpenVocabularyHead
-from vpd.memory_budget import Memory
-from vpd.predictions import SegmentationPrediction
+from vpd.inference.cache import FrozenCaches
+from vpd.inference.memory import Memory
+from vpd.inference.plan import Step, plan
+from vpd.inference.resize import variants_of
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import PLAIN_TEMPLATE, check_templates, embed_names
-from vpd.reference.prompts import published_prompts as read_published_prompts
-from vpd.tasks.inference import variants_of
+from vpd.prompts.published import published_prompts as read_published_prompts
 from vpd.tasks.labelling import label_group, label_scales, label_stream, select
 from vpd.tasks.losses import LossSum, segmentation_loss_sum
 from vpd.tasks.model import ImageSource, PerceptionModel, as_list, recipe_backbone
-from vpd.tasks.planning import Step, plan
-from vpd.tasks.vocabulary import head_for_classes, new_prompts
-from vpd.types import Batch
+from vpd.tasks.new_classes import head_for_classes, new_prompts
+from vpd.tasks.predictions import SegmentationPrediction
+from vpd.tensors import Batch
 
 REFERENCE_FIT = Fit(mode="resize_short", size_px=512, max_long_px=2048, antialias=False)
 

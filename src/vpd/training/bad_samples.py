@@ -8,9 +8,9 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from vpd.data.samples import SampleSet
+from vpd.data.sample import SampleSet
 from vpd.errors import UsageError
-from vpd.files import append_json_line, read_json_lines
+from vpd.files.atomic import append_json_line, read_json_lines
 
 logger = logging.getLogger(__name__)
 

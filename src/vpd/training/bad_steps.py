@@ -12,11 +12,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vpd.files import atomic_folder, write_json
-from vpd.images import to_pixels
+from vpd.files.atomic import atomic_folder, write_json
+from vpd.files.images import to_pixels
+from vpd.tensors import Batch
 from vpd.training.config import TrainConfig
-from vpd.training.stepping import Step
-from vpd.types import Batch
+from vpd.training.step import Step
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vpd.errors import UsageError
-from vpd.files import PARTIAL_PREFIX, REMOVING_PREFIX, atomic_folder, remove_folder, sync, write_json
+from vpd.files.atomic import PARTIAL_PREFIX, REMOVING_PREFIX, atomic_folder, remove_folder, sync, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from vpd.data.samples import SampleSet
+from vpd.data.sample import SampleSet
 from vpd.errors import UsageError
 from vpd.training.checkpoints import Checkpoint
 from vpd.training.config import TrainConfig

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from vpd.training.sharding import gathered
+from vpd.training.fsdp import gathered
 
 _STEP_BYTES = 2**26
 """Of gradients that are widened for the optimiser at a time."""

@@ -14,16 +14,15 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, gather
 
-from vpd.data.samples import SampleSet, Transform
-from vpd.data.stream import SampleStream
+from vpd.data.batches import SampleStream
+from vpd.data.sample import SampleSet, Transform
 from vpd.errors import UsageError
-from vpd.evaluation import SCORE, Interrupted, evaluate, sample_sheet
+from vpd.evaluation.evaluate import SCORE, Interrupted, evaluate, sample_sheet
 from vpd.model_folder import MODEL
 from vpd.processes import do_on_first, find_processes
 from vpd.tasks.model import PerceptionModel
 from vpd.training.bad_samples import BadSamples
 from vpd.training.bad_steps import BadSteps
-from vpd.training.build import build_caches
 from vpd.training.checkpoints import Checkpoint, add_scores
 from vpd.training.config import TrainConfig
 from vpd.training.data_identity import data_identity
@@ -31,8 +30,9 @@ from vpd.training.ema import WeightAverage, averaged
 from vpd.training.plan import micro_batch_size, schedule_of, total_steps
 from vpd.training.progress import Interval, Progress
 from vpd.training.run_folder import RunFolder, summary
-from vpd.training.stepping import Step, Stepper
-from vpd.training.stopping import StopRequest, stop_request
+from vpd.training.setup import build_caches
+from vpd.training.signals import StopRequest, stop_request
+from vpd.training.step import Step, Stepper
 
 logger = logging.getLogger(__name__)
 

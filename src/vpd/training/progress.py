@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 from tqdm.auto import tqdm
 
-from vpd.files import append_json_line, atomic_write, read_json_lines
+from vpd.files.atomic import append_json_line, atomic_write, read_json_lines
 from vpd.training.trackers import Tracker, open_trackers
 
 logger = logging.getLogger(__name__)

@@ -12,24 +12,24 @@ from accelerate import Accelerator
 
 from vpd.config import Task
 from vpd.data.reader_processes import start_reader_server
-from vpd.data.samples import SampleSet
+from vpd.data.sample import SampleSet
 from vpd.errors import UsageError
-from vpd.files import writable_folder
+from vpd.files.atomic import writable_folder
+from vpd.files.lock import only_run_in
 from vpd.loading import load
 from vpd.model_folder import CHECKPOINTS, CONFIG, MODEL, refuse_models
 from vpd.overrides import merge_settings
 from vpd.processes import do_on_first, find_processes
 from vpd.tasks.model import PerceptionModel
+from vpd.training.auto_accumulate import find_accumulation
 from vpd.training.bad_samples import look_at_some
-from vpd.training.batch_search import find_accumulation
-from vpd.training.build import build_data, build_model, pin_sources, training_transform
 from vpd.training.checkpoints import latest_checkpoint
 from vpd.training.config import TrainConfig
 from vpd.training.data_identity import check_same_data
-from vpd.training.folder_lock import only_run_in
 from vpd.training.loop import Training
 from vpd.training.run_folder import tell_no_run
 from vpd.training.settings import read_settings, resolve_config, write_config
+from vpd.training.setup import build_data, build_model, pin_sources, training_transform
 from vpd.training.trackers import check_trackers
 from vpd.version import __version__
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vpd.errors import UsageError
-from vpd.evaluation import SCORE, is_better
-from vpd.files import atomic_folder, read_json_lines
+from vpd.evaluation.evaluate import SCORE, is_better
+from vpd.files.atomic import atomic_folder, read_json_lines
 from vpd.model_folder import CHECKPOINTS, CONFIG, MODEL, WEIGHTS_FILE, is_run
 from vpd.tasks.model import PerceptionModel
 from vpd.training.bad_samples import BAD_SAMPLES

@@ -12,15 +12,15 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from vpd.config import Recipe, Task
-from vpd.data.opening import LAYOUTS, option_names
+from vpd.datasets.layouts import LAYOUTS, option_names
+from vpd.datasets.world import is_world
 from vpd.errors import UsageError
-from vpd.files import atomic_write
+from vpd.files.atomic import atomic_write
 from vpd.overrides import Settings, merge_settings
 from vpd.tasks.model import BACKBONE_OPTIONS
 from vpd.training.config import TrainConfig
 from vpd.training.optimisers import VALUES
-from vpd.world.samples import is_world
-from vpd.world.shipped import WORLD
+from vpd.weights.shipped import WORLD
 
 logger = logging.getLogger(__name__)
 

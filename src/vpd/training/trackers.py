@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from vpd.errors import UsageError
-from vpd.files import atomic_write
+from vpd.files.atomic import atomic_write
 
 logger = logging.getLogger(__name__)
 

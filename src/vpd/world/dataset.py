@@ -7,11 +7,11 @@ from typing import Literal, get_args
 import numpy as np
 
 from vpd.config import Task
-from vpd.data.samples import Sample, SampleSet
+from vpd.data.sample import Sample, SampleSet
 from vpd.world.expressions import Expression, expressions
-from vpd.world.palette import CLASSES
 from vpd.world.render import Rendering, render
-from vpd.world.sampling import CROWDED_STYLE, DEFAULT_STYLE, sample_scene
+from vpd.world.sample_scene import CROWDED_STYLE, DEFAULT_STYLE, sample_scene
+from vpd.world.vocabulary import CLASSES
 
 Split = Literal["train", "val", "test"]
 SCENE = "room"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from vpd.world.language import Seen, definite_phrases, matching, noun_phrase, seen_things
+from vpd.world.phrases import Seen, definite_phrases, matching, noun_phrase, seen_things
 from vpd.world.render import Rendering
 
 Kind = Literal["attribute", "superlative", "relation"]

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vpd.world.cast import cast, class_labels
-from vpd.world.geometry import Array
+from vpd.world.ray_casting import cast, class_labels
 from vpd.world.scenes import Scene
 from vpd.world.shading import shade
+from vpd.world.shapes import Array
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vpd.world.palette import SIZES_M
+from vpd.world.vocabulary import SIZES_M
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from vpd.world.cast import FLOOR, Hits
-from vpd.world.geometry import (
+from vpd.world.ray_casting import FLOOR, Hits
+from vpd.world.scenes import Room, Scene, Thing
+from vpd.world.shapes import (
     BOUND,
     HALF_HEIGHT,
     Array,
@@ -17,8 +18,7 @@ from vpd.world.geometry import (
     thing_centre,
     to_unit,
 )
-from vpd.world.palette import OBJECT_COLOURS, SURFACE_COLOURS
-from vpd.world.scenes import Room, Scene, Thing
+from vpd.world.vocabulary import OBJECT_COLOURS, SURFACE_COLOURS
 
 ROOM_NORMALS = np.array([(0, 1, 0), (0, -1, 0), (1, 0, 0), (-1, 0, 0), (0, 0, -1), (0, 0, 1)], dtype=np.float32)
 """Inward normal of each side of the room: floor, ceiling, left, right, back and front wall."""

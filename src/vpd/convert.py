@@ -1,0 +1,242 @@
+"""Published VPD checkpoints -> model folders: sizes are read off the tensors, loading is strict."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from vpd.config import BackboneConfig, DepthConfig, ModelConfig, ReferConfig, SegmentConfig, Task
+from vpd.errors import UsageError
+from vpd.loading import build_model
+from vpd.prompts.encoder import TextEncoder
+from vpd.tasks import depth, referring, segmentation
+from vpd.tasks.model import PerceptionModel
+from vpd.weights.key_names import SIGNS, UNET_PREFIX, VAE_PREFIX, is_dropped, published_names
+from vpd.weights.single_file import as_linear, infer_unet_config, infer_vae_config, load_renamed
+from vpd.weights.untrusted import read_tensor_file, tensors_only
+
+LICENCE = "weights: CreativeML Open RAIL-M (Stable Diffusion) and the terms of whoever trained them"
+_ENTRIES: dict[Task, str] = {"segment": "state_dict", "refer": "model", "depth": "model"}
+
+
+def convert(
+    task: Task,
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    diffusion: str | Path | None = None,
+    heads: int | None = None,
+    max_depth_m: float = 10.0,
+) -> PerceptionModel:
+    """Turn a published checkpoint into a model folder that `vpd.load` reads.
+
+    Args:
+        task: What the checkpoint was trained for.
+        checkpoint: mmseg checkpoint (`state_dict`), or file with a `model` entry, or the bare state dict.
+        out: Folder to write.
+        diffusion: Stable Diffusion model it was trained from (folder, hub id, single file). Its text encoder is
+            needed for `refer`; `segment` and `depth` record it, so that other classes find their prompts.
+        heads: Attention heads of every UNet layer; none = 8 (64 channels a head where the text is 1024 wide).
+        max_depth_m: Range of a depth model, which the checkpoint does not tell.
+
+    Returns:
+        The model that was written.
+
+    Raises:
+        UsageError: If the file is unreadable, of another task, or does not fit; every key is named.
+    """
+    model = read_published(task, checkpoint, diffusion=diffusion, heads=heads, max_depth_m=max_depth_m)
+    model.save(out)
+    return model
+
+
+def read_published(
+    task: Task,
+    checkpoint: str | Path,
+    *,
+    diffusion: str | Path | None = None,
+    heads: int | None = None,
+    max_depth_m: float = 10.0,
+) -> PerceptionModel:
+    """The model in a published checkpoint, in float32; arguments and errors as for `convert`."""
+    if task == "refer" and diffusion is None:
+        raise UsageError(
+            "A published referring checkpoint holds no text encoder: give the Stable Diffusion model it was trained "
+            "from with --diffusion (folder, hub id or single file)."
+        )
+    encoder = None if diffusion is None else TextEncoder.from_pretrained(diffusion)
+    state, classes = _read_checkpoint(task, checkpoint)
+    source = str(checkpoint) if diffusion is None else _absolute(diffusion)
+    model = build_published(
+        task, state, origin=str(checkpoint), source=source, heads=heads, max_depth_m=max_depth_m, classes=classes
+    )
+    if encoder is not None and encoder.dim != model.backbone.text_dim:
+        raise UsageError(
+            f"{diffusion} has text embeddings of {encoder.dim} channels, {checkpoint} needs "
+            f"{model.backbone.text_dim}: it was trained from another Stable Diffusion model."
+        )
+    if task == "refer":
+        model.text_encoder = encoder
+    return model
+
+
+def build_published(
+    task: Task,
+    state: dict[str, Tensor],
+    *,
+    origin: str,
+    source: str | None = None,
+    heads: int | None = None,
+    max_depth_m: float = 10.0,
+    classes: Sequence[str] = (),
+) -> PerceptionModel:
+    """A model of published architecture with the weights of a published state dict.
+
+    Args:
+        task: What it was trained for.
+        state: Published key -> tensor.
+        origin: Where it came from, for messages and the record.
+        source: Diffusion model to record; none = `origin`.
+        heads: As for `convert`.
+        max_depth_m: As for `convert`.
+        classes: Class names of a segmentation model; ADE20K's or numbered ones where their number does not fit.
+
+    Raises:
+        UsageError: If keys are missing or unexpected or shapes do not fit; every one is named.
+    """
+    if heads is not None and heads < 1:
+        raise UsageError(f"heads={heads}: the number of attention heads must be at least 1.")
+    if not 0 < max_depth_m < math.inf:
+        raise UsageError(f"max_depth_m={max_depth_m}: the largest depth must be a positive number of metres.")
+    state = {key: as_linear(key, value) for key, value in state.items() if not is_dropped(key)}
+    unet, vae = (
+        {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        for prefix in (UNET_PREFIX[task], VAE_PREFIX[task])
+    )
+    try:
+        backbone = BackboneConfig(
+            unet=infer_unet_config(unet, origin=origin, heads=heads),
+            vae=infer_vae_config(vae, origin=origin),
+            latent_scaling="none",
+            detach_maps=True,
+            source=source or origin,
+        )
+        config = _task_config(task, state, backbone, max_depth_m=max_depth_m, classes=classes)
+        config = config.model_copy(update={"notes": {"converted_from": Path(origin).name}})
+        model = build_model(config)
+        names = published_names(task, model.state_dict())
+    except UsageError as error:
+        raise error if origin in str(error) else UsageError(f"{origin}: {error}") from None
+    except KeyError as error:
+        raise UsageError(f"{origin} is not a complete {task} checkpoint: {error} is missing.") from None
+    except ValidationError as error:
+        found = [f"{'.'.join(map(str, e['loc']))}={e['input']!r} ({e['msg']})" for e in error.errors()]
+        raise UsageError(f"{origin} is no {task} checkpoint that can be read: {'; '.join(found)}.") from None
+    except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        # A network of the sizes that the tensors tell cannot be built.
+        raise UsageError(f"{origin} is no {task} checkpoint that can be read: {error}") from error
+    _check_types(state, names, model.state_dict(), origin=origin)
+    return load_renamed(model, state, names, origin=origin)
+
+
+def _task_config(
+    task: Task, state: dict[str, Tensor], backbone: BackboneConfig, *, max_depth_m: float, classes: Sequence[str]
+) -> ModelConfig:
+    common: dict[str, Any] = {"recipe": "reference", "backbone": backbone, "licence": LICENCE}
+    if task == "segment":
+        count = _size(state, "class_embeddings", 0)
+        return SegmentConfig(
+            classes=tuple(classes) if len(classes) == count else _names("ade20k_classes.json", count, "class"),
+            fit=segmentation.REFERENCE_FIT,
+            head_channels=_size(state, "decode_head.conv_seg.weight", 1),
+            count_ignored=True,
+            **common,
+        )
+    if task == "refer":
+        joined = _size(state, "classifier.conv1_3.weight", 1)  # hidden width, UNet features and tokens of 1/16
+        return ReferConfig(
+            token_length=joined - _size(state, "classifier.conv2_4.weight", 0) - backbone.unet["block_out_channels"][1],
+            fit=referring.REFERENCE_FIT,
+            head_channels=_size(state, "classifier.conv1_1.weight", 1),
+            **common,
+        )
+    deconvs = [key for key in state if re.fullmatch(r"decoder\.deconv_layers\.\d+\.weight", key)]
+    deconvs = sorted((key for key in deconvs if state[key].ndim == 4), key=_number)
+    return DepthConfig(
+        scenes=_names("nyu_scenes.json", _size(state, "encoder.class_embeddings", 0), "scene"),
+        max_depth_m=max_depth_m,
+        fit=depth.REFERENCE_FIT,
+        head_channels=_size(state, "last_layer_depth.0.weight", 1),
+        feature_channels=_size(state, "encoder.out_layer.0.weight", 0),
+        deconv_channels=tuple(state[key].shape[1] for key in deconvs),
+        loss_over="batch",
+        **common,
+    )
+
+
+def _size(state: dict[str, Tensor], key: str, axis: int) -> int:
+    """Size of one axis of a tensor, at least 1."""
+    shape = tuple(state[key].shape)
+    if len(shape) <= axis or shape[axis] < 1:
+        raise UsageError(f"{key} has shape {shape}, which no published checkpoint has. Check the file.")
+    return shape[axis]
+
+
+def _check_types(state: dict[str, Tensor], names: dict[str, str], expected: dict[str, Tensor], *, origin: str) -> None:
+    wrong = [
+        f"{theirs} is {str(state[theirs].dtype).removeprefix('torch.')}, needs a floating-point type"
+        for ours, theirs in names.items()
+        if theirs in state and expected[ours].is_floating_point() and not state[theirs].is_floating_point()
+    ]
+    if wrong:
+        raise UsageError(f"{origin} does not fit ({len(wrong)} keys):\n  " + "\n  ".join(wrong))
+
+
+def _read_checkpoint(task: Task, checkpoint: str | Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Published key -> tensor, and the class names that mmseg saves beside them."""
+    contents = read_tensor_file(checkpoint)
+    entry = contents.get(_ENTRIES[task], contents.get("model", contents.get("state_dict", contents)))
+    if not isinstance(entry, dict):
+        raise UsageError(f"{checkpoint}: its entry {_ENTRIES[task]!r} is no dictionary of weights.")
+    state = {key.removeprefix("module."): value for key, value in tensors_only(entry).items()}
+    if SIGNS[task] not in state:
+        found = [other for other, sign in SIGNS.items() if sign in state]
+        what = f"a published {found[0]} checkpoint" if found else "no published VPD checkpoint"
+        raise UsageError(
+            f"{checkpoint} is {what}, not a {task} one (it has no {SIGNS[task]}). "
+            + (f"Use: vpd convert {found[0]} {checkpoint} --out DIR" if found else "Check the file.")
+        )
+    return state, _class_names(contents.get("meta"))
+
+
+def _class_names(meta: object) -> tuple[str, ...]:
+    """Class names as mmseg saves them; none where they are missing, not words, or not distinct."""
+    found = meta.get("CLASSES") if isinstance(meta, dict) else None
+    if not isinstance(found, (list, tuple)) or not all(isinstance(name, str) for name in found):
+        return ()
+    names = tuple(name.strip() for name in found)
+    return names if all(names) and len(set(names)) == len(names) else ()
+
+
+def _absolute(source: str | Path) -> str:
+    """A local path is recorded in full, so that it is found from any folder; a hub id stays."""
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() else str(source)
+
+
+def _names(file: str, count: int, kind: str) -> tuple[str, ...]:
+    """The known names if their number fits, else numbered ones."""
+    known = json.loads((files("vpd.data") / file).read_text(encoding="utf-8"))
+    return tuple(known) if len(known) == count else tuple(f"{kind}_{index}" for index in range(count))
+
+
+def _number(key: str) -> int:
+    return int(re.search(r"\.(\d+)\.", key)[1])  # type: ignore[index]

@@ -1,0 +1,93 @@
+"""Read a whole data set once and say what is in it and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vpd.datasets.layouts import check_options, find_layout, open_data, option_names, splits_of
+from vpd.datasets.refer import DATASETS, ReferData, find_splits
+from vpd.datasets.summary import Report, SplitReport
+from vpd.errors import UsageError
+from vpd.weights.shipped import WORLD
+
+_OPTIONS: dict[str, Any] = {"unpaired": "skip", "per_sentence": False}
+"""How a data set is opened, where its layout has these options, to see as much of it as possible, each file once."""
+
+FULL: dict[str, dict[str, int]] = {
+    "ade20k": {"train": 20_210, "val": 2_000},
+    "cityscapes": {"train": 2_975, "val": 500},
+    "kitti": {"train": 23_158, "test": 652},
+    "nyu": {"train": 24_231, "test": 654, "official_train": 795},
+    "refcoco": {"train": 120_624, "val": 10_834, "testA": 5_657, "testB": 5_095},
+    "refcoco+": {"train": 120_191, "val": 10_758, "testA": 5_726, "testB": 4_889},
+    "refcocog": {"train": 80_512, "val": 4_896, "test": 9_602},
+}
+"""Samples of each split of a whole benchmark; for referring the expressions, in the usual split."""
+
+OPTIONAL_SPLITS = ("official_train",)
+"""Splits that no benchmark figure needs."""
+
+
+def check_data(
+    format: str,  # noqa: A002
+    root: str | Path,
+    *,
+    options: Mapping[str, Any] | None = None,
+    progress: Callable[[Iterable[int], str], Iterable[int]] = lambda indices, split: indices,
+) -> Report:
+    """Read every sample of every split.
+
+    Args:
+        format: Layout, one of `LAYOUTS`.
+        root: Folder of the data set.
+        options: Options of the layout's reader, such as `split_by` or `list_file`.
+        progress: Wraps the indices of a split, to show how far it is.
+
+    Raises:
+        UsageError: If the format or an option is unknown, the folder has another layout, or there are no files to
+            read; what is wrong with single files is in the report.
+    """
+    root, options = Path(root), dict(options or {})
+    if format == WORLD:
+        raise UsageError(f"{format}: its scenes are rendered when they are asked for; there are no files to check.")
+    splits = splits_of(root, format)
+    check_options(format, options)
+    full = FULL.get(format, {})
+    if "split_by" in options and options["split_by"] != DATASETS.get(format):
+        splits, full = find_splits(root / format, options["split_by"]), {}
+    elif "list_file" in options:
+        full = {}
+    known = option_names(find_layout(format))
+    options = {name: value for name, value in _OPTIONS.items() if name in known} | options
+    reports = tuple(_check_split(format, root, split, full.get(split), options, progress) for split in splits)
+    absent = [split for split in full if split not in splits and split not in OPTIONAL_SPLITS]
+    return Report(root, format, reports, (f"not there: {', '.join(absent)}",) if absent else ())
+
+
+def _check_split(
+    name: str,
+    root: Path,
+    split: str,
+    full: int | None,
+    options: dict[str, Any],
+    progress: Callable[[Iterable[int], str], Iterable[int]],
+) -> SplitReport:
+    report = SplitReport(split, full=full)
+    try:
+        sample_set = open_data(root, None, format=name, split=split, **options)
+    except UsageError as error:
+        report.problems.append(str(error))
+        return report
+    report.notes += sample_set.notes
+    report.problems += sample_set.unpaired
+    report.samples = len(sample_set)
+    for index in progress(range(len(sample_set)), split):
+        try:
+            report.add(sample_set[index], sample_set.classes, sample_set.counted)
+            stray = sample_set.points_outside(index) if isinstance(sample_set, ReferData) else None
+            report.problems += [f"{split}/{stray}"] if stray else []
+        except UsageError as error:
+            report.problems.append(str(error))
+    return report

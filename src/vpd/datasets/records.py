@@ -1,0 +1,196 @@
+"""A file of lines, one JSON object each, that name images and what is known about them; for all three tasks.
+
+```
+{split}.jsonl
+  {"image": "pictures/7.jpg", "mask": "masks/7.png", "expressions": ["the cup", "cup on the left"]}    refer
+  {"image": "pictures/7.jpg", "labels": "labels/7.png"}                            segment, with classes.json
+  {"image": "pictures/7.jpg", "depth": "depth/7.png", "scene": "kitchen"}          depth; scene may be missing
+```
+Paths lie below the folder of the file. A mask is a picture that is not 0 inside the object, or polygons or run
+lengths as COCO has them. `id` names a record; `group` is what resembling records share; expressions: the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vpd.data.sample import Sample, SampleSet
+from vpd.datasets.annotations import expressions_of, field, inner_path, naming, parse_json, plain_name
+from vpd.datasets.classes import read_class_list
+from vpd.datasets.coco_masks import Overlap
+from vpd.datasets.sample_reader import TASK_OF_PART, PartReader, scene_names, tasks_of
+from vpd.errors import UsageError
+
+_SNIFFED_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class _Record:
+    name: str
+    image: Path
+    parts: dict[str, Any]
+    texts: tuple[str, ...]
+    scene: str | None
+    group: str | None
+
+
+class RecordsData(SampleSet):
+    """Samples with `mask` and `texts`, `labels`, or `depth_m`: whichever the first line has, all must have.
+
+    Lines are checked once when the file is opened, and read again when their sample is wanted, so that a file of
+    millions of lines takes little memory.
+
+    Args:
+        root: Folder with `{split}.jsonl`.
+        split: Name of the file.
+        classes: Names of the classes of `labels`; needed where the folder has no class list.
+        ignore_index: Label value of pixels that do not count; none = what the class list says, else 255.
+        depth_scale: Units of depth files in one metre; none = 1000 for whole numbers (millimetres), 1 for
+            floating-point numbers (metres).
+        max_depth_m: Larger depth counts as not measured, metres; none = all counts.
+        overlap: What pixels are where two polygons of one mask overlap: `union` (object) or `background`.
+        per_sentence: One sample for each expression (evaluation), or one for each line with all its expressions
+            (training); none = for each line in the train split only.
+        allow_absolute: Let the file name files outside the folder.
+
+    Raises:
+        UsageError: If there is no such split, it is empty, or a line is wrong; it is named.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        *,
+        classes: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        depth_scale: float | None = None,
+        max_depth_m: float | None = None,
+        overlap: Overlap = "union",
+        per_sentence: bool | None = None,
+        allow_absolute: bool = False,
+    ) -> None:
+        self.root = Path(root)
+        self._path = self.root / f"{split}.jsonl"
+        if not self._path.is_file():
+            present = ", ".join(record_splits(self.root)) or "none"
+            raise UsageError(f"{root}: no split {split!r}, which would be {self._path.name}; there are: {present}")
+        self._allow_absolute = allow_absolute
+        self._per_sentence = split != "train" if per_sentence is None else per_sentence
+        self._parts: frozenset[str] | None = None
+        scenes = self._check_lines()
+        parts = self._parts or frozenset[str]()
+        self.tasks = tasks_of(parts)
+        """What the samples can be used for."""
+        listed = read_class_list(self.root, classes, ignore_index) if "labels" in parts else None
+        self._reader = PartReader(listed, depth_scale, max_depth_m, overlap)
+        self.classes = listed.names if listed else ()
+        self.scenes = scene_names(scenes) if "depth" in parts else ()
+        self.counted = self._reader.counted
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def sample_keys(self) -> Iterable[str]:
+        """Where each sample stands in the file."""
+        return (str(place) for place in self._places.tolist())
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one line's files.
+
+        Raises:
+            UsageError: If a file is missing or cannot be read, or the parts do not fit together.
+        """
+        offset, number, sentence = (int(value) for value in self._places[index])
+        where = f"{self._path}, line {number}"
+        try:
+            with self._path.open("rb") as file:
+                file.seek(offset)
+                line = file.readline()
+        except OSError as error:
+            raise UsageError(f"{where}: cannot be read ({error.strerror})") from error
+        record = self._record(line, where, number)
+        texts, name = record.texts, record.name
+        if sentence >= 0:
+            texts, name = texts[sentence : sentence + 1], f"{name}_{sentence}"
+        with naming(where):
+            return self._reader.sample(
+                name, image=record.image, texts=texts, scene=record.scene, group=record.group, **record.parts
+            )
+
+    def _check_lines(self) -> set[str | None]:
+        """Check every line, note where each sample stands, and return the scenes that are named."""
+        places: list[tuple[int, int, int]] = []
+        lines_of: dict[str, int] = {}
+        scenes: set[str | None] = set()
+        offset = 0
+        with self._path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    where = f"{self._path}, line {number}"
+                    record = self._record(line, where, number)
+                    if record.name in lines_of:
+                        raise UsageError(f"{where}: id {record.name!r} stands in line {lines_of[record.name]} already")
+                    lines_of[record.name] = number
+                    scenes.add(record.scene)
+                    sentences = range(len(record.texts)) if self._per_sentence and record.texts else (-1,)
+                    places += [(offset, number, sentence) for sentence in sentences]
+                offset += len(line)
+        if not places:
+            raise UsageError(f"{self._path}: the file has no line; the {self._path.stem} split is empty")
+        self._places = np.array(places, dtype=np.int64)
+        return scenes
+
+    def _record(self, line: bytes, where: str, number: int) -> _Record:
+        """What a line says, checked; the first one decides which parts all must have."""
+        content = parse_json(line, where)
+        image = self._inner(field(content, "image", str, where), where)
+        parts = {part: content[part] for part in TASK_OF_PART if content.get(part) is not None}
+        if self._parts is None:
+            if not parts:
+                raise UsageError(f"{where}: has none of {', '.join(TASK_OF_PART)}; an image alone teaches nothing")
+            self._parts = frozenset(parts)
+        if set(parts) != self._parts:
+            raise UsageError(
+                f"{where}: has {', '.join(sorted(parts)) or 'nothing'} where the lines before have "
+                f"{', '.join(sorted(self._parts))}; all lines of a file must have the same"
+            )
+        for part, value in parts.items():
+            if isinstance(value, str):
+                parts[part] = self._inner(value, where)
+            elif part != "mask" or not isinstance(value, (list, dict)):
+                raise UsageError(f"{where}: {part!r} must be a path" + " or a segmentation" * (part == "mask"))
+        given = content.get("expressions", content.get("expression"))
+        texts = expressions_of(given, where) if "mask" in parts else ()
+        scene, group = (content.get(key) for key in ("scene", "group"))
+        for key, value in (("scene", scene), ("group", group)):
+            if value is not None and (not isinstance(value, str) or not value.strip()):
+                raise UsageError(f"{where}: {key!r} is {value!r}; it must be a text, or left out")
+        if group is None and texts:
+            group = content["image"]  # expressions about one picture resemble each other
+        name = f"{image.stem}_{number}" if "id" not in content else plain_name(content["id"], where)
+        return _Record(name, image, parts, texts, scene.strip() if scene else None, group)
+
+    def _inner(self, name: str, where: str) -> Path:
+        return self.root / inner_path(name, where, allow_absolute=self._allow_absolute)
+
+
+def is_records(root: Path) -> bool:
+    """Whether a folder has a file that begins like records."""
+    return bool(record_splits(root))
+
+
+def record_splits(root: Path) -> list[str]:
+    """Splits that a folder of this layout offers: its files that begin like records."""
+    splits = []
+    for path in sorted(path for path in root.glob("*.jsonl") if path.is_file()):
+        with path.open("rb") as file:
+            head = file.readline(_SNIFFED_BYTES)
+        if b'"image"' in head and any(f'"{part}"'.encode() in head for part in TASK_OF_PART):
+            splits.append(path.stem)
+    return splits

@@ -1,0 +1,206 @@
+"""RefCOCO, RefCOCO+ and RefCOCOg in REFER's layout, for referring segmentation.
+
+```
+refcoco/instances.json   refcoco/refs(unc).p or refs(unc).json     likewise refcoco+ (unc), refcocog (umd, google)
+images/mscoco/images/train2014/COCO_train2014_*.jpg
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from vpd.data.sample import Sample, SampleSet
+from vpd.datasets.coco_files import read_picture
+from vpd.datasets.coco_masks import Overlap, decode_mask
+from vpd.datasets.refer_files import Reference, read_instances, read_references
+from vpd.errors import UsageError
+
+DATASETS = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
+"""Name of the sub-folder -> the split that is usual for it."""
+
+PICTURE_FOLDERS = ("images/mscoco/images/train2014", "images/train2014", "images/mscoco", "train2014")
+"""Where the COCO pictures may lie below the root."""
+
+_STRAY_PX = 2
+"""Annotators' points may lie a little outside of the picture."""
+
+
+class ReferData(SampleSet):
+    """Samples with `mask` and `texts`; the picture is their `group`. Expressions without a word are left out.
+
+    Args:
+        root: Folder with the data set's sub-folder and the pictures.
+        split: `train`, `val`, `test`, `testA` or `testB`; `test` means all test splits, as in REFER.
+        dataset: `refcoco`, `refcoco+` or `refcocog`.
+        split_by: Whose split: `unc`, `umd` or `google`; none = the usual one of the data set.
+        overlap: What pixels are where two polygons of one object overlap: `union` (object) or `background`, as
+            in the reference.
+        per_sentence: One sample per sentence (evaluation) or one per reference with all its sentences
+            (training); none = per reference in the train split only.
+
+    Raises:
+        UsageError: If files are missing or damaged, there is no such split, or records contradict each other.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        *,
+        dataset: str = "refcoco",
+        split_by: str | None = None,
+        overlap: Overlap = "union",
+        per_sentence: bool | None = None,
+    ) -> None:
+        self.root = Path(root)
+        self.overlap: Overlap = overlap
+        if dataset not in DATASETS:
+            raise UsageError(f"unknown data set {dataset!r}; choose one of: {', '.join(DATASETS)}")
+        if overlap not in ("union", "background"):
+            raise UsageError(f"overlap={overlap!r}; choose union or background")
+        folder = self.root / dataset
+        self._refs_path = find_references(folder, split_by or DATASETS[dataset])
+        self._pictures_folder = find_pictures(self.root)
+        all_references = read_references(self._refs_path)
+        references = [reference for reference in all_references if _is_in(reference.split, split)]
+        if not references:
+            present = ", ".join(sorted({reference.split for reference in all_references}))
+            raise UsageError(f"{self._refs_path}: no split {split!r}; there are: {present}")
+        self.notes = _notes(self._refs_path, references, [one for one in all_references if one.split == "train"])
+        self._instances_path = folder / "instances.json"
+        pictures, outlines = read_instances(self._instances_path)
+        for reference in references:
+            whose = f"of reference {reference.ref_id} in {self._refs_path.name}"
+            if reference.image_id not in pictures or reference.ann_id not in outlines:
+                raise UsageError(
+                    f"{self._instances_path}: lacks image {reference.image_id} or annotation {reference.ann_id} {whose}"
+                )
+            if (image_id := outlines[reference.ann_id].image_id) != reference.image_id:
+                raise UsageError(
+                    f"{self._instances_path}: annotation {reference.ann_id} is on image {image_id}, not on image "
+                    f"{reference.image_id} {whose}"
+                )
+        self.pictures = {reference.image_id: pictures[reference.image_id] for reference in references}
+        self._segmentations = {reference.ann_id: outlines[reference.ann_id].segmentation for reference in references}
+        if per_sentence is None:
+            per_sentence = split != "train"
+        self.items = [item for reference in references for item in _items(reference, per_sentence)]
+        """Name, reference and texts of each sample."""
+        if not self.items:
+            raise UsageError(f"{self._refs_path}: no expression of the {split} split has a word")
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def sample_keys(self) -> Iterable[str]:
+        """Names of the samples in their order."""
+        return (name for name, _, _ in self.items)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one picture and draw the mask of one reference.
+
+        Raises:
+            UsageError: If the picture cannot be read, its size is not the annotated one, or the mask is damaged.
+        """
+        name, reference, texts = self.items[index]
+        picture = self.pictures[reference.image_id]
+        image = read_picture(self._pictures_folder, picture, self._instances_path)
+        mask = decode_mask(
+            self._segmentations[reference.ann_id],
+            height=picture.height,
+            width=picture.width,
+            overlap=self.overlap,
+            name=f"{self._instances_path}, annotation {reference.ann_id} on {picture.file_name}",
+        )
+        return Sample(name, image, mask=mask, texts=texts, group=picture.file_name.as_posix())
+
+    def points_outside(self, index: int) -> str | None:
+        """What is wrong with a sample's polygons if they reach out of the picture; none = nothing."""
+        name, reference, _ = self.items[index]
+        picture = self.pictures[reference.image_id]
+        parts = self._segmentations[reference.ann_id]
+        for part in (part for part in parts if isinstance(part, list) and len(part) > 1):
+            farthest = max(-min(part), max(part[0::2]) - picture.width, max(part[1::2]) - picture.height)
+            if farthest > _STRAY_PX:
+                return f"{name}: a polygon reaches {farthest:.0f} px out of {picture.file_name}"
+        return None
+
+
+def find_references(folder: Path, split_by: str) -> Path:
+    """The reference file of a data set's folder; JSON is preferred to the pickle.
+
+    Raises:
+        UsageError: If there is none; what is there is named.
+    """
+    for suffix in (".json", ".p"):
+        path = folder / f"refs({split_by}){suffix}"
+        if path.is_file():
+            return path
+    there = split_names(folder)
+    hint = f"; split_by={there[0]} takes another" if there else ""
+    present = ", ".join(f"refs({name})" for name in there) or "none"
+    raise UsageError(
+        f"{folder}: no refs({split_by}).p or refs({split_by}).json; reference files there: {present}{hint}"
+    )
+
+
+def split_names(folder: Path) -> list[str]:
+    """Whose splits a data set's folder holds, such as `google`, `umd`."""
+    return sorted({path.stem[5:-1] for suffix in ("p", "json") for path in folder.glob(f"refs(?*).{suffix}")})
+
+
+def find_splits(folder: Path, split_by: str | None = None) -> list[str]:
+    """Names of the splits that a data set's reference file has, train first.
+
+    Args:
+        folder: The data set's folder, such as `refcoco`.
+        split_by: Whose split; none = the usual one of the data set, or whatever is there instead.
+    """
+    if split_by is None:
+        there, usual = split_names(folder), DATASETS[folder.name]
+        split_by = there[0] if there and usual not in there else usual
+    splits = {reference.split for reference in read_references(find_references(folder, split_by))}
+    return sorted(splits, key=lambda split: (split != "train", split != "val", split))
+
+
+def find_pictures(root: Path) -> Path:
+    """The folder of COCO pictures below `root`.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    for name in PICTURE_FOLDERS:
+        if (root / name).is_dir() and any((root / name).glob("*.jpg")):
+            return root / name
+    raise UsageError(f"{root}: no COCO pictures; looked for *.jpg in {', '.join(PICTURE_FOLDERS)}")
+
+
+def _is_in(split: str, wanted: str) -> bool:
+    """REFER's own rule: `testA` wants an A anywhere, `test` any test split, the rest equality."""
+    if wanted in ("testA", "testB", "testC"):
+        return wanted[-1] in split
+    return "test" in split if wanted == "test" else split == wanted
+
+
+def _items(reference: Reference, per_sentence: bool) -> list[tuple[str, Reference, tuple[str, ...]]]:
+    if per_sentence:
+        named = ((f"ref_{reference.ref_id}_{place}", text) for place, text in enumerate(reference.sentences))
+        return [(name, reference, (text,)) for name, text in named if text.strip()]
+    texts = tuple(text for text in reference.sentences if text.strip())
+    return [(f"ref_{reference.ref_id}", reference, texts)] if texts else []
+
+
+def _notes(path: Path, references: list[Reference], train: list[Reference]) -> list[str]:
+    """What is worth knowing of a split."""
+    others = [f"refs({name})" for name in split_names(path.parent) if f"refs({name})" != path.stem]
+    notes = [f"references: {path.name}" + (f"; there is {', '.join(others)} too" if others else "")]
+    blank = sum(not text.strip() for reference in references for text in reference.sentences)
+    if blank:
+        notes.append(f"{blank} expressions without a word are left out")
+    pictures = {reference.image_id for reference in references}
+    shared = len(pictures & {reference.image_id for reference in train})
+    if references[0].split != "train" and shared:
+        notes.append(f"{shared} of its {len(pictures)} pictures are in train too: {path.name} divides objects")
+    return notes

@@ -1,0 +1,159 @@
+"""The annotation files of REFER data sets: references from a pickle read without running code, COCO instances."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from vpd.datasets.annotations import field, read_json
+from vpd.datasets.coco_files import CocoPicture, read_pictures
+from vpd.errors import UsageError
+from vpd.files.atomic import atomic_write
+
+_NO_CHARACTER = re.compile("[\ud800-\udfff]")
+"""Bytes that were no UTF-8, as they are kept in text, and halves of characters."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One object that was described."""
+
+    ref_id: int
+    """Unique number of the reference."""
+    ann_id: int
+    """Its object in `instances.json`."""
+    image_id: int
+    """Its picture in `instances.json`."""
+    split: str
+    """`train`, `val`, `test`, `testA` or `testB`."""
+    sentences: tuple[str, ...]
+    """Cleaned expressions, lower case."""
+
+
+class Outline(NamedTuple):
+    """One object of `instances.json`."""
+
+    image_id: int
+    """Its picture."""
+    segmentation: Any
+    """Polygons or run lengths, as they stand."""
+
+
+def read_references(path: Path) -> list[Reference]:
+    """References of `refs(unc).p` or `refs(unc).json`, checked.
+
+    Raises:
+        UsageError: If the file cannot be read, holds anything but plain data, or a record lacks something.
+    """
+    return check_references(read_json(path) if path.suffix == ".json" else read_plain_pickle(path), path)
+
+
+def check_references(records: Any, path: Path) -> list[Reference]:
+    """References of the content of a reference file.
+
+    Raises:
+        UsageError: If it is not a list of whole records, each with its own `ref_id`.
+    """
+    if not isinstance(records, list) or not records:
+        raise UsageError(f"{path}: must hold a list of references, not {type(records).__name__}")
+    references = [_reference(record, f"{path}, reference {place}") for place, record in enumerate(records)]
+    if len({reference.ref_id for reference in references}) < len(references):
+        numbers = Counter(reference.ref_id for reference in references)
+        twice = [str(number) for number, count in numbers.items() if count > 1]
+        raise UsageError(f"{path}: ref_id stands twice: {', '.join(twice[:5])}")
+    return references
+
+
+def read_instances(path: Path) -> tuple[dict[int, CocoPicture], dict[int, Outline]]:
+    """Pictures by image id and outlines by annotation id, of REFER's `instances.json`.
+
+    Raises:
+        UsageError: If the file cannot be read or a record lacks something.
+    """
+    content = read_json(path)
+    pictures = read_pictures(content, path, allow_same=True)
+    outlines: dict[int, Outline] = {}
+    for place, record in enumerate(field(content, "annotations", list, str(path))):
+        where = f"{path}, annotation {place}"
+        number, image_id = field(record, "id", int, where), field(record, "image_id", int, where)
+        outline = Outline(image_id, field(record, "segmentation", (list, dict), where))
+        if outlines.setdefault(number, outline) != outline:
+            raise UsageError(f"{where}: id {number} stands twice, with different content")
+    return pictures, outlines
+
+
+def convert_references(folder: Path) -> list[tuple[Path, bool]]:
+    """Write `refs(...).json` beside each `refs(...).p`: the same content as plain JSON, which is then read instead.
+
+    Args:
+        folder: Folder of a data set, such as `refcoco`.
+
+    Returns:
+        Each JSON file, and whether it was written: one that already says the same stays.
+
+    Raises:
+        UsageError: If there is no pickle, one holds anything but plain data, or a record lacks something.
+    """
+    pickles = sorted(folder.glob("refs(*).p"))
+    if not pickles:
+        raise UsageError(f"{folder}: no refs(...).p to convert")
+    done = []
+    for path in pickles:
+        records = read_plain_pickle(path)
+        check_references(records, path)
+        target = path.with_suffix(".json")
+        try:
+            content = json.dumps(records).encode()  # ASCII: text that is not UTF-8 is kept as it is, in escapes
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{path}: holds something that JSON has no word for ({error})") from error
+        is_new = not target.is_file() or target.read_bytes() != content
+        if is_new:
+            with atomic_write(target) as temporary:
+                temporary.write_bytes(content)
+        done.append((target, is_new))
+    return done
+
+
+def read_plain_pickle(path: Path) -> Any:
+    """Content of a pickle that holds nothing but lists, dictionaries, numbers and text; no code can run.
+
+    Raises:
+        UsageError: If the file is missing, is no pickle, or names any class or function.
+    """
+
+    class PlainUnpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> NoReturn:
+            raise UsageError(f"{path}: refused, the pickle holds code ({module}.{name}); only plain data is read")
+
+        def persistent_load(self, pid: Any) -> NoReturn:
+            raise UsageError(f"{path}: refused, the pickle points outside itself; only plain data is read")
+
+    try:
+        with path.open("rb") as file:  # written by Python 2: text is bytes, not always UTF-8
+            return PlainUnpickler(file, encoding="utf-8", errors="surrogateescape").load()
+    except UsageError:
+        raise
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    except Exception as error:  # a damaged pickle raises every kind of exception
+        raise UsageError(f"{path}: not a whole pickle ({type(error).__name__})") from error
+
+
+def _reference(record: Any, where: str) -> Reference:
+    sentences = [field(sentence, "sent", str, where) for sentence in field(record, "sentences", list, where)]
+    if not sentences:
+        raise UsageError(f"{where}: has no sentence")
+    readable = (_NO_CHARACTER.sub("\N{REPLACEMENT CHARACTER}", text) for text in sentences)
+    # the record's own file_name has an object number and opens nothing: the picture's is in instances.json
+    return Reference(
+        ref_id=field(record, "ref_id", int, where),
+        ann_id=field(record, "ann_id", int, where),
+        image_id=field(record, "image_id", int, where),
+        split=field(record, "split", str, where),
+        sentences=tuple(readable),
+    )

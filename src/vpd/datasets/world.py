@@ -1,0 +1,63 @@
+"""The world where a data set is asked for: `--data world`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+
+from vpd.config import Task
+from vpd.errors import UsageError
+from vpd.weights.shipped import WORLD
+
+if TYPE_CHECKING:
+    from vpd.world.dataset import WorldSamples
+
+COUNTS = {"train": 20_000, "val": 200, "test": 1000}
+"""Scenes of each split, where nobody says otherwise."""
+WORLD_SPLITS = tuple(COUNTS)
+_SIDE = TypeAdapter(Annotated[int, Field(ge=16, le=4096)])
+_COUNT, _SEED = TypeAdapter(PositiveInt), TypeAdapter(NonNegativeInt)
+
+
+def is_world(root: Path) -> bool:
+    """Whether data called by this name are the rendered scenes; a folder of the name comes first."""
+    return str(root) == WORLD and not root.is_dir()
+
+
+def open_world(
+    root: Path,
+    split: str,
+    *,
+    task: Task | None,
+    count: int | None = None,
+    size_px: int = 128,
+    seed: int = 0,
+) -> WorldSamples:
+    """Rendered scenes of a split.
+
+    Args:
+        root: The name.
+        split: `train`, `val` or `test`; they share no scene.
+        task: What the scenes are for.
+        count: How many; none = 20,000, 200 and 1,000.
+        size_px: Side of the pictures, pixels.
+        seed: Another seed, other scenes.
+
+    Raises:
+        UsageError: If there is no such split, or an option does not fit.
+    """
+    from vpd.world.dataset import WorldSamples  # which needs vpd.data, to whose layouts this belongs
+
+    if split not in WORLD_SPLITS:
+        raise UsageError(f"{root} has no split {split!r}; choose one of: {', '.join(WORLD_SPLITS)}")
+    if task is None:
+        raise UsageError(f"{root}: say which task the scenes are for: segment, refer or depth")
+    for name, value, adapter in (("count", count, _COUNT), ("size_px", size_px, _SIDE), ("seed", seed, _SEED)):
+        try:
+            if value is not None:
+                adapter.validate_python(value, strict=True)
+        except ValidationError as error:
+            raise UsageError(f"{root}: {name}={value!r}: {error.errors()[0]['msg']}") from None
+    return WorldSamples(task, split, count or COUNTS[split], size_px, seed=seed)  # type: ignore[arg-type]

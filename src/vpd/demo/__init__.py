@@ -1,0 +1,1 @@
+"""What `vpd demo` shows."""

@@ -1,0 +1,271 @@
+"""The exact metrics of a model on a data set, through `predict`, with intervals; one process or many."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from PIL import Image
+from torch import Tensor
+
+from vpd.config import Fit, Task
+from vpd.data.sample import Sample, SampleSet
+from vpd.data.workers import NumberedSamples, Readers
+from vpd.errors import UsageError
+from vpd.evaluation.protocols import Protocol, protocol_of
+from vpd.evaluation.sheets import draw_sheet
+from vpd.inference.cache import FrozenCaches
+from vpd.inference.memory import Memory
+from vpd.metrics.intervals import bootstrap_intervals
+from vpd.tasks.model import PerceptionModel
+from vpd.tasks.predictions import Prediction
+
+SCORE: dict[Task, str] = {"segment": "mIoU", "refer": "oIoU", "depth": "rmse"}
+"""The one metric that decides which checkpoint is best, and which samples are worst."""
+ROUND = 32
+"""Batches of each process between two exchanges: far less than the ten minutes that NCCL waits for a process."""
+
+
+class Interrupted(Exception):  # noqa: N818, nothing is wrong
+    """An evaluation was asked to stop before it was done."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One sample in the table of an evaluation."""
+
+    index: int
+    """Its number in the data set."""
+    name: str
+    """Its name there."""
+    group: str | None
+    """What it shares with samples that resemble it; none = it stands alone."""
+    rows: dict[str, Tensor]
+    """What it adds to each metric of the protocol."""
+    record: dict[str, Any] | None = None
+    """What `keep` said of its prediction."""
+    note: str = ""
+    """What was done to stay within the memory that changes the prediction; empty = nothing."""
+    texts: tuple[str, ...] = ()
+    """Its expressions."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured: a table with one entry for each sample, and everything that follows from it."""
+
+    task: Task
+    """The model's."""
+    fit: Fit
+    """How images were fitted."""
+    classes: tuple[str, ...]
+    """The model's classes, or empty."""
+    protocol: Protocol
+    """What was measured."""
+    table: list[Entry]
+    """The samples in the order of the data set, each exactly once."""
+    available: int
+    """Samples that the data set has."""
+
+    @property
+    def groups(self) -> list[str | int]:
+        """Group of each sample; its own number where it stands alone."""
+        return [entry.index if entry.group is None else entry.group for entry in self.table]
+
+    def rows(self, ending: str = "") -> Tensor:
+        """Rows of all samples, `(samples, *shape of a row)`, of the metrics with an ending."""
+        return torch.stack([entry.rows[ending] for entry in self.table])
+
+    def report(self) -> dict[str, Any]:
+        """Everything but the table; what `evaluate` returns."""
+        metrics: dict[str, float] = {}
+        intervals: dict[str, list[float]] = {}
+        for ending, metric in self.protocol.metrics.items():
+            rows = self.rows(ending)
+            values = {name: value for name, value in metric.values(rows.sum(dim=0)).items() if not value.ndim}
+            ends = bootstrap_intervals(metric, rows, self.groups)
+            metrics |= {name + ending: float(value) for name, value in values.items()}
+            intervals |= {name + ending: [low, high] for name, (low, high) in ends.items()}
+        notes = Counter(entry.note for entry in self.table if entry.note)
+        return {
+            "task": self.task,
+            "samples": len(self.table),
+            "available": self.available,
+            "groups": len(set(self.groups)),
+            "metrics": metrics,
+            "intervals": intervals,
+            "per_class": self._per_class(),
+            "protocol": self.protocol.words,
+            "fit": self.fit.model_dump(mode="json"),
+            **({"notes": dict(notes)} if notes else {}),
+        }
+
+    def scores(self) -> list[dict[str, float]]:
+        """Metrics of each sample alone, at the size of the images."""
+        metric = self.protocol.metrics[""]
+        values = {name: value for name, value in metric.values(self.rows()).items() if value.ndim == 1}
+        values.pop(metric.COUNT or "", None)
+        return [dict(zip(values, row, strict=True)) for row in torch.stack(list(values.values()), dim=1).tolist()]
+
+    def _per_class(self) -> dict[str, dict[str, float]]:
+        """IoU, accuracy and share of the labelled pixels of each class; NaN where it is absent."""
+        if not self.classes:
+            return {}
+        totals = self.rows().sum(dim=0)
+        values = self.protocol.metrics[""].values(totals)
+        shares = totals[2] / totals[2].sum()
+        columns = (values["IoU"].tolist(), values["Acc"].tolist(), shares.tolist())
+        rows = zip(self.classes, *columns, strict=True)
+        return {name: {"IoU": iou, "Acc": accuracy, "share": share} for name, iou, accuracy, share in rows}
+
+
+def is_better(task: Task, new: float, old: float) -> bool:
+    """Whether one `SCORE` beats another: errors shall be small, shares large; NaN beats nothing."""
+    if math.isnan(old):
+        return not math.isnan(new)
+    return new < old if task == "depth" else new > old
+
+
+def evaluate(model: PerceptionModel, sample_set: SampleSet, **options: Any) -> dict[str, Any]:
+    """Measure a model; `vpd.evaluation.protocols` says what is measured for each task.
+
+    Args:
+        model: The model; how it fits images (scales, windows, mirror image) is part of it.
+        sample_set: Samples with the truth of the model's task.
+        options: As `measure` takes them.
+
+    Returns:
+        `task`, `samples` of `available`, `groups` (how many), `metrics` (name -> number: shares are fractions of 1,
+        errors metres), `intervals` (name -> low and high end of its 95 % interval; empty with fewer than 2 groups),
+        `per_class` (class -> name -> number, or empty), `protocol` (what was measured, in words) and `fit`; `notes`
+        (how samples were run for the sake of `memory` -> how many) where there are any.
+
+    Raises:
+        UsageError: As `measure`.
+        Interrupted: As `measure`.
+    """
+    return measure(model, sample_set, **options).report()
+
+
+def measure(
+    model: PerceptionModel,
+    sample_set: SampleSet,
+    *,
+    batch_size: int = 1,
+    limit: int | None = None,
+    workers: int = 0,
+    memory: Memory | None = None,
+    accelerator: Accelerator | None = None,
+    watch: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    should_stop: Callable[[], bool] | None = None,
+    keep: Callable[[Sample, Prediction], dict[str, Any]] | None = None,
+    caches: FrozenCaches | None = None,
+) -> Evaluation:
+    """Predict every sample once and count it.
+
+    The figures do not depend on the number of processes: whole batches are dealt out, so that each image goes
+    through the network with the same others, and the table is put in the data set's order before anything is added.
+
+    Args:
+        model: The model; how it fits images (scales, windows, mirror image) is part of it.
+        sample_set: Samples with the truth of the model's task.
+        batch_size: Images that go through the network together where their sizes agree.
+        limit: Use the first so many samples only.
+        workers: Processes that read samples.
+        memory: What predicting may take, as for `predict`; the report counts the samples that were run in windows or
+            smaller for its sake.
+        accelerator: Where several processes share the work; each gets the whole table.
+        watch: Wraps the batches, for a progress bar.
+        should_stop: Asked before each batch. When it says so in any process, all of them raise `Interrupted` after
+            `ROUND` batches at most.
+        keep: Gets every prediction of this process, say to write it; what it returns stands in the table.
+        caches: Where results of the frozen parts are kept from one evaluation to the next, if anywhere.
+
+    Raises:
+        UsageError: If there is no sample, one cannot be read or lacks the truth, or the classes of data and model
+            differ; in all processes, after `ROUND` batches at most.
+        OSError: If `keep` cannot write, as on a full disk; likewise.
+        Interrupted: If `should_stop` said so.
+    """
+    total = len(sample_set) if limit is None else min(limit, len(sample_set))
+    if total < 1:
+        raise UsageError(f"There is no sample to measure on: the data has {len(sample_set)}, and limit is {limit}.")
+    if batch_size < 1:
+        raise UsageError(f"batch_size={batch_size}: give 1 or more.")
+    protocol = protocol_of(model, sample_set, caches, memory)
+    rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    batches = [range(first, min(first + batch_size, total)) for first in range(0, total, batch_size)]
+    stream = iter(watch(Readers(NumberedSamples(sample_set), batches[rank::processes], workers=workers)))
+    table: list[Entry] = []
+    for _ in range(math.ceil(len(batches) / (processes * ROUND))):  # as many in every process
+        part = _take(protocol, islice(stream, ROUND), should_stop, keep)
+        parts: list[_Part] = gather_object([part]) if processes > 1 else [part]
+        if problems := [problem for _, problem, _ in parts if problem]:
+            raise part[1] or problems[0]
+        if any(is_stopped for _, _, is_stopped in parts):
+            raise Interrupted("The evaluation was stopped before all samples were measured.")
+        table += [entry for entries, _, _ in parts for entry in entries]
+    table.sort(key=lambda entry: entry.index)
+    classes = getattr(model.config, "classes", ())
+    return Evaluation(model.config.task, model.config.fit, classes, protocol, table, len(sample_set))
+
+
+def sample_sheet(model: PerceptionModel, sample_set: SampleSet, *, count: int, caption: str = "") -> Image.Image:
+    """Image, truth and prediction of a few samples, spread evenly over the data set, on one picture."""
+    count = min(count, len(sample_set))
+    samples = [sample_set[place * len(sample_set) // count] for place in range(count)]
+    return draw_sheet(protocol_of(model, sample_set), samples, caption=caption)
+
+
+_Part = tuple[list[Entry], Exception | None, bool]
+"""What one process has to tell the others: entries, what went wrong, whether it was asked to stop."""
+
+
+def _take(
+    protocol: Protocol,
+    batches: Iterable[Sequence[tuple[int, Sample | UsageError]]],
+    should_stop: Callable[[], bool] | None,
+    keep: Callable[[Sample, Prediction], dict[str, Any]] | None,
+) -> _Part:
+    """What came of some batches; an error is told, not raised, or the other processes would wait for this one."""
+    entries: list[Entry] = []
+    try:
+        for numbered in batches:
+            if should_stop is not None and should_stop():
+                return [], None, True
+            entries += _count(protocol, numbered, keep)
+    except (UsageError, OSError) as error:
+        return [], error, False
+    return entries, None, False
+
+
+def _count(
+    protocol: Protocol,
+    numbered: Sequence[tuple[int, Sample | UsageError]],
+    keep: Callable[[Sample, Prediction], dict[str, Any]] | None,
+) -> list[Entry]:
+    """The table's entries of a batch."""
+    samples = []
+    for _, sample in numbered:
+        if isinstance(sample, UsageError):
+            raise sample
+        samples.append(sample)
+    return [
+        Entry(
+            index,
+            sample.name,
+            sample.group,
+            rows,
+            keep(sample, prediction) if keep else None,
+            note=prediction.note,
+            texts=sample.texts,
+        )
+        for (index, _), sample, (prediction, rows) in zip(numbered, samples, protocol.measure(samples), strict=True)
+    ]

@@ -1,0 +1,98 @@
+"""Predictions of a data set in the formats that benchmarks take."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco
+
+from vpd.data.sample import CountedDepth, Sample, SampleSet
+from vpd.errors import UsageError
+from vpd.files.atomic import atomic_write, writable_folder
+from vpd.tasks.predictions import DepthPrediction, MaskPrediction, Prediction, SegmentationPrediction
+
+INDEX = "predictions.jsonl"
+"""One line for each sample, in the order of the data set."""
+
+
+class Submission:
+    """A folder of predictions, one for each sample, under the samples' names.
+
+    * Segmentation: `NAME.png`, 8 bits, with the numbers that the benchmark's own label files have (ADE20K: 1..150;
+      Cityscapes: its label ids), else the number of the class.
+    * Depth: `NAME.png`, 16 bits, 0 = none: millimetres, or 1/256 m where depth beyond 65 m counts (KITTI).
+    * Referring: no picture but a line of the index, with the mask as COCO's compressed run lengths.
+
+    Args:
+        folder: Made where it is missing; files of the same names are replaced.
+        sample_set: What is predicted.
+
+    Raises:
+        UsageError: If the folder cannot be written.
+    """
+
+    def __init__(self, folder: str | Path, sample_set: SampleSet) -> None:
+        self.folder = writable_folder(folder)
+        self._label_values = getattr(sample_set, "label_values", None)
+        self._far_m: float | None = getattr(sample_set, "counted", CountedDepth()).max_depth_m
+
+    def keep(self, sample: Sample, prediction: Prediction) -> dict[str, Any]:
+        """Write one prediction.
+
+        Returns:
+            Its line of the index.
+
+        Raises:
+            UsageError: If the sample's name leads out of the folder.
+        """
+        if isinstance(prediction, MaskPrediction):
+            runs = coco.encode(np.asfortranarray(prediction.mask.numpy().astype(np.uint8)))
+            segmentation = {"size": [int(side) for side in runs["size"]], "counts": runs["counts"].decode("ascii")}
+            return {"name": sample.name, "text": prediction.text, "segmentation": segmentation}
+        path = self._path(sample.name)
+        if isinstance(prediction, SegmentationPrediction):
+            labels = prediction.labels.numpy()
+            if self._label_values is not None:
+                labels = np.array(self._label_values, np.uint8)[labels]
+            with atomic_write(path) as temporary:
+                Image.fromarray(labels).save(temporary, format="PNG")
+        elif isinstance(prediction, DepthPrediction):
+            # the step of the file follows from the benchmark's range, not from the model's
+            dataclasses.replace(prediction, max_depth_m=self._far_m or prediction.max_depth_m).save(path)
+        return {"name": sample.name, "file": path.relative_to(self.folder).as_posix()}
+
+    def write_index(self, records: Iterable[dict[str, Any] | None]) -> Path:
+        """Write the lines that `keep` returned, in their order.
+
+        Raises:
+            UsageError: If two samples have one name, so that the prediction of the first was replaced.
+        """
+        lines = list(records)
+        files = Counter(record["file"] for record in lines if record and "file" in record)
+        if doubled := [file for file, number in files.items() if number > 1]:
+            raise UsageError(
+                f"{self.folder}: {len(doubled)} files were written for more than one sample, first {doubled[0]}: "
+                "the data has samples of the same name. Give each its own; nothing here is to be handed in."
+            )
+        path = self.folder / INDEX
+        with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(record) + "\n" for record in lines)
+        return path
+
+    def _path(self, name: str) -> Path:
+        """The file of a sample; its folder is made."""
+        path = self.folder / f"{name}.png"
+        inside = self.folder.resolve()
+        if not name or "\0" in name or inside not in path.resolve().parents:
+            raise UsageError(
+                f"Sample {name!r}: this name leads out of {self.folder}, so its prediction is not written."
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path

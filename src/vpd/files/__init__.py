@@ -1,0 +1,1 @@
+"""Files: written whole, decoded with limits, found."""

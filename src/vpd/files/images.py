@@ -1,0 +1,164 @@
+"""Images in and out of tensors: read, scale and pad. All pixels of files come through here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from vpd.errors import UsageError
+from vpd.files.decoding import (
+    LOSSLESS_FORMATS,
+    MAX_PIXELS,
+    PHOTO_FORMATS,
+    Encoded,
+    check_size,
+    decode_file,
+    mode_words,
+    to_rgb,
+)
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "pad_to_multiple",
+    "read_depth",
+    "read_image",
+    "read_labels",
+    "resize_short",
+    "to_pixels",
+    "to_tensor",
+]
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+"""What counts as an image when a folder is searched, in lower case."""
+
+
+def read_image(source: str | Path | Encoded | Image.Image | NDArray[Any]) -> Image.Image:
+    """An upright RGB picture from a file, a PIL image or an array.
+
+    Args:
+        source: Path or encoded file; PIL image of any mode; or array `(H, W)`, `(H, W, 3)` or `(H, W, 4)`, uint8 or
+            uint16.
+
+    Returns:
+        RGB picture: turned as its EXIF orientation says, 16 bits scaled to 8, transparent parts on white.
+
+    Raises:
+        UsageError: If the file is missing, empty, damaged, too large or no image, or the array is of another
+            form.
+    """
+    if isinstance(source, np.ndarray):
+        return _image_of_array(source)
+    if isinstance(source, Image.Image):
+        name = str(getattr(source, "filename", "") or "image")
+        check_size(source.size, name)
+        return to_rgb(source, name)
+    image, _ = decode_file(_file(source), PHOTO_FORMATS)
+    return to_rgb(image, str(source))
+
+
+def read_labels(path: str | Path | Encoded) -> NDArray[np.uint8]:
+    """Label values `(H, W)` of a one-channel picture: grey, or indices of a palette, never colours.
+
+    Raises:
+        UsageError: If the file cannot be read, has several channels or values above 255.
+    """
+    image, raw_mode = decode_file(_file(path), LOSSLESS_FORMATS)
+    if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
+        raise UsageError(
+            f"{path}: labels need one channel (8 or 16 bits or palette); this picture has {mode_words(image.mode)}. "
+            "Give each pixel the number of its class: Image.fromarray(labels.astype('uint8')).save('NAME.png')"
+        )
+    values = np.asarray(image)
+    if values.dtype.itemsize > 1 and (values.min() < 0 or values.max() > 255):
+        raise UsageError(f"{path}: label values are {values.min()}..{values.max()}; they must be 0..255")
+    if raw_mode in ("L;2", "L;4"):  # Pillow spreads the grey of 2 and 4 bits over 0..255
+        values = values // (85 if raw_mode == "L;2" else 17)
+    return values.astype(np.uint8)
+
+
+def read_depth(path: str | Path | Encoded, scale: float | None = 1000.0) -> NDArray[np.float32]:
+    """Depth `(H, W)` in metres from a 16-bit or floating-point picture; 0 = not measured.
+
+    Args:
+        path: PNG or TIFF of one channel.
+        scale: File units in one metre: 1000 for millimetres (NYU), 256 for KITTI; none = millimetres in whole
+            numbers, metres in floating-point numbers.
+
+    Raises:
+        UsageError: If the file cannot be read or has 8 bits or several channels.
+    """
+    image, _ = decode_file(_file(path), LOSSLESS_FORMATS)
+    if not image.mode.startswith("I") and image.mode != "F":
+        raise UsageError(
+            f"{path}: depth needs one channel of 16 bits or float; this picture has {mode_words(image.mode)}, which is "
+            "depth made visible. Save what was measured, in millimetres: "
+            "Image.fromarray((depth_m * 1000).round().astype('uint16')).save('NAME.png')"
+        )
+    if scale is None:
+        scale = 1.0 if image.mode == "F" else 1000.0
+    depth_m = np.asarray(image).astype(np.float32) / np.float32(scale)
+    depth_m[~(np.isfinite(depth_m) & (depth_m > 0))] = 0
+    return depth_m
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """RGB picture -> `(1, 3, H, W)` float32 in [-1, 1]."""
+    pixels = torch.from_numpy(np.array(image.convert("RGB")))
+    return pixels.permute(2, 0, 1)[None].float().div_(127.5).sub_(1)
+
+
+def to_pixels(images: Tensor) -> NDArray[np.uint8]:
+    """`(b, 3, H, W)` RGB in [-1, 1], what is beyond clamped and NaN made black -> `(b, H, W, 3)` uint8."""
+    levels = ((images.clamp(-1, 1) + 1) * 127.5).nan_to_num().round().byte()
+    return levels.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def pad_to_multiple(images: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int]]:
+    """Pad right and bottom with zeros (mid-grey in [-1, 1]), as the reference does.
+
+    Args:
+        images: `(b, c, H, W)`.
+        multiple: What height and width shall be multiples of.
+
+    Returns:
+        The padded images and the size `(H, W)` before, to crop results to.
+    """
+    height, width = images.shape[-2:]
+    # not `-height % multiple`: torch.export cannot tell that a size of any height plus that is a multiple
+    full_h, full_w = ((side + multiple - 1) // multiple * multiple for side in (height, width))
+    return F.pad(images, (0, full_w - width, 0, full_h - height)), (height, width)
+
+
+def resize_short(size: tuple[int, int], short: int, long_max: int) -> tuple[int, int]:
+    """Size `(h, w)` of the same shape with short side `short`, or less where the long side passes `long_max`.
+
+    Equal to mmseg's keep-ratio resize to `(long_max, short)`: halves round up.
+    """
+    height, width = size
+    scale = min(long_max / max(height, width), short / min(height, width))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def _file(source: str | Path | Encoded) -> Path | Encoded:
+    return source if isinstance(source, Encoded) else Path(source)
+
+
+def _image_of_array(pixels: NDArray[Any]) -> Image.Image:
+    is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
+    if not is_image or pixels.dtype not in (np.uint8, np.uint16):
+        raise UsageError(
+            f"image array is {pixels.dtype} {pixels.shape}; it must be uint8 or uint16 and (H, W), (H, W, 3) "
+            "or (H, W, 4). Scale floating-point images to 0..255 and call .astype(numpy.uint8) first"
+        )
+    check_size((pixels.shape[1], pixels.shape[0]), "image array")
+    if pixels.dtype == np.uint16:
+        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return to_rgb(Image.fromarray(np.ascontiguousarray(pixels)), "image array")

@@ -1,0 +1,1 @@
+"""Folders of pictures, shared out, stopped and gone on with."""

@@ -1,0 +1,206 @@
+"""Manifests of an output folder: one line for each finished image.
+
+A job alone appends to `predictions.jsonl`. Jobs that share the work append to a file each, in the folder `shards`,
+so that none waits for another; once every image is listed, `predictions.jsonl` is made of all of them. Shards' files
+are never changed afterwards, so nothing that was finished can be lost, whoever writes at the same time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from vpd.errors import UsageError
+from vpd.files.atomic import atomic_write
+from vpd.prediction_jobs.output_names import DATA_SUFFIX
+
+MANIFEST = "predictions.jsonl"
+SHARDS = "shards"
+"""Folder of the shards' own manifests, within the output folder."""
+_ORIGIN = ("task", "fingerprint", "options")
+_BLOCK_BYTES = 2**20
+
+
+class Entry(NamedTuple):
+    """What a manifest line says of a finished image, and where the line stands."""
+
+    name: str
+    """Name of the outputs."""
+    source_bytes: int | None
+    """Size of the image file when it was read."""
+    file: int
+    """Number of the manifest, in the order of `manifest_files`."""
+    start: int
+    """Where in it the line begins, bytes."""
+    length: int
+    """Bytes of the line, its end included."""
+
+
+@dataclass
+class Record:
+    """What the manifests of a folder say together."""
+
+    done: dict[str, Entry] = field(default_factory=dict)
+    """Finished images, in the order of the manifests."""
+    skipped: set[str] = field(default_factory=set)
+    """Images that shards could not read and that are not finished."""
+
+
+def manifest_files(out: Path) -> list[Path]:
+    """Manifests that are there, the folder's own last."""
+    return [*sorted((out / SHARDS).glob("*-of-*.jsonl")), *([out / MANIFEST] if (out / MANIFEST).exists() else [])]
+
+
+def read_manifests(out: Path, origin: Mapping[str, Any]) -> Record:
+    """What is finished in an output folder.
+
+    Args:
+        out: The output folder; it need not exist.
+        origin: What a line says of how its prediction was made: task, fingerprint of the model, options.
+
+    Raises:
+        UsageError: If a prediction was made otherwise.
+    """
+    files = manifest_files(out)
+    with ExitStack() as stack:
+        return _read([(path, stack.enter_context(path.open("rb"))) for path in files], origin)
+
+
+def merge_manifests(out: Path, origin: Mapping[str, Any], sources: Sequence[str], *, only_if_complete: bool) -> bool:
+    """Make `predictions.jsonl` of all manifests: one line for each image, in the order of the sources.
+
+    Images of other runs keep their places in front. Whoever calls it, and if several do at once, the file is the
+    same; it is written as a whole, and not at all where nothing would change.
+
+    Args:
+        out: The output folder.
+        origin: As for `read_manifests`.
+        sources: The images of this run, in their order.
+        only_if_complete: Leave the file alone as long as an image is neither finished nor skipped.
+
+    Returns:
+        Whether every image is finished or skipped.
+
+    Raises:
+        UsageError: If a prediction was made otherwise.
+    """
+    files = manifest_files(out)
+    if only_if_complete and sum(map(_count_lines, files)) < len(sources):
+        return False  # spares all but the last of many shards the reading
+    with ExitStack() as stack:
+        opened = [(path, stack.enter_context(path.open("rb"))) for path in files]
+        record = _read(opened, origin)
+        is_complete = all(source in record.done or source in record.skipped for source in sources)
+        if only_if_complete and not is_complete:
+            return False
+        own = set(sources)
+        wanted = [entry for source, entry in record.done.items() if source not in own]
+        wanted += [record.done[source] for source in sources if source in record.done]
+        if wanted and not _is_written(wanted, files):
+            with atomic_write(out / MANIFEST) as temporary, temporary.open("wb") as merged:
+                for entry in wanted:
+                    file = opened[entry.file][1]
+                    file.seek(entry.start)
+                    merged.write(file.read(entry.length))
+    return is_complete
+
+
+def _read(opened: Sequence[tuple[Path, BinaryIO]], origin: Mapping[str, Any]) -> Record:
+    now = json.loads(json.dumps({key: origin[key] for key in _ORIGIN}))  # as a line has them: no tuples
+    record = Record()
+    for number, (path, file) in enumerate(opened):
+        start = 0
+        for raw in file:
+            line = _parse(raw)
+            if line is not None and isinstance(line.get("skipped"), str):
+                record.skipped.add(line["source"])
+            elif line is not None and _is_inside(line.get("data")):
+                _check_origin(line, now, path)
+                entry = Entry(line["data"].removesuffix(DATA_SUFFIX), line.get("source_bytes"), number, start, len(raw))
+                _add(record.done, line["source"], entry)
+            start += len(raw)
+    for source in _with_shared_names(record.done):
+        del record.done[source]
+    record.skipped.difference_update(record.done)
+    return record
+
+
+def _parse(raw: bytes) -> dict[str, Any] | None:
+    """A manifest line; none where it is torn or something else."""
+    if not raw.endswith(b"\n"):  # torn, or being written
+        return None
+    try:
+        line = json.loads(raw)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) and isinstance(line.get("source"), str) else None
+
+
+def _is_inside(data: Any) -> bool:
+    """Whether a line tells of a file inside the output folder."""
+    return isinstance(data, str) and not os.path.isabs(data) and ".." not in data.split("/")  # noqa: PTH117, quick
+
+
+def _add(done: dict[str, Entry], source: str, entry: Entry) -> None:
+    """Note a finished image; of two lines about one, that which fits the image as it is now."""
+    before = done.get(source)
+    if before is not None and before.source_bytes != entry.source_bytes:
+        try:
+            if Path(source).stat().st_size == before.source_bytes:
+                return
+        except OSError:
+            pass  # gone: the later line counts
+    done[source] = entry
+
+
+def _with_shared_names(done: Mapping[str, Entry]) -> Collection[str]:
+    """Images whose outputs have the name of another's, as jobs may give that saw different lists: none is trusted."""
+    if len({entry.name.casefold() for entry in done.values()}) == len(done):
+        return ()
+    by_name: dict[str, list[str]] = {}
+    for source, entry in done.items():
+        by_name.setdefault(entry.name.casefold(), []).append(source)
+    return [source for sharers in by_name.values() if len(sharers) > 1 for source in sharers]
+
+
+def _check_origin(line: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+    then = {key: line.get(key) for key in _ORIGIN}
+    if then == now:
+        return
+    old, new = _flat(then), _flat(now)
+    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    what = "; ".join(f"{key}: {old.get(key, 'none')} there, {new.get(key, 'none')} now" for key in changed)
+    manifests = path if path.name == MANIFEST else f"{path.parent.parent / MANIFEST} and {path.parent}"
+    raise UsageError(
+        f"{path.parent if path.name == MANIFEST else path.parent.parent} holds predictions that were made differently "
+        f"({what}). Give another --out, or remove {manifests} to predict everything anew."
+    )
+
+
+def _flat(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """What a line says of how it was made, options beside the rest."""
+    options = origin.get("options")
+    rest = {key: value for key, value in origin.items() if key != "options"}
+    return {**rest, **(options if isinstance(options, dict) else {})}
+
+
+def _is_written(wanted: Sequence[Entry], files: Sequence[Path]) -> bool:
+    """Whether the folder's own manifest is exactly these lines."""
+    if files[-1].name != MANIFEST or any(entry.file != len(files) - 1 for entry in wanted):
+        return False
+    end = 0
+    for entry in wanted:
+        if entry.start != end:
+            return False
+        end += entry.length
+    return end == files[-1].stat().st_size
+
+
+def _count_lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(_BLOCK_BYTES), b""))

@@ -1,0 +1,217 @@
+"""Predictions by Ray Data: workers on one machine or a cluster, each with a model of its own.
+
+The only file that needs Ray (`pip install "vpd-perception[ray]"`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from vpd.errors import UsageError
+from vpd.inference.heap import return_heap
+from vpd.prediction_jobs.output_names import Item
+from vpd.prediction_jobs.worker import Batch, Outcome, Predictor
+
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
+_MOST_TASKS = 10_000  # what a task has done is listed together: the fewer batches in one, the less is done again
+
+
+class RayPredictor:
+    """What `Predictor` is, spread over Ray actors that load the model once each.
+
+    Where `RAY_ADDRESS` names a cluster, the run takes place there, and every node must see model, images and output
+    folder under the same paths; otherwise on this machine. Actors that die are started again and given the same
+    images again, whose files come out the same.
+
+    Args:
+        model: Model folder, or hub id of one.
+        out: Folder to write into.
+        origin: `Predictor.origin` of the same model, for the fingerprint that the workers' models must have.
+        options: Arguments of the model's `predict`.
+        device: `auto` = a GPU for each worker where there are any; else as for `vpd.load`.
+        dtype: As for `vpd.load`.
+        fast: As for `Predictor`.
+        workers: Models that run at once; none = one for each GPU, or one.
+
+    Raises:
+        UsageError: If Ray is not installed, or the device is one of several GPUs.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        out: str | Path,
+        *,
+        origin: Mapping[str, Any],
+        options: Mapping[str, Any],
+        device: str = "auto",
+        dtype: str = "auto",
+        fast: Mapping[str, Any] | None = None,
+        workers: int | None = None,
+    ) -> None:
+        check_ray()
+        if ":" in device:
+            raise UsageError(f"With Ray, each worker has a GPU of its own: give --device cuda instead of {device}.")
+        self._workers, self._device = workers, device
+        self._arguments = {
+            "model": _seen_from_anywhere(model),
+            "out": str(Path(out).resolve()),
+            "model_name": origin["model"],
+            "fingerprint": origin["fingerprint"],
+            "options": dict(options),
+            "device": device,
+            "dtype": dtype,
+            "fast": None if fast is None else {**fast, "encoder": _seen_from_anywhere(fast.get("encoder"))},
+        }
+
+    def run(self, batches: Iterable[Batch]) -> Iterator[Outcome]:
+        """Predict batches; yields each image when its files are written, in any order, and some twice.
+
+        Raises:
+            UsageError: If the cluster has not enough GPUs or processors, or a worker cannot load the model or write.
+        """
+        rows = [{"batch": _encode(batch)} for batch in batches]
+        if not rows:
+            return
+        import ray
+
+        with _cluster() as resources:
+            needs = worker_needs(resources, device=self._device, workers=self._workers)
+            tasks = min(len(rows), _MOST_TASKS)
+            results = ray.data.from_items(rows, override_num_blocks=tasks).flat_map(
+                Worker,
+                fn_constructor_kwargs=self._arguments,
+                compute=ray.data.ActorPoolStrategy(size=needs.pop("workers")),
+                **needs,
+            )
+            for row in results.iter_rows():
+                result = json.loads(row["result"])
+                if "refused" in result:
+                    raise UsageError(result["refused"])
+                yield Outcome(**result)
+
+
+def _seen_from_anywhere(source: str | None) -> str | None:
+    """The full path of a folder; a hub id as it is."""
+    return str(Path(source).resolve()) if source and Path(source).exists() else source
+
+
+def worker_needs(resources: Mapping[str, float], *, device: str, workers: int | None) -> dict[str, Any]:
+    """How many workers there will be, and what each asks the cluster for.
+
+    Args:
+        resources: What the cluster has, as Ray names it: `CPU`, `GPU`.
+        device: `auto` = GPUs where there are any.
+        workers: How many; none = one for each GPU, or one.
+
+    Raises:
+        UsageError: If there are fewer GPUs, or processors where none are wanted.
+    """
+    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+    use_gpus = device == "cuda" or (device == "auto" and gpus > 0)
+    workers = workers or (max(1, gpus) if use_gpus else 1)
+    there, kind = (gpus, "GPUs") if use_gpus else (cpus, "processors")
+    if workers > there:
+        raise UsageError(f"Ray finds {there} {kind} for {workers} workers. Give fewer --workers, or another --device.")
+    return {"workers": workers, "num_cpus": max(1, cpus // workers), "num_gpus": int(use_gpus)}
+
+
+class Worker:
+    """A model in an actor of its own: what comes in and goes out are rows of Ray Data.
+
+    Args:
+        model: Model folder, or hub id of one.
+        out: Folder to write into.
+        model_name: What the manifest calls the model.
+        fingerprint: What the model must have; another is refused when the first row comes.
+        options: Arguments of the model's `predict`.
+        device: As for `vpd.load`.
+        dtype: As for `vpd.load`.
+        fast: As for `Predictor`.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        out: str,
+        model_name: str,
+        fingerprint: str,
+        options: dict[str, Any],
+        device: str,
+        dtype: str,
+        fast: Mapping[str, Any] | None = None,
+    ) -> None:
+        from vpd.loading import load
+
+        self._refused = ""
+        if options.get("memory"):
+            return_heap()
+        try:
+            loaded = load(model, device=device, dtype=dtype)
+            self._predictor = Predictor(loaded, out, model_name=model_name, options=options, fast=fast)
+        except UsageError as error:  # raised here, it would make Ray start the actor again and again
+            self._refused = str(error)
+            return
+        if self._predictor.origin["fingerprint"] != fingerprint:
+            self._refused = f"{model} is not the same model on every node. Put it where all see it."
+
+    def __call__(self, row: dict[str, str]) -> list[dict[str, str]]:
+        """Predict the batch of a row."""
+        if self._refused:
+            return [{"result": json.dumps({"refused": self._refused})}]
+        try:
+            outcomes = list(self._predictor.run([_decode(row["batch"])]))
+        except OSError as error:
+            return [{"result": json.dumps({"refused": f"A worker cannot go on: {error}"})}]
+        return [{"result": json.dumps(asdict(outcome))} for outcome in outcomes]
+
+
+def check_ray() -> None:
+    """Make sure that Ray is there, before a model is loaded.
+
+    Raises:
+        UsageError: If it is not.
+    """
+    try:
+        import_module("ray.data")
+    except ImportError as error:
+        raise UsageError(f'--engine ray needs Ray Data ({error}): pip install "vpd-perception[ray]"') from None
+
+
+@contextmanager
+def _cluster() -> Iterator[Mapping[str, float]]:
+    """The cluster of `RAY_ADDRESS`, or one on this machine for as long as the block runs; yields its resources."""
+    for variable, value in _QUIET.items():
+        os.environ.setdefault(variable, value)
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    ray.init(**quiet) if address else ray.init("local", include_dashboard=False, **quiet)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        yield ray.cluster_resources()
+    finally:
+        ray.shutdown()
+
+
+def _encode(batch: Batch) -> str:
+    """A batch as JSON, whose strings hold file names that are not UTF-8 too."""
+    return json.dumps([(item.source, item.name, item.source in batch.wanted) for item in batch.items])
+
+
+def _decode(text: str) -> Batch:
+    rows = json.loads(text)
+    items = tuple(Item(source, name) for source, name, _ in rows)
+    return Batch(items, frozenset(source for source, _, is_wanted in rows if is_wanted))

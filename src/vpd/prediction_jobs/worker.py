@@ -1,0 +1,249 @@
+"""From image files to data files and pictures: what one worker of a prediction run does, in whatever process."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vpd.errors import UsageError
+from vpd.files.atomic import atomic_write
+from vpd.files.images import read_image
+from vpd.inference.memory import BudgetError
+from vpd.optimising import found_options, optimise
+from vpd.prediction_jobs.output_names import Item
+from vpd.tasks.depth import DepthModel
+from vpd.tasks.predictions import Prediction
+from vpd.tasks.referring import ReferringModel
+from vpd.tasks.segmentation import SegmentationModel
+
+_JPEG_MAX_PX = 65_500
+_THREADS = 8  # most of writing is waiting for the disk
+_MOST_WAITING_PX = 8_000_000  # of pictures whose files are being written, for the sake of memory
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images that are read and predicted together."""
+
+    items: tuple[Item, ...]
+    """Neighbours in the list of all images. All run together even where some are finished, so that an image's
+    prediction, to the last bit, does not depend on where a run was stopped or how it is shared out."""
+    wanted: frozenset[str]
+    """Sources of those whose outputs are missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one image."""
+
+    source: str
+    """The image."""
+    line: dict[str, Any] | None = None
+    """Its line for the manifest, once its files are written."""
+    error: str | None = None
+    """Why it was skipped; none = done."""
+
+
+class _Picture(NamedTuple):
+    """An image that was read."""
+
+    item: Item
+    size_bytes: int
+    image: Image.Image
+
+
+class Predictor:
+    """A model with all that decides its predictions, and the folder they go to.
+
+    Args:
+        model: One of the three task models.
+        out: Folder to write into; each file is written whole or not at all.
+        model_name: What the manifest calls the model.
+        options: Arguments of the model's `predict` (`text`, `classes`, `scene`, `size`, `memory`); none are left out.
+            With `memory`, images are read, predicted and written one batch after the other, not at the same time.
+        fast: Arguments of `vpd.optimise`, which makes the model that runs, with `dtype`; none = the model as it is.
+
+    Raises:
+        UsageError: If the model refuses the options, or `vpd.optimise` would.
+    """
+
+    def __init__(
+        self,
+        model: SegmentationModel | ReferringModel | DepthModel,
+        out: str | Path,
+        *,
+        model_name: str,
+        options: Mapping[str, Any],
+        fast: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.out = Path(out)
+        given = {key: value for key, value in options.items() if value is not None}
+        self._fast = None if fast is None else found_options(model, **fast)
+        runs_in = model.dtype if self._fast is None else self._fast["dtype"]
+        told = {**given, "dtype": str(runs_in).removeprefix("torch.")}
+        if fast is not None and self._fast is not None:
+            told["fast"] = str(fast.get("dtype", "auto"))
+            told |= {name: value for name in ("merge_above", "int8", "compile_mode") if (value := fast.get(name))}
+            if (encoder := self._fast["encoder"]) is not None:
+                told["encoder"] = fingerprint(encoder.config.model_dump_json(), encoder.state_dict())
+        self.origin = {
+            "task": model.config.task,
+            "model": model_name,
+            "fingerprint": fingerprint(model.config.model_dump_json(), model.state_dict()),
+            "options": told,
+        }
+        """What every manifest line says of how the prediction was made."""
+        self._model, self._call_options = _prepare(model, given)
+        _check_options(self._model, self._call_options)
+        self._one_by_one = False
+        self._is_frugal = "memory" in given
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="vpd-files")
+
+    def run(self, batches: Iterable[Batch]) -> Iterator[Outcome]:
+        """Predict batches and write the files of the images that are wanted; yields each of these when it is done.
+
+        The next batch is read, and files are written, while the model runs, unless there is a budget of memory.
+        """
+        if self._fast is not None:
+            self._model, self._fast = optimise(self._model, **self._fast), None
+        waiting: deque[tuple[int, Future[Outcome]]] = deque()
+        try:
+            for batch, readings in self._read_ahead(batches):
+                readable: list[_Picture] = []
+                for item, reading in zip(batch.items, readings, strict=True):
+                    try:
+                        readable.append(reading.result())
+                    except UsageError as error:
+                        if item.source in batch.wanted:
+                            yield Outcome(item.source, error=str(error))
+                predictions = self._predict([picture.image for picture in readable])
+                for picture, prediction in zip(readable, predictions, strict=True):
+                    source = picture.item.source
+                    if source not in batch.wanted:
+                        continue
+                    if isinstance(prediction, str):
+                        yield Outcome(source, error=f"{source}: {prediction}")
+                    else:
+                        pixels = picture.image.width * picture.image.height
+                        waiting.append((pixels, self._threads.submit(self._write, picture, prediction)))
+                del readable, predictions  # or they would be there while the next are read
+                most = 0 if self._is_frugal else max(_THREADS, len(batch.items))
+                while len(waiting) > most or sum(pixels for pixels, _ in waiting) > _MOST_WAITING_PX:
+                    yield waiting.popleft()[1].result()
+            while waiting:
+                yield waiting.popleft()[1].result()
+        finally:
+            for _, writing in waiting:
+                writing.cancel()
+
+    def _read_ahead(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, list[Future[_Picture]]]]:
+        """Batches with their pictures being read, those of the next one too."""
+        started: deque[tuple[Batch, list[Future[_Picture]]]] = deque()
+        for batch in batches:
+            started.append((batch, [self._threads.submit(_read, item) for item in batch.items]))
+            if len(started) > 1 or self._is_frugal:
+                yield started.popleft()
+        yield from started
+
+    def _predict(self, images: Sequence[Image.Image]) -> Iterator[Prediction | str]:
+        """Predictions of a batch; where memory does not suffice, of one image after the other, or why there is none."""
+        if not images:
+            return
+        if self._one_by_one and len(images) > 1:
+            for image in images:
+                yield from self._predict([image])
+            return
+        try:
+            predictions = self._model.predict(list(images), batch_size=len(images), **self._call_options)
+        except BudgetError as error:  # one of them is too big; batches to come may hold none such
+            reason = str(error)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            reason = "not enough memory; give --memory or a smaller --size"
+            if len(images) > 1:
+                logger.warning("not enough memory for %d images at once; going on one by one", len(images))
+                self._one_by_one = True
+        else:
+            yield from predictions
+            return
+        if len(images) == 1:
+            yield reason
+            return
+        for image in images:
+            yield from self._predict([image])
+
+    def _write(self, picture: _Picture, prediction: Prediction) -> Outcome:
+        """Write the files of an image."""
+        item = picture.item
+        data = self.out / item.data
+        data.parent.mkdir(parents=True, exist_ok=True)
+        prediction.save(data)
+        drawn = prediction.overlay()
+        drawn.thumbnail((_JPEG_MAX_PX, _JPEG_MAX_PX))
+        with atomic_write(self.out / item.picture) as temporary:
+            drawn.save(temporary, format="JPEG", quality=90, subsampling=0)
+        line = {
+            "source": item.source,
+            "source_bytes": picture.size_bytes,
+            "data": item.data,
+            "picture": item.picture,
+            "height": prediction.image.height,
+            "width": prediction.image.width,
+            **prediction.facts(),
+            **self.origin,
+        }
+        return Outcome(item.source, line=line)
+
+
+def fingerprint(config: str, weights: Mapping[str, Tensor]) -> str:
+    """16 letters that change with a model's configuration and weights; quick, and no protection against intent."""
+    digest = hashlib.sha256(config.encode())
+    for name, tensor in sorted(weights.items()):
+        total = int(tensor.view(_BITS[tensor.element_size()]).sum(dtype=torch.int64))
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {total}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _prepare(model: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Model and arguments for every image; prompts of new class names are made once, not for each image."""
+    classes = options.get("classes")
+    if classes and getattr(model.config, "head", None) == "open":
+        return model.with_classes(classes), {key: value for key, value in options.items() if key != "classes"}
+    return model, options
+
+
+def _check_options(model: Any, options: Mapping[str, Any]) -> None:
+    """Let the model refuse what it cannot do before anything is listed or written."""
+    model.predict([], **options)
+    if isinstance(model, DepthModel):
+        model.scene_prompts([options.get("scene")])
+    elif isinstance(model, ReferringModel):
+        model.encode_texts([options["text"]])
+
+
+def _read(item: Item) -> _Picture:
+    """Read an image, and its size as a file; 0 where there is none, which reading it will say better."""
+    try:
+        size_bytes = Path(item.source).stat().st_size
+    except OSError:
+        size_bytes = 0
+    return _Picture(item, size_bytes, read_image(item.source))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: Python's, the accelerator's, or torch's on the CPU, which has no type of its own."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)

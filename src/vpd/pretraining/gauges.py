@@ -1,0 +1,229 @@
+"""How well a small diffusion model uses its text: loss without the right words, attention on named objects, samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vpd.backbones.unet_walk import walk_unet
+from vpd.files.images import to_pixels
+from vpd.pretraining.autoencoder import load_autoencoder
+from vpd.pretraining.crops import to_batch
+from vpd.pretraining.diffusion_training import embed_texts, noise_loss
+from vpd.pretraining.latents import LatentSet, encode
+from vpd.pretraining.measures import nearest_colour
+from vpd.pretraining.miniature import noise_schedule
+from vpd.prompts.encoder import TextEncoder
+from vpd.tasks.segmentation import SegmentationModel
+from vpd.weights.shipped import shipped_diffusion
+from vpd.world.captions import the
+from vpd.world.phrases import noun_phrase
+from vpd.world.render import Rendering
+from vpd.world.vocabulary import CLASSES, MATERIALS, OBJECT_COLOURS, SHAPES
+
+GAP_TIMESTEPS = (100, 400, 550, 700, 850)
+CHUNK = 64
+
+
+@torch.no_grad()
+def text_gap(
+    unet: UNet2DConditionModel, encoder: TextEncoder, scheduler: DDIMScheduler, data: LatentSet, *, count: int = 512
+) -> dict[int, float]:
+    """How much more the noise error is with the captions of other pictures, as a share of that with the right ones.
+
+    Args:
+        unet: The network.
+        encoder: Its text encoder.
+        scheduler: The noise schedule.
+        data: Pictures that were not trained on.
+        count: How many of them.
+
+    Returns:
+        Timestep -> share; 0.1 = ten per cent more.
+    """
+    count = min(count, len(data))
+    latents = data.latents[:count, 0].float()
+    texts = [captions[0] for captions in data.captions[:count]]
+    embeds = torch.cat([_embed_padded(encoder, texts[start : start + CHUNK]) for start in range(0, count, CHUNK)])
+    gaps = {}
+    for timestep in GAP_TIMESTEPS:
+        right, wrong = (
+            sum(
+                float(
+                    noise_loss(
+                        unet,
+                        latents[start : start + CHUNK],
+                        words[start : start + CHUNK],
+                        scheduler.alphas_cumprod,
+                        torch.Generator().manual_seed(timestep * 1000 + start),
+                        torch.full((len(latents[start : start + CHUNK]),), timestep),
+                    ).sum()
+                )
+                for start in range(0, count, CHUNK)
+            )
+            for words in (embeds, embeds.roll(1, dims=0))
+        )
+        gaps[timestep] = wrong / right - 1
+    return gaps
+
+
+@torch.no_grad()
+def attention_ratio(
+    unet: UNet2DConditionModel,
+    encoder: TextEncoder,
+    vae: AutoencoderKL,
+    renderings: Sequence[Rendering],
+    *,
+    timestep: int = 1,
+) -> dict[int, float]:
+    """Attention to an object's noun on the object, over its mean in the picture; 1 = the words are not found.
+
+    Each object of each picture is named by itself (`the red cube`), and the shape's token is looked at.
+
+    Args:
+        unet: The network, whole or stripped.
+        encoder: Its text encoder.
+        vae: Its autoencoder.
+        renderings: Pictures with instances, of one size.
+        timestep: At which the network is read.
+
+    Returns:
+        Level of the UNet (1 = half the latents' resolution) -> mean ratio over objects.
+    """
+    ratios: dict[int, list[float]] = {}
+    for rendering in renderings:
+        latents = encode(vae, to_batch([rendering.image]))
+        for index, thing in enumerate(rendering.scene.things):
+            mask = torch.from_numpy(rendering.instances == index + 1)[None, None].float()
+            if not mask.any():
+                continue
+            text = the(noun_phrase(thing, ("colour", "shape")))
+            embeds = embed_texts(encoder, [text])
+            _, attention = walk_unet(unet, latents, timestep=timestep, text_embeds=embeds)
+            for level, maps in attention.items():
+                of_noun = maps[:, -2][:, None]  # the last token ends the text
+                share = torch.nn.functional.adaptive_avg_pool2d(mask, (of_noun.shape[-2], of_noun.shape[-1]))
+                on_object = float((of_noun * share).sum() / share.sum())
+                ratios.setdefault(level, []).append(on_object / float(of_noun.mean()))
+    return {level: float(np.mean(values)) for level, values in ratios.items()}
+
+
+@torch.no_grad()
+def sample_latents(
+    unet: UNet2DConditionModel,
+    encoder: TextEncoder,
+    scheduler: DDIMScheduler,
+    texts: Sequence[str],
+    *,
+    steps: int = 30,
+    guidance: float = 4.0,
+    side: int = 16,
+    seed: int = 0,
+) -> Tensor:
+    """Latents `(b, c, side, side)` made from noise for each text, by DDIM with classifier-free guidance.
+
+    Args:
+        unet: The whole network.
+        encoder: Its text encoder.
+        scheduler: The noise schedule it was trained with.
+        texts: What to make.
+        steps: Denoising steps.
+        guidance: How much the text counts; 1 = as trained.
+        side: Of the latents.
+        seed: Of the noise.
+
+    Source: Song et al. 2021 (https://arxiv.org/abs/2010.02502); Ho and Salimans 2022
+    (https://arxiv.org/abs/2207.12598).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    latents = torch.randn((len(texts), unet.config.in_channels, side, side), generator=generator)
+    embeds = _embed_padded(encoder, [*texts, *([""] * len(texts))])
+    scheduler.set_timesteps(steps)
+    for timestep in scheduler.timesteps:
+        both = unet(torch.cat([latents, latents]), timestep, embeds).sample
+        with_text, without = both.chunk(2)
+        latents = scheduler.step(without + guidance * (with_text - without), timestep, latents).prev_sample
+    return latents
+
+
+def draw_samples(
+    texts: Sequence[str], *, steps: int = 30, guidance: float = 3.0, seed: int = 0
+) -> list[NDArray[np.uint8]]:
+    """Pictures that the shipped model makes of texts, `(64, 64, 3)` RGB; options as for `sample_latents`."""
+    folder = shipped_diffusion()
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).eval()
+    encoder = TextEncoder.from_pretrained(folder)
+    latents = sample_latents(unet, encoder, noise_schedule(), texts, steps=steps, guidance=guidance, seed=seed)
+    return to_pictures(load_autoencoder(None), latents)
+
+
+@torch.no_grad()
+def to_pictures(vae: AutoencoderKL, latents: Tensor) -> list[NDArray[np.uint8]]:
+    """Decode scaled latents to RGB pictures `(H, W, 3)`."""
+    return list(to_pixels(vae.decode(latents / vae.config.scaling_factor).sample))
+
+
+def follow_rates(segmenter: SegmentationModel, *, repeats: int = 3, batch_size: int = 32) -> dict[str, float]:
+    """Share of the shipped model's samples with what the prompt asks for, as a segmenter trained on labels sees them.
+
+    Every colour with every shape, in turn in each material, named in a caption of the kind that the model was trained
+    with: *a room with ...: a large red matte cube near in the middle*.
+
+    Args:
+        segmenter: A model of the world's classes.
+        repeats: Samples of each pair.
+        batch_size: Samples that are made together.
+
+    Returns:
+        `colour`, `shape` and `both` -> share of the samples.
+    """
+    pairs = [(colour, shape) for _ in range(repeats) for colour in OBJECT_COLOURS for shape in SHAPES]
+    room = "a room with a gray floor and beige walls, lit from the left"
+    texts = [
+        f"{room}: a large {colour} {MATERIALS[number % len(MATERIALS)]} {shape} near in the middle"
+        for number, (colour, shape) in enumerate(pairs)
+    ]
+    found = []
+    for start in range(0, len(pairs), batch_size):
+        pictures = draw_samples(texts[start : start + batch_size], seed=start)
+        seen = segmenter.predict(pictures, batch_size=len(pictures))
+        for (colour, shape), picture, prediction in zip(pairs[start:], pictures, seen, strict=False):
+            found.append(follows(colour, shape, picture, prediction.labels.numpy(), label=CLASSES.index(SHAPES[0])))
+    colours, shapes = (np.array(part) for part in zip(*found, strict=True))
+    return {
+        "colour": float(colours.mean()),
+        "shape": float(shapes.mean()),
+        "both": float((colours & shapes).mean()),
+    }
+
+
+def follows(
+    colour: str, shape: str, picture: NDArray[np.uint8], labels: NDArray[np.uint8], *, label: int
+) -> tuple[bool, bool]:
+    """Whether a sample has the colour and the shape that were asked for.
+
+    Args:
+        colour: What was asked for.
+        shape: What was asked for.
+        picture: The sample, `(H, W, 3)`.
+        labels: Its classes as a segmenter trained on labels sees them, `(H, W)`.
+        label: The first class that is an object's; the shapes follow in their order.
+
+    Returns:
+        Right colour (hue of the object's pixels), right shape (most frequent object class).
+    """
+    is_object = labels >= label
+    if is_object.mean() < 0.02:
+        return False, False
+    counts = np.bincount(labels[is_object] - label)
+    return nearest_colour(picture[is_object]) == colour, SHAPES[int(counts.argmax())] == shape
+
+
+def _embed_padded(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
+    """Token embeddings of the full length, so that batches fit together."""
+    return encoder.tokens(list(texts), length=encoder.model.config.max_position_embeddings)

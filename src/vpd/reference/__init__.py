@@ -1,1 +1,0 @@
-"""Published checkpoints and the names of their weights."""

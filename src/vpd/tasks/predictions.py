@@ -1,0 +1,200 @@
+"""What a model answers about one image: pixels with their meaning, a data file, a picture."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from vpd.drawing.overlays import depth_picture, mask_picture, segmentation_picture
+from vpd.errors import UsageError
+from vpd.files.atomic import atomic_write
+from vpd.files.decoding import LOSSLESS_FORMATS, decode_file
+
+DEPTH_SCALE_KEY = "metres_per_step"
+"""Key under which a depth file and a manifest line say what one step of a pixel means."""
+_LARGEST_16_BIT = 65535
+_MILLIMETRES_TO_M = 65.0
+
+
+@dataclass(frozen=True)
+class SegmentationPrediction:
+    """Class of each pixel, at the size of the input image."""
+
+    labels: Tensor
+    """`(H, W)` uint8 index into `classes`; on the CPU."""
+    classes: tuple[str, ...]
+    """Class names, in the order of the labels."""
+    image: Image.Image = field(repr=False)
+    """The input, RGB, upright."""
+    scores: Tensor | None = field(default=None, repr=False)
+    """`(n, H, W)` probabilities, where they were asked for."""
+    note: str = ""
+    """What was done to stay within `memory` that changes the prediction, such as windows; empty = nothing."""
+
+    def save(self, path: str | Path) -> None:
+        """Write the labels as a PNG of 8 bits, or 16 with more than 255 classes; the names stand in its text.
+
+        Raises:
+            UsageError: If the name does not end in `.png`, or there are more classes than 16 bits hold.
+        """
+        if len(self.classes) > _LARGEST_16_BIT:
+            raise UsageError(f"{len(self.classes)} classes do not fit a 16-bit PNG; keep `labels` as an array.")
+        pixels = self.labels.numpy().astype(np.uint8 if len(self.classes) <= 255 else np.uint16)
+        _save_png(path, pixels, {"classes": json.dumps(self.classes, ensure_ascii=False)})
+
+    def overlay(self) -> Image.Image:
+        """The image in the colours of the classes, above a legend with each class's share of the pixels."""
+        return segmentation_picture(self.image, self.labels.numpy(), self.classes)
+
+    def facts(self) -> dict[str, Any]:
+        """Classes in the image with their label and share, largest first, for the manifest."""
+        counts = np.bincount(self.labels.numpy().ravel(), minlength=len(self.classes))
+        present = [int(label) for label in np.argsort(-counts, kind="stable") if counts[label]]
+        return {
+            "classes": [
+                {
+                    "label": label,
+                    "name": self.classes[label],
+                    "share": round(float(counts[label] / self.labels.numel()), 6),
+                }
+                for label in present
+            ],
+            **_note(self.note),
+        }
+
+
+@dataclass(frozen=True)
+class MaskPrediction:
+    """Pixels of the object that an expression names, at the size of the input image."""
+
+    mask: Tensor
+    """`(H, W)` bool; on the CPU."""
+    probability: Tensor
+    """`(H, W)` float32 in [0, 1] that a pixel belongs to the object."""
+    text: str
+    """The expression."""
+    image: Image.Image = field(repr=False)
+    """The input, RGB, upright."""
+    note: str = ""
+    """What was done to stay within `memory` that changes the prediction, such as windows; empty = nothing."""
+
+    def save(self, path: str | Path) -> None:
+        """Write the mask as an 8-bit PNG, 0 or 255; the expression stands in its text.
+
+        Raises:
+            UsageError: If the name does not end in `.png`.
+        """
+        _save_png(path, self.mask.numpy().astype(np.uint8) * np.uint8(255), {"text": self.text})
+
+    def overlay(self) -> Image.Image:
+        """The image with the object tinted and outlined, above the expression."""
+        return mask_picture(self.image, self.mask.numpy(), self.text)
+
+    def facts(self) -> dict[str, Any]:
+        """The expression and the object's share and box `[left, top, right, bottom]`, for the manifest."""
+        rows, columns = np.nonzero(self.mask.numpy())
+        box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] if rows.size else []
+        return {
+            "text": self.text,
+            "share": round(rows.size / self.mask.numel(), 6),
+            "box": [int(edge) for edge in box] or None,
+            **_note(self.note),
+        }
+
+
+@dataclass(frozen=True)
+class DepthPrediction:
+    """Depth at the size of the input image."""
+
+    depth_m: Tensor
+    """`(H, W)` float32, metres, in (0, max_depth_m]; on the CPU."""
+    max_depth_m: float
+    """Largest value the model can output, metres (10 for NYU)."""
+    scene: str | None
+    """Scene the model was told, or what it took instead."""
+    image: Image.Image = field(repr=False)
+    """The input, RGB, upright."""
+    note: str = ""
+    """What was done to stay within `memory` that changes the prediction, such as windows; empty = nothing."""
+
+    @property
+    def metres_per_step(self) -> float:
+        """What one step of a pixel means in the data file: 1 mm, or 1/256 m where the range exceeds 65 m.
+
+        A range beyond 255 m takes the next power of two that holds it.
+        """
+        if self.max_depth_m <= _MILLIMETRES_TO_M:
+            return 0.001
+        step_m = 1 / 256
+        while self.max_depth_m > step_m * _LARGEST_16_BIT:
+            step_m *= 2
+        return step_m
+
+    def save(self, path: str | Path) -> None:
+        """Write the depth as a 16-bit PNG, 0 = none; `metres_per_step` stands in its text.
+
+        Raises:
+            UsageError: If the name does not end in `.png`.
+        """
+        depth_m = self.depth_m.numpy().astype(np.float64)
+        is_known = np.isfinite(depth_m) & (depth_m > 0)
+        steps = (np.where(is_known, depth_m, 0) / self.metres_per_step).round().clip(1, _LARGEST_16_BIT)
+        _save_png(path, np.where(is_known, steps, 0).astype(np.uint16), {DEPTH_SCALE_KEY: str(self.metres_per_step)})
+
+    def overlay(self) -> Image.Image:
+        """The depth in colours, above a scale in metres."""
+        return depth_picture(self.depth_m.numpy())
+
+    def facts(self) -> dict[str, Any]:
+        """Scale of the data file, range and scene, for the manifest."""
+        return {
+            DEPTH_SCALE_KEY: self.metres_per_step,
+            "max_depth_m": self.max_depth_m,
+            "nearest_m": round(float(self.depth_m.min()), 4),
+            "farthest_m": round(float(self.depth_m.max()), 4),
+            "scene": self.scene,
+            **_note(self.note),
+        }
+
+
+Prediction = SegmentationPrediction | MaskPrediction | DepthPrediction
+"""What `predict` returns for one image."""
+
+
+def read_depth_prediction(path: str | Path) -> NDArray[np.float32]:
+    """Depth `(H, W)` in metres from a file that `DepthPrediction.save` wrote; 0 = none.
+
+    Raises:
+        UsageError: If the file cannot be read or does not say its scale.
+    """
+    picture, _ = decode_file(Path(path), LOSSLESS_FORMATS)
+    step_m = picture.info.get(DEPTH_SCALE_KEY)
+    if step_m is None or not picture.mode.startswith("I"):
+        raise UsageError(
+            f"{path} is not a depth prediction: it has no text {DEPTH_SCALE_KEY!r}. "
+            "Read other depth files with `vpd.files.images.read_depth` and their scale."
+        )
+    return (np.asarray(picture).astype(np.float64) * float(step_m)).astype(np.float32)
+
+
+def _note(note: str) -> dict[str, str]:
+    return {"note": note} if note else {}
+
+
+def _save_png(path: str | Path, pixels: NDArray[Any], texts: dict[str, str]) -> None:
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"Predictions are saved as PNG, which loses nothing; {path.name!r} must end in .png.")
+    info = PngInfo()
+    for key, text in texts.items():
+        info.add_itxt(key, text)
+    with atomic_write(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=info)

@@ -1,0 +1,235 @@
+"""One optimiser step: which parameters, at which rate, from which batches."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from vpd.errors import UsageError
+from vpd.inference.cache import FrozenCaches
+from vpd.loading import aligned
+from vpd.tasks.losses import LossSum, mean_loss
+from vpd.tasks.model import PerceptionModel
+from vpd.tensors import Batch
+from vpd.training.checkpoints import Checkpoint, restore_optimiser
+from vpd.training.config import TrainConfig
+from vpd.training.fsdp import Shards, shard
+from vpd.training.gradients import Gradients
+from vpd.training.modes import freeze_parts
+from vpd.training.optimisers import build_optimiser, parameter_groups, set_learning_rate
+from vpd.training.plan import step_seed
+from vpd.training.progress import Interval
+from vpd.weights.key_names import published_names
+
+
+class LossOf(nn.Module):
+    """The whole forward pass of training as one module, so that DDP wraps the computation of the loss.
+
+    Args:
+        model: Whom to train; `set_up` for it.
+        config: Precision, order of memory, and whether the mean of each batch gets the weight 1, instead of its total
+            the weight of its pixels.
+        caches: Where results of the frozen parts are kept, if anywhere.
+    """
+
+    def __init__(self, model: PerceptionModel, config: TrainConfig, caches: FrozenCaches | None = None) -> None:
+        super().__init__()
+        self.model, self.caches = model, caches
+        self.use_bf16, self.is_mean = config.precision == "bf16", config.loss_reduction == "batch"
+        self.order = torch.channels_last if config.channels_last else torch.contiguous_format
+
+    def forward(self, batch: Batch) -> LossSum:
+        """Total and weight of a batch."""
+        batch = replace(batch, images=batch.images.contiguous(memory_format=self.order))
+        with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self.use_bf16):
+            total, weight = self.model.loss_sum(batch, caches=self.caches)
+        return (mean_loss(total, weight), torch.ones_like(weight)) if self.is_mean else (total, weight)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What came of an optimiser step."""
+
+    loss: float
+    """Of the samples of all processes."""
+    norm: float
+    """Of the gradient, over all processes, before it was clipped."""
+    parts: list[tuple[Batch, float]]
+    """The batches of this process, each with the total of its loss."""
+    has_unreadable: bool
+    """Whether samples of any process could not be read and were replaced."""
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether the loss or the gradient is NaN or infinite: the step was not taken. All processes agree."""
+        return not (math.isfinite(self.loss) and math.isfinite(self.norm))
+
+
+class Stepper:
+    """Takes optimiser steps.
+
+    Everything random in a step is a function of seed, step and process.
+
+    Args:
+        model: Whom to train; moves to the device of `accelerator`.
+        config: How to train.
+        accelerator: Device and other processes.
+        caches: Where results of the frozen parts are kept, if anywhere.
+
+    Raises:
+        UsageError: If the recipe's groups cannot be made of the model's parameters, or the mode does not fit it.
+    """
+
+    def __init__(
+        self,
+        model: PerceptionModel,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        caches: FrozenCaches | None = None,
+    ) -> None:
+        self._config, self._accelerator = config, accelerator
+        set_up(model, config)
+        is_sharded = config.sharding == "fsdp"
+        trained = deepcopy(model) if is_sharded else model.to(accelerator.device)
+        for tensor in (*trained.train().parameters(), *trained.buffers()):
+            tensor.data = aligned(tensor.data)
+        loss_of = LossOf(trained, config, caches)
+        if is_sharded:
+            shard(loss_of, trained.backbone.unet, accelerator)
+        self._optimiser = _new_optimiser(trained, config)
+        self._gradients = Gradients(self._optimiser, narrow=has_narrow_gradients(config, accelerator))
+        self._buffers = list(trained.buffers()) if config.on_bad_loss == "skip" else []
+        self._loss_of: nn.Module = loss_of if is_sharded else accelerator.prepare(loss_of)
+        self.optimiser = _new_optimiser(model, config) if is_sharded else self._optimiser
+        """Over the parameters of `model`. With shards, it has its state only within `whole_state`."""
+        shards = Shards(model, self.optimiser, trained, self._optimiser, accelerator) if is_sharded else None
+        self._shards = shards
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Give the optimiser the state it had when a checkpoint was written.
+
+        Raises:
+            UsageError: If the checkpoint's parameters are not those of the model.
+        """
+        restore_optimiser(checkpoint, self.optimiser)
+        if self._shards:
+            self._shards.scatter_optimiser()
+
+    def whole_model(self) -> AbstractContextManager[None]:
+        """Within it, `model` has the trained weights on all processes; entered by all together. Needed for shards."""
+        return self._shards.whole_model() if self._shards else nullcontext()
+
+    def whole_state(self) -> AbstractContextManager[None]:
+        """Within it, `model` and `optimiser` are as trained on the first process; entered by all together."""
+        return self._shards.whole_state() if self._shards else nullcontext()
+
+    def close(self) -> None:
+        """Leave the model to others; no step can be taken after it."""
+        self._gradients.close()
+
+    def take(self, step: int, rate: float, batches: Iterator[Batch], interval: Interval) -> Step:
+        """Take one step, unless its loss or its gradient is NaN or infinite: then nothing changes.
+
+        The gradient is that of the sum of all totals over the sum of all weights, of all batches and processes.
+
+        Args:
+            step: Steps taken before.
+            rate: Learning rate of a group with scale 1.
+            batches: As many as `accumulate` says are drawn.
+            interval: Where to count.
+
+        Returns:
+            What came of it.
+        """
+        torch.manual_seed(step_seed(self._config.seed, step, self._accelerator.process_index))
+        set_learning_rate(self._optimiser, rate)
+        buffers = [buffer.clone() for buffer in self._buffers]
+        drawn: list[Batch] = []
+        sums: list[Tensor] = []
+        while len(drawn) < self._config.parts:
+            asked = time.perf_counter()
+            batch = next(batches)
+            interval.wait_s += time.perf_counter() - asked
+            drawn.append(batch)
+            is_last = len(drawn) == self._config.parts
+            with nullcontext() if is_last else self._accelerator.no_sync(self._loss_of):
+                total, weight = self._loss_of(batch.to(self._accelerator.device))
+                self._accelerator.backward(total)
+            sums.append(torch.stack([total.detach().float(), weight.float()]))
+        totals, weights = zip(*torch.stack(sums).tolist(), strict=True)  # waits for the device once
+        own_unreadable = sum(len(batch.unreadable) for batch in drawn)
+        total_sum, weight_sum, unreadable = self._sum_over_processes(sum(totals), sum(weights), own_unreadable)
+        scale = self._accelerator.num_processes / (weight_sum or 1)  # DDP averages over processes
+        norm = self._gradients.scale_and_measure(scale)
+        parts = list(zip(drawn, totals, strict=True))
+        outcome = Step(total_sum / (weight_sum or 1), norm, parts, has_unreadable=unreadable > 0)
+        if outcome.is_bad:
+            for buffer, before in zip(self._buffers, buffers, strict=True):
+                buffer.copy_(before)
+        else:
+            self._gradients.step(self._config.clip_norm)
+            interval.add(outcome.loss, sum(len(batch.names) for batch in drawn))
+        self._gradients.clear()
+        return outcome
+
+    def _sum_over_processes(self, *values: float) -> list[float]:
+        if self._accelerator.num_processes == 1:
+            return list(values)
+        on_device = torch.tensor(values, dtype=torch.float64, device=self._accelerator.device)
+        return self._accelerator.reduce(on_device, reduction="sum").tolist()
+
+
+def set_up(model: Any, config: TrainConfig) -> None:
+    """Make of a model what the settings want to train: what of it trains, how it runs, and the order of its memory."""
+    freeze_parts(model, config.mode)
+    model.backbone.gradient_checkpointing = config.gradient_checkpointing
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)
+    if config.compile:
+        model.backbone.compile()
+
+
+def has_narrow_gradients(config: TrainConfig, accelerator: Accelerator) -> bool:
+    """Whether gradients are kept in bfloat16: where they have no more digits, which takes half the memory."""
+    return config.precision == "bf16" and config.parts == 1 and accelerator.num_processes == 1
+
+
+def _new_optimiser(model: PerceptionModel, config: TrainConfig) -> Optimizer:
+    return build_optimiser(optimiser_groups(model, config), kind=config.optimiser, momentum=config.momentum)
+
+
+def optimiser_groups(model: PerceptionModel, config: TrainConfig) -> list[dict[str, Any]]:
+    """The model's parameters in the groups of the recipe.
+
+    Raises:
+        UsageError: If the published groups are asked for, and the model is not built like the published one.
+    """
+    names: dict[str, str] = {}
+    if config.recipe == "reference":
+        own = [name for name, _ in model.named_parameters() if not name.startswith("text_encoder.")]
+        try:
+            names = published_names(config.task, own)
+        except KeyError as error:
+            raise UsageError(
+                f"recipe=reference sorts parameters as in the published model, and {error.args[0]}. "
+                "Use recipe=default for this model."
+            ) from error
+    return parameter_groups(
+        model.named_parameters(),
+        task=config.task,
+        recipe=config.recipe,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        unet_lr_scale=config.unet_lr_scale,
+        published_name=names.__getitem__,
+    )

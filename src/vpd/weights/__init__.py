@@ -1,0 +1,1 @@
+"""Weight files of others and ours: found, checked, read, renamed."""

@@ -1,0 +1,244 @@
+"""Stable Diffusion 1.x and 2.x in a single LDM file; the architecture is read off the tensors' shapes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+
+from vpd.errors import UsageError
+from vpd.weights.key_names import ldm_unet_names, ldm_vae_name
+from vpd.weights.untrusted import read_tensor_file, tensors_only
+
+UNET_PREFIX = "model.diffusion_model."
+VAE_PREFIX = "first_stage_model."
+TEXT_PREFIX = "cond_stage_model."
+_SCALING_FACTOR = 0.18215  # of every Stable Diffusion 1.x and 2.x autoencoder
+
+
+@dataclass(frozen=True)
+class SingleFile:
+    """The tensors of one LDM checkpoint, by part and without prefix."""
+
+    path: Path
+    unet: dict[str, Tensor]
+    vae: dict[str, Tensor]
+    text: dict[str, Tensor]
+
+    def build_unet(self) -> UNet2DConditionModel:
+        """The UNet, float32."""
+        return build_unet(self.unet, origin=str(self.path))
+
+    def build_vae(self) -> AutoencoderKL:
+        """The autoencoder's encoder side, float32."""
+        return build_vae(self.vae, origin=str(self.path))
+
+
+def read_single_file(path: Path) -> SingleFile:
+    """Read an LDM checkpoint (`.safetensors`, or `.ckpt` with weights only).
+
+    Raises:
+        UsageError: If it is unreadable or has no UNet or VAE in it.
+    """
+    contents = read_tensor_file(path)
+    state = contents.get("state_dict", contents)
+    if not isinstance(state, dict):
+        raise UsageError(f"{path} is not a Stable Diffusion checkpoint: its `state_dict` is no dictionary.")
+    tensors = tensors_only(state)
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+    unet, vae, text = part(UNET_PREFIX), part(VAE_PREFIX), part(TEXT_PREFIX)
+    if not unet or not vae:
+        raise UsageError(
+            f"{path} is not a Stable Diffusion checkpoint: it has no keys under {UNET_PREFIX} or {VAE_PREFIX} "
+            f"(it begins with {', '.join(sorted(tensors)[:2]) or 'no tensors at all'}). "
+            "A published VPD checkpoint is read by `vpd convert`."
+        )
+    return SingleFile(path=path, unet=unet, vae=vae, text=text)
+
+
+def build_unet(state: dict[str, Tensor], *, origin: str, heads: int | None = None) -> UNet2DConditionModel:
+    """A UNet with the weights of LDM's `diffusion_model`, named without prefix.
+
+    Args:
+        state: LDM key -> tensor; the layers after the last feature may be missing.
+        origin: Where the weights came from, for messages.
+        heads: Attention heads of every layer; none = 8, or 64 channels a head where the text is 1024 wide.
+
+    Raises:
+        UsageError: If keys are missing or unexpected, or shapes do not fit a Stable Diffusion UNet.
+    """
+    config = infer_unet_config(state, origin=origin, heads=heads)
+    unet = _empty(UNet2DConditionModel, config, origin=origin)
+    last = ("conv_norm_out.", "conv_out.")
+    names = ldm_unet_names(unet.state_dict())
+    if "out.2.weight" not in state:  # never used here: the depth checkpoint has none
+        names = {ours: theirs for ours, theirs in names.items() if not ours.startswith(last)}
+        unet.conv_norm_out = unet.conv_out = None
+    return load_renamed(unet, state, names, origin=origin)
+
+
+def build_vae(state: dict[str, Tensor], *, origin: str) -> AutoencoderKL:
+    """An autoencoder without decoder, with the weights of LDM's `first_stage_model`, named without prefix.
+
+    Raises:
+        UsageError: If keys are missing or unexpected, or shapes do not fit.
+    """
+    state = {key: value for key, value in state.items() if not key.startswith(("decoder.", "post_quant_", "loss."))}
+    vae = _empty(AutoencoderKL, infer_vae_config(state, origin=origin), origin=origin)
+    vae.decoder = vae.post_quant_conv = None
+    names = {key: ldm_vae_name(key) for key in vae.state_dict()}
+    state = {key: as_linear(key, value) for key, value in state.items()}
+    return load_renamed(vae, state, names, origin=origin)
+
+
+def _empty(model_class: Any, config: dict[str, Any], *, origin: str) -> Any:
+    """A model on the meta device: it has shapes but no weights yet."""
+    try:
+        with torch.device("meta"):
+            return model_class.from_config(config)
+    except (ValueError, RuntimeError) as error:  # such as channels that no group norm can split
+        raise UsageError(f"{origin} does not have the shapes of Stable Diffusion: {error}") from None
+
+
+def as_linear(key: str, value: Tensor) -> Tensor:
+    """The VAE's attention has 1x1 convolutions in LDM and linear layers in diffusers; other tensors stay."""
+    return value.flatten(1) if "encoder.mid.attn_1." in key and value.ndim == 4 else value
+
+
+def load_renamed(module: nn.Module, state: dict[str, Tensor], names: dict[str, str], *, origin: str) -> Any:
+    """Load `state` under other names, strictly, in float32.
+
+    Args:
+        module: Where to load to; may be on the meta device.
+        state: Their key -> tensor.
+        names: Our key -> their key.
+        origin: Where the weights came from, for messages.
+
+    Raises:
+        UsageError: If a key is missing or unexpected or a shape differs; every one is named.
+    """
+    if problems := mismatches(state, module.state_dict(), names):
+        raise UsageError(f"{origin} does not fit ({len(problems)} keys):\n  " + "\n  ".join(problems))
+    tensors = {ours: state[theirs] for ours, theirs in names.items()}
+    tensors = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+    module.load_state_dict(tensors, strict=True, assign=True)
+    return module
+
+
+def mismatches(state: dict[str, Tensor], expected: dict[str, Tensor], names: dict[str, str]) -> list[str]:
+    """Every way in which weights do not fit a module: missing and unexpected keys, other shapes; empty = they fit.
+
+    Args:
+        state: Their key -> tensor.
+        expected: Our key -> tensor of the right shape; may be on the meta device.
+        names: Our key -> their key.
+    """
+    problems = [f"missing {theirs}" for theirs in names.values() if theirs not in state]
+    problems += [f"unexpected {key}" for key in sorted(set(state) - set(names.values()))]
+    for ours, theirs in names.items():
+        if theirs in state and state[theirs].shape != expected[ours].shape:
+            got, wanted = tuple(state[theirs].shape), tuple(expected[ours].shape)
+            problems.append(f"{theirs} has shape {got}, needs {wanted}")
+    return problems
+
+
+def run_length(state: dict[str, Tensor], pattern: str) -> int:
+    """How many of the numbers 0, 1, 2 ... the keys have without a gap; a stray large number counts nothing."""
+    numbers = {int(match[1]) for key in state if (match := re.match(pattern, key)) and len(match[1]) < 6}
+    return next(number for number in range(len(numbers) + 1) if number not in numbers)
+
+
+def check_counts(levels: int, layers: int, state: dict[str, Tensor], *, origin: str) -> None:
+    """Refuse a file whose keys promise more layers than it has tensors, before anything is built from it.
+
+    Raises:
+        UsageError: If there are no layers, or more than tensors.
+    """
+    if not 0 < levels * layers <= len(state):
+        raise UsageError(
+            f"{origin} is no Stable Diffusion model: {levels} levels of {layers} layers in {len(state)} tensors. "
+            "The file is incomplete or damaged."
+        )
+
+
+def infer_unet_config(state: dict[str, Tensor], *, origin: str, heads: int | None = None) -> dict[str, Any]:
+    """Configuration of diffusers' UNet, from the shapes of LDM's tensors.
+
+    Raises:
+        UsageError: If the keys are not those of a Stable Diffusion UNet.
+    """
+    try:
+        blocks = range(1, run_length(state, r"input_blocks\.(\d+)\."))
+        ends = [block for block in blocks if f"input_blocks.{block}.0.op.weight" in state]
+        layers = ends[0] - 1 if ends else len(blocks)
+        firsts = [1] + [end + 1 for end in ends]
+        check_counts(len(firsts), layers, state, origin=origin)
+        channels = [state[f"input_blocks.{first}.0.out_layers.3.weight"].shape[0] for first in firsts]
+        with_attention = [f"input_blocks.{first}.1.norm.weight" in state for first in firsts]
+        text_dim = state["middle_block.1.transformer_blocks.0.attn2.to_k.weight"].shape[1]
+        linear = state["middle_block.1.proj_in.weight"].ndim == 2
+        in_channels = state["input_blocks.0.0.weight"].shape[1]
+        out_channels = state["out.2.weight"].shape[0] if "out.2.weight" in state else in_channels
+    except KeyError as error:
+        raise UsageError(f"{origin} has no Stable Diffusion UNet in it: {error} is missing.") from None
+    except IndexError:
+        raise UsageError(f"{origin} has no Stable Diffusion UNet in it: its tensors have too few dimensions.") from None
+    if heads is None:
+        num_heads = [max(1, width // 64) for width in channels] if text_dim == 1024 else [8] * len(channels)
+    else:
+        num_heads = [heads] * len(channels)
+    for width, count in zip(channels, num_heads, strict=True):
+        if count < 1 or width < 1 or width % count:
+            raise UsageError(f"{origin}: {width} channels cannot be split into {count} heads; give another --heads.")
+    return {
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "block_out_channels": channels,
+        "layers_per_block": layers,
+        "down_block_types": ["CrossAttnDownBlock2D" if has else "DownBlock2D" for has in with_attention],
+        "up_block_types": ["CrossAttnUpBlock2D" if has else "UpBlock2D" for has in reversed(with_attention)],
+        "cross_attention_dim": text_dim,
+        "attention_head_dim": num_heads,  # diffusers' name for the number of heads
+        "use_linear_projection": linear,
+        "upcast_attention": text_dim == 1024,
+        "sample_size": 64,
+    }
+
+
+def infer_vae_config(state: dict[str, Tensor], *, origin: str) -> dict[str, Any]:
+    """Configuration of diffusers' autoencoder, from the shapes of LDM's tensors.
+
+    Raises:
+        UsageError: If the keys are not those of a Stable Diffusion autoencoder.
+    """
+    try:
+        levels = run_length(state, r"encoder\.down\.(\d+)\.")
+        layers = run_length(state, r"encoder\.down\.0\.block\.(\d+)\.")
+        check_counts(levels, layers, state, origin=origin)
+        channels = [state[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in range(levels)]
+        latent_channels = state["encoder.conv_out.weight"].shape[0] // 2
+    except KeyError as error:
+        raise UsageError(f"{origin} has no Stable Diffusion autoencoder in it: {error} is missing.") from None
+    except IndexError:
+        raise UsageError(
+            f"{origin} has no Stable Diffusion autoencoder in it: its tensors have too few dimensions."
+        ) from None
+    return {
+        "in_channels": 3,
+        "out_channels": 3,
+        "block_out_channels": channels,
+        "layers_per_block": layers,
+        "latent_channels": latent_channels,
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "scaling_factor": _SCALING_FACTOR,
+        "sample_size": 512,
+    }

@@ -1,0 +1,87 @@
+"""The demo: figures against exact truth, the same twice, one page that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vpd.cli import main
+from vpd.demo.demo import run_demo
+from vpd.demo.line_chart import line_chart
+from vpd.demo.race import ARMS, Race, run_race
+
+SCENES = 20
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    return run_demo(tmp_path_factory.mktemp("demo"), scenes=SCENES)
+
+
+def test_shipped_models_beat_the_blind(demo):
+    segment, refer, depth = demo.figures
+    assert segment.score > 4 * segment.blind > 0
+    assert refer.score > 1.3 * refer.blind > 0
+    assert depth.score < 0.5 * depth.blind
+    for figure in demo.figures:
+        assert figure.interval[0] <= figure.score <= figure.interval[1]
+
+
+def test_page_holds_everything_and_needs_nothing(demo):
+    page = demo.page.read_text()
+    assert page.count("data:image/png;base64,") == 5
+    assert not re.search(r'(src|href)="(?!data:)', page) and "http" not in page.replace("http-equiv", "")
+    for title in ("Semantic segmentation", "Referring segmentation", "Metric depth", "Attention to words", "Samples"):
+        assert f"<h2>{title}</h2>" in page
+    assert min(Image.open(demo.sheet).size) > 500
+    assert len(list(demo.scenes.glob("*.png"))) == 3
+
+
+def test_same_figures_twice(demo, tmp_path: Path):
+    again = run_demo(tmp_path, scenes=SCENES, prompt="<b>a red cube</b>")
+    assert (tmp_path / "metrics.json").read_bytes() == (demo.page.parent / "metrics.json").read_bytes()
+    assert "“&lt;b&gt;a red cube&lt;/b&gt;”" in again.page.read_text()  # a prompt is text, not HTML
+
+
+def test_predict_with_the_shipped_models(demo, tmp_path: Path):
+    for task, *more in (["segment"], ["refer", "--text", "the largest object"], ["depth"]):
+        command = ["predict", task, str(demo.scenes), "--model", "world", "--out", str(tmp_path / task), *more]
+        with pytest.raises(SystemExit, match="^0$"):
+            main(command)
+        assert len((tmp_path / task / "predictions.jsonl").read_text().splitlines()) == 3
+
+
+def test_race_goes_on_from_equal_heads(tmp_path: Path):
+    seen: list[int] = []
+    page, race = run_race(tmp_path, steps=8, on_measured=lambda race: seen.append(race.steps[-1]))
+    assert seen == [0, 8] and set(race.miou) == set(ARMS)
+    assert all(len(values) == 2 and values[1] > values[0] for values in race.miou.values())
+    assert json.loads((tmp_path / "training.json").read_text())["mIoU"] == race.miou
+    assert "<svg" in page.read_text() and "refresh" not in page.read_text()
+
+
+def test_steps_to_the_end_of_random():
+    race = Race([0, 8, 16], {"pre-trained": [0.0, 0.3, 0.5], "random": [0.0, 0.1, 0.25]})
+    assert race.steps_to_the_end_of_random() == 8
+    race.miou["pre-trained"] = [0.0, 0.1, 0.2]
+    assert race.steps_to_the_end_of_random() is None
+
+
+def test_chart_puts_points_where_they_belong():
+    chart = line_chart({"a<b": [(0, 0), (10, 50)]}, x_label="x", y_label="y", x_end=10, y_end=100)
+    points = re.search(r'polyline points="([^"]*)"', chart).group(1).split()
+    (x0, y0), (x1, y1) = (tuple(map(float, point.split(","))) for point in points)
+    axis = {float(match) for match in re.findall(r'y1="([\d.]+)"', chart)}
+    assert x1 > x0 and y0 == max(axis) and y1 == pytest.approx((max(axis) + min(axis)) / 2, abs=0.1)
+    assert "a&lt;b" in chart
+
+
+@pytest.mark.parametrize("arguments", [["--prompt", " "], ["--train", "--prompt", "a cube"]])
+def test_wrong_requests(tmp_path: Path, arguments, capsys):
+    with pytest.raises(SystemExit, match="^2$"):
+        main(["demo", "--out", str(tmp_path), *arguments])
+    assert "--prompt needs some words" in capsys.readouterr().err

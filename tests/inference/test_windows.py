@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import random
+from itertools import pairwise, product
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from vpd.files.images import to_tensor
+from vpd.inference.resize import resize_stream, resize_strips
+from vpd.inference.windows import Windows, blend
+
+
+def picture(height: int, width: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 300), st.integers(8, 64), st.integers(0, 3))
+def test_weights_are_a_partition_of_unity(length: int, side: int, quarter: int) -> None:
+    windows = Windows(side, side * quarter // 4)
+    starts, weights = windows.starts(length), windows.weights(length)
+    assert starts[0] == 0
+    assert starts[-1] == max(0, length - side)
+    assert all(later - start <= side - windows.overlap_px for start, later in pairwise(starts))
+    total = torch.zeros(length)
+    for start, share in zip(starts, weights, strict=True):
+        total[start : start + len(share)] += share
+    torch.testing.assert_close(total, torch.ones(length), atol=1e-6, rtol=0)
+    assert weights.min() >= 0
+
+
+def test_weights_fall_smoothly_to_the_borders() -> None:
+    """No step anywhere, and none in the slope: what a window adds begins and ends at nothing."""
+    weights = Windows(128, 32).weights(320)[1]
+    assert weights[0] < 0.01
+    assert weights[-1] < 0.01
+    assert weights.diff().abs().max() < 0.06
+    assert Windows(128, 32).weights(100).tolist() == [[1.0] * 100]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(8, 40), st.integers(1, 40), st.booleans())
+def test_a_network_that_returns_its_input_gives_the_picture_back(
+    height: int, width: int, side: int, rows: int, mirrored: bool
+) -> None:
+    image = picture(height, width)
+    strips = [
+        strip.clone()
+        for strip in blend(lambda part: part.clone(), image, Windows(side, side // 4), rows=rows, mirrored=mirrored)
+    ]
+    assert all(strip.shape[-2] <= rows for strip in strips)
+    wanted = to_tensor(image).flip(-1) if mirrored else to_tensor(image)
+    torch.testing.assert_close(torch.cat(strips, dim=-2), wanted, atol=1e-6, rtol=0)
+
+
+def test_the_order_of_windows_does_not_matter() -> None:
+    image, windows = picture(75, 110), Windows(32, 8)
+
+    def forward(part: Tensor) -> Tensor:
+        return part.cumsum(-1).cumsum(-2) / 100  # depends on where the window begins
+
+    got = torch.cat([strip.clone() for strip in blend(forward, image, windows)], dim=-2)
+    shares_down, shares_across = windows.weights(75), windows.weights(110)
+    places = list(product(enumerate(windows.starts(75)), enumerate(windows.starts(110))))
+    random.Random(0).shuffle(places)
+    wanted = torch.zeros(1, 3, 75, 110)
+    for (row, top), (column, left) in places:
+        part = (..., slice(top, top + 32), slice(left, left + 32))
+        wanted[part] += forward(to_tensor(image)[part]) * shares_down[row][:, None] * shares_across[column]
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(37, 53), (1, 1), (9, 200), (64, 64), (200, 10)])
+@pytest.mark.parametrize("rows", [1, 7, 500])
+def test_a_stream_is_resized_to_the_same_bits(size: tuple[int, int], rows: int) -> None:
+    logits = torch.randn(4, 23, 17)
+    wanted = torch.cat(list(resize_strips(logits, *size)), dim=1)
+
+    def strips():
+        buffer = torch.empty(4, 5, 17)
+        for first in range(0, 23, 5):
+            part = logits[:, first : first + 5]
+            buffer[:, : part.shape[1]] = part
+            yield buffer[:, : part.shape[1]]
+            buffer.fill_(torch.nan)  # what was yielded is used again
+
+    got = list(resize_stream(strips(), 23, *size, rows=rows))
+    assert torch.equal(torch.cat(got, dim=1), wanted)
+    assert all(strip.shape[1] <= rows for strip in got)

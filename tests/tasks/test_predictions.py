@@ -1,0 +1,120 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vpd.errors import UsageError
+from vpd.tasks.predictions import DepthPrediction, MaskPrediction, SegmentationPrediction, read_depth_prediction
+
+
+def photo(height: int, width: int) -> Image.Image:
+    return Image.new("RGB", (width, height), (90, 120, 60))
+
+
+def depth_prediction(depth_m: torch.Tensor, max_depth_m: float) -> DepthPrediction:
+    return DepthPrediction(depth_m=depth_m, max_depth_m=max_depth_m, scene=None, image=photo(*depth_m.shape))
+
+
+def test_labels_go_round_through_8_bits_with_their_names(tmp_path: Path):
+    labels = torch.tensor([[0, 1, 2], [2, 2, 1]], dtype=torch.uint8)
+    prediction = SegmentationPrediction(labels=labels, classes=("sky", "tree", "größe 木"), image=photo(2, 3))
+    prediction.save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as saved:
+        assert saved.mode == "L"
+        assert np.asarray(saved).tolist() == labels.tolist()
+        assert json.loads(saved.info["classes"]) == ["sky", "tree", "größe 木"]
+    assert prediction.facts()["classes"][0] == {"label": 2, "name": "größe 木", "share": 0.5}
+
+
+@pytest.mark.parametrize(("num_classes", "mode"), [(255, "L"), (256, "I;16"), (1000, "I;16")])
+def test_more_than_255_classes_take_16_bits(tmp_path: Path, num_classes: int, mode: str):
+    labels = torch.tensor([[0, num_classes - 1]], dtype=torch.int32)
+    classes = tuple(f"class {index}" for index in range(num_classes))
+    SegmentationPrediction(labels=labels, classes=classes, image=photo(1, 2)).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as saved:
+        assert saved.mode == mode
+        assert np.asarray(saved).tolist() == labels.tolist()
+
+
+def test_too_many_classes_for_a_png(tmp_path: Path):
+    prediction = SegmentationPrediction(
+        labels=torch.zeros(1, 1, dtype=torch.int32), classes=("same",) * 65536, image=photo(1, 1)
+    )
+    with pytest.raises(UsageError, match="65536 classes do not fit"):
+        prediction.save(tmp_path / "a.png")
+
+
+def test_mask_is_0_or_255_with_its_expression(tmp_path: Path):
+    mask = torch.tensor([[False, True, True], [False, True, False]])
+    prediction = MaskPrediction(mask=mask, probability=mask.float(), text="левая зебра", image=photo(2, 3))
+    prediction.save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as saved:
+        assert np.asarray(saved).tolist() == [[0, 255, 255], [0, 255, 0]]
+        assert saved.info["text"] == "левая зебра"
+    assert prediction.facts() == {"text": "левая зебра", "share": 0.5, "box": [1, 0, 3, 2]}
+
+
+def test_an_empty_mask_has_no_box():
+    mask = torch.zeros(2, 2, dtype=torch.bool)
+    facts = MaskPrediction(mask=mask, probability=mask.float(), text="a dog", image=photo(2, 2)).facts()
+    assert (facts["share"], facts["box"]) == (0, None)
+
+
+@pytest.mark.parametrize(
+    ("max_depth_m", "step_m"),
+    [(10.0, 0.001), (65.0, 0.001), (80.0, 1 / 256), (255.0, 1 / 256), (300.0, 1 / 128), (1000.0, 1 / 64)],
+)
+def test_depth_goes_round_within_half_a_step(tmp_path: Path, max_depth_m: float, step_m: float):
+    depth_m = torch.linspace(step_m, max_depth_m, 600).view(20, 30)
+    prediction = depth_prediction(depth_m, max_depth_m)
+    prediction.save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as saved:
+        assert saved.mode == "I;16"
+        assert float(saved.info["metres_per_step"]) == step_m == prediction.facts()["metres_per_step"]
+    again = read_depth_prediction(tmp_path / "a.png")
+    assert again.dtype == np.float32
+    np.testing.assert_allclose(again, depth_m.numpy(), atol=0.51 * step_m, rtol=0)
+
+
+def test_depth_in_millimetres_by_hand(tmp_path: Path):
+    depth_prediction(torch.tensor([[0.0, 1.2344, torch.nan, 1e-6, 70.0]]), 10.0).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as saved:
+        assert np.asarray(saved).tolist() == [[0, 1234, 0, 1, 65535]]
+
+
+def test_facts_of_depth_say_scale_range_and_scene():
+    depth_m = torch.tensor([[1.5, 4.0]])
+    told = DepthPrediction(depth_m=depth_m, max_depth_m=80.0, scene="kitchen", image=photo(1, 2))
+    assert told.facts() == {
+        "metres_per_step": 1 / 256,
+        "max_depth_m": 80.0,
+        "nearest_m": 1.5,
+        "farthest_m": 4.0,
+        "scene": "kitchen",
+    }
+
+
+def test_only_png_keeps_the_pixels(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"'a\.jpg' must end in \.png"):
+        depth_prediction(torch.ones(1, 1), 10.0).save(tmp_path / "a.jpg")
+
+
+def test_a_depth_file_without_scale_is_refused(tmp_path: Path):
+    Image.fromarray(np.full((2, 2), 1000, np.uint16)).save(tmp_path / "other.png")
+    with pytest.raises(UsageError, match=r"other\.png is not a depth prediction.*read_depth"):
+        read_depth_prediction(tmp_path / "other.png")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (97, 300), (20, 30)])
+def test_every_prediction_draws_itself(size: tuple[int, int]):
+    labels = torch.zeros(size, dtype=torch.uint8)
+    segmentation = SegmentationPrediction(labels=labels, classes=("sky",), image=photo(*size))
+    mask = MaskPrediction(mask=labels > 0, probability=labels.float(), text="a dog", image=photo(*size))
+    for prediction in (segmentation, mask, depth_prediction(labels.float() + 1, 10.0)):
+        picture = prediction.overlay()
+        assert picture.mode == "RGB"
+        assert picture.width >= size[1]
+        assert picture.height > size[0]
