@@ -46,9 +46,9 @@ class Mapless(StableDiffusionBackbone):
         """None."""
         return ()
 
-    def features(self, latents: Tensor, text_embeds: Text) -> Features:
+    def forward(self, images: Tensor | None, text_embeds: Text, *, latents: Tensor | None = None) -> Features:
         """The UNet's features alone."""
-        return replace(super().features(latents, text_embeds), attention={})
+        return replace(super().forward(images, text_embeds, latents=latents), attention={})
 
 
 class FrozenMapless(FrozenBackbone, Mapless):

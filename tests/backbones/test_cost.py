@@ -69,12 +69,12 @@ class TestOperations:
     @torch.no_grad()
     def test_unet(self, full_size: StableDiffusionBackbone, tokens: int, wanted: float) -> None:
         latents, text = empty(1, 4, 64, 64), empty(1, tokens, 768)
-        assert gflop(lambda: full_size.features(latents, text)) == pytest.approx(wanted, rel=0.01)
+        assert gflop(lambda: full_size(None, text, latents=latents)) == pytest.approx(wanted, rel=0.01)
 
     @torch.no_grad()
     def test_text_of_a_batch_is_read_once(self, full_size: StableDiffusionBackbone) -> None:
         one, four = (
-            gflop(lambda number=number: full_size.features(empty(number, 4, 64, 64), empty(1, 1000, 768)))
+            gflop(lambda number=number: full_size(None, empty(1, 1000, 768), latents=empty(number, 4, 64, 64)))
             for number in (1, 4)
         )
         assert 4 * one - four == pytest.approx(3 * 38.3, rel=0.02)
@@ -83,14 +83,16 @@ class TestOperations:
     def test_prepared_text_costs_nothing(self, full_size: StableDiffusionBackbone) -> None:
         latents, text = empty(1, 4, 64, 64), empty(1, 150, 768)
         prepared = full_size.read_text(text)
-        saved = gflop(lambda: full_size.features(latents, text)) - gflop(lambda: full_size.features(latents, prepared))
+        saved = gflop(lambda: full_size(None, text, latents=latents)) - gflop(
+            lambda: full_size(None, prepared, latents=latents)
+        )
         assert saved == pytest.approx(5.75, rel=0.02)
 
     def test_one_token_needs_no_queries(self, full_size: StableDiffusionBackbone) -> None:
         latents, text = empty(1, 4, 64, 64), empty(1, 1, 768)
-        in_training = gflop(lambda: full_size.features(latents, text))
+        in_training = gflop(lambda: full_size(None, text, latents=latents))
         with torch.no_grad():
-            predicting = gflop(lambda: full_size.features(latents, text))
+            predicting = gflop(lambda: full_size(None, text, latents=latents))
         assert in_training == pytest.approx(796.7, rel=0.01)
         assert in_training - predicting == pytest.approx(25.6, rel=0.02)  # queries and output projections
 
@@ -112,7 +114,7 @@ class TestSavedForBackward:
             )
             weights = {parameter.untyped_storage()._cdata for parameter in backbone.parameters()}
             with saved_tensors_hooks(pack, lambda tensor: tensor):
-                features = backbone.features(torch.empty(1, 4, 64, 64), torch.empty(1, 150, 768))
+                features = backbone(None, torch.empty(1, 150, 768), latents=torch.empty(1, 4, 64, 64))
         assert features.maps[0].requires_grad
         total = sum(storage.nbytes() for place, storage in kept.items() if place not in weights)
         assert total / 2**20 <= most_mib
@@ -137,7 +139,7 @@ def test_no_attention_matrix_at_an_eighth(tiny: StableDiffusionBackbone, with_gr
     positions, tokens = 48 * 48, 3
     with torch.set_grad_enabled(with_gradient), Largest() as largest:
         latents = tiny.encode(torch.zeros(1, 3, 384, 384))
-        tiny.features(latents, torch.zeros(1, tokens, TEXT_DIM))
+        tiny(None, torch.zeros(1, tokens, TEXT_DIM), latents=latents)
     assert largest.elements < positions**2  # of one head: all heads are less than one matrix
 
 
@@ -160,13 +162,13 @@ def test_projections_of_text(tiny: StableDiffusionBackbone) -> None:
     """Keys and values of each of the 16 layers once a call, whatever the number of images; of a fixed text never."""
     latents, text = torch.zeros(3, 4, 8, 8), torch.randn(1, 5, TEXT_DIM)
     with counted(tiny, ("attn2.to_k", "attn2.to_v")) as seen:
-        once = tiny.features(latents, text)
+        once = tiny(None, text, latents=latents)
         assert seen == [(1, 5, TEXT_DIM)] * 32
         prepared = tiny.read_text(text)
         del seen[:]
-        again = tiny.features(latents, prepared)
+        again = tiny(None, prepared, latents=latents)
         assert not seen
-    each = tiny.features(latents, text.expand(3, -1, -1))
+    each = tiny(None, text.expand(3, -1, -1), latents=latents)
     for ours, theirs, repeated in zip(again.maps, once.maps, each.maps, strict=True):
         assert torch.equal(ours, theirs)
         torch.testing.assert_close(repeated, theirs, atol=1e-5, rtol=1e-5)
@@ -177,7 +179,7 @@ def test_projections_of_text(tiny: StableDiffusionBackbone) -> None:
 def test_projections_without_gradient(tiny: StableDiffusionBackbone, tokens: int) -> None:
     """One token gets all attention: there are neither queries nor keys of cross-attention, and the maps are one."""
     with counted(tiny, ("attn2.to_q", "attn2.to_k")) as seen:
-        features = tiny.features(torch.zeros(2, 4, 8, 8), torch.randn(2, tokens, TEXT_DIM))
+        features = tiny(None, torch.randn(2, tokens, TEXT_DIM), latents=torch.zeros(2, 4, 8, 8))
     assert len(seen) == (0 if tokens == 1 else 32)
     if tokens == 1:
         assert all(torch.equal(attended, torch.ones_like(attended)) for attended in features.attention.values())
@@ -185,9 +187,9 @@ def test_projections_without_gradient(tiny: StableDiffusionBackbone, tokens: int
 
 def test_one_token_is_the_same_with_and_without_gradient(tiny: StableDiffusionBackbone) -> None:
     latents, text = torch.randn(2, 4, 16, 8), torch.randn(2, 1, TEXT_DIM)
-    wanted = tiny.features(latents, text)
+    wanted = tiny(None, text, latents=latents)
     with torch.no_grad():
-        got = tiny.features(latents, text)
+        got = tiny(None, text, latents=latents)
     for ours, theirs in zip(got.maps, wanted.maps, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     assert got.attention.keys() == wanted.attention.keys()
@@ -213,9 +215,9 @@ def test_autocast_keeps_its_types(tiny: StableDiffusionBackbone) -> None:
     """Nothing is added in place to what autocast made narrower."""
     latents, text = torch.randn(1, 4, 8, 8), torch.randn(1, 5, TEXT_DIM)
     with torch.autocast("cpu", torch.bfloat16):
-        wanted = tiny.features(latents, text)
+        wanted = tiny(None, text, latents=latents)
         with torch.no_grad():
-            got = tiny.features(latents, text)
+            got = tiny(None, text, latents=latents)
     for ours, theirs in zip(got.maps, wanted.maps, strict=True):
         assert ours.dtype == theirs.dtype
         torch.testing.assert_close(ours, theirs, atol=0, rtol=0)

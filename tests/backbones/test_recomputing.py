@@ -21,7 +21,7 @@ def gradients(backbone: StableDiffusionBackbone, *, use_bf16: bool) -> dict[str,
     text = torch.randn(2, 5, TEXT_DIM, generator=generator, requires_grad=True)
     backbone.zero_grad()
     with torch.autocast("cpu", torch.bfloat16, enabled=use_bf16):
-        features = backbone.features(latents, text)
+        features = backbone(None, text, latents=latents)
         total = sum(part.float().square().mean() for part in (*features.maps, *features.attention.values()))
     total.backward()
     found = {name: value.grad for name, value in backbone.named_parameters() if value.grad is not None}

@@ -75,3 +75,14 @@ def test_old_names_of_the_vae_attention(tmp_path: Path) -> None:
     wanted = StableDiffusionBackbone.from_pretrained(folder).encode(images)
     save_file(state, path, metadata={"format": "pt"})
     assert torch.equal(StableDiffusionBackbone.from_pretrained(folder).encode(images), wanted)
+
+
+@torch.no_grad()
+def test_latents_that_are_there_take_the_images_place(tiny_diffusion: Path) -> None:
+    backbone = StableDiffusionBackbone.from_pretrained(tiny_diffusion)
+    images, text = torch.rand(1, 3, 64, 64), torch.randn(1, 4, TEXT_DIM)
+    wanted = backbone(images, text)
+    got = backbone(None, text, latents=backbone.encode(images))
+    assert all(torch.equal(first, second) for first, second in zip(got.maps, wanted.maps, strict=True))
+    with pytest.raises(ValueError, match="neither images nor latents"):
+        backbone(None, text)

@@ -23,7 +23,7 @@ def features_from_latents(
         text = golden.tensor(file_of(task, "golden"), "text_features").to(dtype)
     else:
         text = model.scene_embeddings[golden.tensor(file_of(task, "golden"), "class_ids")][:, None]
-    return model.backbone.features(latents, model.adapter(text)), model.adapter(text)
+    return model.backbone(None, model.adapter(text), latents=latents), model.adapter(text)
 
 
 def head_maps(task: Task, features: Features) -> tuple[Tensor, ...]:

@@ -130,7 +130,7 @@ def test_single_file_of_sd2(tmp_path: Path) -> None:
     assert backbone.config.unet["use_linear_projection"] is True
     assert list(backbone.config.unet["attention_head_dim"]) == [1, 2, 2, 2]
     latents, embeds = torch.randn(1, 4, 8, 8), torch.randn(1, 3, 1024)
-    finest = backbone.features(latents * 1.0, embeds).maps[0]
+    finest = backbone(None, embeds, latents=latents * 1.0).maps[0]
     wanted = unet(latents, 1, embeds).sample
     torch.testing.assert_close(unet.conv_out(unet.conv_act(unet.conv_norm_out(finest))), wanted, atol=2e-5, rtol=0)
     encoder = TextEncoder.from_pretrained(path)

@@ -208,16 +208,21 @@ class StableDiffusionBackbone(nn.Module):
         latents = encode_mode(self.vae, images)
         return scale_latents(self.vae, latents) if is_scaled else latents
 
-    def forward(self, images: Tensor, text_embeds: Text) -> Features:
-        """One pass through VAE encoder and UNet; see the class for shapes."""
-        return self.features(self.encode(images), text_embeds)
+    def forward(self, images: Tensor | None, text_embeds: Text, *, latents: Tensor | None = None) -> Features:
+        """One pass through VAE encoder and UNet, or through the UNet alone; see the class for shapes.
 
-    def read_text(self, text_embeds: Tensor) -> tuple[LayerText, ...]:
-        """What the UNet makes of a text, to be given in its place as often as it comes again; `(b, k, d)`."""
-        return read_text(self.unet, text_embeds)
+        Args:
+            images: Not looked at where there are latents, and needless then.
+            text_embeds: Embeddings, or what `read_text` made of them.
+            latents: `(b, 4, h, w)`, as `encode` made them of the images before.
 
-    def features(self, latents: Tensor, text_embeds: Text) -> Features:
-        """The UNet's part of `forward`, from latents `(b, 4, h, w)` as `encode` returns them."""
+        Raises:
+            ValueError: If there are neither images nor latents.
+        """
+        if latents is None:
+            if images is None:
+                raise ValueError("The backbone got neither images nor latents: give one of them.")
+            latents = self.encode(images)
         maps, attention = walk_unet(
             self.unet,
             latents,
@@ -229,6 +234,10 @@ class StableDiffusionBackbone(nn.Module):
         )
         by_stride = {self.strides[level]: attended for level, attended in attention.items()}
         return Features(maps=maps, strides=self.strides, attention=by_stride)
+
+    def read_text(self, text_embeds: Tensor) -> tuple[LayerText, ...]:
+        """What the UNet makes of a text, to be given in its place as often as it comes again; `(b, k, d)`."""
+        return read_text(self.unet, text_embeds)
 
 
 def _architecture(model: UNet2DConditionModel | AutoencoderKL) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class _UNet(nn.Module):
 
     def forward(self, latents: Tensor, text_embeds: Tensor) -> tuple[Tensor, ...]:
         """`(b, 4, h, w)` and `(1, k, d)` -> maps and attention."""
-        return in_order(self.backbone.features(latents, self.adapter(text_embeds)))
+        return in_order(self.backbone(None, self.adapter(text_embeds), latents=latents))
 
 
 def exported_way(model: PerceptionModel, folder: Path) -> Way:

@@ -183,7 +183,7 @@ def _ours(base: str, runs: PerceptionModel, model: PerceptionModel) -> Way:
 
     def features(latents: Tensor, text: Any) -> tuple[Tensor, ...]:
         adapted = model.adapter(text) if isinstance(text, Tensor) else text
-        return in_order(runs.backbone.features(latents, adapted))
+        return in_order(runs.backbone(None, adapted, latents=latents))
 
     return Way(base, runs.backbone.encode, prepare, features, runs.dtype, model.device)
 

@@ -46,21 +46,24 @@ class FrozenBackbone(StableDiffusionBackbone):
         return self.kept_latents.rows(keys, lambda i: encode(images[i : i + 1])[0], device=images.device)
 
     @torch.no_grad()
-    def forward(self, images: Tensor, text_embeds: Text) -> Features:
+    def forward(self, images: Tensor | None, text_embeds: Text, *, latents: Tensor | None = None) -> Features:
         """Features of images, computed or kept.
 
         Raises:
-            TypeError: If the text is not embeddings.
+            TypeError: If the text is not embeddings, or there are no images.
         """
-        if not isinstance(text_embeds, Tensor):
-            raise TypeError("FrozenBackbone finds features by the text's embeddings: give these, not layers' texts.")
+        if images is None or not isinstance(text_embeds, Tensor):
+            raise TypeError("FrozenBackbone finds features by images and the text's embeddings: give these.")
         texts = text_embeds.expand(len(images), -1, -1)
         keys = [_pair_key(image, text) for image, text in zip(images, texts, strict=True)]
         computed: list[Tensor] = []
+        features = super().forward
 
         def compute(index: int) -> Tensor:
             if not computed:
-                computed.append(_flatten(self.features(self.encode(images), texts)))
+                computed.append(
+                    _flatten(features(images, texts, latents=self.encode(images) if latents is None else latents))
+                )
             return computed[0][index].clone()
 
         flat = self.kept.rows(keys, compute, device=images.device)

@@ -153,7 +153,7 @@ class PerceptionModel(nn.Module):
             lambda index: self.backbone.encode(padded[index : index + 1])[0],
             device=padded.device,
         )
-        return self.backbone.features(latents, adapted)
+        return self.backbone(padded, adapted, latents=latents)
 
     def _fit(self, size: int | None) -> Fit:
         """How images are fitted, with another size where the caller wants one."""
