@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 from processes import torchrun
-from weights import weights
 
 from vpd.training.run import train
+from weights import weights
 
 HERE = Path(__file__).parent
 TASKS = ("segment", "refer", "depth")
