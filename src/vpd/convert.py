@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from vpd.config import BackboneConfig, DepthConfig, ModelConfig, ReferConfig, SegmentConfig, Task
-from vpd.errors import UsageError
+from vpd.errors import UsageError, wrong_fields
 from vpd.loading import build_model
 from vpd.prompts.encoder import TextEncoder
 from vpd.tasks import depth, referring, segmentation
@@ -138,7 +138,7 @@ def build_published(
     except KeyError as error:
         raise UsageError(f"{origin} is not a complete {task} checkpoint: {error} is missing.") from None
     except ValidationError as error:
-        found = [f"{'.'.join(map(str, e['loc']))}={e['input']!r} ({e['msg']})" for e in error.errors()]
+        found = [f"{field.path}={field.given!r} ({field.message})" for field in wrong_fields(error)]
         raise UsageError(f"{origin} is no {task} checkpoint that can be read: {'; '.join(found)}.") from None
     except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
         # A network of the sizes that the tensors tell cannot be built.

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from vpd.config import FORMAT_VERSION, Frozen, ModelConfig
-from vpd.errors import UsageError
+from vpd.errors import UsageError, wrong_fields
 from vpd.files.atomic import atomic_write, writable_folder, write_json
 from vpd.weights.shipped import WORLD, shipped_diffusion
 
@@ -219,7 +219,7 @@ def read_base(folder: Path) -> Base | None:
     try:
         return None if contents is None else Base.model_validate(contents)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        wrong = "; ".join(map(str, wrong_fields(error)))
         raise UsageError(f"{path} does not say well where its other weights are: {wrong}") from None
 
 
@@ -244,6 +244,7 @@ def read_config(folder: Path) -> ModelConfig:
     try:
         config: ModelConfig = TypeAdapter(ModelConfig).validate_python(contents)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, item['loc'][1:]))}: {item['msg']}" for item in error.errors())
+        inside = (field._replace(place=field.place[1:]) for field in wrong_fields(error))  # without the task
+        wrong = "; ".join(map(str, inside))
         raise UsageError(f"{path} is not a valid model configuration: {wrong}") from None
     return config

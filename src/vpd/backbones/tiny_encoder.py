@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vpd.errors import UsageError
+from vpd.errors import UsageError, wrong_fields
 from vpd.files.atomic import atomic_write, write_json
 from vpd.weights.safetensors_header import read_shapes
 from vpd.weights.sources import download, first_line, is_hub_id
@@ -197,7 +197,7 @@ def _read_config(path: Path) -> TinyEncoderConfig:
     try:
         return TinyEncoderConfig.model_validate(contents)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:5])
+        wrong = "; ".join(map(str, wrong_fields(error)[:5]))
         raise UsageError(f"{path} is not of an encoder that can be used here: {wrong}") from None
 
 

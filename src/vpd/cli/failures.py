@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from vpd.errors import UsageError
+from vpd.errors import UsageError, wrong_fields
 
 DEBUG_VARIABLE = "VPD_DEBUG"
 
@@ -28,11 +28,10 @@ def describe(error: Exception) -> str | None:
 def _describe_fields(error: ValidationError) -> str:
     """Every wrong key with its path, what is wrong with it and what it was."""
     lines = []
-    for field in error.errors(include_url=False):
-        path = ".".join(str(part) for part in field["loc"]) or "value"
-        message = "unknown key" if field["type"] == "extra_forbidden" else field["msg"].removeprefix("Value error, ")
-        given = "" if field["type"] == "missing" else f" (got {_short(field['input'])})"
-        lines.append(f"{path}: {message}{given}")
+    for field in wrong_fields(error):
+        message = "unknown key" if field.kind == "extra_forbidden" else field.message
+        given = "" if field.kind == "missing" else f" (got {_short(field.given)})"
+        lines.append(f"{field.path or 'value'}: {message}{given}")
     if len(lines) == 1:
         return f"{error.title}: {lines[0]}"
     return f"{error.title} has {len(lines)} wrong keys:\n  " + "\n  ".join(lines)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
 from vpd.config import Task
-from vpd.errors import UsageError
+from vpd.errors import UsageError, wrong_fields
 from vpd.weights.shipped import WORLD
 
 if TYPE_CHECKING:
@@ -59,5 +59,5 @@ def open_world(
             if value is not None:
                 adapter.validate_python(value, strict=True)
         except ValidationError as error:
-            raise UsageError(f"{root}: {name}={value!r}: {error.errors()[0]['msg']}") from None
+            raise UsageError(f"{root}: {name}={value!r}: {wrong_fields(error)[0].message}") from None
     return WorldSamples(task, split, count or COUNTS[split], size_px, seed=seed)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from vpd.config import Fit
-from vpd.errors import UsageError
+from vpd.errors import UsageError, wrong_fields
 from vpd.tasks.model import PerceptionModel
 
 
@@ -29,9 +29,6 @@ def change_fit(model: PerceptionModel, changes: Mapping[str, Any]) -> None:
     try:
         model.config = type(model.config).model_validate(settings)
     except ValidationError as error:
-        problems = (
-            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg'].removeprefix('Value error, ')}"
-            for problem in error.errors()
-        )
+        problems = "; ".join(map(str, wrong_fields(error)))
         given = ", ".join(f"{name}={value}" for name, value in changes.items())
-        raise UsageError(f"Images cannot be fitted by {given}: {'; '.join(problems)}.") from error
+        raise UsageError(f"Images cannot be fitted by {given}: {problems}.") from error

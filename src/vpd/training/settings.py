@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from vpd.config import Recipe, Task
 from vpd.datasets.layouts import LAYOUTS, option_names
 from vpd.datasets.world import is_world
-from vpd.errors import UsageError
+from vpd.errors import UsageError, WrongField, wrong_fields
 from vpd.files.atomic import atomic_write
 from vpd.overrides import Settings, merge_settings
 from vpd.tasks.model import BACKBONE_OPTIONS
@@ -111,7 +111,7 @@ def resolve_config(task: Task, *layers: Mapping[str, Any]) -> TrainConfig:
     try:
         return TrainConfig.model_validate(merged)
     except ValidationError as error:
-        problems = "; ".join(_explain(problem) for problem in error.errors())
+        problems = "; ".join(_explain(field) for field in wrong_fields(error))
         raise UsageError(f"Wrong settings: {problems}.") from error
 
 
@@ -139,11 +139,10 @@ def _is_named_world(name: object) -> bool:
     return isinstance(name, str) and is_world(Path(name))
 
 
-def _explain(problem: Mapping[str, Any]) -> str:
-    """One line for one of pydantic's errors."""
-    location = problem["loc"]
-    path = ".".join(str(part) for part in location)
-    if problem["type"] == "extra_forbidden":
+def _explain(field: WrongField) -> str:
+    """What is wrong with one setting, and what to do about it."""
+    location, path = field.place, field.path
+    if field.kind == "extra_forbidden":
         known = _known_keys(location[:-1])
         if len(location) == 1 and any(str(location[0]) in option_names(layout) for layout in LAYOUTS.values()):
             return f"unknown key {path} (an option of the data's layout: data.options.{path})"
@@ -153,11 +152,10 @@ def _explain(problem: Mapping[str, Any]) -> str:
             places = {key: f"model_options.backbone_options.{key}" for key in BACKBONE_OPTIONS} | places
         near = difflib.get_close_matches(str(location[-1]), places, n=1)
         return f"unknown key {path} ({f'nearest known key: {places[near[0]]}' if near else 'docs/settings.md has all'})"
-    if problem["type"] == "missing":
+    if field.kind == "missing":
         option = {"model": " (--model MODEL)", "data": " (--data DIR)"}.get(path, "")
         return f"{path} is missing{option}"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{path}: {message}, got {problem['input']!r}" if path else message
+    return f"{field}, got {field.given!r}" if path else field.message
 
 
 def _known_keys(path: Sequence[str | int]) -> list[str]:
