@@ -1,11 +1,14 @@
-"""The processes that work on one run together, as torchrun or SLURM set them up."""
+"""Processes: those that work on one run together, as torchrun or SLURM set them up, and workers of one of them."""
 
 from __future__ import annotations
 
 import atexit
 import gc
+import multiprocessing
+import signal
 import time
 from collections.abc import Callable
+from multiprocessing.context import BaseContext
 
 import torch
 from accelerate import Accelerator
@@ -13,6 +16,33 @@ from accelerate.utils import broadcast_object_list
 from torch import distributed
 
 from vpd.errors import UsageError
+
+_PRELOADED = ["vpd.data.reader_server", "vpd.data.batches", "vpd.datasets.layouts"]
+"""What the server of worker processes imports once for all of them: what readers of samples need."""
+
+
+def worker_context() -> BaseContext:
+    """How worker processes come to be: from a clean server where the system has one, else each anew.
+
+    Never as copies of this process, whose other threads may hold a lock at that moment that nobody would open in the
+    copy. The server begins to import at the first call, which takes a second or more, and this process goes on
+    meanwhile. Signals that are sent to a whole group of processes do not end it (one that somebody else started
+    before this call is as it is).
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver, resource_tracker
+
+    forkserver.set_forkserver_preload(_PRELOADED)
+    resource_tracker.ensure_running()  # before the server, as it would let the signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
+    try:
+        forkserver.ensure_running()
+    except ChildProcessError:  # this process is a copy of the server's owner
+        return multiprocessing.get_context("spawn")
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return multiprocessing.get_context("forkserver")
 
 
 def find_processes() -> Accelerator:

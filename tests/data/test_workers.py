@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +18,7 @@ import pytest
 
 from vpd.data.workers import Readers
 from vpd.errors import UsageError
+from vpd.processes import worker_context
 
 
 def whoami(place: int) -> tuple[int, int, int]:
@@ -57,6 +59,27 @@ def test_readers_and_what_they_come_from_outlive_signals_to_the_whole_group():
         for number in ("TERM", "INT"):  # of another process: its own one may end it
             subprocess.run(["kill", f"-{number}", str(reader), str(server)], check=True)
         assert [place for place, _, _ in items] == list(range(1, 1000))
+
+
+def test_other_processes_of_the_server_end_when_they_are_told():
+    """Also where somebody uses Python's fork server beside us, which is the default from 3.14 on."""
+    assert list(Readers(str, range(2), workers=1)) == ["0", "1"]
+    other = multiprocessing.get_context("forkserver").Process(target=time.sleep, args=(60,), daemon=True)
+    other.start()
+    other.terminate()
+    other.join(20)
+    assert other.exitcode == -signal.SIGTERM
+
+
+def test_a_copy_of_a_process_with_a_server_reads_by_processes_of_its_own():
+    assert list(Readers(str, range(2), workers=1)) == ["0", "1"]
+    copy = os.fork()
+    if not copy:
+        status = 1
+        with suppress(BaseException):
+            status = int(worker_context().get_start_method() != "spawn")
+        os._exit(status)
+    assert os.waitpid(copy, 0)[1] == 0
 
 
 def test_a_reader_that_is_killed_is_told_in_one_message():

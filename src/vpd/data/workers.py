@@ -1,4 +1,4 @@
-"""Samples read by other processes, or by this one: the only place that decides how such processes come to be."""
+"""Samples read by other processes, or by this one."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Generator, Iterable, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from vpd.data.reader_processes import reader_context
 from vpd.data.sample import Sample, SampleSet
 from vpd.errors import UsageError
+from vpd.processes import worker_context
 
 logger = logging.getLogger(__name__)
 
@@ -64,18 +66,21 @@ class Readers(Generic[Place, Item]):
             for place in self._places:
                 yield self._read(place)
             return
+        is_quiet = ("ignore", None, Warning, None, 0) in warnings.filters
         loader: DataLoader[Item] = DataLoader(
             packed,
             batch_size=None,
             sampler=self._places,
             num_workers=self._workers,
             collate_fn=_as_is,
-            worker_init_fn=_Start.like_here(),
-            multiprocessing_context=reader_context(imports_main=packed.needs_main),
+            worker_init_fn=partial(_begin, is_quiet=is_quiet, log_level=logging.getLogger().level),
+            multiprocessing_context=worker_context(),
             generator=torch.Generator(),  # or torch's global generator would be advanced, and a resumed run differ
         )
+        with nullcontext() if packed.needs_main else _without_main():
+            items = iter(loader)
         try:
-            yield from loader
+            yield from items
         except RuntimeError as error:
             if "exited unexpectedly" not in str(error):  # torch has no class of its own for it
                 raise
@@ -170,28 +175,28 @@ def _main_can_be_imported() -> bool:
     return any(isinstance(node, ast.Name) and node.id == "__name__" for nodes in tests for node in nodes)
 
 
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Let the processes that are started meanwhile not run the main script, which may be any."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 def _as_is(item: Item) -> Item:
     """Keeps torch from making tensors of arrays."""
     return item
 
 
-@dataclass(frozen=True)
-class _Start:
-    """What a process that reads does first."""
-
-    is_quiet: bool
-    log_level: int
-
-    @classmethod
-    def like_here(cls) -> _Start:
-        """Says as little as this process."""
-        return cls(("ignore", None, Warning, None, 0) in warnings.filters, logging.getLogger().level)
-
-    def __call__(self, number: int) -> None:
-        logging.getLogger().setLevel(self.log_level)
-        if self.is_quiet:
-            warnings.simplefilter("ignore")
-        shield_worker(number)
+def _begin(number: int, *, is_quiet: bool, log_level: int) -> None:
+    """What a process that reads does first: be as quiet as the one that it reads for, and leave signals to it."""
+    logging.getLogger().setLevel(log_level)
+    if is_quiet:
+        warnings.simplefilter("ignore")
+    shield_worker(number)
 
 
 def shield_worker(_number: int) -> None:

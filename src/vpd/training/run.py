@@ -11,7 +11,6 @@ from typing import Any
 from accelerate import Accelerator
 
 from vpd.config import Task
-from vpd.data.reader_processes import start_reader_server
 from vpd.data.sample import SampleSet
 from vpd.errors import UsageError
 from vpd.files.atomic import writable_folder
@@ -19,7 +18,7 @@ from vpd.files.lock import only_run_in
 from vpd.loading import load
 from vpd.model_folder import CHECKPOINTS, CONFIG, MODEL, refuse_models
 from vpd.overrides import merge_settings
-from vpd.processes import do_on_first, find_processes
+from vpd.processes import do_on_first, find_processes, worker_context
 from vpd.tasks.model import PerceptionModel
 from vpd.training.auto_accumulate import find_accumulation
 from vpd.training.bad_samples import look_at_some
@@ -85,7 +84,7 @@ def train(
         check_changes(resolve_config(task, saved), config, folder / CONFIG)
     check_trackers(config.trackers)
     if config.workers:
-        start_reader_server()  # imports while the model is read
+        worker_context()  # its server imports while the model is read
     accelerator = find_processes()
     accelerator.wait_for_everyone()  # before the first process writes what the others have just looked for
     train_set, validation_set = build_data(config)
