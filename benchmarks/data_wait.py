@@ -15,17 +15,19 @@ import json
 import os
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where `experiments` is
+from experiments.autoencoder import build_autoencoder
+from experiments.miniature import write_diffusion_folder
+from experiments.vae import CHANNELS
 from vpd.data.transforms import CROP_PX
 from vpd.files.atomic import read_json_lines, write_json
-from vpd.pretraining.autoencoder import build_autoencoder
-from vpd.pretraining.miniature import write_diffusion_folder
-from vpd.pretraining.vae import CHANNELS
 from vpd.training.loop import Training
 from vpd.training.settings import resolve_config
 from vpd.training.setup import build_data, build_model, pin_sources, training_transform

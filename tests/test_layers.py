@@ -33,7 +33,6 @@ FLOORS = (
 )
 """From the ground up; rooms of one floor may use one another, as long as there is no circle of files."""
 MOST_AT_THE_TOP = 10
-STILL_ABOVE = {("pretraining.latents", "cli.quiet")}
 STILL_IN_A_CIRCLE = {("benchmark.exported_way", "benchmark.ways")}
 
 
@@ -74,7 +73,6 @@ def test_every_room_has_a_floor() -> None:
 def test_nothing_is_imported_from_above(name: str) -> None:
     own = FLOOR_OF[name.split(".")[0]]
     above = {other for other in GRAPH[name] if other and FLOOR_OF[other.split(".")[0]] > own}
-    above -= {other for user, other in STILL_ABOVE if user == name}
     facade = {"vpd"} if "" in GRAPH[name] and name.split(".")[0] != "cli" else set()
     assert not above | facade, f"vpd.{name} imports from above: {', '.join(sorted(above | facade))}"
 

@@ -1,10 +1,9 @@
-"""`vpd pretrain`: make a small diffusion model to start from."""
+"""`vpd pretrain`: train small networks from pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,15 +14,7 @@ from vpd.cli.options import DeviceOption, OutOption
 if TYPE_CHECKING:
     from vpd.pretraining.image_training import ImageRun
 
-app = typer.Typer(help="Make a small diffusion model to start from.", no_args_is_help=True, rich_markup_mode=None)
-
-
-class Objective(StrEnum):
-    """What `vpd pretrain diffusion` can teach; the words of `vpd.pretraining.diffusion_training.Objective`."""
-
-    text = "text"
-    unconditional = "unconditional"
-    masked = "masked"
+app = typer.Typer(help="Train a small network from pictures.", no_args_is_help=True, rich_markup_mode=None)
 
 
 _STEPS_A_LINE = 50
@@ -37,48 +28,7 @@ ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on where a run 
 
 @app.callback()
 def _group() -> None:
-    """Make a small diffusion model to start from."""
-
-
-@app.command()
-def vae(
-    images: Annotated[
-        str,
-        typer.Option(metavar="DIR", help="Folder of images, or `world` for rendered scenes.", show_default=False),
-    ],
-    out: OutOption,
-    minutes: MinutesOption = None,
-    steps: StepsOption = None,
-    size: CropOption = 128,
-    stride: Annotated[int, typer.Option(metavar="N", help="Pixels to one latent: 4 or 8.")] = 4,
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
-    resume: ResumeOption = False,
-) -> None:
-    """Train a small VAE and write a complete miniature diffusion folder around it.
-
-    UNet and text encoder of the folder are random: it is a place for `vpd train --model` to start from.
-    """
-    from vpd.pretraining.vae import pretrain_vae
-
-    with _bar() as show:
-        report = pretrain_vae(
-            images,
-            out,
-            steps=steps,
-            minutes=minutes,
-            size_px=size,
-            stride_px=stride,
-            seed=seed,
-            resume=resume,
-            device=device,
-            on_step=show,
-        )
-    done = f"{report.steps} steps in {report.minutes:.1f} minutes"
-    _exit_if_stopped(report.stopped_by, done)
-    quality = "" if report.psnr_db is None else f" PSNR {report.psnr_db:.1f} dB on pictures not trained on"
-    hue = "" if report.hue is None else f", hue of {100 * report.hue:.0f} % of objects kept"
-    print(f"Trained: {done}.{quality}{hue}. Use it: vpd train TASK --model {Path(out)} --data DIR --out DIR")
+    """Train a small network from pictures."""
 
 
 @app.command()
@@ -129,80 +79,6 @@ def encoder(
     _exit_if_stopped(report.stopped_by, done)
     error = "" if report.latent_error is None else f" Latents {report.latent_error:.1%} off on pictures not trained on."
     print(f"Trained: {done}.{error} Use it: vpd predict TASK IMAGES --model MODEL --encoder {Path(out)} --out DIR")
-
-
-@app.command()
-def diffusion(
-    out: OutOption,
-    objective: Annotated[
-        Objective, typer.Option(help="What the UNet learns; the last two make controls for experiments.")
-    ] = Objective.text,
-    latents: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of prepared latents, to share among runs.")
-    ] = None,
-    scenes: Annotated[
-        int, typer.Option(metavar="N", help="Scenes to train on; rendered and kept by the thousand.")
-    ] = 40_000,
-    steps: Annotated[
-        int | None, typer.Option(metavar="N", help="Steps; same seed and steps, same weights. 1100, or as begun.")
-    ] = None,
-    batch: Annotated[int, typer.Option(metavar="N", help="Pictures of a step.")] = 96,
-    size: Annotated[int, typer.Option(metavar="N", help="Side of the pictures, pixels, a multiple of 32.")] = 64,
-    seed: Annotated[int, typer.Option(metavar="S", help="Of weights, scenes and draws.")] = 0,
-    workers: Annotated[int, typer.Option(metavar="N", help="Processes that render.")] = 2,
-    device: DeviceOption = "auto",
-    resume: ResumeOption = False,
-) -> None:
-    """Pre-train a small text-to-image model on the rendered world, from nothing; about two hours on two CPU cores.
-
-    This is how the shipped `world` was made. Scenes are rendered and encoded first, then UNet and text encoder learn
-    together; the folder is laid out as Stable Diffusion's.
-    """
-    from tqdm import tqdm
-
-    from vpd.pretraining.diffusion import pretrain_diffusion
-    from vpd.pretraining.diffusion_training import DiffusionRun
-
-    with (
-        _told_of_interrupts(),
-        tqdm(total=scenes, desc="rendering", unit=" scenes", disable=None) as rendered,
-        tqdm(desc="training", unit="step", disable=None) as done,
-    ):
-
-        def show(run: DiffusionRun, loss: float) -> None:
-            done.total = run.limit
-            done.set_postfix(loss=f"{loss:.4f}", refresh=False)
-            done.update(run.step - done.n)
-            _say(done, run.step, loss, run.step / (run.limit or run.step))
-
-        def count(shards: int, of: int) -> None:
-            there = scenes * shards // of
-            rendered.update(there - rendered.n)
-            if rendered.disable:
-                print(f"{there:,} of {scenes:,} scenes are rendered", flush=True)
-
-        report = pretrain_diffusion(
-            out,
-            objective=objective.value,
-            latents=latents,
-            scenes=scenes,
-            steps=steps,
-            batch_size=batch,
-            size_px=size,
-            seed=seed,
-            workers=workers,
-            resume=resume,
-            device=device,
-            on_shard=count,
-            on_step=show,
-        )
-    words = f"{report.steps} steps in {report.cpu_minutes:.1f} CPU minutes"
-    _exit_if_stopped(report.stopped_by, words)
-    print(f"Trained: {words}.")
-    if report.text_gap:
-        gaps = ", ".join(f"{100 * gap:+.1f} % at t={timestep}" for timestep, gap in report.text_gap.items())
-        print(f"Noise error with the captions of other pictures: {gaps}.")
-    print(f"Use it: vpd train TASK --model {Path(out)} --data DIR --out DIR")
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import warnings
 
 
@@ -19,12 +18,3 @@ def quiet_libraries() -> None:
     for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "HF_HUB_VERBOSITY"):
         os.environ.setdefault(variable, "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-
-
-def begin_worker() -> None:
-    """What a process of a pool does first: it is quiet, has one thread, and dies of Ctrl-C without a word."""
-    quiet_libraries()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    import torch
-
-    torch.set_num_threads(1)

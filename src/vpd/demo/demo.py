@@ -13,6 +13,7 @@ from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.config import TASK_NAMES, Task
 from vpd.demo.baselines import blind_score
 from vpd.demo.page import Section, write_page
+from vpd.demo.samples import draw_samples
 from vpd.drawing.overlays import contact_sheet
 from vpd.drawing.text import caption_strip, font_px_for, stack
 from vpd.evaluation.evaluate import SCORE, evaluate, sample_sheet
@@ -20,7 +21,6 @@ from vpd.files.atomic import atomic_write, writable_folder, write_json
 from vpd.inference.attention_maps import word_maps
 from vpd.loading import load
 from vpd.model_folder import results_folder
-from vpd.pretraining.gauges import draw_samples
 from vpd.prompts.encoder import TextEncoder
 from vpd.weights.shipped import WORLD, shipped_diffusion
 from vpd.world.dataset import WorldSamples

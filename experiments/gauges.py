@@ -8,20 +8,16 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from numpy.typing import NDArray
-from torch import Tensor
 
+from experiments.captions import the
+from experiments.diffusion_training import embed_texts, noise_loss
+from experiments.latents import LatentSet, encode
+from experiments.measures import nearest_colour
 from vpd.backbones.unet_walk import walk_unet
-from vpd.files.images import to_pixels
-from vpd.pretraining.autoencoder import load_autoencoder
+from vpd.demo.samples import draw_samples, embed_padded
 from vpd.pretraining.crops import to_batch
-from vpd.pretraining.diffusion_training import embed_texts, noise_loss
-from vpd.pretraining.latents import LatentSet, encode
-from vpd.pretraining.measures import nearest_colour
-from vpd.pretraining.miniature import noise_schedule
 from vpd.prompts.encoder import TextEncoder
 from vpd.tasks.segmentation import SegmentationModel
-from vpd.weights.shipped import shipped_diffusion
-from vpd.world.captions import the
 from vpd.world.phrases import noun_phrase
 from vpd.world.render import Rendering
 from vpd.world.vocabulary import CLASSES, MATERIALS, OBJECT_COLOURS, SHAPES
@@ -49,7 +45,7 @@ def text_gap(
     count = min(count, len(data))
     latents = data.latents[:count, 0].float()
     texts = [captions[0] for captions in data.captions[:count]]
-    embeds = torch.cat([_embed_padded(encoder, texts[start : start + CHUNK]) for start in range(0, count, CHUNK)])
+    embeds = torch.cat([embed_padded(encoder, texts[start : start + CHUNK]) for start in range(0, count, CHUNK)])
     gaps = {}
     for timestep in GAP_TIMESTEPS:
         right, wrong = (
@@ -113,61 +109,6 @@ def attention_ratio(
     return {level: float(np.mean(values)) for level, values in ratios.items()}
 
 
-@torch.no_grad()
-def sample_latents(
-    unet: UNet2DConditionModel,
-    encoder: TextEncoder,
-    scheduler: DDIMScheduler,
-    texts: Sequence[str],
-    *,
-    steps: int = 30,
-    guidance: float = 4.0,
-    side: int = 16,
-    seed: int = 0,
-) -> Tensor:
-    """Latents `(b, c, side, side)` made from noise for each text, by DDIM with classifier-free guidance.
-
-    Args:
-        unet: The whole network.
-        encoder: Its text encoder.
-        scheduler: The noise schedule it was trained with.
-        texts: What to make.
-        steps: Denoising steps.
-        guidance: How much the text counts; 1 = as trained.
-        side: Of the latents.
-        seed: Of the noise.
-
-    Source: Song et al. 2021 (https://arxiv.org/abs/2010.02502); Ho and Salimans 2022
-    (https://arxiv.org/abs/2207.12598).
-    """
-    generator = torch.Generator().manual_seed(seed)
-    latents = torch.randn((len(texts), unet.config.in_channels, side, side), generator=generator)
-    embeds = _embed_padded(encoder, [*texts, *([""] * len(texts))])
-    scheduler.set_timesteps(steps)
-    for timestep in scheduler.timesteps:
-        both = unet(torch.cat([latents, latents]), timestep, embeds).sample
-        with_text, without = both.chunk(2)
-        latents = scheduler.step(without + guidance * (with_text - without), timestep, latents).prev_sample
-    return latents
-
-
-def draw_samples(
-    texts: Sequence[str], *, steps: int = 30, guidance: float = 3.0, seed: int = 0
-) -> list[NDArray[np.uint8]]:
-    """Pictures that the shipped model makes of texts, `(64, 64, 3)` RGB; options as for `sample_latents`."""
-    folder = shipped_diffusion()
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).eval()
-    encoder = TextEncoder.from_pretrained(folder)
-    latents = sample_latents(unet, encoder, noise_schedule(), texts, steps=steps, guidance=guidance, seed=seed)
-    return to_pictures(load_autoencoder(None), latents)
-
-
-@torch.no_grad()
-def to_pictures(vae: AutoencoderKL, latents: Tensor) -> list[NDArray[np.uint8]]:
-    """Decode scaled latents to RGB pictures `(H, W, 3)`."""
-    return list(to_pixels(vae.decode(latents / vae.config.scaling_factor).sample))
-
-
 def follow_rates(segmenter: SegmentationModel, *, repeats: int = 3, batch_size: int = 32) -> dict[str, float]:
     """Share of the shipped model's samples with what the prompt asks for, as a segmenter trained on labels sees them.
 
@@ -222,8 +163,3 @@ def follows(
         return False, False
     counts = np.bincount(labels[is_object] - label)
     return nearest_colour(picture[is_object]) == colour, SHAPES[int(counts.argmax())] == shape
-
-
-def _embed_padded(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
-    """Token embeddings of the full length, so that batches fit together."""
-    return encoder.tokens(list(texts), length=encoder.model.config.max_position_embeddings)

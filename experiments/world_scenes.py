@@ -1,17 +1,20 @@
 """A contact sheet of the rendered world: picture, classes, objects and depth of some scenes, with what is said of them.
 
-python examples/world_scenes.py scenes.png
+python experiments/world_scenes.py scenes.png
 """
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
+from pathlib import Path
 
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where it is run by its path, `experiments` is found by this
+from experiments.captions import caption
 from vpd.drawing.overlays import class_legend, colour_depth, colour_labels, contact_sheet
-from vpd.world.captions import caption
+from vpd.drawing.text import Colour
 from vpd.world.expressions import expressions
 from vpd.world.render import render
 from vpd.world.sample_scene import CROWDED_STYLE, DEFAULT_STYLE, sample_scene
@@ -23,7 +26,8 @@ TITLES = ("image", "classes", "objects", "depth")
 
 def main(path: str) -> None:
     """Draw default scenes with their captions, and crowded ones with some expressions."""
-    rows, words, legend = [], [], Counter()
+    legend: Counter[tuple[Colour, str]] = Counter()
+    rows, words = [], []
     for index, style in enumerate([DEFAULT_STYLE] * 3 + [CROWDED_STYLE] * 3):
         scene = render(sample_scene(2, index, style), 256)
         objects = colour_labels(scene.instances, scene.instances.max() + 1)

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from experiments.autoencoder import build_autoencoder
+from experiments.vae_training import AutoencoderRun
 from vpd.errors import UsageError
-from vpd.pretraining.autoencoder import build_autoencoder
 from vpd.pretraining.image_training import train_on_images
 from vpd.pretraining.muon import KERNEL_RATIO, Muon, orthogonalise
-from vpd.pretraining.vae_training import AutoencoderRun
 
 TINY = (8, 16, 16)
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from experiments.frozen_features import FrozenBackbone
 from tiny import TEXT_DIM, write_tiny_diffusion
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.inference.cache import TensorCache
-from vpd.inference.frozen_features import FrozenBackbone
 
 
 @pytest.fixture(scope="module")

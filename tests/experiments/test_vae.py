@@ -1,4 +1,4 @@
-"""`vpd pretrain vae`, in the library and on the command line."""
+"""`pretrain.py vae`, as a function and on the command line."""
 
 import signal
 
@@ -7,14 +7,16 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-import vpd.cli
+from experiments import pretrain
+from experiments import vae as pretraining
+from experiments.autoencoder import load_autoencoder
+from experiments.vae import CHECKPOINT, pretrain_vae
 from vpd import StableDiffusionBackbone
 from vpd.errors import UsageError
 from vpd.files.lock import LOCK_FILE
 from vpd.pretraining import crops, picture_runs
-from vpd.pretraining import vae as pretraining
-from vpd.pretraining.autoencoder import load_autoencoder
-from vpd.pretraining.vae import CHECKPOINT, pretrain_vae
+
+pytestmark = pytest.mark.extras
 
 WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
 
@@ -127,13 +129,13 @@ def test_unreadable_pictures_are_left_out(images, tmp_path, caplog):
 
 
 def test_command(images, tmp_path, capsys):
-    words = ["pretrain", "vae", "--images", str(images), "--out", str(tmp_path / "out"), "--steps", "1", "--size", "16"]
+    words = ["vae", "--images", str(images), "--out", str(tmp_path / "out"), "--steps", "1", "--size", "16"]
     with pytest.raises(SystemExit) as end:
-        vpd.cli.main(words)
+        pretrain.main(words)
     assert end.value.code == 0
     assert "Trained: 1 steps" in capsys.readouterr().out
     with pytest.raises(SystemExit) as end:
-        vpd.cli.main(["pretrain", "vae", "--images", str(tmp_path / "none"), "--out", str(tmp_path / "x")])
+        pretrain.main(["vae", "--images", str(tmp_path / "none"), "--out", str(tmp_path / "x")])
     assert end.value.code == 2
     assert "is not a folder" in capsys.readouterr().err
 

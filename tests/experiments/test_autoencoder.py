@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from vpd.pretraining.autoencoder import (
+from experiments.autoencoder import (
     SHIPPED,
     autoencoder_loss,
     build_autoencoder,
@@ -18,8 +18,8 @@ from vpd.pretraining.autoencoder import (
     reconstruction_loss,
     save_autoencoder,
 )
+from experiments.measures import hue_accuracy, measure_autoencoder, nearest_colour, psnr
 from vpd.pretraining.crops import to_batch
-from vpd.pretraining.measures import hue_accuracy, measure_autoencoder, nearest_colour, psnr
 from vpd.world.dataset import split_seed
 from vpd.world.render import render
 from vpd.world.sample_scene import sample_scene

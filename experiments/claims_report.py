@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from claims_arms import FACTORS, LABELS, TASKS, Arm, paper_model, tiers
-from claims_runs import metric_of, unpack_rows
 from torch import Tensor
 
+from experiments.claims_arms import FACTORS, LABELS, TASKS, Arm, paper_model, tiers
+from experiments.claims_runs import metric_of, unpack_rows
 from vpd.errors import UsageError
 from vpd.evaluation.evaluate import SCORE
 from vpd.files.atomic import atomic_write, read_json_lines, writable_folder
 from vpd.metrics.intervals import Difference, half_width, paired_differences
 
+METRIC: dict[str, str] = {str(task): metric for task, metric in SCORE.items()}
+"""Task -> the metric that its arms are compared by."""
 REGIMES = ("frozen", "full", "gentle")
 _COLOURS = {"text": "C0", "unconditional": "C1", "masked": "C2", "random": "C3", "text, empty prompts": "C4"}
 Lines = dict[Arm, dict[int, dict[str, Any]]]
@@ -85,7 +87,7 @@ def difference(lines: Lines, arm: Arm, base: Arm, rows_of: str = "rows") -> tupl
         return torch.stack([unpack_rows(lines[which][seed][field]) for seed in seeds])
 
     gaps = paired_differences(metric_of(arm.task), stacked(arm, rows_of), stacked(base, "rows"))
-    return len(seeds), gaps[SCORE[arm.task]]
+    return len(seeds), gaps[METRIC[arm.task]]
 
 
 def ordered_arms(lines: Lines) -> list[Arm]:
@@ -130,7 +132,7 @@ def _table(lines: Lines, gaps: dict[Arm, tuple[int, Difference]], task: str) -> 
         return ""
     unit = "metres, less is better" if task == "depth" else "per cent, more is better"
     text = [
-        f"## {task}: {SCORE[task]} ({unit})",
+        f"## {task}: {METRIC[task]} ({unit})",
         "",
         "Mean over seeds ± their standard deviation; difference: minus the paper's model of the same regime and number "
         "of labels, with its 95 % interval (paired bootstrap over test scenes, Student's t over seeds; bold where it "
@@ -286,7 +288,7 @@ def _plot_curves(lines: Lines, path: Path) -> None:
                 axes.axvline(reached, color="C0", linestyle=":", linewidth=1)
         axes.set_title(f"{task}, {regime}, {labels} labels", fontsize=9)
         axes.set_xlabel("steps", fontsize=8)
-        axes.set_ylabel(SCORE[task] + (" (m)" if task == "depth" else " (%)"), fontsize=8)
+        axes.set_ylabel(METRIC[task] + (" (m)" if task == "depth" else " (%)"), fontsize=8)
         axes.tick_params(labelsize=7)
         axes.legend(fontsize=7)
     _save(figure, path)

@@ -11,8 +11,8 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
+from experiments.autoencoder import reconstruct
 from vpd.files.images import to_pixels
-from vpd.pretraining.autoencoder import reconstruct
 from vpd.pretraining.crops import to_batch
 from vpd.world.render import Rendering
 from vpd.world.vocabulary import OBJECT_COLOURS

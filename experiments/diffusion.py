@@ -9,15 +9,15 @@ from pathlib import Path
 import torch
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 
+from experiments.autoencoder import load_autoencoder
+from experiments.diffusion_training import DiffusionRun, Objective, train_diffusion
+from experiments.gauges import text_gap
+from experiments.latents import SCENES_PER_SHARD, LatentSet, prepare_latents
+from experiments.miniature import build_networks, noise_schedule, save_diffusion_folder
 from vpd.errors import UsageError
 from vpd.files.atomic import writable_folder
 from vpd.files.lock import only_run_in
 from vpd.loading import find_device
-from vpd.pretraining.autoencoder import load_autoencoder
-from vpd.pretraining.diffusion_training import DiffusionRun, Objective, train_diffusion
-from vpd.pretraining.gauges import text_gap
-from vpd.pretraining.latents import SCENES_PER_SHARD, LatentSet, prepare_latents
-from vpd.pretraining.miniature import build_networks, noise_schedule, save_diffusion_folder
 from vpd.pretraining.run_state import refuse_other_runs, saving_steps
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.tokenizer import clip_tokenizer

@@ -1,35 +1,33 @@
-"""The experiments on the paper's claims, a few steps on a few scenes: `benchmarks/claims.py`."""
+"""The experiments on the paper's claims, a few steps on a few scenes: `experiments/claims.py`."""
 
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from experiments import claims, claims_arms, claims_report, claims_runs
+from experiments.claims_arms import tiers
+from experiments.claims_models import Sources, weights_hash
+from experiments.claims_report import steps_to
+from experiments.claims_runs import best_rate, pack_rows, unpack_rows
+from experiments.miniature import write_diffusion_folder
 from vpd.errors import UsageError
-from vpd.pretraining.miniature import write_diffusion_folder
 from vpd.weights.shipped import shipped_diffusion
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+pytestmark = pytest.mark.extras
 
 
 @pytest.fixture(scope="module", autouse=True)
-def on_path():
-    sys.path.insert(0, str(BENCHMARKS))
+def same_threads():
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
-    sys.path.remove(str(BENCHMARKS))
 
 
 @pytest.fixture
 def four_labels(monkeypatch):
-    import claims_arms
-    import claims_report
-    import claims_runs
-
     for module in (claims_arms, claims_report, claims_runs):
         monkeypatch.setattr(module, "LABELS", (4,))
 
@@ -45,8 +43,6 @@ def backbones(tmp_path_factory):
 
 @pytest.fixture
 def command(monkeypatch, backbones):
-    import claims
-
     def call(name, results, *options):
         if name != "report":
             options = (*backbones, "--steps=2", "--seeds=1", "--test-scenes=4", "--batch-size=4", *options)
@@ -116,15 +112,11 @@ def test_time_that_is_up_stops_before_the_next_run(command, four_labels, tmp_pat
 
 
 def test_rows_survive_packing():
-    from claims_runs import pack_rows, unpack_rows
-
     rows = torch.tensor([[1.0, 4096.0, 0.125], [3.0, 5.0, 7.0]], dtype=torch.float64)
     assert torch.equal(unpack_rows(pack_rows(rows)), rows)
 
 
 def test_steps_to_a_target_lie_between_those_that_were_measured():
-    from claims_report import steps_to
-
     steps, values = np.array([10.0, 20.0, 40.0]), np.array([0.1, 0.3, 0.5])
     assert steps_to(steps, values, 0.4, is_error=False) == pytest.approx(30)
     assert steps_to(steps, values, 0.05, is_error=False) == 10
@@ -133,25 +125,18 @@ def test_steps_to_a_target_lie_between_those_that_were_measured():
 
 
 def test_best_rate_is_the_least_error_or_the_largest_share():
-    from claims_runs import best_rate
-
     trials = [{"rate": 1e-3, "score": None}, {"rate": 3e-3, "score": 0.5}, {"rate": 1e-2, "score": 0.7}]
     assert best_rate([{"task": "depth", **trial} for trial in trials]) == 3e-3
     assert best_rate([{"task": "refer", **trial} for trial in trials]) == 1e-2
 
 
 def test_each_arm_differs_from_the_papers_model_in_one_factor_or_reads_nothing():
-    from claims_arms import tiers
-
     for arm in (arm for group in tiers() for arm in group):
         changed = arm.changed()
         assert len(changed) <= 1 or set(changed) in ({"backbone", "prompt"}, {"adapter", "prompt"})
 
 
 def test_the_random_backbone_is_the_shipped_one_before_its_training(monkeypatch, tmp_path, capsys):
-    import claims
-    from claims_models import Sources
-
     monkeypatch.setattr(sys, "argv", ["claims.py", "random", str(tmp_path / "random")])
     claims.main()
     shipped = shipped_diffusion()
@@ -177,8 +162,6 @@ def test_the_random_backbone_is_the_shipped_one_before_its_training(monkeypatch,
     ],
 )
 def test_wrong_backbones_and_arms_are_told(monkeypatch, tmp_path, capsys, words, message):
-    import claims
-
     monkeypatch.setattr(sys, "argv", ["claims.py", "plan", str(tmp_path / "runs.jsonl"), *words])
     with pytest.raises(SystemExit, match="2"):
         claims.main()
@@ -186,7 +169,5 @@ def test_wrong_backbones_and_arms_are_told(monkeypatch, tmp_path, capsys, words,
 
 
 def test_a_folder_without_weights_has_no_hash(tmp_path):
-    from claims_models import weights_hash
-
     with pytest.raises(UsageError, match=r"unet holds no \*\.safetensors"):
         weights_hash(tmp_path, "unet")

@@ -14,21 +14,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from claims_arms import LABELS, Arm, Run
-from claims_models import MAX_DEPTH_M, Sources, build_model, shuffled_classes
 from torch import Tensor
 
+from experiments.claims_arms import LABELS, Arm, Run
+from experiments.claims_models import MAX_DEPTH_M, Sources, build_model, shuffled_classes
+from experiments.frozen_features import FrozenBackbone
 from vpd.data.collate import collate
 from vpd.data.geometric import flip
 from vpd.data.transforms import draw_text
 from vpd.evaluation.evaluate import SCORE, is_better
 from vpd.inference.cache import FrozenCaches, TensorCache
-from vpd.inference.frozen_features import FrozenBackbone
 from vpd.metrics.accumulator import Accumulator
 from vpd.metrics.depth import DepthMetrics
 from vpd.metrics.referring import ReferringMetrics
 from vpd.metrics.segmentation import SegmentationMetrics
 from vpd.processes import find_processes
+from vpd.tasks.depth import DepthModel
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.referring import ReferringModel
 from vpd.tasks.segmentation import SegmentationModel
@@ -257,10 +258,10 @@ def measure_rows(model: PerceptionModel, scenes: Batch, caches: FrozenCaches, *,
         elif isinstance(model, ReferringModel):
             embeds = model.encode_texts(part.texts or [], caches)
             predicted, truth = model(part.images, embeds, caches=caches).argmax(dim=1), part.masks
-        else:
-            prompts = model.scene_prompts(part.scenes)
+        elif isinstance(model, DepthModel):
+            prompts = model.scene_prompts(part.scenes or [None] * len(part.names))
             predicted, truth = model(part.images, prompts, caches=caches), part.depth_m
-        rows += [metric.row(one, wanted) for one, wanted in zip(predicted, truth, strict=True)]
+        rows += [metric.row(one, wanted) for one, wanted in zip(predicted, () if truth is None else truth, strict=True)]
     return torch.stack(rows)
 
 

@@ -14,8 +14,8 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
+from experiments.latents import LatentSet
 from vpd.loading import has_fast_bf16
-from vpd.pretraining.latents import LatentSet
 from vpd.pretraining.muon import Muon
 from vpd.pretraining.run_state import restore_run, save_run
 from vpd.prompts.encoder import TextEncoder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -17,13 +18,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vpd.cli.quiet import begin_worker
+from experiments.autoencoder import load_autoencoder, posterior_mode
+from experiments.captions import caption, short_caption
+from vpd.cli.quiet import quiet_libraries
 from vpd.data.mirror_text import mirror_text
 from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write, writable_folder
-from vpd.pretraining.autoencoder import load_autoencoder, posterior_mode
 from vpd.pretraining.crops import to_batch
-from vpd.world.captions import caption, short_caption
 from vpd.world.render import render
 from vpd.world.sample_scene import CROWDED_STYLE, DEFAULT_STYLE, sample_scene
 
@@ -79,13 +80,20 @@ def _many(workers: int) -> Iterator[Callable[..., Iterable[None]]]:
 
     Where an error, Ctrl-C or SIGTERM ends it, they end at once and not after the shards that they are at.
     """
-    with ProcessPoolExecutor(workers, get_context("spawn"), begin_worker) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker) as pool:
         try:
             yield pool.map
         except BaseException:
             for process in list(pool._processes.values()):
                 process.terminate()
             raise
+
+
+def _begin_worker() -> None:
+    """What a process that renders does first: it is quiet, has one thread, and dies of Ctrl-C without a word."""
+    quiet_libraries()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    torch.set_num_threads(1)
 
 
 def _write_shard(path: Path, number: int, *, count: int, seed: int, size_px: int) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from claims_arms import Arm
 from torch import Tensor
 
+from experiments.claims_arms import Arm
+from experiments.frozen_features import FrozenBackbone
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.config import DepthConfig, Fit, ReferConfig, SegmentConfig
 from vpd.errors import UsageError
 from vpd.inference.cache import FrozenCaches, TensorCache
-from vpd.inference.frozen_features import FrozenBackbone
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import PLAIN_TEMPLATE, embed_names
 from vpd.tasks.depth import DepthModel

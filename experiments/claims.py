@@ -1,10 +1,10 @@
 """Do the paper's claims hold? Models that differ in one thing, trained and tested on rendered scenes.
 
-    python benchmarks/claims.py random DIR                            # a backbone of random weights
-    python benchmarks/claims.py run RESULTS.jsonl --backbone text=DIR --backbone random=DIR \
+    python experiments/claims.py random DIR                            # a backbone of random weights
+    python experiments/claims.py run RESULTS.jsonl --backbone text=DIR --backbone random=DIR \
         [--backbone unconditional=DIR] [--backbone masked=DIR] [--seeds 5] [--minutes M] [--only task=refer,regime=full]
-    python benchmarks/claims.py plan RESULTS.jsonl --backbone ...     # what is done and what is left
-    python benchmarks/claims.py report RESULTS.jsonl --out docs/claims
+    python experiments/claims.py plan RESULTS.jsonl --backbone ...     # what is done and what is left
+    python experiments/claims.py report RESULTS.jsonl --out docs/claims
 
 Each run is one line of RESULTS; one that is there is not made again, so a job may be stopped at any moment and
 started anew. Several jobs may share a file: give each `--share 1/2`, `--share 2/2`.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 import zlib
 from collections import Counter
@@ -23,17 +24,18 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from claims_arms import BACKBONES, Run, plan, trials
-from claims_models import Sources, read_backbones
-from claims_report import write_report
-from claims_runs import Laboratory, Settings, best_rate
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where it is run by its path, `experiments` is found by this
+from experiments.autoencoder import load_autoencoder
+from experiments.claims_arms import BACKBONES, Run, plan, trials
+from experiments.claims_models import Sources, read_backbones
+from experiments.claims_report import write_report
+from experiments.claims_runs import Laboratory, Settings, best_rate
+from experiments.diffusion import new_run
+from experiments.miniature import save_diffusion_folder
 from vpd.errors import UsageError
 from vpd.files.atomic import append_json_line, read_json_lines
 from vpd.model_folder import results_folder
-from vpd.pretraining.autoencoder import load_autoencoder
-from vpd.pretraining.diffusion import new_run
-from vpd.pretraining.miniature import save_diffusion_folder
 
 
 def run_all(options: argparse.Namespace) -> None:
@@ -139,7 +141,7 @@ def main() -> None:
     random = commands.add_parser("random", help=write_random.__doc__)
     random.set_defaults(do=write_random)
     random.add_argument("folder", type=Path)
-    report = commands.add_parser("report", help=write_report.__doc__.partition("\n")[0])
+    report = commands.add_parser("report", help="Write tables and plots.")
     report.set_defaults(do=lambda options: write_report(options.results, options.out))
     report.add_argument("results", type=Path)
     report.add_argument("--out", type=Path, required=True)

@@ -1,8 +1,8 @@
 """Does what a small model learnt of rendered scenes help with photographs? Backbones and options, equal budgets.
 
-    python benchmarks/transfer.py run RESULTS.jsonl --data camvid=DIR --data nyu=DIR --data refer=DIR \
+    python experiments/transfer.py run RESULTS.jsonl --data camvid=DIR --data nyu=DIR --data refer=DIR \
         --backbone text=world --backbone random=DIR [--backbone unconditional=DIR] [--seeds 3] [--minutes M]
-    python benchmarks/transfer.py report RESULTS.jsonl
+    python experiments/transfer.py report RESULTS.jsonl
 
 Each run is a training by the library and an evaluation on the test split, and leaves one line in RESULTS; one that is
 there, with the same weights and settings, is not made again. The backbone `text` is also trained with single options of
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
 import zlib
@@ -26,8 +27,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from claims_models import read_backbones, read_pairs, weights_hash
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where it is run by its path, `experiments` is found by this
+from experiments.claims_models import read_backbones, read_pairs, weights_hash
 from vpd.datasets.layouts import open_data
 from vpd.errors import UsageError
 from vpd.evaluation.evaluate import SCORE, evaluate

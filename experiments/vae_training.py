@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from vpd.pretraining.autoencoder import autoencoder_loss
+from experiments.autoencoder import autoencoder_loss
 from vpd.pretraining.image_training import ImageRun
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers import __version__ as diffusers_version
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from experiments.autoencoder import load_autoencoder, save_autoencoder
+from vpd.demo.samples import noise_schedule
 from vpd.errors import UsageError
 from vpd.files.atomic import write_json
-from vpd.pretraining.autoencoder import load_autoencoder, save_autoencoder
 from vpd.prompts.tokenizer import VOCABULARY_SIZE, clip_tokenizer
 
 NORM_GROUPS = 8
@@ -174,18 +175,6 @@ def _tokenizer() -> CLIPTokenizer:
     tokenizer = deepcopy(clip_tokenizer())
     tokenizer.model_max_length = TOKEN_LENGTH
     return tokenizer
-
-
-def noise_schedule() -> DDIMScheduler:
-    """Stable Diffusion's noise schedule."""
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
 
 
 def _model_index() -> dict[str, Any]:

@@ -1,9 +1,11 @@
-"""`vpd pretrain diffusion` and its parts: latents with true captions, losses by hand, resumed runs, the folder."""
+"""`pretrain.py diffusion` and its parts: latents with true captions, losses by hand, resumed runs, the folder."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,23 +14,25 @@ from processes import descendants, is_running, wait_until
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-import vpd.cli
+from experiments import diffusion as diffusion_pretraining
+from experiments import latents, pretrain
+from experiments.autoencoder import load_autoencoder
+from experiments.captions import caption
+from experiments.diffusion import CHECKPOINT, pretrain_diffusion
+from experiments.diffusion_training import embed_texts, masked_loss, noise_loss, rate_at
+from experiments.gauges import attention_ratio, follows, text_gap
+from experiments.latents import LatentSet, encode, prepare_latents
 from vpd import StableDiffusionBackbone
+from vpd.demo.samples import noise_schedule, sample_latents, to_pictures
 from vpd.errors import UsageError
-from vpd.pretraining import diffusion as diffusion_pretraining
-from vpd.pretraining import latents
-from vpd.pretraining.autoencoder import load_autoencoder
 from vpd.pretraining.crops import to_batch
-from vpd.pretraining.diffusion import CHECKPOINT, pretrain_diffusion
-from vpd.pretraining.diffusion_training import embed_texts, masked_loss, noise_loss, rate_at
-from vpd.pretraining.gauges import attention_ratio, follows, sample_latents, text_gap, to_pictures
-from vpd.pretraining.latents import LatentSet, encode, prepare_latents
-from vpd.pretraining.miniature import noise_schedule
 from vpd.prompts.encoder import TextEncoder
-from vpd.world.captions import caption
 from vpd.world.render import render
 from vpd.world.sample_scene import sample_scene
 
+pytestmark = pytest.mark.extras
+
+ROOT = Path(__file__).parents[2]
 TINY = {"unet_channels": (8, 16, 16, 16), "unet_heads": (1, 2, 2, 2), "layers_per_block": 1}
 TINY |= {"text_dim": 16, "text_layers": 1, "heads": 2}
 RUN = {"scenes": 4, "steps": 4, "batch_size": 3, "size_px": 32, "workers": 1, "device": "cpu"}
@@ -74,7 +78,6 @@ def test_shards_that_are_there_are_kept(store, monkeypatch):
     prepare_latents(store, scenes=4, seed=0, size_px=32)
 
 
-@pytest.mark.extras
 def test_workers_write_what_one_process_writes(tmp_path):
     one, two = (prepare_latents(tmp_path / str(n), scenes=8, seed=5, size_px=32, workers=n) for n in (1, 2))
     for own, other in zip(one, two, strict=True):
@@ -256,14 +259,14 @@ def test_embeddings_have_a_gradient():
 
 
 def test_the_command(tmp_path, store, capsys):
-    line = f"pretrain diffusion --out {tmp_path / 'out'} --latents {store} --scenes 4 --steps 1 --batch 2 --size 32"
+    line = f"diffusion --out {tmp_path / 'out'} --latents {store} --scenes 4 --steps 1 --batch 2 --size 32"
     with pytest.raises(SystemExit, match="^0$"):
-        vpd.cli.main([*line.split(), "--workers", "1", "--device", "cpu"])
+        pretrain.main([*line.split(), "--workers", "1", "--device", "cpu"])
     printed = capsys.readouterr().out
     assert "Trained: 1 steps in" in printed and "captions of other pictures" in printed
     assert "step 1, 100% done: loss " in printed  # nobody watches a terminal
     with pytest.raises(SystemExit, match="^2$"):
-        vpd.cli.main([*line.split(), "--steps", "0"])
+        pretrain.main([*line.split(), "--steps", "0"])
 
 
 def test_ctrl_c_while_scenes_are_rendered_says_what_becomes_of_them(tmp_path, capsys, monkeypatch):
@@ -271,9 +274,9 @@ def test_ctrl_c_while_scenes_are_rendered_says_what_becomes_of_them(tmp_path, ca
         raise KeyboardInterrupt
 
     monkeypatch.setattr(latents, "render", interrupt)
-    line = f"pretrain diffusion --out {tmp_path / 'out'} --scenes 4 --steps 1 --batch 2 --size 32 --workers 1"
+    line = f"diffusion --out {tmp_path / 'out'} --scenes 4 --steps 1 --batch 2 --size 32 --workers 1"
     with pytest.raises(SystemExit, match="^130$"):
-        vpd.cli.main(line.split())
+        pretrain.main(line.split())
     assert "Stopped. What is saved stays; go on by the same command with --resume." in capsys.readouterr().out
 
 
@@ -291,15 +294,16 @@ def test_a_run_interrupted_after_its_last_step_loses_none(tmp_path, store, monke
     assert report.steps == RUN["steps"] and not (tmp_path / CHECKPOINT).exists()
 
 
-@pytest.mark.extras
 def test_processes_that_render_end_at_once(tmp_path):
     program = f"""
-from vpd.pretraining.latents import prepare_latents
+from experiments.latents import prepare_latents
 if __name__ == "__main__":
     prepare_latents({str(tmp_path / "latents")!r}, scenes=4000, seed=0, workers=2)
 """
     (tmp_path / "program.py").write_text(program)
-    running = subprocess.Popen([sys.executable, tmp_path / "program.py"], stderr=subprocess.PIPE, text=True)
+    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, tmp_path / "program.py"]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | paths)
     try:
         # with the tracker of their resources
         wait_until(lambda: len(descendants(running.pid)) >= 3, "no processes to render came", running=running)

@@ -6,10 +6,10 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from experiments.autoencoder import SHIPPED, build_autoencoder, save_autoencoder
+from experiments.miniature import write_diffusion_folder
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.errors import UsageError
-from vpd.pretraining.autoencoder import SHIPPED, build_autoencoder, save_autoencoder
-from vpd.pretraining.miniature import write_diffusion_folder
 
 SMALL = {"unet_channels": (8, 16, 16, 16), "layers_per_block": 1, "text_dim": 16, "text_layers": 1, "heads": 2}
 
