@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vpd
-from vpd.cli.model_facts import describe_source
+from vpd.cli.info import describe_source
 from vpd.config import LoraSettings
 from vpd.errors import UsageError
 from vpd.weights.difference import DOWN, UP, leave_out, low_rank, put_back

@@ -16,7 +16,7 @@ from tiny import CLASSES, tiny_unet
 from vpd import SegmentationModel, StableDiffusionBackbone, UsageError, export
 from vpd.backbones.tiny_encoder import TinyEncoder, TinyEncoderConfig, save_tiny_encoder
 from vpd.cli import main
-from vpd.cli.model_facts import describe_source
+from vpd.cli.info import describe_source
 from vpd.config import Fit, SegmentConfig
 from vpd.inference.memory import network_bytes
 from vpd.optimising import fast_dtype, optimise

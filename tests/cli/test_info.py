@@ -49,7 +49,7 @@ def test_parameters_are_counted_as_the_model_has_them(vpd_command: Command, mode
 
 def test_no_torch_is_needed(models: dict[str, Path]):
     code = (
-        "import sys; from vpd.cli.model_facts import describe_source; describe_source(sys.argv[1])\n"
+        "import sys; from vpd.cli.info import describe_source; describe_source(sys.argv[1])\n"
         "sys.exit(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)) or 0)"
     )
     shown = subprocess.run([sys.executable, "-c", code, models["segment"]], capture_output=True, text=True, check=False)

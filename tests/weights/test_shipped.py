@@ -9,7 +9,7 @@ import torch
 
 import vpd
 from vpd import SegmentationModel, StableDiffusionBackbone
-from vpd.cli.model_facts import describe_source
+from vpd.cli.info import describe_source
 from vpd.errors import UsageError
 from vpd.weights.shipped import ADAPTED, FOLDER, HASHES, shipped_diffusion, shipped_model
 

@@ -17,8 +17,7 @@ from vpd.config import BackboneConfig, LoraSettings, MapScale
 from vpd.errors import UsageError
 from vpd.files.images import pad_to_multiple
 from vpd.tensors import Features, LayerText, Text
-from vpd.weights.sd_family import check_unet
-from vpd.weights.sources import load_unet_and_vae
+from vpd.weights.sources import check_unet, load_unet_and_vae
 
 
 class StableDiffusionBackbone(nn.Module):

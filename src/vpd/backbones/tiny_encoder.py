@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from vpd.errors import UsageError, wrong_fields
 from vpd.files.atomic import atomic_write, write_json
-from vpd.weights.safetensors_header import read_shapes
 from vpd.weights.sources import download, first_line, is_hub_id
+from vpd.weights.untrusted import read_shapes
 
 CLASS_NAME = "AutoencoderTiny"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "diffusion_pytorch_model.safetensors"

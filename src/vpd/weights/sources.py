@@ -1,4 +1,4 @@
-"""Where diffusion weights come from: a folder in diffusers layout, a hub id, or a single LDM file."""
+"""Where diffusion weights come from (folder in diffusers layout, hub id, single LDM file): found, loaded, checked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, R
 from huggingface_hub.utils import validate_repo_id
 
 from vpd.errors import UsageError
-from vpd.weights.sd_family import check_unet
 from vpd.weights.shipped import WORLD, shipped_diffusion
 from vpd.weights.single_file import read_single_file
 
@@ -41,6 +40,23 @@ _NEEDED_TEXT = (
     "tokenizer/merges.txt|tokenizer/tokenizer.json",
 )
 _VARIANTS = ["*.fp16.*", "*.non_ema.*"]
+
+_DOWN_BLOCKS = ("CrossAttnDownBlock2D", "DownBlock2D")
+_UP_BLOCKS = ("CrossAttnUpBlock2D", "UpBlock2D")
+_MUST_BE_UNSET = (
+    "class_embed_type",
+    "addition_embed_type",
+    "encoder_hid_dim_type",
+    "time_cond_proj_dim",
+    "num_class_embeds",
+    "dual_cross_attention",
+    "only_cross_attention",
+    "attention_type",
+    "conv_in_kernel",
+    "center_input_sample",
+    "cross_attention_norm",
+)
+_HARMLESS = (None, False, "default", 3)
 
 
 def find_source(source: str | Path, *, with_text: bool = False) -> Path:
@@ -206,6 +222,26 @@ def load_unet_and_vae(source: str | Path) -> tuple[UNet2DConditionModel, Autoenc
         load_part(UNet2DConditionModel, path / "unet", unused=r"conv_norm_out\.|conv_out\.", torch_dtype=torch.float32),
         _load_vae(path),
     )
+
+
+def check_unet(config: dict[str, Any]) -> None:
+    """Refuse architectures that the walk does not cover, before any weight is read.
+
+    Raises:
+        UsageError: If the UNet is not of the Stable Diffusion 1.x / 2.x family.
+    """
+    strange = [
+        f"{name}={config[name]!r}" for name in _MUST_BE_UNSET if config.get(name) not in _HARMLESS and name in config
+    ]
+    down, up = config.get("down_block_types", ()), config.get("up_block_types", ())
+    strange += [name for name in (*down, *up) if name not in (*_DOWN_BLOCKS, *_UP_BLOCKS)]
+    if config.get("mid_block_type", "UNetMidBlock2DCrossAttn") != "UNetMidBlock2DCrossAttn":
+        strange.append(f"mid_block_type={config['mid_block_type']!r}")
+    if strange:
+        raise UsageError(
+            f"This UNet is not of the Stable Diffusion 1.x / 2.x family: {', '.join(map(str, strange))}. "
+            "Use a model such as stable-diffusion-v1-5/stable-diffusion-v1-5."
+        )
 
 
 def load_vae(source: str | Path) -> AutoencoderKL:

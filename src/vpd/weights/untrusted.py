@@ -1,4 +1,4 @@
-"""Reading other people's weight files without running what is in them."""
+"""Reading other people's weight files without running what is in them; torch comes with the first that needs it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import pickle
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch.serialization import safe_globals
+from safetensors import SafetensorError, safe_open
 
 from vpd.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _NUMPY_SCALAR = np.float64(0).__reduce__()[0]
 _INERT: list[Any] = [
@@ -30,12 +30,38 @@ _REFUSED = re.compile(r"GLOBAL (\w+(?:\.\w+)*) (?:was|whose)")
 """The name that the restricted reader refused, in its message."""
 
 
+def read_shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape of every tensor in a safetensors file, such as `("F32", (320, 4, 3, 3))`, by name.
+
+    Reads the file's header alone: a few kilobytes of a file of gigabytes.
+
+    Raises:
+        UsageError: If the file is missing, truncated or no safetensors file.
+    """
+    if not path.is_file():
+        raise UsageError(f"There is no {path}.")
+    try:
+        with safe_open(path, "np") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
+            return {name: (str(part.get_dtype()), tuple(part.get_shape())) for name, part in slices.items()}
+    except SafetensorError as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: SafetensorError) -> UsageError:
+    return UsageError(f"{path} is truncated or not a safetensors file ({error}). Copy it again.")
+
+
 def read_tensor_file(path: str | Path) -> dict[str, Any]:
     """Contents of a `.safetensors` file or of a PyTorch file, which is read with `weights_only=True`.
 
     Raises:
         UsageError: If the file is missing, empty, truncated, no weight file, or a pickle that could run code.
     """
+    import torch
+    from safetensors.torch import load_file
+    from torch.serialization import safe_globals
+
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"There is no file {path}.")
@@ -45,7 +71,7 @@ def read_tensor_file(path: str | Path) -> dict[str, Any]:
         try:
             return dict(load_file(path))
         except SafetensorError as error:
-            raise UsageError(f"{path} is truncated or not a safetensors file ({error}). Copy it again.") from None
+            raise _damaged(path, error) from None
     try:
         with safe_globals(_INERT):
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -64,6 +90,8 @@ def read_tensor_file(path: str | Path) -> dict[str, Any]:
     return loaded
 
 
-def tensors_only(contents: dict[str, Any]) -> dict[str, torch.Tensor]:
+def tensors_only(contents: dict[str, Any]) -> dict[str, Tensor]:
     """The tensors of a flat state dict; other entries (step counters and the like) are left out."""
-    return {str(key): value for key, value in contents.items() if isinstance(value, torch.Tensor)}
+    from torch import Tensor
+
+    return {str(key): value for key, value in contents.items() if isinstance(value, Tensor)}
