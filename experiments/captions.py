@@ -6,11 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vpd.world.expressions import RELATIONS
-from vpd.world.phrases import ATTRIBUTES, Seen, noun_phrase, seen_things
+from vpd.world.expressions import ATTRIBUTES, RELATIONS, Seen, noun_phrase, seen_things
 from vpd.world.render import Rendering
-from vpd.world.scenes import Thing
-from vpd.world.vocabulary import CLASSES
+from vpd.world.scenes import CLASSES, Thing
 
 NEAR_M, FAR_M = 3.2, 4.4
 """Objects nearer and farther than these are said to be; about a quarter of them each."""

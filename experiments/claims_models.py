@@ -26,7 +26,7 @@ from vpd.tasks.segmentation import SegmentationModel
 from vpd.tensors import Batch, Features, Text
 from vpd.weights.sources import find_source
 from vpd.world.dataset import SCENE
-from vpd.world.vocabulary import CLASSES
+from vpd.world.scenes import CLASSES
 
 TOKEN_LENGTH = 16
 """Of expressions; the longest has 13 words."""

@@ -39,7 +39,7 @@ from vpd.training.progress import Interval
 from vpd.training.settings import resolve_config
 from vpd.training.step import Stepper
 from vpd.world.dataset import WorldSamples
-from vpd.world.vocabulary import CLASSES
+from vpd.world.scenes import CLASSES
 
 FIRST_SEED = 10
 """Seeds of labelled and test scenes begin here: no pre-training saw them."""

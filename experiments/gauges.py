@@ -18,9 +18,9 @@ from vpd.demo.samples import draw_samples, embed_padded
 from vpd.pretraining.crops import to_batch
 from vpd.prompts.encoder import TextEncoder
 from vpd.tasks.segmentation import SegmentationModel
-from vpd.world.phrases import noun_phrase
+from vpd.world.expressions import noun_phrase
 from vpd.world.render import Rendering
-from vpd.world.vocabulary import CLASSES, MATERIALS, OBJECT_COLOURS, SHAPES
+from vpd.world.scenes import CLASSES, MATERIALS, OBJECT_COLOURS, SHAPES
 
 GAP_TIMESTEPS = (100, 400, 550, 700, 850)
 CHUNK = 64

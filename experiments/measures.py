@@ -15,7 +15,7 @@ from experiments.autoencoder import reconstruct
 from vpd.files.images import to_pixels
 from vpd.pretraining.crops import to_batch
 from vpd.world.render import Rendering
-from vpd.world.vocabulary import OBJECT_COLOURS
+from vpd.world.scenes import OBJECT_COLOURS
 
 HUES = {name: colorsys.rgb_to_hsv(*rgb)[0] for name, rgb in OBJECT_COLOURS.items()}
 """Hue of each object colour, [0, 1)."""

@@ -18,7 +18,7 @@ from vpd.drawing.text import Colour
 from vpd.world.expressions import expressions
 from vpd.world.render import render
 from vpd.world.sample_scene import CROWDED_STYLE, DEFAULT_STYLE, sample_scene
-from vpd.world.vocabulary import CLASSES
+from vpd.world.scenes import CLASSES
 
 NEAR_M, FAR_M = 1.9, 9.3
 TITLES = ("image", "classes", "objects", "depth")

@@ -7,7 +7,7 @@ import pytest
 
 from vpd.datasets.layouts import detect_format, open_data, splits_of
 from vpd.errors import UsageError
-from vpd.world.vocabulary import CLASSES
+from vpd.world.scenes import CLASSES
 
 
 def test_each_task_has_its_truth():

@@ -23,7 +23,7 @@ from vpd.pretraining.crops import to_batch
 from vpd.world.dataset import split_seed
 from vpd.world.render import render
 from vpd.world.sample_scene import sample_scene
-from vpd.world.vocabulary import OBJECT_COLOURS
+from vpd.world.scenes import OBJECT_COLOURS
 
 TINY = (8, 8, 8)
 

@@ -11,8 +11,7 @@ from experiments.captions import caption, short_caption
 from vpd.data.mirror_text import mirror_text
 from vpd.world.render import render
 from vpd.world.sample_scene import CROWDED_STYLE, DEFAULT_STYLE, sample_scene
-from vpd.world.scenes import Camera, Light, Room, Scene, Thing
-from vpd.world.vocabulary import CLASSES, SHAPES
+from vpd.world.scenes import CLASSES, SHAPES, Camera, Light, Room, Scene, Thing
 
 
 @pytest.fixture(scope="module")

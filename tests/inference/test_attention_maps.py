@@ -13,7 +13,7 @@ from vpd.prompts.encoder import TextEncoder
 from vpd.world.dataset import split_seed
 from vpd.world.render import render
 from vpd.world.sample_scene import CROWDED_STYLE, sample_scene
-from vpd.world.vocabulary import OBJECT_COLOURS
+from vpd.world.scenes import OBJECT_COLOURS
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from vpd.data.sample import Sample
 from vpd.world.dataset import MOST_TEXTS, WorldSamples, split_seed
 from vpd.world.render import render
 from vpd.world.sample_scene import CROWDED_STYLE, sample_scene
-from vpd.world.vocabulary import CLASSES
+from vpd.world.scenes import CLASSES
 
 
 def test_segment_sample():

@@ -6,8 +6,7 @@ import pytest
 from expression_checker import facts_of, meant
 
 from vpd.data.mirror_text import mirror_text
-from vpd.world.expressions import expressions
-from vpd.world.phrases import definite_phrases, seen_things
+from vpd.world.expressions import definite_phrases, expressions, seen_things
 from vpd.world.render import render
 from vpd.world.sample_scene import CROWDED_STYLE, DEFAULT_STYLE, sample_scene
 from vpd.world.scenes import Camera, Scene, Thing

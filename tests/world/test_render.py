@@ -5,13 +5,19 @@ import math
 import numpy as np
 import pytest
 
-from vpd.world.ray_casting import cast, class_labels
-from vpd.world.render import render
+from vpd.world.ray_casting import (
+    BOUND,
+    CUBE_HALF,
+    CYLINDER_RADIUS,
+    HALF_HEIGHT,
+    camera_rays,
+    cast,
+    class_labels,
+    hit_distance,
+)
+from vpd.world.render import floor_pattern, light_share, render
 from vpd.world.sample_scene import sample_scene
-from vpd.world.scenes import Camera, Light, Room, Scene, Thing
-from vpd.world.shading import floor_pattern, light_share
-from vpd.world.shapes import BOUND, CUBE_HALF, CYLINDER_RADIUS, HALF_HEIGHT, camera_rays, hit_distance
-from vpd.world.vocabulary import CLASSES, SHAPES
+from vpd.world.scenes import CLASSES, SHAPES, Camera, Light, Room, Scene, Thing
 
 RADIUS_M = 0.74
 LEVEL = Camera(height_m=RADIUS_M, pitch_rad=0.0, focal=1.0)

@@ -10,7 +10,7 @@ import pytest
 from vpd.world import sample_scene as sampling
 from vpd.world.render import render
 from vpd.world.sample_scene import CROWDED_STYLE, DEFAULT_STYLE, SceneStyle, sample_scene
-from vpd.world.vocabulary import FLOOR_PATTERNS, MATERIALS, OBJECT_COLOURS, SHAPES, SIZES_M, SURFACE_COLOURS
+from vpd.world.scenes import FLOOR_PATTERNS, MATERIALS, OBJECT_COLOURS, SHAPES, SIZES_M, SURFACE_COLOURS
 
 
 @pytest.fixture(scope="module", params=[DEFAULT_STYLE, CROWDED_STYLE], ids=["default", "crowded"])

@@ -28,7 +28,7 @@ from vpd.training.settings import resolve_config
 from vpd.training.step import Stepper
 from vpd.weights.shipped import WORLD, shipped_diffusion
 from vpd.world.dataset import WorldSamples
-from vpd.world.vocabulary import CLASSES
+from vpd.world.scenes import CLASSES
 
 STEPS, MEASURE_EVERY = 80, 8
 _LABELLED, _MEASURED, _SIZE_PX, _BATCH = 128, 40, 64, 12

@@ -11,7 +11,7 @@ from vpd.data.sample import Sample, SampleSet
 from vpd.world.expressions import Expression, expressions
 from vpd.world.render import Rendering, render
 from vpd.world.sample_scene import CROWDED_STYLE, DEFAULT_STYLE, sample_scene
-from vpd.world.vocabulary import CLASSES
+from vpd.world.scenes import CLASSES
 
 Split = Literal["train", "val", "test"]
 SCENE = "room"

@@ -1,28 +1,152 @@
-"""What the rays of a picture meet first: depth, object and side of the room at every pixel."""
+"""Rays, where they meet the shapes, and what those of a picture meet first: depth, object and side of the room.
+
+Coordinates are arrays with the axis `x y z` first. Every shape is a unit shape about the origin; an object turns,
+scales and moves it. Rays have a forward component of one in the camera's axes, so the distance along a ray *is* the
+depth in metres.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vpd.world.scenes import Camera, Room, Scene, Thing
-from vpd.world.shapes import (
-    BOUND,
-    Array,
-    camera_axes,
-    camera_origin,
-    camera_rays,
-    hit_distance,
-    thing_centre,
-    to_unit,
-)
-from vpd.world.vocabulary import CLASSES
+from vpd.world.scenes import CLASSES, Camera, Room, Scene, Thing
+
+Array = NDArray[np.float32]
+
+CUBE_HALF = 0.72
+CYLINDER_RADIUS, CYLINDER_HALF = 0.78, 0.92
+HALF_HEIGHT = {"sphere": 1.0, "cube": CUBE_HALF, "cylinder": CYLINDER_HALF, "cone": 1.0}
+"""From a unit shape's centre to the floor."""
+BOUND = {
+    "sphere": 1.0,
+    "cube": CUBE_HALF * math.sqrt(3.0),
+    "cylinder": math.hypot(CYLINDER_RADIUS, CYLINDER_HALF),
+    "cone": math.sqrt(2.0),
+}
+"""Radius of a sphere around a unit shape."""
 
 FLOOR, CEILING, LEFT_WALL, RIGHT_WALL, BACK_WALL, FRONT_WALL = range(6)
 BEHIND_M = 3.0
 """Distance of the wall at the camera's back."""
+
+
+def camera_axes(camera: Camera) -> Array:
+    """Right, up and forward of a camera, one a row."""
+    sin_yaw, cos_yaw = math.sin(camera.yaw_rad), math.cos(camera.yaw_rad)
+    sin_pitch, cos_pitch = math.sin(camera.pitch_rad), math.cos(camera.pitch_rad)
+    right = (cos_yaw, 0.0, -sin_yaw)
+    up = (sin_yaw * sin_pitch, cos_pitch, cos_yaw * sin_pitch)
+    forward = (sin_yaw * cos_pitch, -sin_pitch, cos_yaw * cos_pitch)
+    return np.array([right, up, forward], dtype=np.float32)
+
+
+def camera_origin(camera: Camera) -> Array:
+    """Where a camera stands."""
+    return np.array([camera.x_m, camera.height_m, 0.0], dtype=np.float32)
+
+
+def camera_rays(camera: Camera, height_px: int, width_px: int) -> Array:
+    """Directions `(3, H, W)` through the centres of the pixels, forward component one."""
+    focal_px = camera.focal * math.sqrt(height_px * width_px)
+    across = (np.arange(width_px, dtype=np.float32) + 0.5 - width_px / 2) / focal_px
+    upwards = (height_px / 2 - 0.5 - np.arange(height_px, dtype=np.float32)) / focal_px
+    right, up, forward = camera_axes(camera)[:, :, None, None]
+    return (forward + right * across[None, None, :] + up * upwards[None, :, None]).astype(np.float32)
+
+
+def thing_centre(thing: Thing) -> Array:
+    """Centre of an object."""
+    height = thing.radius_m * HALF_HEIGHT[thing.shape]
+    return np.array([thing.x_m, height, thing.z_m], dtype=np.float32)
+
+
+def to_unit(thing: Thing, vectors: Array) -> Array:
+    """Turn and scale `(3, ...)` vectors from the room's axes to those of an object's unit shape."""
+    sin, cos = math.sin(thing.yaw_rad) / thing.radius_m, math.cos(thing.yaw_rad) / thing.radius_m
+    x, y, z = vectors
+    return np.stack([cos * x - sin * z, y / np.float32(thing.radius_m), sin * x + cos * z])
+
+
+def from_unit(thing: Thing, normals: Array) -> Array:
+    """Turn `(3, ...)` unit vectors back to the room's axes."""
+    sin, cos = math.sin(thing.yaw_rad), math.cos(thing.yaw_rad)
+    x, y, z = normals
+    return np.stack([cos * x + sin * z, y, cos * z - sin * x])
+
+
+def hit_distance(shape: str, origin: Array, rays: Array) -> Array:
+    """Distance along each ray to the unit shape, from outside it; infinity where it is missed.
+
+    Args:
+        shape: One of the world's shapes.
+        origin: Start of the rays, `(3, ...)`, broadcast against them.
+        rays: Directions, `(3, ...)`.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if shape == "cone":
+            return _hit_cone(origin, rays)
+        if shape == "sphere":
+            near, far = _quadratic((rays * rays).sum(0), (origin * rays).sum(0), (origin * origin).sum(0) - 1)
+        elif shape == "cylinder":
+            near, far = _slab(origin[1], rays[1], CYLINDER_HALF)
+            side_near, side_far = _quadratic(
+                rays[0] ** 2 + rays[2] ** 2,
+                origin[0] * rays[0] + origin[2] * rays[2],
+                origin[0] ** 2 + origin[2] ** 2 - np.float32(CYLINDER_RADIUS**2),
+            )
+            near, far = np.maximum(near, side_near), np.minimum(far, side_far)
+        else:
+            near, far = _slab(origin, rays, CUBE_HALF)
+            near, far = near.max(0), far.min(0)
+        return np.where((near <= far) & (near > 0), near, np.float32(np.inf))
+
+
+def surface_normal(shape: str, points: Array) -> Array:
+    """Unit normals `(3, n)` at points `(3, n)` on a unit shape."""
+    x, y, z = points
+    normals = np.zeros_like(points)
+    if shape == "sphere":
+        return points / np.maximum(np.sqrt((points * points).sum(0)), 1e-6)
+    if shape == "cube":
+        axis = np.abs(points).argmax(0)
+        columns = np.arange(points.shape[1])
+        normals[axis, columns] = np.sign(points[axis, columns])
+        return normals
+    radius = np.maximum(np.hypot(x, z), 1e-6)
+    if shape == "cone":  # radius (1 - y) / 2: the slope of the side is 1 to 2
+        flat, rise = 2 / math.sqrt(5.0), 1 / math.sqrt(5.0)
+        return np.stack([flat * x / radius, np.full_like(y, rise), flat * z / radius])
+    is_top = CYLINDER_HALF - y < CYLINDER_RADIUS - radius
+    return np.where(is_top, np.array([[0.0], [1.0], [0.0]], np.float32), np.stack([x / radius, 0 * y, z / radius]))
+
+
+def _quadratic(a: Array, half_b: Array, c: Array) -> tuple[Array, Array]:
+    """Both roots, the smaller first where `a > 0`; nan where there is none."""
+    root = np.sqrt(half_b * half_b - a * c)
+    return (-half_b - root) / a, (-half_b + root) / a
+
+
+def _slab(origin: Array, rays: Array, half: float) -> tuple[Array, Array]:
+    """Where rays enter and leave the space between two planes."""
+    one, other = (-half - origin) / rays, (half - origin) / rays
+    return np.minimum(one, other), np.maximum(one, other)
+
+
+def _hit_cone(origin: Array, rays: Array) -> Array:
+    """The cone's side, `x² + z² = ((1 - y) / 2)²` for -1 <= y <= 1; its base stands on the floor, unseen."""
+    below = 1 - origin[1]
+    roots = _quadratic(
+        rays[0] ** 2 + rays[2] ** 2 - rays[1] ** 2 / 4,
+        origin[0] * rays[0] + origin[2] * rays[2] + below * rays[1] / 4,
+        origin[0] ** 2 + origin[2] ** 2 - below**2 / 4,
+    )
+    inf = np.float32(np.inf)
+    on_side = [np.where((t > 0) & (np.abs(origin[1] + t * rays[1]) <= 1), t, inf) for t in roots]
+    return np.minimum(*on_side)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from vpd.world.ray_casting import cast
-from vpd.world.scenes import Camera, Light, Room, Scene, Thing
-from vpd.world.vocabulary import FLOOR_PATTERNS, MATERIALS, OBJECT_COLOURS, SHAPES, SURFACE_COLOURS
+from vpd.world.scenes import (
+    FLOOR_PATTERNS,
+    MATERIALS,
+    OBJECT_COLOURS,
+    SHAPES,
+    SURFACE_COLOURS,
+    Camera,
+    Light,
+    Room,
+    Scene,
+    Thing,
+)
 
 REFERENCE_PX = 32
 """Side of the small picture that decides whether a draw is accepted, whatever size is rendered later."""
