@@ -14,7 +14,7 @@ from vpd.backbones.tiny_encoder import TinyEncoder, load_tiny_encoder
 from vpd.backbones.unet_walk import fold_timestep, pack_feed_forward
 from vpd.errors import UsageError
 from vpd.loading import assign_weights, build_model, find_dtype, has_fast_bf16
-from vpd.prompts.prepared import PreparedText
+from vpd.prompts.adapter import PreparedText
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.segmentation import SegmentationModel
 

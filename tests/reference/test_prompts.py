@@ -10,7 +10,7 @@ import torch
 
 from golden_set import Golden
 from vpd.errors import UsageError
-from vpd.prompts.published import published_prompts
+from vpd.prompts.names import published_prompts
 
 
 def names(list_file: str) -> tuple[str, ...]:

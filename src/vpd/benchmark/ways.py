@@ -16,7 +16,7 @@ from vpd.backbones.vae_walk import scale_latents
 from vpd.benchmark.other_ways import HookedUNet, diffusers_encode, reference_encode, reference_features
 from vpd.errors import UsageError
 from vpd.optimising import optimise
-from vpd.prompts.prepared import PreparedText
+from vpd.prompts.adapter import PreparedText
 from vpd.tasks.model import PerceptionModel
 from vpd.tensors import Features
 

@@ -21,7 +21,7 @@ from vpd.inference.resize import fit_picture, resize_stream, resize_strips
 from vpd.inference.run import fitted_strips
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import embed_names
-from vpd.prompts.published import published_prompts as read_published_prompts
+from vpd.prompts.names import published_prompts as read_published_prompts
 from vpd.tasks.losses import LossSum, silog_loss_sum
 from vpd.tasks.model import ImageSource, PerceptionModel, as_list, recipe_backbone
 from vpd.tasks.predictions import DepthPrediction

@@ -21,9 +21,8 @@ from vpd.files.images import pad_to_multiple
 from vpd.inference.cache import FrozenCaches, image_key
 from vpd.inference.resize import slide
 from vpd.model_folder import save_model
-from vpd.prompts.adapter import TextAdapter
+from vpd.prompts.adapter import PreparedText, TextAdapter
 from vpd.prompts.encoder import TextEncoder
-from vpd.prompts.prepared import PreparedText
 from vpd.tasks.losses import LossSum, mean_loss
 from vpd.tensors import Batch, Features, Text
 

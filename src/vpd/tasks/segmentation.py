@@ -23,7 +23,7 @@ from vpd.inference.plan import Step, plan
 from vpd.inference.resize import variants_of
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import PLAIN_TEMPLATE, check_templates, embed_names
-from vpd.prompts.published import published_prompts as read_published_prompts
+from vpd.prompts.names import published_prompts as read_published_prompts
 from vpd.tasks.labelling import label_group, label_scales, label_stream, select
 from vpd.tasks.losses import LossSum, segmentation_loss_sum
 from vpd.tasks.model import ImageSource, PerceptionModel, as_list, recipe_backbone
