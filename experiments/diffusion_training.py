@@ -16,9 +16,9 @@ from torch import Tensor
 
 from experiments.latents import LatentSet
 from vpd.loading import has_fast_bf16
-from vpd.pretraining.muon import Muon
-from vpd.pretraining.run_state import restore_run, save_run
+from vpd.pretraining.run_state import all_weights, restore_run, save_run
 from vpd.prompts.encoder import TextEncoder
+from vpd.training.muon import Muon
 
 Objective = Literal["text", "unconditional", "masked"]
 """What a UNet learns: noise given captions; noise alone; latents that were masked (no diffusion at all)."""
@@ -58,7 +58,8 @@ class DiffusionRun:
         self.text_encoder.model.set_attn_implementation("eager")
         self.text_encoder.requires_grad_(True)
         device = next(self.unet.parameters()).device
-        self.optimiser = Muon(torch.nn.ModuleList([self.unet, self.text_encoder]), bf16=has_fast_bf16(device))
+        both = torch.nn.ModuleList([self.unet, self.text_encoder])
+        self.optimiser = Muon(all_weights(both), bf16=has_fast_bf16(device))
 
     def save(self, path: str | Path) -> None:
         """Write weights, optimiser state and progress to one file, atomically."""

@@ -4,13 +4,11 @@ from itertools import islice
 
 import pytest
 import torch
-from torch import nn
 
 from experiments.autoencoder import build_autoencoder
 from experiments.vae_training import AutoencoderRun
 from vpd.errors import UsageError
 from vpd.pretraining.image_training import train_on_images
-from vpd.pretraining.muon import KERNEL_RATIO, Muon, orthogonalise
 
 TINY = (8, 16, 16)
 
@@ -82,35 +80,6 @@ def test_checkpoint_of_another_run(tmp_path, other, message):
         run.images = "here"
     with pytest.raises(UsageError, match=message):
         run.restore(tmp_path / "run.safetensors")
-
-
-@pytest.mark.parametrize("shape", [(16, 40), (40, 16)])
-def test_orthogonalised_matrix_keeps_its_directions(shape):
-    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-    kept = torch.diagonal(left.T @ orthogonalise(matrix) @ right.T)
-    assert kept.min() > 0.6
-    assert kept.max() < 1.3
-
-
-def test_first_steps_by_hand():
-    """The first step of Adam is the sign of the gradient; that of a kernel has a known size."""
-    model = nn.Conv2d(16, 32, 3)
-    optimiser = Muon(model, lr=0.01, weight_decay=0.0)
-    before = [weight.detach().clone() for weight in model.parameters()]
-    model(torch.rand(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))).square().sum().backward()
-    optimiser.step()
-    kernel, bias = (old - new.detach() for old, new in zip(before, model.parameters(), strict=True))
-    assert torch.allclose(bias, 0.01 * model.bias.grad.sign(), rtol=1e-4)
-    assert kernel.square().mean().sqrt() == pytest.approx(0.2 * KERNEL_RATIO * 0.01, rel=0.35)
-    assert (kernel * model.weight.grad).sum() > 0  # downhill
-
-
-def test_optimiser_leaves_weights_without_gradient():
-    model = nn.Conv2d(16, 16, 1)
-    before = model.weight.detach().clone()
-    Muon(model).step()
-    assert torch.equal(model.weight, before)
 
 
 def test_batches_are_taken_one_a_step():

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from vpd.loading import has_fast_bf16
-from vpd.pretraining.muon import Muon
-from vpd.pretraining.run_state import restore_run, save_run
+from vpd.pretraining.run_state import all_weights, restore_run, save_run
+from vpd.training.muon import Muon
 
 WARMUP_STEPS = 50
 
@@ -52,7 +52,7 @@ class ImageRun(ABC):
 
     def __post_init__(self) -> None:
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimiser = Muon(self.network)
+        self.optimiser = Muon(all_weights(self.network))
 
     @abstractmethod
     def loss(self, images: Tensor) -> Tensor:

@@ -16,7 +16,14 @@ from torch.optim import Optimizer
 from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write
 from vpd.model_folder import is_run
+from vpd.training.muon import split_kernels
 from vpd.training.signals import StopRequest
+
+
+def all_weights(model: nn.Module) -> list[dict[str, Any]]:
+    """Groups of all parameters for `Muon`, which leaves embedding tables to Adam."""
+    tables = [part.weight for part in model.modules() if isinstance(part, nn.Embedding)]
+    return split_kernels([{"params": list(model.named_parameters())}], tables=tables)
 
 
 def save_run(

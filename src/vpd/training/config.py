@@ -18,7 +18,7 @@ from vpd.config import Frozen, LoraSettings, Recipe, Task
 from vpd.errors import UsageError
 
 Mode = Literal["full", "lora", "frozen", "head"]
-OptimiserKind = Literal["adamw", "adamw_8bit", "sgd"]
+OptimiserKind = Literal["adamw", "adamw_8bit", "sgd", "muon"]
 
 
 class DataSettings(Frozen):
@@ -95,7 +95,8 @@ class TrainConfig(Frozen):
     """What a step minimises. `global`: the sum of the losses of all its pixels (or images) over their number, however
     they are cut into batches and processes; `batch`: the mean of the batches' means, as published."""
     optimiser: OptimiserKind = "adamw"
-    """`adamw`; `adamw_8bit`: with a quarter of its memory, by bitsandbytes; `sgd`."""
+    """`adamw`; `adamw_8bit`: with a quarter of its memory, by bitsandbytes; `sgd`; `muon`: orthogonalised momentum for
+    kernels and matrices, Adam for the rest, as small networks from nothing like it."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Of `sgd`."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -180,6 +181,8 @@ class TrainConfig(Frozen):
                 f"compile=true does not go with cache_mb={self.cache_mb}, which goes around what is compiled"
             )
         if self.sharding == "fsdp":
+            if self.optimiser == "muon":
+                raise ValueError("sharding=fsdp does not go with optimiser=muon, which needs whole matrices")
             others: dict[str, Any] = {"ema_decay": None, "optimiser": "adamw_8bit", "accumulate": "auto"}
             others |= {"channels_last": True, "compile": True}
             clashes = [key for key, value in others.items() if (getattr(self, key) == value) != (value is None)]

@@ -18,6 +18,7 @@ from vpd.data.batches import SampleStream
 from vpd.data.sample import SampleSet, Transform
 from vpd.errors import UsageError
 from vpd.evaluation.evaluate import SCORE, Interrupted, evaluate, sample_sheet
+from vpd.inference.cache import FrozenCaches
 from vpd.model_folder import MODEL
 from vpd.processes import do_on_first, find_processes
 from vpd.tasks.model import PerceptionModel
@@ -53,6 +54,8 @@ class Training:
         checkpoint: Where to go on.
         accelerator: Device and other processes; none = make one.
         show_bar: Show a progress bar.
+        caches: Where training and validation keep what frozen parts made of their inputs; none = as `config` says.
+        on_validated: Gets the steps done and the metrics of each validation.
 
     Raises:
         UsageError: If the samples of a step cannot be shared out evenly.
@@ -70,6 +73,8 @@ class Training:
         checkpoint: Checkpoint | None = None,
         accelerator: Accelerator | None = None,
         show_bar: bool = False,
+        caches: tuple[FrozenCaches | None, FrozenCaches | None] | None = None,
+        on_validated: Callable[[int, dict[str, float]], None] = lambda done, metrics: None,
     ) -> None:
         self.accelerator = accelerator or find_processes()
         self.model, self.config, self.folder = model, config, folder
@@ -78,8 +83,8 @@ class Training:
         self.steps = total_steps(config, len(train_set))
         self.schedule = schedule_of(config, samples=len(train_set))
         self.batch_size = micro_batch_size(config, self.accelerator.num_processes)
-        self.show_bar = show_bar
-        training_caches, self.validation_caches = build_caches(config)
+        self.show_bar, self.on_validated = show_bar, on_validated
+        training_caches, self.validation_caches = caches or build_caches(config)
         self.stepper = Stepper(model, config, self.accelerator, training_caches)
         self.average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
         data = data_identity(train_set)
@@ -125,12 +130,16 @@ class Training:
                     progress.estimate(step + 1, time.perf_counter() - began_s)
                 self._after_step(step + 1, interval, progress, stop, {"learning_rate": rate, "grad_norm": taken.norm})
         self._save(self.run_folder.save_model)
-        best, score = self.run_folder.best(), SCORE[self.config.task]
-        if best and self.accelerator.is_main_process:
-            logger.info("Best: %s %.4f after step %d, %s.", score, best.scores[score], best.step, best.folder)
+        if self.validation_set is not None:
+            self._tell_best()
         if self.accelerator.is_main_process and (told := summary(self.folder)):
             logger.warning("In this run: %s.", told)
         return self.folder / MODEL
+
+    def _tell_best(self) -> None:
+        best, score = self.run_folder.best(), SCORE[self.config.task]
+        if best and self.accelerator.is_main_process:
+            logger.info("Best: %s %.4f after step %d, %s.", score, best.scores[score], best.step, best.folder)
 
     def _account(self, done: int, taken: Step, progress: Progress) -> None:
         """Tell of samples that were replaced and of a step that was skipped; too much of either ends the run."""
@@ -202,6 +211,7 @@ class Training:
                 return {}
             metrics: dict[str, float] = report["metrics"]
             progress.record(done, "validation", metrics)
+            self.on_validated(done, metrics)
             if self.config.pictures and self.accelerator.is_main_process:
                 self._show_samples(done, samples, metrics[SCORE[self.config.task]], progress)
         return {name: value for name, value in metrics.items() if math.isfinite(value)}

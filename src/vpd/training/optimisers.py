@@ -13,8 +13,9 @@ from vpd.backbones.lora import LORA_MARKS
 from vpd.config import Frozen, Recipe, Task
 from vpd.errors import UsageError
 from vpd.training.config import OptimiserKind
+from vpd.training.muon import Muon, split_kernels
 
-STATE_BYTES: dict[OptimiserKind, int] = {"adamw": 8, "adamw_8bit": 2, "sgd": 4}
+STATE_BYTES: dict[OptimiserKind, int] = {"adamw": 8, "adamw_8bit": 2, "sgd": 4, "muon": 8}
 """Bytes of state for each trained value, at most, or nearly so."""
 _FUSED_DEVICES = {"cpu", "cuda"}  # where this package was tried with it
 
@@ -141,7 +142,7 @@ def build_optimiser(
         groups: Parameters, rates and decays.
         kind: `adamw`: one fused kernel a step where the devices have it; `adamw_8bit`: its running means in 8 bits,
             in blocks of 256 values, by bitsandbytes (those of small parameters stay float32); `sgd`, whose decay is
-            not decoupled: it enters the gradient.
+            not decoupled: it enters the gradient; `muon`.
         betas: Of AdamW: decay of the running mean and of the running square.
         eps: Of AdamW: added to the root of the running square.
         momentum: Of SGD.
@@ -152,6 +153,8 @@ def build_optimiser(
     devices = {parameter.device.type for group in groups for _, parameter in group["params"]}
     if kind == "sgd":
         return torch.optim.SGD(groups, momentum=momentum)
+    if kind == "muon":
+        return Muon(split_kernels(groups))
     if kind == "adamw":
         return torch.optim.AdamW(groups, betas=betas, eps=eps, fused=devices <= _FUSED_DEVICES)
     try:

@@ -143,8 +143,10 @@ class RunFolder:
         prune_checkpoints(self._root, keep=self._config.keep, best=self.best())
 
     def best(self) -> Checkpoint | None:
-        """The best of the checkpoints that were measured."""
-        best, score = None, SCORE[self._config.task]
+        """The best of the checkpoints that were measured; none where nothing is."""
+        best, score = None, SCORE.get(self._config.task)
+        if score is None:
+            return None
         for checkpoint in scored_checkpoints(self._root, score):
             if best is None or is_better(self._config.task, checkpoint.scores[score], best.scores[score]):
                 best = checkpoint
@@ -165,7 +167,7 @@ class RunFolder:
         return size + (self._average.num_bytes if self._average else 0)
 
     def _is_best(self, scores: dict[str, float]) -> bool:
-        score, best = SCORE[self._config.task], self.best()
+        score, best = SCORE.get(self._config.task), self.best()
         return score in scores and (best is None or is_better(self._config.task, scores[score], best.scores[score]))
 
     def _write(self, folder: Path, training_weights: dict[str, Tensor] | None = None) -> None:

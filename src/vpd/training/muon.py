@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -20,13 +21,12 @@ LEAST_CHANNELS = 4
 class Muon(Optimizer):
     """Muon for the inner kernels of a network, taken as matrices (out, rest), and Adam for everything else.
 
-    Embedding tables are rows to look up, not matrices, and are left to Adam.
-
     Orthogonalised, a step moves every direction of a layer alike, where Adam mostly moves the strongest: the small
-    VAE reaches 24 dB in 220 steps, where Adam reaches 20. Steps are scaled to the size of Adam's.
+    VAE reaches 24 dB in 220 steps, where Adam reaches 20, and after 300 steps latents of the small encoder are 13 %
+    off, where Adam at its best rate leaves 21 %. Steps are scaled to the size of Adam's.
 
     Args:
-        model: What to train.
+        groups: Of parameters; `split_kernels` says which are kernels.
         lr: Learning rate of Adam; kernels have `KERNEL_RATIO` times as much.
         momentum: Share of the old momentum that kernels keep.
         betas: Adam's.
@@ -39,22 +39,15 @@ class Muon(Optimizer):
 
     def __init__(
         self,
-        model: nn.Module,
+        groups: Iterable[dict[str, Any]],
         lr: float = 1e-3,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.01,
         bf16: bool = False,
     ) -> None:
-        tables = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
-        kernels = [
-            w for w in model.parameters() if w.ndim >= 2 and min(w.shape[:2]) > LEAST_CHANNELS and id(w) not in tables
-        ]
-        chosen = {id(kernel) for kernel in kernels}
-        others = [weight for weight in model.parameters() if id(weight) not in chosen]
-        groups = [{"params": kernels, "is_kernel": True}, {"params": others, "is_kernel": False}]
         defaults = {"lr": lr, "momentum": momentum, "betas": betas, "weight_decay": weight_decay, "bf16": bf16}
-        super().__init__([group for group in groups if group["params"]], defaults)
+        super().__init__(groups, defaults)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -64,6 +57,24 @@ class Muon(Optimizer):
             for weight in group["params"]:
                 if weight.grad is not None:
                     move(weight, weight.grad, self.state[weight], group)
+
+
+def split_kernels(groups: Iterable[dict[str, Any]], *, tables: Collection[Tensor] = ()) -> list[dict[str, Any]]:
+    """The same groups, each cut into its kernels and its other parameters (`is_kernel`); empty parts are left out.
+
+    Args:
+        groups: With pairs of name and parameter as their `params`.
+        tables: Parameters that are rows to look up, not matrices: embeddings.
+    """
+    excluded = {id(table) for table in tables}
+    parts = []
+    for group in groups:
+        kernels, others = list[tuple[str, nn.Parameter]](), list[tuple[str, nn.Parameter]]()
+        for name, weight in group["params"]:
+            is_kernel = weight.ndim >= 2 and min(weight.shape[:2]) > LEAST_CHANNELS and id(weight) not in excluded
+            (kernels if is_kernel else others).append((name, weight))
+        parts += [{**group, "params": kernels, "is_kernel": True}, {**group, "params": others, "is_kernel": False}]
+    return [part for part in parts if part["params"]]
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
