@@ -103,7 +103,7 @@ def cpu_of_samples(train_set: object, transform: object, count: int = 24) -> flo
     """CPU seconds that reading and augmenting a sample takes."""
     import numpy as np
 
-    from vpd.data.collate import collate
+    from vpd.data.batches import collate
 
     places = np.random.default_rng(0).permutation(len(train_set))[:count]  # type: ignore[arg-type]
     began = cpu_s(resource.RUSAGE_SELF)

@@ -19,7 +19,7 @@ from torch import Tensor
 from experiments.claims_arms import LABELS, Arm, Run
 from experiments.claims_models import MAX_DEPTH_M, Sources, build_model, shuffled_classes
 from experiments.frozen_features import FrozenBackbone
-from vpd.data.collate import collate
+from vpd.data.batches import collate
 from vpd.data.geometric import flip
 from vpd.data.transforms import draw_text
 from vpd.evaluation.evaluate import SCORE, is_better

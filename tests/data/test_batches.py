@@ -10,8 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpd.data.batches import SampleStream
-from vpd.data.collate import collate
+from vpd.data.batches import SampleStream, collate
 from vpd.data.sample import Sample
 from vpd.data.transforms import Pipeline
 from vpd.data.workers import shield_worker

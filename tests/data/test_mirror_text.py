@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpd.data.mirror_text import mirror_text
+from vpd.data.geometric import mirror_text
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vpd.data.collate import collate
+from vpd.data.batches import collate
 from vpd.data.sample import Sample
 from vpd.data.transforms import draw_text, eval_transform, train_transform
 

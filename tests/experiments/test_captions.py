@@ -8,7 +8,7 @@ import pytest
 from expression_checker import RELATIONS, facts_of, named
 
 from experiments.captions import caption, short_caption
-from vpd.data.mirror_text import mirror_text
+from vpd.data.geometric import mirror_text
 from vpd.world.render import render
 from vpd.world.sample_scene import CROWDED_STYLE, DEFAULT_STYLE, sample_scene
 from vpd.world.scenes import CLASSES, SHAPES, Camera, Light, Room, Scene, Thing

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from expression_checker import facts_of, meant
 
-from vpd.data.mirror_text import mirror_text
+from vpd.data.geometric import mirror_text
 from vpd.world.expressions import definite_phrases, expressions, seen_things
 from vpd.world.render import render
 from vpd.world.sample_scene import CROWDED_STYLE, DEFAULT_STYLE, sample_scene

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +75,3 @@ class SampleSet(Protocol):
     def sample_keys(self) -> Iterable[str]:
         """What tells the samples apart, in their order, as far as it is known without reading them; else nothing."""
         return ()
-
-
-PixelArray = NDArray[Any]

@@ -11,7 +11,7 @@ import torch
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.config import Fit
-from vpd.data.collate import collate
+from vpd.data.batches import collate
 from vpd.data.geometric import flip
 from vpd.demo.line_chart import line_chart
 from vpd.demo.page import write_html
