@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,7 +13,8 @@ from data_layouts import (
     write_refcoco,
 )
 from vpd.data.sample import CountedDepth, Sample
-from vpd.datasets.check import FULL, check_data
+from vpd.datasets.check import check_data
+from vpd.datasets.layouts import LAYOUTS
 from vpd.datasets.refer_files import read_plain_pickle
 from vpd.datasets.summary import SplitReport
 from vpd.errors import UsageError
@@ -62,17 +65,20 @@ def test_depth_and_referring_figures(nyu_root, refer_root):
     ],
 )
 def test_a_part_of_a_benchmark_is_no_problem(tmp_path, name, write, monkeypatch):
+    full = LAYOUTS[name].full
     root = write(tmp_path)
     report = check_data(name, root)
     assert report.problems == [] and report.notes == ()
-    assert {split.split: split.full for split in report.splits}.items() <= FULL[name].items()
+    assert {split.split: split.full for split in report.splits}.items() <= full.items()
     found = {split.split: len(split.expressions) or split.samples for split in report.splits}
     for split in report.splits:
-        missing = FULL[name][split.split] - found[split.split]
-        assert f"a part: {missing:,} of the published {FULL[name][split.split]:,} are missing" in split.lines()[0]
-    monkeypatch.setitem(FULL, name, found)
+        missing = full[split.split] - found[split.split]
+        assert f"a part: {missing:,} of the published {full[split.split]:,} are missing" in split.lines()[0]
+    monkeypatch.setitem(LAYOUTS, name, replace(LAYOUTS[name], full=found))
     assert all(", complete; 0 problems" in split.lines()[0] for split in check_data(name, root).splits)
-    monkeypatch.setitem(FULL, name, {**dict.fromkeys(found, 1), "extra": 1, "official_train": 9})
+    monkeypatch.setitem(
+        LAYOUTS, name, replace(LAYOUTS[name], full={**dict.fromkeys(found, 1), "extra": 1, "official_train": 9})
+    )
     report = check_data(name, root)
     assert report.notes == ("not there: extra",)
     assert "more than the published 1; 0 problems" in text_of(report)

@@ -18,7 +18,7 @@ def root(tmp_path):
 
 def test_label_ids_become_train_ids(root):
     train = Cityscapes(root, "train")
-    assert [name for name, _, _ in train.pairs] == [
+    assert [pair.name for pair in train.pairs] == [
         f"{city}_000000_{frame:06d}" for city in ("aachen", "bochum") for frame in (19, 20)
     ]
     labels, raw = train[0].labels, np.asarray(Image.open(root / f"{AACHEN}_labelIds.png"))

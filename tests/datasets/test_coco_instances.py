@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vpd.datasets.check import check_data
-from vpd.datasets.coco_instances import CocoInstances
+from vpd.datasets.coco import CocoInstances
 from vpd.datasets.layouts import detect_format, open_data
 from vpd.errors import UsageError
 

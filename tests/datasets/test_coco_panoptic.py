@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from vpd.datasets.check import check_data
+from vpd.datasets.coco import CocoPanoptic
 from vpd.datasets.coco_files import annotation_files
-from vpd.datasets.coco_panoptic import CocoPanoptic
 from vpd.datasets.layouts import detect_format, open_data
 from vpd.errors import UsageError
 

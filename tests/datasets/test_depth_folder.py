@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from vpd.datasets.check import check_data
-from vpd.datasets.depth_folder import DepthFolder, depth_splits
+from vpd.datasets.folders import DepthFolder, depth_splits
 from vpd.datasets.layouts import detect_format, open_data
 from vpd.errors import UsageError
 
@@ -107,7 +107,7 @@ def test_table(table):
 
 def test_a_table_goes_before_folders_of_its_name(root):
     (root / "train.csv").write_text("image,depth\nimages/val/1.jpg,depth/val/1.png\n")
-    assert [row.name for row in DepthFolder(root, "train").rows] == ["images/val/1"]
+    assert [pair.name for pair in DepthFolder(root, "train").pairs] == ["images/val/1"]
     assert depth_splits(root) == ["train", "val"]
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vpd.datasets.folder import FolderData
+from vpd.datasets.folders import FolderData
 from vpd.errors import UsageError
 
 

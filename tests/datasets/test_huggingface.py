@@ -73,7 +73,7 @@ def refusal(root, split="train", **options):
 
 def test_a_saved_dictionary_of_splits(saved):
     samples = HuggingFaceData(saved, "train")
-    assert (len(samples), samples.tasks, samples.classes) == (2, ("segment",), ("sky", "line"))
+    assert (len(samples), samples.parts, samples.classes) == (2, ("labels",), ("sky", "line"))
     sample = samples[1]
     assert sample.name == "train_000001" and np.array_equal(sample.image, colours(2))
     assert np.array_equal(sample.labels, LABELS)
@@ -116,7 +116,7 @@ def test_depth_columns_and_scenes(tmp_path):
         metres=datasets.Array2D((6, 8), "float32"),
     )
     samples = HuggingFaceData(root, "train", image="rgb", depth="mm", scene="place", max_depth_m=10)
-    assert (samples.tasks, samples.scenes, samples.counted.max_depth_m) == (("depth",), ("attic", "kitchen"), 10)
+    assert (samples.parts, samples.scenes, samples.counted.max_depth_m) == (("depth",), ("attic", "kitchen"), 10)
     assert [samples[place].scene for place in range(3)] == ["kitchen", "attic", "kitchen"]
     assert (samples[0].depth_m == 1.5).all()
     samples = HuggingFaceData(root, "train", image="rgb", depth="metres", scene="kind")
@@ -155,7 +155,7 @@ def test_masks_and_expressions(tmp_path):
     columns = {"image": [png(colours(1))] * 2, "mask": [png(LABELS * 255)] * 2, "text": [["the line", "черта"], ["x"]]}
     root = save(tmp_path, {**columns, "rle": [RUNS] * 2, "one": ["line", "edge"]})
     samples = HuggingFaceData(root, "train")
-    assert (len(samples), samples.tasks, samples[0].texts) == (2, ("refer",), ("the line", "черта"))
+    assert (len(samples), samples.parts, samples[0].texts) == (2, ("mask",), ("the line", "черта"))
     assert np.array_equal(samples[0].mask, LABELS.astype(bool))
     sentences = HuggingFaceData(root, "train", per_sentence=True)
     assert [sentences[place].name for place in range(3)] == ["train_000000_0", "train_000000_1", "train_000001_0"]

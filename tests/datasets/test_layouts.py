@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from data_layouts import write_ade20k, write_cityscapes, write_kitti
-from vpd.datasets.folder import FolderData
+from vpd.datasets.folders import FolderData
 from vpd.datasets.layouts import LAYOUTS, detect_format, open_data, splits_of
 from vpd.datasets.nyu import NyuDepth
 from vpd.datasets.refer import ReferData

@@ -1,9 +1,13 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpd.datasets.pair_lists import find_list, read_pair, read_pair_list
+from vpd.data.sample import Sample
+from vpd.datasets.pair_lists import find_list, read_listed, read_pair_list
+from vpd.datasets.sample_reader import PartReader
 from vpd.errors import UsageError
 
 NAMES = st.text("abc_01", min_size=1, max_size=8)
@@ -14,7 +18,7 @@ def test_both_list_styles_mean_the_same(tmp_path_factory, rows, ends_with_newlin
     lines = [f"{'/' * slash}{a}.jpg {'/' * slash}{b}.png{' 518.8579' * focal}" for a, b, slash, focal in rows]
     path = tmp_path_factory.mktemp("lists") / "list.txt"
     path.write_text("\n".join(lines) + "\n" * ends_with_newline)
-    assert [pair[:2] for pair in read_pair_list(path).pairs] == [(f"{a}.jpg", f"{b}.png") for a, b, _, _ in rows]
+    assert [pair[:2] for pair in read_pair_list(path)[0]] == [(f"{a}.jpg", f"{b}.png") for a, b, _, _ in rows]
 
 
 def test_lines_without_depth_are_counted_and_lines_keep_their_number(tmp_path):
@@ -55,22 +59,28 @@ def test_the_first_usual_list_is_taken(tmp_path):
     assert find_list(tmp_path, str(tmp_path / "b.txt"), ["a.txt"]) == tmp_path / "b.txt"
 
 
+def read_both(folder: Path, *, origin: str) -> Sample:
+    return read_listed(PartReader(), "a", image=folder / "a.png", depth=folder / "b.png", origin=origin)
+
+
 def test_a_missing_file_is_named_with_its_line(tmp_path, picture):
     picture(tmp_path / "a.png")
     with pytest.raises(UsageError, match=r"b\.png: no such file; train_list\.txt, line 7 names it"):
-        read_pair(tmp_path / "a.png", tmp_path / "b.png", scale=1000, origin="train_list.txt, line 7")
+        read_listed(
+            PartReader(), "a", image=tmp_path / "a.png", depth=tmp_path / "b.png", origin="train_list.txt, line 7"
+        )
     with pytest.raises(UsageError, match=r"b\.png: no such file$"):
-        read_pair(tmp_path / "a.png", tmp_path / "b.png", scale=1000, origin="")
+        read_both(tmp_path, origin="")
 
 
 def test_pairs_that_do_not_fit(tmp_path, picture, grey):
     picture(tmp_path / "a.png", 6, 8)
     grey(tmp_path / "b.png", np.zeros((5, 8), np.uint16))
     with pytest.raises(UsageError, match=r"b\.png: depth size 8x5 differs from the image's 8x6"):
-        read_pair(tmp_path / "a.png", tmp_path / "b.png", scale=256, origin="")
+        read_both(tmp_path, origin="")
     grey(tmp_path / "b.png", np.zeros((6, 8), np.uint8))
     with pytest.raises(UsageError, match=r"b\.png: depth needs one channel of 16 bits"):
-        read_pair(tmp_path / "a.png", tmp_path / "b.png", scale=256, origin="")
+        read_both(tmp_path, origin="")
 
 
 @pytest.mark.parametrize(

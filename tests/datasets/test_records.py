@@ -54,7 +54,7 @@ def refusal(root, split="train", **options):
 
 def test_masks_in_all_forms(refer):
     samples = RecordsData(refer, "train")
-    assert (len(samples), samples.tasks, samples.classes, samples.scenes) == (3, ("refer",), (), ())
+    assert (len(samples), samples.parts, samples.classes, samples.scenes) == (3, ("mask",), (), ())
     first, second, third = (samples[place] for place in range(3))
     assert (first.name, first.texts) == ("a_1", ("the diagonal", "a line on the left"))
     assert np.array_equal(first.mask, np.eye(6, 8, dtype=bool))
@@ -86,7 +86,7 @@ def test_labels(root):
     write(root, "train", {"image": "pictures/a.jpg", "labels": "labels.png"})
     assert "no class list" in refusal(root)
     samples = RecordsData(root, "train", classes=["sky", "line"])
-    assert (samples.classes, samples.tasks) == (("sky", "line"), ("segment",))
+    assert (samples.classes, samples.parts) == (("sky", "line"), ("labels",))
     assert np.array_equal(samples[0].labels, np.eye(6, 8, dtype=np.uint8))
     (root / "classes.txt").write_text("sky\nline\ncar\n")
     assert RecordsData(root, "train").classes == ("sky", "line", "car")
@@ -105,7 +105,7 @@ def test_depth(root):
         {"image": "pictures/b.jpg", "depth": "depth.png", "scene": None},
     )
     samples = RecordsData(root, "train", depth_scale=500, max_depth_m=20)
-    assert (samples.tasks, samples.scenes, samples.counted.max_depth_m) == (("depth",), ("kitchen",), 20)
+    assert (samples.parts, samples.scenes, samples.counted.max_depth_m) == (("depth",), ("kitchen",), 20)
     assert [samples[place].scene for place in range(2)] == ["kitchen", None]
     assert (samples[1].depth_m == 3).all()
 
@@ -113,7 +113,7 @@ def test_depth(root):
 def test_several_truths_serve_several_tasks(root):
     write(root, "train", {"image": "pictures/a.jpg", "depth": "depth.png", "labels": "labels.png"})
     (root / "classes.txt").write_text("sky\nline\n")
-    assert RecordsData(root, "train").tasks == ("segment", "depth")
+    assert RecordsData(root, "train").parts == ("labels", "depth")
     assert RecordsData(root, "train").scenes == ("scene",)
     assert len(open_data(root, "depth")) == len(open_data(root, "segment")) == 1
     with pytest.raises(UsageError, match="its train split is for segment and depth, not for refer"):

@@ -28,7 +28,7 @@ def refusal(root, split="train", **options):
 
 def test_labels_of_several_archives(root):
     samples = ShardData(root, "train")
-    assert (samples.tasks, samples.classes, samples.scenes) == (("segment",), ("sky", "line"), ())
+    assert (samples.parts, samples.classes, samples.scenes) == (("labels",), ("sky", "line"), ())
     names = [samples[place].name for place in range(len(samples))]
     assert names == ["train-000000/0001", "train-000000/sub/0002", "train-000001/0001"]
     assert np.array_equal(samples[1].image, colours(2)) and np.array_equal(samples[2].labels, LABELS)
@@ -40,7 +40,7 @@ def test_depth_with_and_without_scenes(tmp_path):
     write(tmp_path / "train/0.tar", {"a": {"webp": colours(1), "depth.png": DEPTH_MM, "json": {"scene": "attic "}}})
     write(tmp_path / "train/1.tar", {"b": {"jpg": colours(2), "depth.png": DEPTH_MM, "json": {"scene": None}}})
     samples = ShardData(tmp_path, "train", max_depth_m=20)
-    assert (samples.tasks, samples.scenes, samples.counted.max_depth_m) == (("depth",), ("attic",), 20)
+    assert (samples.parts, samples.scenes, samples.counted.max_depth_m) == (("depth",), ("attic",), 20)
     assert [samples[place].scene for place in range(2)] == ["attic", None] and (samples[1].depth_m == 1.5).all()
     write(tmp_path / "val/0.tar", {"a": {"png": colours(1), "depth.npy": np.full((6, 8), 2.5, dtype=np.float32)}})
     samples = ShardData(tmp_path, "val")
@@ -53,7 +53,7 @@ def test_expressions_from_text_and_json(tmp_path):
     write(tmp_path / "val-0.tar", {"a": {**parts, "json": {"expressions": ["the line", "diagonal"]}}})
     write(tmp_path / "test-0.tar", {"a": {"jpg": colours(1), "json": {"expression": "left edge", "mask": RUNS}}})
     train, val, test = (ShardData(tmp_path, split) for split in ("train", "val", "test"))
-    assert (train.tasks, train[0].texts) == (("refer",), ("the line", "черта"))
+    assert (train.parts, train[0].texts) == (("mask",), ("the line", "черта"))
     assert np.array_equal(train[0].mask, LABELS.astype(bool))
     assert [(val[place].name, val[place].texts, val[place].group) for place in range(2)] == [
         ("val-0/a_0", ("the line",), "val-0/a"),

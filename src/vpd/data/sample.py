@@ -59,6 +59,8 @@ class SampleSet(Protocol):
     """Class names of `labels`, or empty."""
     scenes: tuple[str, ...] = ()
     """Scene names, or empty."""
+    parts: tuple[str, ...] = ()
+    """Which of `labels`, `mask` and `depth` the samples have, where data sets of one layout differ in it."""
     counted: CountedDepth = CountedDepth()
     """Which true depth counts in evaluation."""
     label_values: tuple[int, ...] | None = None

@@ -10,19 +10,18 @@ In the label files 0 means other things, which are ignored, and k is class k - 1
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from vpd.data.sample import Sample, SampleSet
-from vpd.datasets.label_pairs import Unpaired, check_same_size, refuse_unpaired
+from vpd.datasets.classes import LabelTable
+from vpd.datasets.layout import Layout, present_folders
+from vpd.datasets.pairs import PairSamples, Unpaired, match_pairs, named_files, refuse_unpaired
+from vpd.datasets.sample_reader import PartReader
 from vpd.errors import UsageError
-from vpd.files.images import read_image, read_labels
 from vpd.metrics.segmentation import reduce_zero_label
 from vpd.tensors import IGNORE_LABEL
 
@@ -37,7 +36,7 @@ def ade20k_classes() -> tuple[str, ...]:
     return tuple(json.loads(text))
 
 
-class Ade20k(SampleSet):
+class Ade20k(PairSamples):
     """Samples with `labels` 0..149, 255 = other things.
 
     Args:
@@ -62,48 +61,22 @@ class Ade20k(SampleSet):
                 raise UsageError(f"{root}: no folder {folder.relative_to(self.root)}/, which ADE20K's {split} needs")
         self.classes = ade20k_classes()
         _check_class_list(self.root, len(self.classes))
-        images, labels = (_names(folder, suffix) for folder, suffix in zip(folders, (".jpg", ".png"), strict=True))
-        self.names = sorted(images & labels)
-        """Names of the samples: those of the files, without suffix."""
-        self._folders = folders
-        self.unpaired = [
-            *(f"{folders[0] / name}.jpg: no annotation {folders[1] / name}.png" for name in sorted(images - labels)),
-            *(f"{folders[1] / name}.png: no image {folders[0] / name}.jpg" for name in sorted(labels - images)),
-        ]
-        refuse_unpaired(self.root, split, self.unpaired, self.names, unpaired)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def sample_keys(self) -> Iterable[str]:
-        """Names of the samples in their order."""
-        return self.names
-
-    def __getitem__(self, index: int) -> Sample:
-        """Read one pair.
-
-        Raises:
-            UsageError: If a file cannot be read, sizes differ, or a label is none of ADE20K's.
-        """
-        name = self.names[index]
-        image_path, label_path = self._folders[0] / f"{name}.jpg", self._folders[1] / f"{name}.png"
-        image, raw = np.array(read_image(image_path)), read_labels(label_path)
-        check_same_size("label", raw, label_path, image.shape[:2], image_path)
-        return Sample(name, image, labels=_reduce_zero(raw, label_path))
+        images, labels = (named_files(folder, "*", end) for folder, end in zip(folders, (".jpg", ".png"), strict=True))
+        self.pairs, self.unpaired = match_pairs(
+            images,
+            labels,
+            no_partner=lambda name: f"no annotation {folders[1] / name}.png",
+            no_image=lambda name: f"no image {folders[0] / name}.jpg",
+        )
+        refuse_unpaired(self.root, split, self.unpaired, self.pairs, unpaired)
+        self._reader = PartReader(classes=_label_table())
 
 
-def _reduce_zero(raw: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
+def _label_table() -> LabelTable:
     """File values 0, 1, ..., 150 -> 255, 0, ..., 149, as the metric does."""
-    labels: NDArray[np.uint8] = reduce_zero_label(torch.from_numpy(raw)).numpy()
-    wrong = (labels > 149) & (labels != IGNORE_LABEL)
-    if wrong.any():
-        row, column = np.argwhere(wrong)[0]
-        raise UsageError(f"{path}: value {raw[row, column]} at row {row}, column {column}; ADE20K's are 0..150")
-    return labels
-
-
-def _names(folder: Path, suffix: str) -> set[str]:
-    return {path.stem for path in folder.iterdir() if path.suffix == suffix and not path.name.startswith(".")}
+    meaning = reduce_zero_label(torch.arange(256, dtype=torch.uint8)).numpy().astype(np.int16)
+    meaning[(meaning > 149) & (meaning != IGNORE_LABEL)] = -1
+    return LabelTable(meaning, "value {value} at row {row}, column {column}; ADE20K's are 0..150")
 
 
 def _check_class_list(root: Path, expected: int) -> None:
@@ -116,3 +89,13 @@ def _check_class_list(root: Path, expected: int) -> None:
                     f"{path}: lists {len(lines) - 1} classes; ADE20K SceneParsing has {expected}. For other classes "
                     "use images/, labels/ and classes.json (format folder)"
                 )
+
+
+LAYOUT = Layout(
+    parts=("labels",),
+    signs="annotations/training/ or annotations/validation/",
+    is_here=lambda root: bool(present_folders(root / "annotations", FOLDERS.values())),
+    splits=lambda root: [split for split, name in FOLDERS.items() if (root / "images" / name).is_dir()],
+    open=Ade20k,
+    full={"train": 20_210, "val": 2_000},
+)

@@ -45,12 +45,27 @@ def parse_json(content: bytes, where: str) -> Any:
     Raises:
         UsageError: If it is not JSON, or nested without end.
     """
+    text = decode_text(content, where)
     try:
-        return json.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{where}: not UTF-8 text (byte {error.start})") from error
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{where}: not JSON ({error})") from error
+
+
+def decode_text(content: bytes, where: str | Path) -> str:
+    """Text in UTF-8, with or without byte order mark.
+
+    Args:
+        content: The bytes.
+        where: Where they stand, for messages.
+
+    Raises:
+        UsageError: If it is none.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{where}: not UTF-8 text (byte {error.start})") from error
 
 
 def field(record: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:

@@ -15,17 +15,6 @@ from vpd.weights.shipped import WORLD
 _OPTIONS: dict[str, Any] = {"unpaired": "skip", "per_sentence": False}
 """How a data set is opened, where its layout has these options, to see as much of it as possible, each file once."""
 
-FULL: dict[str, dict[str, int]] = {
-    "ade20k": {"train": 20_210, "val": 2_000},
-    "cityscapes": {"train": 2_975, "val": 500},
-    "kitti": {"train": 23_158, "test": 652},
-    "nyu": {"train": 24_231, "test": 654, "official_train": 795},
-    "refcoco": {"train": 120_624, "val": 10_834, "testA": 5_657, "testB": 5_095},
-    "refcoco+": {"train": 120_191, "val": 10_758, "testA": 5_726, "testB": 4_889},
-    "refcocog": {"train": 80_512, "val": 4_896, "test": 9_602},
-}
-"""Samples of each split of a whole benchmark; for referring the expressions, in the usual split."""
-
 OPTIONAL_SPLITS = ("official_train",)
 """Splits that no benchmark figure needs."""
 
@@ -54,12 +43,13 @@ def check_data(
         raise UsageError(f"{format}: its scenes are rendered when they are asked for; there are no files to check.")
     splits = splits_of(root, format)
     check_options(format, options)
-    full = FULL.get(format, {})
+    layout = find_layout(format)
+    full = layout.full
     if "split_by" in options and options["split_by"] != DATASETS.get(format):
         splits, full = find_splits(root / format, options["split_by"]), {}
     elif "list_file" in options:
         full = {}
-    known = option_names(find_layout(format))
+    known = option_names(layout)
     options = {name: value for name, value in _OPTIONS.items() if name in known} | options
     reports = tuple(_check_split(format, root, split, full.get(split), options, progress) for split in splits)
     absent = [split for split in full if split not in splits and split not in OPTIONAL_SPLITS]

@@ -9,17 +9,17 @@ gtFine/{train,val}/aachen/aachen_000000_000019_gtFine_labelIds.png        (or ..
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vpd.data.sample import Sample, SampleSet
-from vpd.datasets.label_pairs import Unpaired, check_same_size, refuse_unpaired
+from vpd.data.sample import Sample
+from vpd.datasets.classes import LabelTable
+from vpd.datasets.layout import Layout, present_folders
+from vpd.datasets.pairs import PairSamples, Unpaired, match_pairs, named_files, refuse_unpaired
+from vpd.datasets.sample_reader import PartReader
 from vpd.errors import UsageError
-from vpd.files.images import read_image, read_labels
 from vpd.tensors import IGNORE_LABEL
 
 SPLITS = ("train", "val")
@@ -38,7 +38,7 @@ def cityscapes_classes() -> dict[str, int]:
     return dict(json.loads(text))
 
 
-class Cityscapes(SampleSet):
+class Cityscapes(PairSamples):
     """Samples with `labels` 0..18, 255 = not counted; city and sequence are their `group`.
 
     Args:
@@ -65,26 +65,17 @@ class Cityscapes(SampleSet):
                 raise UsageError(f"{root}: no folder {kind}/{split}/, which Cityscapes has")
         label_ids = cityscapes_classes()
         self.classes, self.label_values = tuple(label_ids), tuple(label_ids.values())
-        images = _find(self.root / "leftImg8bit" / split, _IMAGE_END)
-        by_ids, by_train_ids = (_find(self.root / "gtFine" / split, end) for end in _LABEL_ENDS)
-        labels = by_train_ids | by_ids
-        self.pairs = [(name, images[name], labels[name]) for name in sorted(images.keys() & labels.keys())]
-        """Name (`aachen_000000_000019`), image and label file of each sample."""
-        self.unpaired = [
-            *(f"{images[name]}: no labels in gtFine/{split}" for name in sorted(images.keys() - labels.keys())),
-            *(f"{labels[name]}: no image in leftImg8bit/{split}" for name in sorted(labels.keys() - images.keys())),
-        ]
+        images = named_files(self.root / "leftImg8bit" / split, "*/*", _IMAGE_END)
+        by_ids, by_train_ids = (named_files(self.root / "gtFine" / split, "*/*", end) for end in _LABEL_ENDS)
+        self.pairs, self.unpaired = match_pairs(
+            images,
+            by_train_ids | by_ids,
+            no_partner=lambda name: f"no labels in gtFine/{split}",
+            no_image=lambda name: f"no image in leftImg8bit/{split}",
+            group=lambda name: name.rpartition("_")[0],
+        )
         refuse_unpaired(self.root, split, self.unpaired, self.pairs, unpaired)
-        self._train_ids = np.full(256, -1, dtype=np.int16)
-        self._train_ids[[*range(_LAST_LABEL_ID + 1), _LICENSE_PLATE]] = IGNORE_LABEL
-        self._train_ids[list(self.label_values)] = np.arange(len(self.classes))
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def sample_keys(self) -> Iterable[str]:
-        """Names of the samples in their order."""
-        return (name for name, _, _ in self.pairs)
+        self._by_ids, self._by_train_ids = (PartReader(classes=table) for table in _label_tables(self.label_values))
 
     def __getitem__(self, index: int) -> Sample:
         """Read one pair.
@@ -92,23 +83,30 @@ class Cityscapes(SampleSet):
         Raises:
             UsageError: If a file cannot be read, sizes differ, or a label is none of Cityscapes'.
         """
-        name, image_path, label_path = self.pairs[index]
-        image, raw = np.array(read_image(image_path)), read_labels(label_path)
-        check_same_size("label", raw, label_path, image.shape[:2], image_path)
-        return Sample(name, image, labels=self._labels(raw, label_path), group=name.rpartition("_")[0])
-
-    def _labels(self, raw: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
-        if path.name.endswith(_LABEL_ENDS[1]):
-            labels, known = raw.astype(np.int16), f"0..{len(self.classes) - 1} and {IGNORE_LABEL}"
-            labels[(raw >= len(self.classes)) & (raw != IGNORE_LABEL)] = -1
-        else:
-            labels, known = self._train_ids[raw], f"0..{_LAST_LABEL_ID} and {_LICENSE_PLATE} (licence plate)"
-        if labels.min() < 0:
-            row, column = np.argwhere(labels < 0)[0]
-            raise UsageError(f"{path}: value {raw[row, column]} at row {row}, column {column}; there are {known}")
-        return labels.astype(np.uint8)
+        pair = self.pairs[index]
+        reader = self._by_train_ids if pair.partner.name.endswith(_LABEL_ENDS[1]) else self._by_ids
+        return reader.sample(pair.name, image=pair.image, labels=pair.partner, group=pair.group)
 
 
-def _find(folder: Path, end: str) -> dict[str, Path]:
-    """Name without its end -> file, of all cities."""
-    return {path.name.removesuffix(end): path for path in folder.glob(f"*/*{end}") if not path.name.startswith(".")}
+def _label_tables(label_values: tuple[int, ...]) -> tuple[LabelTable, LabelTable]:
+    """What the values of `labelIds` and of `labelTrainIds` files mean."""
+    told, classes = "value {value} at row {row}, column {column}; there are ", np.arange(len(label_values))
+    by_ids, by_train_ids = np.full((2, 256), -1, dtype=np.int16)
+    by_ids[[*range(_LAST_LABEL_ID + 1), _LICENSE_PLATE]] = IGNORE_LABEL
+    by_ids[list(label_values)] = classes
+    by_train_ids[classes] = classes
+    by_train_ids[IGNORE_LABEL] = IGNORE_LABEL
+    return (
+        LabelTable(by_ids, f"{told}0..{_LAST_LABEL_ID} and {_LICENSE_PLATE} (licence plate)"),
+        LabelTable(by_train_ids, f"{told}0..{len(classes) - 1} and {IGNORE_LABEL}"),
+    )
+
+
+LAYOUT = Layout(
+    parts=("labels",),
+    signs="leftImg8bit/ and gtFine/",
+    is_here=lambda root: (root / "leftImg8bit").is_dir() and (root / "gtFine").is_dir(),
+    splits=lambda root: present_folders(root / "leftImg8bit", SPLITS),
+    open=Cityscapes,
+    full={"train": 2_975, "val": 500},
+)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vpd.datasets.annotations import read_json
+from vpd.datasets.annotations import decode_text, read_json
 from vpd.errors import UsageError
 from vpd.tensors import IGNORE_LABEL
 
@@ -17,8 +17,40 @@ _FILES = ("classes.json", "classes.txt")
 """Where a folder has its class list; the first that is there counts."""
 
 
-class ClassList:
-    """What the values of label pictures mean: value `n` is the class `names[n]`, one value is ignored.
+class LabelTable:
+    """What the values of label pictures mean.
+
+    Args:
+        meaning: `(256,)` class of each value; 255 = ignored, -1 = the value must not occur.
+        complaint: What is said of such a value, with its `{value}`, `{row}` and `{column}`.
+    """
+
+    def __init__(self, meaning: NDArray[np.int16], complaint: str) -> None:
+        self._meaning, self._complaint = meaning, complaint
+
+    def check(self, raw: NDArray[Any], place: str) -> NDArray[np.uint8]:
+        """Classes of label values, 255 = ignored.
+
+        Args:
+            raw: Whole numbers, `(H, W)`.
+            place: What messages call them.
+
+        Raises:
+            UsageError: If a value has no meaning.
+        """
+        if raw.dtype.kind not in "bui":
+            raise UsageError(f"{place}: labels must be whole numbers, not {raw.dtype}")
+        is_byte = (raw >= 0) & (raw <= 255)
+        labels = np.where(is_byte, self._meaning[raw.astype(np.uint8)], -1)
+        if labels.min() < 0:
+            row, column = np.argwhere(labels < 0)[0]
+            told = self._complaint.format(value=raw[row, column], row=row, column=column)
+            raise UsageError(f"{place}: {told}")
+        return labels.astype(np.uint8)
+
+
+class ClassList(LabelTable):
+    """Class names: value `n` is the class `names[n]`, one value is ignored.
 
     Args:
         names: Class names in the order of the labels.
@@ -41,31 +73,12 @@ class ClassList:
         if not isinstance(ignored, int) or isinstance(ignored, bool) or not 0 <= ignored <= 255:
             raise UsageError(f"{where}: ignore_index is {ignored!r}; it must be 0..255")
         self.ignored = ignored
-        self._meaning = np.full(256, -1, dtype=np.int16)
-        self._meaning[: len(self.names)] = np.arange(len(self.names))
-        self._meaning[ignored] = IGNORE_LABEL
-
-    def check(self, raw: NDArray[Any], place: str) -> NDArray[np.uint8]:
-        """Classes of label values, 255 = ignored.
-
-        Args:
-            raw: Whole numbers of any shape.
-            place: What messages call them.
-
-        Raises:
-            UsageError: If a value is none of the classes.
-        """
-        if raw.dtype.kind not in "bui":
-            raise UsageError(f"{place}: labels must be whole numbers, not {raw.dtype}")
-        is_byte = (raw >= 0) & (raw <= 255)
-        labels = np.where(is_byte, self._meaning[raw.astype(np.uint8)], -1)
-        if labels.min() < 0:
-            row, column = np.argwhere(labels < 0)[0]
-            raise UsageError(
-                f"{place}: label {raw[row, column]} at row {row}, column {column} is outside the class list "
-                f"(0..{len(self.names) - 1}, ignored: {self.ignored})"
-            )
-        return labels.astype(np.uint8)
+        meaning = np.full(256, -1, dtype=np.int16)
+        meaning[: len(names)] = np.arange(len(names))
+        meaning[ignored] = IGNORE_LABEL
+        known = f"0..{len(names) - 1}, ignored: {ignored}"
+        place = "label {value} at row {row}, column {column}"
+        super().__init__(meaning, f"{place} is outside the class list ({known})")
 
 
 def read_class_list(root: Path, names: Sequence[str] | None = None, ignored: int | None = None) -> ClassList:
@@ -105,10 +118,7 @@ def _read_list(root: Path) -> ClassList | None:
     if path is None:
         return None
     if path.suffix == ".txt":
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{path}: not UTF-8 text (byte {error.start})") from error
+        lines = decode_text(path.read_bytes(), path).splitlines()
         return ClassList([line for line in lines if line.strip()], where=str(path))
     content = read_json(path)
     if not isinstance(content, dict):

@@ -14,20 +14,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vpd.data.sample import Sample, SampleSet
 from vpd.datasets.annotations import expressions_of
 from vpd.datasets.classes import ClassList, read_class_list
 from vpd.datasets.coco_masks import Overlap
-from vpd.datasets.huggingface_tables import class_names, find_columns, open_table, with_raw_pictures
-from vpd.datasets.sample_reader import PartReader, scene_names, tasks_of
+from vpd.datasets.huggingface_tables import (
+    class_names,
+    find_columns,
+    is_hub_dataset,
+    is_table_folder,
+    open_table,
+    table_splits,
+    with_raw_pictures,
+)
+from vpd.datasets.layout import Layout
+from vpd.datasets.records import Record, RecordSamples
+from vpd.datasets.sample_reader import scene_names
 from vpd.errors import UsageError
 from vpd.files.decoding import Encoded
 from vpd.tensors import IGNORE_LABEL
 
 
-class HuggingFaceData(SampleSet):
+class HuggingFaceData(RecordSamples):
     """Samples with `mask` and `texts`, `labels`, or `depth_m`: whichever columns there are.
 
     Args:
@@ -80,34 +88,24 @@ class HuggingFaceData(SampleSet):
         table = open_table(root, split, subset=subset, revision=revision)
         wanted = {"image": image, "labels": labels, "depth": depth, "mask": mask, "text": text, "scene": scene}
         self._columns = columns = find_columns(table, wanted, self._where)
-        self.tasks = tasks_of(columns)
-        """What the samples can be used for."""
         listed = self._class_list(Path(root), table, classes, ignore_index) if "labels" in columns else None
-        self._reader = PartReader(listed, depth_scale, max_depth_m, overlap)
-        self.classes = listed.names if listed else ()
-        self.counted = self._reader.counted
+        self._set_reader(columns, listed, depth_scale=depth_scale, max_depth_m=max_depth_m, overlap=overlap)
         self._scene_names = class_names(table.features[columns["scene"]]) if "scene" in columns else None
         self._table = with_raw_pictures(table, columns)
         if "depth" in columns:
             found = self._table.unique(columns["scene"]) if "scene" in columns else []
             self.scenes = scene_names(self._scene(value) for value in found)
-        self._sentences: NDArray[np.int64] | None = None
+        counts = np.zeros(len(self._table), dtype=np.int64)  # 0 = all expressions of a row at once
         if "mask" in columns and (split != "train" if per_sentence is None else per_sentence):
             texts = self._table.select_columns([columns["text"]])[:][columns["text"]]
             # a row without expression counts, too: that it has none is said when it is read
-            counts = (len(given) if given and isinstance(given, list) else 1 for given in texts)
-            self._sentences = np.array([(row, place) for row, count in enumerate(counts) for place in range(count)])
+            counts = np.array([len(given) if given and isinstance(given, list) else 1 for given in texts])
+        rows = np.repeat(np.arange(len(counts)), counts.clip(min=1))
+        sentences = np.arange(len(rows)) - np.searchsorted(rows, rows)
+        self._items = np.stack([rows, np.where(counts[rows] > 0, sentences, -1)], axis=1)
 
-    def __len__(self) -> int:
-        return len(self._table) if self._sentences is None else len(self._sentences)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Read one row.
-
-        Raises:
-            UsageError: If a picture cannot be read, parts do not fit together, or the row lacks something.
-        """
-        number, sentence = (index, None) if self._sentences is None else (int(one) for one in self._sentences[index])
+    def _record(self, *place: int) -> Record:
+        (number,) = place
         row = self._table[number]
         where = f"{self._where}, row {number}"
         parts = {
@@ -117,13 +115,8 @@ class HuggingFaceData(SampleSet):
         }
         texts = expressions_of(row[self._columns["text"]], where) if "mask" in parts else ()
         name = f"{self._split}_{number:06d}"
-        return self._reader.sample(
-            name if sentence is None else f"{name}_{sentence}",
-            texts=texts if sentence is None else texts[sentence : sentence + 1],
-            scene=self._scene(row[self._columns["scene"]]) if "scene" in self._columns else None,
-            group=name if texts else None,
-            **parts,
-        )
+        scene = self._scene(row[self._columns["scene"]]) if "scene" in self._columns else None
+        return Record(name, parts, texts, scene, group=name if texts else None)
 
     def _scene(self, value: Any) -> str | None:
         if isinstance(value, int) and self._scene_names and 0 <= value < len(self._scene_names):
@@ -166,3 +159,13 @@ def _content(value: Any, where: str, part: str) -> Any:
             raise UsageError(f"{where}: rows of numbers differ in length") from error
     told = "names a file instead of holding its bytes" if isinstance(value, dict) and value.get("path") else "is empty"
     raise UsageError(f"{where}: the cell {told if value is None or isinstance(value, dict) else 'holds no picture'}")
+
+
+LAYOUT = Layout(
+    parts=("labels", "mask", "depth"),
+    signs="dataset_dict.json, state.json or *.parquet",
+    is_here=is_table_folder,
+    splits=table_splits,
+    open=HuggingFaceData,
+    is_elsewhere=is_hub_dataset,
+)

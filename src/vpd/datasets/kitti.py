@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
@@ -19,8 +19,10 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from vpd.data.sample import CountedDepth, Sample, SampleSet
-from vpd.datasets.pair_lists import Pair, find_list, read_pair, read_pair_list
+from vpd.data.sample import CountedDepth, Sample
+from vpd.datasets.layout import Layout
+from vpd.datasets.pair_lists import ListedDepth, ListedPair, find_list, read_listed
+from vpd.datasets.sample_reader import PartReader
 from vpd.errors import UsageError
 from vpd.metrics.depth import crop_window
 
@@ -36,12 +38,11 @@ SCENE = "street"
 """The one scene. Depth prompts are made of scenes; KITTI names none, and all of it was seen from one car."""
 
 _HEIGHT, _WIDTH = 352, 1216
-_UNITS_PER_M = 256
 Crop = Literal["garg", "eigen", "none"]
 CropOf = Literal["kb", "picture"]
 
 
-class KittiDepth(SampleSet):
+class KittiDepth(ListedDepth):
     """Samples with `depth_m`; the drive is their `group`.
 
     Args:
@@ -59,6 +60,7 @@ class KittiDepth(SampleSet):
     """
 
     scenes: tuple[str, ...] = (SCENE,)
+    _reader = PartReader(depth_scale=256)
 
     def __init__(
         self,
@@ -77,17 +79,14 @@ class KittiDepth(SampleSet):
         for name, value, known in (("crop", crop, get_args(Crop)), ("crop_of", crop_of, get_args(CropOf))):
             if value not in known:
                 raise UsageError(f"{name}={value!r}; choose one of: {', '.join(known)}")
-        listed = find_list(self.root, list_file, [name.format(split) for name in LISTS])
-        if listed:
-            self.pairs, without_depth = read_pair_list(listed)
-            self.notes = [f"list: {listed}" + (f"; lines without depth: {without_depth}" if without_depth else "")]
-        elif split == "test":
+        listed = self._take_list(self.root, list_file, _list_names(split))
+        if not listed and split == "test":
             self.pairs = eigen_test_pairs()
             self.notes = ["list: the 652 pictures of the Eigen split with annotated depth"]
-        else:
-            names = ", ".join(name.format(split) for name in LISTS)
+        elif not listed:
             raise UsageError(
-                f"{root}: no list of the {split} split; looked for {names}. Put it there, or set list_file"
+                f"{root}: no list of the {split} split; looked for {', '.join(_list_names(split))}. Put it there, or "
+                "set list_file"
             )
         if not self.pairs:
             raise UsageError(f"{listed}: has no picture with a depth")
@@ -99,13 +98,6 @@ class KittiDepth(SampleSet):
             self._truth_crop, counted_crop = counted_crop, None
         self.counted = CountedDepth(min_depth_m=1e-3, max_depth_m=80.0, crop=counted_crop)
 
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def sample_keys(self) -> Iterable[str]:
-        """Names of the samples in their order."""
-        return (pair.image for pair in self.pairs)
-
     def __getitem__(self, index: int) -> Sample:
         """Read one pair.
 
@@ -114,9 +106,17 @@ class KittiDepth(SampleSet):
         """
         pair = self.pairs[index]
         image_path = self._find(pair.image, IMAGE_FOLDERS)
-        image, depth_m = read_pair(
-            image_path, self._find(pair.depth, DEPTH_FOLDERS), scale=_UNITS_PER_M, origin=pair.origin
+        drive = re.search(r"[0-9_]+_drive_[0-9]+", pair.image)
+        sample = read_listed(
+            self._reader,
+            str(PurePosixPath(pair.image).with_suffix("")).removeprefix("raw_data/"),
+            image=image_path,
+            depth=self._find(pair.depth, DEPTH_FOLDERS),
+            origin=pair.origin,
+            scene=SCENE,
+            group=drive.group() if drive else None,
         )
+        image, depth_m = sample.image, np.asarray(sample.depth_m)
         if self._truth_crop:
             rows, columns = crop_window(self._truth_crop, *depth_m.shape)
             inside = np.zeros_like(depth_m)
@@ -125,14 +125,7 @@ class KittiDepth(SampleSet):
         if self._kb_crop:
             rows, columns = _kb_window(image, image_path)
             image, depth_m = image[rows, columns], depth_m[rows, columns]
-        drive = re.search(r"[0-9_]+_drive_[0-9]+", pair.image)
-        return Sample(
-            name=str(PurePosixPath(pair.image).with_suffix("")).removeprefix("raw_data/"),
-            image=image,
-            depth_m=depth_m,
-            scene=SCENE,
-            group=drive.group() if drive else None,
-        )
+        return replace(sample, image=image, depth_m=depth_m)
 
     def _find(self, name: str, folders: tuple[str, ...]) -> Path:
         """The file of a list's name; below the root where there is none."""
@@ -142,14 +135,18 @@ class KittiDepth(SampleSet):
 
 def has_list(root: Path, split: str) -> bool:
     """Whether it is known which pictures a split has; of `test` it always is."""
-    return split == "test" or find_list(root, None, [name.format(split) for name in LISTS]) is not None
+    return split == "test" or find_list(root, None, _list_names(split)) is not None
 
 
-def eigen_test_pairs() -> list[Pair]:
+def _list_names(split: str) -> list[str]:
+    return [name.format(split) for name in LISTS]
+
+
+def eigen_test_pairs() -> list[ListedPair]:
     """The 652 pictures of the Eigen test split that have annotated depth."""
     text = resources.files("vpd.data").joinpath("kitti_eigen_test.json").read_text(encoding="utf-8")
     return [
-        Pair(
+        ListedPair(
             f"{drive[:10]}/{drive}/image_02/data/{frame:010d}.png",
             f"{drive}/proj_depth/groundtruth/image_02/{frame:010d}.png",
             "the Eigen test split",
@@ -169,3 +166,13 @@ def _kb_window(image: NDArray[np.uint8], path: Path) -> tuple[slice, slice]:
         )
     left = (width - _WIDTH) // 2
     return slice(height - _HEIGHT, height), slice(left, left + _WIDTH)
+
+
+LAYOUT = Layout(
+    parts=("depth",),
+    signs="data_depth_annotated/",
+    is_here=lambda root: (root / "data_depth_annotated").is_dir(),
+    splits=lambda root: [split for split in SPLITS if has_list(root, split)],
+    open=KittiDepth,
+    full={"train": 23_158, "test": 652},
+)

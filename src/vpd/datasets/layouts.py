@@ -1,163 +1,52 @@
-"""From a folder that someone has to a sample set: which layout it is, and what is missing if it is none."""
+"""From a folder that someone has to a sample set: which layout it is, and what is missing if it is none.
+
+A layout of your own is one file and one line:
+
+1. The file has a class that inherits from `vpd.data.sample.SampleSet`, takes `(root, split, *, options...)`, and has
+   `__len__`, `__getitem__` (a `Sample`; a `UsageError` that names the file where one cannot be read), and `classes` or
+   `scenes`. Annotated pictures are best read by `PartReader`; pairs of files begin at `PairSamples`, annotations of
+   which each line is a sample at `RecordSamples`.
+2. It ends with a `LAYOUT` that says which parts the samples have, what a folder is known by, and its splits.
+3. The line in `LAYOUTS` below gives it its name, by which `--format` and everything else finds it.
+
+A sample set needs no layout to be trained on or measured in Python: `vpd.evaluate(model, samples)`,
+`vpd.datasets.check.check_samples(samples)`.
+"""
 
 from __future__ import annotations
 
 import difflib
 import inspect
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vpd.config import Recipe, Task
 from vpd.data.sample import SampleSet
-from vpd.datasets.ade20k import FOLDERS as ADE20K_FOLDERS
-from vpd.datasets.ade20k import Ade20k
-from vpd.datasets.cityscapes import SPLITS as CITYSCAPES_SPLITS
-from vpd.datasets.cityscapes import Cityscapes
-from vpd.datasets.coco_files import annotation_files
-from vpd.datasets.coco_instances import CocoInstances
-from vpd.datasets.coco_panoptic import CocoPanoptic
-from vpd.datasets.depth_folder import DepthFolder, depth_splits, is_depth_folder
-from vpd.datasets.folder import FolderData
-from vpd.datasets.huggingface import HuggingFaceData
-from vpd.datasets.huggingface_tables import is_hub_dataset, is_table_folder, table_splits
-from vpd.datasets.kitti import SPLITS as KITTI_SPLITS
-from vpd.datasets.kitti import KittiDepth, has_list
-from vpd.datasets.nyu import FOLDERS, NyuDepth
-from vpd.datasets.pair_folders import folder_splits
-from vpd.datasets.records import RecordsData, is_records, record_splits
-from vpd.datasets.refer import DATASETS, ReferData, find_splits
-from vpd.datasets.shard_index import shard_files
-from vpd.datasets.shards import ShardData
-from vpd.datasets.world import WORLD_SPLITS, is_world, open_world
+from vpd.datasets import ade20k, cityscapes, coco, folders, huggingface, kitti, nyu, records, refer, shards, world
+from vpd.datasets.layout import Layout
+from vpd.datasets.sample_reader import tasks_of
+from vpd.datasets.world import is_world
 from vpd.errors import UsageError
 from vpd.weights.shipped import WORLD
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Layout:
-    """One way in which data sets lie on a disk."""
-
-    tasks: tuple[Task, ...]
-    """What it can be used for."""
-    signs: str
-    """What it is known by, for messages."""
-    is_here: Callable[[Path], bool]
-    """Whether a folder looks like it."""
-    splits: Callable[[Path], list[str]]
-    """Names of the splits that a folder has."""
-    open: Callable[..., SampleSet]
-    """`(root, split, **options)` -> samples; its keyword-only arguments are the layout's options."""
-    is_elsewhere: Callable[[Path], bool] = lambda root: False
-    """Whether something names data of this layout that is no folder here."""
-    takes_task: bool = False
-    """Whether `open` needs to know the task."""
-
-
-def _refer_layout(name: str) -> Layout:
-    return Layout(
-        tasks=("refer",),
-        signs=f"{name}/instances.json",
-        is_here=lambda root: (root / name / "instances.json").is_file(),
-        splits=lambda root: find_splits(root / name),
-        open=partial(ReferData, dataset=name),
-    )
-
-
 LAYOUTS: dict[str, Layout] = {
-    "folder": Layout(
-        tasks=("segment",),
-        signs="images/ and labels/",
-        is_here=lambda root: (root / "images").is_dir() and (root / "labels").is_dir(),
-        splits=folder_splits,
-        open=FolderData,
-    ),
-    "nyu": Layout(
-        tasks=("depth",),
-        signs="sync/ or official_splits/",
-        is_here=lambda root: (root / "sync").is_dir() or (root / "official_splits").is_dir(),
-        splits=lambda root: [split for split, folder in FOLDERS.items() if (root / folder).is_dir()],
-        open=NyuDepth,
-    ),
-    "ade20k": Layout(
-        tasks=("segment",),
-        signs="annotations/training/ or annotations/validation/",
-        is_here=lambda root: bool(_present(root / "annotations", ADE20K_FOLDERS.values())),
-        splits=lambda root: [split for split, name in ADE20K_FOLDERS.items() if (root / "images" / name).is_dir()],
-        open=Ade20k,
-    ),
-    "cityscapes": Layout(
-        tasks=("segment",),
-        signs="leftImg8bit/ and gtFine/",
-        is_here=lambda root: (root / "leftImg8bit").is_dir() and (root / "gtFine").is_dir(),
-        splits=lambda root: _present(root / "leftImg8bit", CITYSCAPES_SPLITS),
-        open=Cityscapes,
-    ),
-    "kitti": Layout(
-        tasks=("depth",),
-        signs="data_depth_annotated/",
-        is_here=lambda root: (root / "data_depth_annotated").is_dir(),
-        splits=lambda root: [split for split in KITTI_SPLITS if has_list(root, split)],
-        open=KittiDepth,
-    ),
-    **{name: _refer_layout(name) for name in DATASETS},
-    "depth_folder": Layout(
-        tasks=("depth",),
-        signs="images/ and depth/, or SPLIT.csv with the columns image,depth",
-        is_here=is_depth_folder,
-        splits=depth_splits,
-        open=DepthFolder,
-    ),
-    "coco_panoptic": Layout(
-        tasks=("segment",),
-        signs="annotations/panoptic_SPLIT.json",
-        is_here=lambda root: bool(annotation_files(root, "panoptic")),
-        splits=lambda root: list(annotation_files(root, "panoptic")),
-        open=CocoPanoptic,
-    ),
-    "coco_instances": Layout(
-        tasks=("segment",),
-        signs="annotations/instances_SPLIT.json",
-        is_here=lambda root: bool(annotation_files(root, "instances")),
-        splits=lambda root: list(annotation_files(root, "instances")),
-        open=CocoInstances,
-    ),
-    "records": Layout(
-        tasks=("segment", "refer", "depth"),
-        signs="SPLIT.jsonl with an image in each line",
-        is_here=is_records,
-        splits=record_splits,
-        open=RecordsData,
-    ),
-    "huggingface": Layout(
-        tasks=("segment", "refer", "depth"),
-        signs="dataset_dict.json, state.json or *.parquet",
-        is_here=is_table_folder,
-        splits=table_splits,
-        open=HuggingFaceData,
-        is_elsewhere=is_hub_dataset,
-    ),
-    "shards": Layout(
-        tasks=("segment", "refer", "depth"),
-        signs="SPLIT-000000.tar or SPLIT/000000.tar",
-        is_here=lambda root: bool(shard_files(root)),
-        splits=lambda root: list(shard_files(root)),
-        open=ShardData,
-    ),
-    "world": Layout(
-        tasks=("segment", "refer", "depth"),
-        signs="the name `world` instead of a folder: rendered scenes",
-        is_here=lambda root: False,
-        splits=lambda root: list(WORLD_SPLITS),
-        open=open_world,
-        is_elsewhere=is_world,
-        takes_task=True,
-    ),
+    "folder": folders.LAYOUT,
+    "nyu": nyu.LAYOUT,
+    "ade20k": ade20k.LAYOUT,
+    "cityscapes": cityscapes.LAYOUT,
+    "kitti": kitti.LAYOUT,
+    **refer.LAYOUTS,
+    "depth_folder": folders.DEPTH_LAYOUT,
+    **coco.LAYOUTS,
+    "records": records.LAYOUT,
+    "huggingface": huggingface.LAYOUT,
+    "shards": shards.LAYOUT,
+    WORLD: world.LAYOUT,
 }
 """Name of each layout, as `--format` takes it; looked for in this order."""
 
@@ -192,7 +81,7 @@ def open_data(
     check_options(format, options)
     needed = {"task": task} if layout.takes_task else {}
     opened = layout.open(root, split, **needed, **options)
-    of_content = getattr(opened, "tasks", layout.tasks)  # readers for several tasks tell it by what they found
+    of_content = tasks_of(opened.parts or layout.parts)  # readers of several parts tell which they found
     if task is not None and task not in of_content:
         raise UsageError(f"{root}: its {split} split is for {' and '.join(of_content)}, not for {task}")
     return opened
@@ -232,7 +121,7 @@ def detect_format(root: str | Path, task: Task | None = None) -> str:
     """
     root = Path(root)
     if is_world(root):
-        return "world"
+        return WORLD
     _must_be_folder(root)
     found = [name for name, layout in LAYOUTS.items() if layout.is_here(root)]
     fitting = [name for name in found if task is None or task in LAYOUTS[name].tasks]
@@ -271,9 +160,8 @@ def held_out_split(root: str | Path, layout: str) -> str | None:
 
 def reader_options(layout: str, recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:
     """Options of a layout's reader as the recipe has them, under those that were given."""
-    if layout in DATASETS and recipe == "reference":
-        return {"overlap": "background"} | options  # where two polygons of an object overlap, as published
-    return options
+    as_published = LAYOUTS[layout].as_published if layout in LAYOUTS and recipe == "reference" else {}
+    return {**as_published, **options}
 
 
 def find_layout(format: str) -> Layout:  # noqa: A002
@@ -293,10 +181,6 @@ def _must_be_folder(root: Path) -> None:
     if not root.is_dir():
         near = difflib.get_close_matches(str(root), [WORLD], cutoff=0.75)
         raise UsageError(f"{root}: no such folder." + (f" Did you mean {WORLD}, the rendered scenes?" if near else ""))
-
-
-def _present(root: Path, names: Iterable[str]) -> list[str]:
-    return [name for name in names if (root / name).is_dir()]
 
 
 def _content(root: Path) -> str:

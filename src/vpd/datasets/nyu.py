@@ -13,13 +13,14 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path, PurePosixPath
 
-from vpd.data.sample import CountedDepth, Sample, SampleSet
+from vpd.data.sample import CountedDepth, Sample
 from vpd.datasets.annotations import read_json
-from vpd.datasets.pair_lists import Pair, find_list, read_pair, read_pair_list
+from vpd.datasets.layout import Layout
+from vpd.datasets.pair_lists import ListedDepth, ListedPair, read_listed
+from vpd.datasets.sample_reader import PartReader
 from vpd.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def nyu_scenes() -> tuple[str, ...]:
     return tuple(json.loads(text))
 
 
-class NyuDepth(SampleSet):
+class NyuDepth(ListedDepth):
     """Samples with `depth_m` and, where the name tells, `scene`; the room is their `group`.
 
     Args:
@@ -56,6 +57,7 @@ class NyuDepth(SampleSet):
     """
 
     counted = CountedDepth(min_depth_m=1e-3, max_depth_m=10.0, crop="nyu")
+    _reader = PartReader(depth_scale=1000)  # files hold millimetres
 
     def __init__(
         self,
@@ -81,21 +83,10 @@ class NyuDepth(SampleSet):
         self.scenes = nyu_scenes()
         self._strict_scenes = strict_scenes
         self._rooms = _read_rooms(self.root / OFFICIAL / ROOMS) if split != "train" else {}
-        listed = find_list(self.root, list_file, [name.format(split) for name in LISTS])
-        self.pairs: list[Pair] = _find_pairs(self.folder)
-        """Names of picture and depth below `folder`, and where they are listed."""
-        if listed:
-            self.pairs, without_depth = read_pair_list(listed)
-            self.notes = [f"list: {listed}" + (f"; lines without depth: {without_depth}" if without_depth else "")]
+        if not self._take_list(self.root, list_file, [name.format(split) for name in LISTS]):
+            self.pairs = _find_pairs(self.folder)
         if not self.pairs:
             raise UsageError(f"{root}: the {split} split has no pair of rgb_*.jpg and sync_depth_*.png")
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def sample_keys(self) -> Iterable[str]:
-        """Names of the samples in their order."""
-        return (pair.image for pair in self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
         """Read one pair.
@@ -103,18 +94,19 @@ class NyuDepth(SampleSet):
         Raises:
             UsageError: If a file is missing or cannot be read, or sizes differ.
         """
-        image_name, depth_name, origin = self.pairs[index]
-        image, depth_m = read_pair(
-            self.folder / image_name,
-            self.folder / depth_name,
-            scale=1000,  # files hold millimetres
-            origin=origin,
-        )
-        name = PurePosixPath(image_name).with_suffix("")
-        scene = scene_of(image_name, self.scenes, strict=self._strict_scenes)
+        pair = self.pairs[index]
+        name = PurePosixPath(pair.image).with_suffix("")
         room = self._rooms.get(name.name.removeprefix("rgb_"), name.parent.name)
-        # parts of one visit to a room are told apart by a letter: kitchen_0028a, kitchen_0028b
-        return Sample(str(name), image, depth_m=depth_m, scene=scene, group=re.sub(r"(?<=[0-9])[a-z]$", "", room))
+        return read_listed(
+            self._reader,
+            str(name),
+            image=self.folder / pair.image,
+            depth=self.folder / pair.depth,
+            origin=pair.origin,
+            scene=scene_of(pair.image, self.scenes, strict=self._strict_scenes),
+            # parts of one visit to a room are told apart by a letter: kitchen_0028a, kitchen_0028b
+            group=re.sub(r"(?<=[0-9])[a-z]$", "", room),
+        )
 
 
 def scene_of(name: str, scenes: tuple[str, ...], *, strict: bool = False) -> str | None:
@@ -134,13 +126,10 @@ def scene_of(name: str, scenes: tuple[str, ...], *, strict: bool = False) -> str
     return next((scene for scene in scenes if scene in joined), None)
 
 
-def _find_pairs(folder: Path) -> list[Pair]:
+def _find_pairs(folder: Path) -> list[ListedPair]:
     images = sorted(path.relative_to(folder) for path in folder.glob("*/rgb_*.jpg"))
-    return [Pair(path.as_posix(), path.with_name(_depth_name(path.name)).as_posix()) for path in images]
-
-
-def _depth_name(image_name: str) -> str:
-    return image_name.replace("rgb_", "sync_depth_").replace(".jpg", ".png")
+    depths = (path.with_name(path.name.replace("rgb_", "sync_depth_").replace(".jpg", ".png")) for path in images)
+    return [ListedPair(image.as_posix(), depth.as_posix()) for image, depth in zip(images, depths, strict=True)]
 
 
 def _read_rooms(path: Path) -> dict[str, str]:
@@ -151,3 +140,13 @@ def _read_rooms(path: Path) -> dict[str, str]:
     if not isinstance(rooms, dict) or not all(isinstance(room, str) for room in rooms.values()):
         raise UsageError(f"{path}: must map picture numbers to rooms. Delete it, or run `vpd data prepare nyu` again")
     return rooms
+
+
+LAYOUT = Layout(
+    parts=("depth",),
+    signs="sync/ or official_splits/",
+    is_here=lambda root: (root / "sync").is_dir() or (root / "official_splits").is_dir(),
+    splits=lambda root: [split for split, folder in FOLDERS.items() if (root / folder).is_dir()],
+    open=NyuDepth,
+    full={"train": 24_231, "test": 654, "official_train": 795},
+)

@@ -1,24 +1,21 @@
-"""Lists of image and depth pairs, as the NYU and KITTI benchmarks publish them, and reading such pairs."""
+"""Depth in the benchmarks' own order: lists of image and depth pairs, as NYU and KITTI have them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from vpd.data.sample import Sample, SampleSet
 from vpd.datasets.annotations import inner_path
-from vpd.datasets.label_pairs import check_same_size
+from vpd.datasets.sample_reader import PartReader
 from vpd.errors import UsageError
-from vpd.files.images import read_depth, read_image
 
 NO_DEPTH = "None"
 """Stands in a list's depth column where a picture has no depth."""
 
 
-class Pair(NamedTuple):
+class ListedPair(NamedTuple):
     """One picture and its depth, as a list names them."""
 
     image: str
@@ -29,22 +26,39 @@ class Pair(NamedTuple):
     """List and line that name them; empty where they were found without a list."""
 
 
-class PairList(NamedTuple):
-    """What a list file holds."""
+class ListedDepth(SampleSet):
+    """Samples with `depth_m` of pairs in the order of a list."""
 
-    pairs: list[Pair]
-    """In the list's order."""
-    without_depth: int
-    """Lines that were skipped because they have the word `None` for the depth."""
+    pairs: Sequence[ListedPair] = ()
+    """What each sample is made of."""
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def sample_keys(self) -> Iterable[str]:
+        """Names of the pictures in their order."""
+        return (pair.image for pair in self.pairs)
+
+    def _take_list(self, root: Path, list_file: str | Path | None, names: Sequence[str]) -> Path | None:
+        """Take the pairs of the list that was asked for or is usual, say so in `notes`, and return it if there is one.
+
+        Raises:
+            UsageError: If the list cannot be read or a line is malformed.
+        """
+        listed = find_list(root, list_file, names)
+        if listed:
+            self.pairs, without_depth = read_pair_list(listed)
+            self.notes = [f"list: {listed}" + (f"; lines without depth: {without_depth}" if without_depth else "")]
+        return listed
 
 
-def read_pair_list(path: Path) -> PairList:
-    """Read a list of `image depth [focal]` lines, with or without leading slashes.
+def read_pair_list(path: Path) -> tuple[list[ListedPair], int]:
+    """Pairs of a list of `image depth [focal]` lines, with or without leading slashes, and how many have no depth.
 
     Raises:
         UsageError: If the file cannot be read or a line has another form; it is named.
     """
-    pairs, without_depth = [], 0
+    pairs, without_depth = list[ListedPair](), 0
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
@@ -63,8 +77,8 @@ def read_pair_list(path: Path) -> PairList:
         where = f"{path}, line {number}"
         # a leading slash would drop the root
         image, depth = (inner_path(column.strip("/"), where).as_posix() for column in columns[:2])
-        pairs.append(Pair(image, depth, where))
-    return PairList(pairs, without_depth)
+        pairs.append(ListedPair(image, depth, where))
+    return pairs, without_depth
 
 
 def find_list(root: Path, list_file: str | Path | None, names: Sequence[str]) -> Path | None:
@@ -80,24 +94,31 @@ def find_list(root: Path, list_file: str | Path | None, names: Sequence[str]) ->
     return next((root / name for name in names if (root / name).is_file()), None)
 
 
-def read_pair(
-    image_path: Path, depth_path: Path, *, scale: float, origin: str
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """A picture `(H, W, 3)` and its depth `(H, W)`, metres, 0 = not measured.
+def read_listed(
+    reader: PartReader,
+    name: str,
+    *,
+    image: Path,
+    depth: Path,
+    origin: str,
+    scene: str | None = None,
+    group: str | None = None,
+) -> Sample:
+    """The sample of a picture and its depth, as `PartReader.sample` makes it.
 
     Args:
-        image_path: The picture.
-        depth_path: Its depth: PNG or TIFF of 16 bits or floating point.
-        scale: Units of the depth file in one metre.
-        origin: List and line that name them, for messages; may be empty.
+        reader: Knows the units.
+        name: Of the sample.
+        image: The picture.
+        depth: Its depth.
+        origin: List and line that name them, which are told where one is missing; may be empty.
+        scene: Scene class, where known.
+        group: What resembling samples share.
 
     Raises:
         UsageError: If a file is missing or cannot be read, or sizes differ.
     """
-    for path in (image_path, depth_path):
+    for path in (image, depth):
         if origin and not path.is_file():
             raise UsageError(f"{path}: no such file; {origin} names it")
-    image = np.array(read_image(image_path))
-    depth_m = read_depth(depth_path, scale=scale)
-    check_same_size("depth", depth_m, depth_path, image.shape[:2], image_path)
-    return image, depth_m
+    return reader.sample(name, image=image, depth=depth, scene=scene, group=group)

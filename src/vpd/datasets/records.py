@@ -12,34 +12,94 @@ lengths as COCO has them. `id` names a record; `group` is what resembling record
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vpd.data.sample import Sample, SampleSet
 from vpd.datasets.annotations import expressions_of, field, inner_path, naming, parse_json, plain_name
-from vpd.datasets.classes import read_class_list
+from vpd.datasets.classes import ClassList, read_class_list
 from vpd.datasets.coco_masks import Overlap
-from vpd.datasets.sample_reader import TASK_OF_PART, PartReader, scene_names, tasks_of
+from vpd.datasets.layout import Layout
+from vpd.datasets.sample_reader import TASK_OF_PART, PartReader, scene_names
 from vpd.errors import UsageError
 
 _SNIFFED_BYTES = 2**20
 
 
 @dataclass(frozen=True)
-class _Record:
+class Record:
+    """What is known of one image before its pictures are read."""
+
     name: str
-    image: Path
+    """Unique within its data set."""
     parts: dict[str, Any]
-    texts: tuple[str, ...]
-    scene: str | None
-    group: str | None
+    """The image and what is known of its pixels, as `PartReader.sample` takes them."""
+    texts: tuple[str, ...] = ()
+    """Expressions that mean its mask."""
+    scene: str | None = None
+    """Scene class, where known."""
+    group: str | None = None
+    """What records that resemble each other share."""
+    where: str = ""
+    """Goes before what is wrong with its files; empty = they say themselves where they lie."""
 
 
-class RecordsData(SampleSet):
+class RecordSamples(SampleSet):
+    """Samples with `mask` and `texts`, `labels`, or `depth_m`: all of a data set have the same of them."""
+
+    _items: NDArray[np.int64]
+    """`(samples, n)`: where the record of each sample is found, and last which of its expressions; -1 = all."""
+    _reader: PartReader
+
+    def _set_reader(
+        self,
+        parts: Iterable[str],
+        classes: ClassList | None,
+        *,
+        depth_scale: float | None,
+        max_depth_m: float | None,
+        overlap: Overlap,
+    ) -> None:
+        """Say how the pictures of these parts are read."""
+        self.parts = tuple(part for part in TASK_OF_PART if part in set(parts))
+        self._reader = PartReader(classes, depth_scale, max_depth_m, overlap)
+        self.classes = classes.names if classes else ()
+        self.counted = self._reader.counted
+
+    @abstractmethod
+    def _record(self, *place: int) -> Record:
+        """The record at a place."""
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one record's files.
+
+        Raises:
+            UsageError: If a file is missing or cannot be read, or the parts do not fit together.
+        """
+        *place, sentence = self._items[index].tolist()
+        record = self._record(*place)
+        name, texts = record.name, record.texts
+        if sentence >= 0:
+            name, texts = f"{name}_{sentence}", texts[sentence : sentence + 1]
+        with naming(record.where):
+            return self._reader.sample(name, texts=texts, scene=record.scene, group=record.group, **record.parts)
+
+
+def sentences_of(count: int) -> Iterable[int]:
+    """Last numbers of the items that a record makes: one for each of some expressions; with 0, one for all (-1)."""
+    return range(count) or (-1,)
+
+
+class RecordsData(RecordSamples):
     """Samples with `mask` and `texts`, `labels`, or `depth_m`: whichever the first line has, all must have.
 
     Lines are checked once when the file is opened, and read again when their sample is wanted, so that a file of
@@ -82,31 +142,19 @@ class RecordsData(SampleSet):
             raise UsageError(f"{root}: no split {split!r}, which would be {self._path.name}; there are: {present}")
         self._allow_absolute = allow_absolute
         self._per_sentence = split != "train" if per_sentence is None else per_sentence
-        self._parts: frozenset[str] | None = None
+        self._found: frozenset[str] | None = None
         scenes = self._check_lines()
-        parts = self._parts or frozenset[str]()
-        self.tasks = tasks_of(parts)
-        """What the samples can be used for."""
-        listed = read_class_list(self.root, classes, ignore_index) if "labels" in parts else None
-        self._reader = PartReader(listed, depth_scale, max_depth_m, overlap)
-        self.classes = listed.names if listed else ()
-        self.scenes = scene_names(scenes) if "depth" in parts else ()
-        self.counted = self._reader.counted
-
-    def __len__(self) -> int:
-        return len(self._places)
+        found = self._found or frozenset[str]()
+        listed = read_class_list(self.root, classes, ignore_index) if "labels" in found else None
+        self._set_reader(found, listed, depth_scale=depth_scale, max_depth_m=max_depth_m, overlap=overlap)
+        self.scenes = scene_names(scenes) if "depth" in found else ()
 
     def sample_keys(self) -> Iterable[str]:
         """Where each sample stands in the file."""
-        return (str(place) for place in self._places.tolist())
+        return (str(item) for item in self._items.tolist())
 
-    def __getitem__(self, index: int) -> Sample:
-        """Read one line's files.
-
-        Raises:
-            UsageError: If a file is missing or cannot be read, or the parts do not fit together.
-        """
-        offset, number, sentence = (int(value) for value in self._places[index])
+    def _record(self, *place: int) -> Record:
+        offset, number = place
         where = f"{self._path}, line {number}"
         try:
             with self._path.open("rb") as file:
@@ -114,14 +162,7 @@ class RecordsData(SampleSet):
                 line = file.readline()
         except OSError as error:
             raise UsageError(f"{where}: cannot be read ({error.strerror})") from error
-        record = self._record(line, where, number)
-        texts, name = record.texts, record.name
-        if sentence >= 0:
-            texts, name = texts[sentence : sentence + 1], f"{name}_{sentence}"
-        with naming(where):
-            return self._reader.sample(
-                name, image=record.image, texts=texts, scene=record.scene, group=record.group, **record.parts
-            )
+        return self._parse(line, where, number)
 
     def _check_lines(self) -> set[str | None]:
         """Check every line, note where each sample stands, and return the scenes that are named."""
@@ -133,32 +174,32 @@ class RecordsData(SampleSet):
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     where = f"{self._path}, line {number}"
-                    record = self._record(line, where, number)
+                    record = self._parse(line, where, number)
                     if record.name in lines_of:
                         raise UsageError(f"{where}: id {record.name!r} stands in line {lines_of[record.name]} already")
                     lines_of[record.name] = number
                     scenes.add(record.scene)
-                    sentences = range(len(record.texts)) if self._per_sentence and record.texts else (-1,)
+                    sentences = sentences_of(len(record.texts) if self._per_sentence else 0)
                     places += [(offset, number, sentence) for sentence in sentences]
                 offset += len(line)
         if not places:
             raise UsageError(f"{self._path}: the file has no line; the {self._path.stem} split is empty")
-        self._places = np.array(places, dtype=np.int64)
+        self._items = np.array(places, dtype=np.int64)
         return scenes
 
-    def _record(self, line: bytes, where: str, number: int) -> _Record:
+    def _parse(self, line: bytes, where: str, number: int) -> Record:
         """What a line says, checked; the first one decides which parts all must have."""
         content = parse_json(line, where)
         image = self._inner(field(content, "image", str, where), where)
         parts = {part: content[part] for part in TASK_OF_PART if content.get(part) is not None}
-        if self._parts is None:
+        if self._found is None:
             if not parts:
                 raise UsageError(f"{where}: has none of {', '.join(TASK_OF_PART)}; an image alone teaches nothing")
-            self._parts = frozenset(parts)
-        if set(parts) != self._parts:
+            self._found = frozenset(parts)
+        if set(parts) != self._found:
             raise UsageError(
                 f"{where}: has {', '.join(sorted(parts)) or 'nothing'} where the lines before have "
-                f"{', '.join(sorted(self._parts))}; all lines of a file must have the same"
+                f"{', '.join(sorted(self._found))}; all lines of a file must have the same"
             )
         for part, value in parts.items():
             if isinstance(value, str):
@@ -174,15 +215,10 @@ class RecordsData(SampleSet):
         if group is None and texts:
             group = content["image"]  # expressions about one picture resemble each other
         name = f"{image.stem}_{number}" if "id" not in content else plain_name(content["id"], where)
-        return _Record(name, image, parts, texts, scene.strip() if scene else None, group)
+        return Record(name, {"image": image, **parts}, texts, scene.strip() if scene else None, group, where)
 
     def _inner(self, name: str, where: str) -> Path:
         return self.root / inner_path(name, where, allow_absolute=self._allow_absolute)
-
-
-def is_records(root: Path) -> bool:
-    """Whether a folder has a file that begins like records."""
-    return bool(record_splits(root))
 
 
 def record_splits(root: Path) -> list[str]:
@@ -194,3 +230,12 @@ def record_splits(root: Path) -> list[str]:
         if b'"image"' in head and any(f'"{part}"'.encode() in head for part in TASK_OF_PART):
             splits.append(path.stem)
     return splits
+
+
+LAYOUT = Layout(
+    parts=("labels", "mask", "depth"),
+    signs="SPLIT.jsonl with an image in each line",
+    is_here=lambda root: bool(record_splits(root)),
+    splits=record_splits,
+    open=RecordsData,
+)

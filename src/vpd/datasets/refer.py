@@ -9,11 +9,13 @@ images/mscoco/images/train2014/COCO_train2014_*.jpg
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from vpd.data.sample import Sample, SampleSet
 from vpd.datasets.coco_files import read_picture
 from vpd.datasets.coco_masks import Overlap, decode_mask
+from vpd.datasets.layout import Layout
 from vpd.datasets.refer_files import Reference, read_instances, read_references
 from vpd.errors import UsageError
 
@@ -204,3 +206,23 @@ def _notes(path: Path, references: list[Reference], train: list[Reference]) -> l
     if references[0].split != "train" and shared:
         notes.append(f"{shared} of its {len(pictures)} pictures are in train too: {path.name} divides objects")
     return notes
+
+
+def refer_layout(name: str, full: dict[str, int]) -> Layout:
+    """The layout of one of the `DATASETS`; `full`: expressions of each split."""
+    return Layout(
+        parts=("mask",),
+        signs=f"{name}/instances.json",
+        is_here=lambda root: (root / name / "instances.json").is_file(),
+        splits=lambda root: find_splits(root / name),
+        open=partial(ReferData, dataset=name),
+        full=full,
+        as_published={"overlap": "background"},  # where two polygons of an object overlap
+    )
+
+
+LAYOUTS = {
+    "refcoco": refer_layout("refcoco", {"train": 120_624, "val": 10_834, "testA": 5_657, "testB": 5_095}),
+    "refcoco+": refer_layout("refcoco+", {"train": 120_191, "val": 10_758, "testA": 5_726, "testB": 4_889}),
+    "refcocog": refer_layout("refcocog", {"train": 80_512, "val": 4_896, "test": 9_602}),
+}

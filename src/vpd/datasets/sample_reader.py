@@ -1,26 +1,30 @@
-"""The parts of a sample from pictures: read, and held against the image and the class list."""
+"""The parts of a sample from pictures and arrays: read, and held against the image and the class list."""
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from vpd.data.sample import CountedDepth, Sample
-from vpd.datasets.classes import ClassList
+from vpd.datasets.classes import LabelTable
 from vpd.datasets.coco_masks import Overlap, check_inside, decode_mask
-from vpd.datasets.depth_arrays import is_npy, read_depth_array
-from vpd.datasets.label_pairs import check_same_size
 from vpd.errors import UsageError
-from vpd.files.decoding import Encoded
+from vpd.files.decoding import Encoded, check_size
 from vpd.files.images import read_depth, read_image, read_labels
 
 Picture = Path | Encoded
 """An image file, or one inside another file."""
+
+TASK_OF_PART = {"labels": "segment", "mask": "refer", "depth": "depth"}
+"""Part of a sample -> the task that it is the truth of."""
 
 GENERIC_SCENE = "scene"
 """Makes the one depth prompt of data that name no scenes."""
@@ -41,7 +45,7 @@ class PartReader:
         UsageError: If a number is not above 0, or `overlap` is unknown.
     """
 
-    classes: ClassList | None = None
+    classes: LabelTable | None = None
     depth_scale: float | None = None
     max_depth_m: float | None = None
     overlap: Overlap = "union"
@@ -142,5 +146,76 @@ def tasks_of(parts: Iterable[str]) -> tuple[Any, ...]:
     return tuple(task for part, task in TASK_OF_PART.items() if part in parts)
 
 
-TASK_OF_PART = {"labels": "segment", "mask": "refer", "depth": "depth"}
-"""Part of a sample -> the task that it is the truth of."""
+def check_same_size(what: str, values: NDArray[Any], place: object, size: tuple[int, ...], image: object) -> None:
+    """Make sure that a part of a sample is as large as its image.
+
+    Args:
+        what: What messages call the part.
+        values: The part, `(H, W)`.
+        place: Where it comes from, for messages.
+        size: Height and width of the image.
+        image: Where that comes from, for messages.
+
+    Raises:
+        UsageError: If sizes differ.
+    """
+    if values.shape != size:
+        form = "x".join(str(extent) for extent in reversed(values.shape))
+        raise UsageError(f"{place}: {what} size {form} differs from the image's {size[1]}x{size[0]} ({image})")
+
+
+def is_npy(source: Path | Encoded) -> bool:
+    """Whether a file is NumPy's: a path by its name, a file inside another file by how it begins."""
+    if isinstance(source, Encoded):
+        return source.content.startswith(npy.MAGIC_PREFIX)
+    return source.suffix.lower() == ".npy"
+
+
+def read_depth_array(source: Path | Encoded | NDArray[Any], scale: float | None = None) -> NDArray[np.float32]:
+    """Depth `(H, W)` in metres from numbers; 0 = not measured.
+
+    Args:
+        source: An `.npy` file, one inside another file, or an array.
+        scale: Units in one metre; none = 1000 for whole numbers (millimetres), 1 for floating-point numbers.
+
+    Raises:
+        UsageError: If the file cannot be read, or it holds anything but numbers in two dimensions.
+    """
+    name = "depth" if isinstance(source, np.ndarray) else str(source)
+    values = source if isinstance(source, np.ndarray) else _read_npy(source)
+    _check_kind(values.shape, values.dtype, name)
+    if scale is None:
+        scale = 1.0 if values.dtype.kind == "f" else 1000.0
+    depth_m = values.astype(np.float32) / np.float32(scale)
+    depth_m[~(np.isfinite(depth_m) & (depth_m > 0))] = 0
+    return depth_m
+
+
+def _check_kind(shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> None:
+    if len(shape) != 2 or dtype.kind not in "iuf":
+        raise UsageError(f"{name}: depth is {dtype} of shape {shape}; it must be numbers (H, W)")
+    if dtype.itemsize == 1:
+        raise UsageError(f"{name}: depth needs numbers of 16 bits or more, not {dtype}")
+
+
+def _read_npy(source: Path | Encoded) -> NDArray[Any]:
+    """Array of an `.npy` file; its claims on its size are held against the bytes that are there."""
+    try:
+        content = source.content if isinstance(source, Encoded) else source.read_bytes()
+    except FileNotFoundError:
+        raise UsageError(f"{source}: no such file") from None
+    except OSError as error:
+        raise UsageError(f"{source}: cannot be read ({error.strerror})") from error
+    file = io.BytesIO(content)
+    try:
+        version = npy.read_magic(file)
+        read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, is_fortran, dtype = read_header(file)
+    except Exception as error:  # damaged headers raise every kind of exception
+        raise UsageError(f"{source}: not a NumPy file ({str(error).splitlines()[0][:200]})") from error
+    _check_kind(shape, dtype, str(source))
+    check_size((shape[1], shape[0]), str(source))
+    if math.prod(shape) * dtype.itemsize != len(content) - file.tell():
+        raise UsageError(f"{source}: damaged NumPy file; its header says {dtype} {shape}, which its size is not")
+    values = np.frombuffer(content, dtype=dtype, offset=file.tell())
+    return values.reshape(shape, order="F" if is_fortran else "C")

@@ -19,18 +19,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vpd.data.sample import Sample, SampleSet
-from vpd.datasets.annotations import expressions_of, parse_json
+from vpd.datasets.annotations import decode_text, expressions_of, parse_json
 from vpd.datasets.classes import read_class_list
 from vpd.datasets.coco_masks import Overlap
-from vpd.datasets.label_pairs import Unpaired, refuse_unpaired
-from vpd.datasets.sample_reader import PartReader, scene_names, tasks_of
+from vpd.datasets.layout import Layout
+from vpd.datasets.pairs import Unpaired, refuse_unpaired
+from vpd.datasets.records import Record, RecordSamples, sentences_of
+from vpd.datasets.sample_reader import scene_names
 from vpd.datasets.shard_index import SLOTS, ShardIndex, build_index, shard_files
 from vpd.errors import UsageError
 from vpd.files.decoding import Encoded
 
 
-class ShardData(SampleSet):
+class ShardData(RecordSamples):
     """Samples with `mask` and `texts`, `labels`, or `depth_m`: whichever most samples have, all must have.
 
     The archives are looked through once; where their files begin is kept beside them.
@@ -81,44 +82,32 @@ class ShardData(SampleSet):
         refuse_unpaired(self.root, split, self.unpaired, samples, unpaired)
         self._has_outline = "mask" not in self._slots and "mask" in self._json(int(samples[0]))
         parts = {*self._slots, *(["mask"] if self._has_outline else [])}
-        self.tasks = tasks_of(parts)
-        """What the samples can be used for."""
-        if not self.tasks:
+        listed = read_class_list(self.root, classes, ignore_index) if "labels" in parts else None
+        self._set_reader(parts, listed, depth_scale=depth_scale, max_depth_m=max_depth_m, overlap=overlap)
+        if not self.parts:
             raise UsageError(
                 f"{root}: the samples of {split} have {', '.join(self._slots)}; needed beside an image: labels.png, "
                 "seg.png, depth.png, mask.png, or a json with a mask"
             )
-        listed = read_class_list(self.root, classes, ignore_index) if "labels" in parts else None
-        self._reader = PartReader(listed, depth_scale, max_depth_m, overlap)
-        self.classes = listed.names if listed else ()
-        self.counted = self._reader.counted
         if "depth" in parts:
             has_scenes = "json" in self._slots
             self.scenes = scene_names(self._scene(sample, self._json(sample)) for sample in samples if has_scenes)
         self._has_text = "mask" in parts
         is_split = self._has_text and (split != "train" if per_sentence is None else per_sentence)
-        self._items: NDArray[np.int64] = np.array(
+        self._items = np.array(
             [
                 (sample, sentence)
                 for sample in samples
-                for sentence in (range(len(self._texts(sample, self._json(sample)))) if is_split else (-1,))
+                for sentence in (sentences_of(len(self._texts(sample, self._json(sample))) if is_split else 0))
             ]
         )
-
-    def __len__(self) -> int:
-        return len(self._items)
 
     def sample_keys(self) -> Iterable[str]:
         """Names of the samples in their order."""
         return (f"{self.index.name(int(sample))} {sentence}" for sample, sentence in self._items)
 
-    def __getitem__(self, index: int) -> Sample:
-        """Read the files of one sample.
-
-        Raises:
-            UsageError: If a file cannot be read, or the parts do not fit together.
-        """
-        sample, sentence = (int(one) for one in self._items[index])
+    def _record(self, *place: int) -> Record:
+        (sample,) = place
         parts: dict[str, Any] = {
             part: Encoded(self._content(sample, part), self._where(sample, part))
             for part in self._slots
@@ -130,13 +119,7 @@ class ShardData(SampleSet):
             if not isinstance(parts["mask"], (dict, list)):
                 raise UsageError(f"{self._where(sample, 'json')}: 'mask' must be polygons or run lengths")
         texts, name = self._texts(sample, facts) if self._has_text else (), self.index.name(sample)
-        return self._reader.sample(
-            name if sentence < 0 else f"{name}_{sentence}",
-            texts=texts if sentence < 0 else texts[sentence : sentence + 1],
-            scene=self._scene(sample, facts),
-            group=name if texts else None,
-            **parts,
-        )
+        return Record(name, parts, texts, self._scene(sample, facts), group=name if texts else None)
 
     def _where(self, sample: int, part: str) -> str:
         return f"{self.index.shards[self.index.shard_of[sample]]}, {self.index.keys[sample].decode()}, {part}"
@@ -169,10 +152,7 @@ class ShardData(SampleSet):
         if given is not None or "txt" not in self._slots:
             return expressions_of(given, self._where(sample, "json"))
         where = self._where(sample, "txt")
-        try:
-            lines = self._content(sample, "txt").decode("utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{where}: not UTF-8 text (byte {error.start})") from error
+        lines = decode_text(self._content(sample, "txt"), where).splitlines()
         return expressions_of([line for line in lines if line.strip()], where)
 
     def _scene(self, sample: int, facts: dict[str, Any]) -> str | None:
@@ -196,3 +176,12 @@ def _common_parts(index: ShardIndex) -> tuple[tuple[str, ...], NDArray[np.int64]
     ]
     slots = tuple(SLOTS[slot] for slot in np.flatnonzero(most))
     return slots, np.flatnonzero(~lacks.any(axis=1)), unpaired
+
+
+LAYOUT = Layout(
+    parts=("labels", "mask", "depth"),
+    signs="SPLIT-000000.tar or SPLIT/000000.tar",
+    is_here=lambda root: bool(shard_files(root)),
+    splits=lambda root: list(shard_files(root)),
+    open=ShardData,
+)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
 from vpd.config import Task
+from vpd.datasets.layout import Layout
 from vpd.errors import UsageError, wrong_fields
 from vpd.weights.shipped import WORLD
 
@@ -61,3 +62,14 @@ def open_world(
         except ValidationError as error:
             raise UsageError(f"{root}: {name}={value!r}: {wrong_fields(error)[0].message}") from None
     return WorldSamples(task, split, count or COUNTS[split], size_px, seed=seed)  # type: ignore[arg-type]
+
+
+LAYOUT = Layout(
+    parts=("labels", "mask", "depth"),
+    signs="the name `world` instead of a folder: rendered scenes",
+    is_here=lambda root: False,
+    splits=lambda root: list(WORLD_SPLITS),
+    open=open_world,
+    is_elsewhere=is_world,
+    takes_task=True,
+)
