@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vpd.data.batches import collate
+from vpd.data.geometric import Squash
 from vpd.data.sample import Sample
-from vpd.data.transforms import draw_text, eval_transform, train_transform
+from vpd.data.transforms import draw_text, train_transform
 
 TASKS = ("segment", "refer", "depth")
 
@@ -50,7 +51,7 @@ def test_reference_referring_only_squashes_and_draws_a_text():
     texts = set()
     for seed in range(30):
         after = train_transform("refer", "reference", crop_px=16)(before, np.random.default_rng(seed))
-        squashed = eval_transform("refer", "reference", size_px=16)(before, np.random.default_rng(seed))
+        squashed = Squash(16)(before, np.random.default_rng(seed))
         assert np.array_equal(after.image, squashed.image)
         assert squashed.texts == before.texts and len(after.texts) == 1
         texts |= set(after.texts)
@@ -69,15 +70,8 @@ def test_draw_text_without_texts():
     assert draw_text(before, np.random.default_rng(0)) is before
 
 
-@pytest.mark.parametrize(("task", "recipe"), [("segment", "reference"), ("depth", "reference"), ("refer", "default")])
-def test_evaluation_leaves_samples_alone(task, recipe):
-    before = scene(20, 30, task)
-    assert eval_transform(task, recipe)(before, np.random.default_rng(0)) is before
-
-
-@pytest.mark.parametrize("build", [train_transform, eval_transform])
-def test_unknown_names(build):
+def test_unknown_names():
     with pytest.raises(ValueError, match="unknown task 'flow'; choose one of: segment, refer, depth"):
-        build("flow", "default")
+        train_transform("flow", "default")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown recipe 'mine'; choose one of: reference, default"):
-        build("refer", "mine")
+        train_transform("refer", "mine")  # type: ignore[arg-type]

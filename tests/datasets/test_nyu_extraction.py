@@ -12,8 +12,8 @@ from PIL import Image
 
 from data_layouts import picture, write_nyu_mat
 from vpd.datasets.nyu import NyuDepth
-from vpd.datasets.nyu_extraction import MAT_FILE, Extraction, extract_nyu, nyu_test_pictures
 from vpd.datasets.pair_lists import read_pair_list
+from vpd.datasets.prepare import MAT_FILE, extract_nyu, nyu_test_pictures
 from vpd.errors import UsageError
 
 SPLITS = "official_splits"
@@ -47,7 +47,7 @@ def test_the_official_split(test_data):
 
 
 def test_pictures_have_published_names_and_a_black_border(root):
-    assert extract_nyu(root) == Extraction(pictures=4, written=4)
+    assert extract_nyu(root) == (4, 4)
     # of the first four pictures the official split tests two
     assert [name for name in files(root) if name.endswith(".jpg")] == [
         f"{SPLITS}/test/home_office/rgb_00001.jpg",
@@ -95,11 +95,11 @@ def test_a_stopped_run_goes_on(root):
     with pytest.raises(UsageError, match="was not extracted to the end"):
         NyuDepth(root, "test")
     (root / SPLITS / "test/kitchen/rgb_00000.jpg").unlink()  # as if it had stopped between the two
-    assert extract_nyu(root) == Extraction(pictures=4, written=3)
+    assert extract_nyu(root) == (4, 3)
     after = files(root)
     assert f"{SPLITS}/UNFINISHED" not in after and len(after) == 1 + 2 * 4
     assert before.items() - after.items() == {(f"{SPLITS}/UNFINISHED", b"")}
-    assert extract_nyu(root) == Extraction(pictures=4, written=0)
+    assert extract_nyu(root) == (4, 0)
     assert files(root) == after
 
 

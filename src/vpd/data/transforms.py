@@ -1,4 +1,4 @@
-"""The training and evaluation transforms of the recipes, built from `geometry` and `colour`."""
+"""The training transforms of the recipes, built from `geometric` and `colour`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,10 @@ def train_transform(
     Raises:
         ValueError: If task or recipe is unknown.
     """
-    _check_names(task, recipe)
+    if task not in get_args(Task):
+        raise ValueError(f"unknown task {task!r}; choose one of: {', '.join(get_args(Task))}")
+    if recipe not in get_args(Recipe):
+        raise ValueError(f"unknown recipe {recipe!r}; choose one of: {', '.join(get_args(Recipe))}")
     is_reference = recipe == "reference"
     crop_px = crop_px or CROP_PX[task]
     if task == "segment":
@@ -78,23 +81,3 @@ def train_transform(
     cut = CutDepth("wrap" if is_reference else "metric", max_depth_m)
     colours = (BrightnessContrast(), Gamma(), HueSaturationValue())
     return Pipeline((cut, RandomFlip(), RandomCrop(crop_px), *colours), pad_px=crop_px)
-
-
-def eval_transform(task: Task, recipe: Recipe, *, size_px: int = 512) -> Pipeline:
-    """What the recipe's evaluation does to image and truth: nothing, but for referring in the reference.
-
-    There both are squashed to a square, and the published figures count the pixels of that square. Otherwise the
-    model fits the image itself and is judged at the image's own size.
-
-    Raises:
-        ValueError: If task or recipe is unknown.
-    """
-    _check_names(task, recipe)
-    return Pipeline((Squash(size_px),) if task == "refer" and recipe == "reference" else ())
-
-
-def _check_names(task: str, recipe: str) -> None:
-    if task not in get_args(Task):
-        raise ValueError(f"unknown task {task!r}; choose one of: {', '.join(get_args(Task))}")
-    if recipe not in get_args(Recipe):
-        raise ValueError(f"unknown recipe {recipe!r}; choose one of: {', '.join(get_args(Recipe))}")

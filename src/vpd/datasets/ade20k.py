@@ -9,14 +9,13 @@ In the label files 0 means other things, which are ignored, and k is class k - 1
 
 from __future__ import annotations
 
-import json
-from importlib import resources
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 
+from vpd.datasets.annotations import shipped_json
 from vpd.datasets.classes import LabelTable
 from vpd.datasets.layout import Layout, present_folders
 from vpd.datasets.pairs import PairSamples, Unpaired, match_pairs, named_files, refuse_unpaired
@@ -32,8 +31,7 @@ _CLASS_LISTS = ("objectInfo150.txt", "objectInfo150.csv")
 
 def ade20k_classes() -> tuple[str, ...]:
     """The 150 class names, in the order of the published embeddings."""
-    text = resources.files("vpd.data").joinpath("ade20k_classes.json").read_text(encoding="utf-8")
-    return tuple(json.loads(text))
+    return tuple(shipped_json("ade20k_classes.json"))
 
 
 class Ade20k(PairSamples):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -33,6 +34,11 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
     return parse_json(content, str(path))
+
+
+def shipped_json(name: str) -> Any:
+    """Content of a published list that this package brings along: class names, scenes, splits."""
+    return json.loads(resources.files("vpd.data").joinpath(name).read_text(encoding="utf-8"))
 
 
 def parse_json(content: bytes, where: str) -> Any:

@@ -8,13 +8,12 @@ gtFine/{train,val}/aachen/aachen_000000_000019_gtFine_labelIds.png        (or ..
 
 from __future__ import annotations
 
-import json
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
 from vpd.data.sample import Sample
+from vpd.datasets.annotations import shipped_json
 from vpd.datasets.classes import LabelTable
 from vpd.datasets.layout import Layout, present_folders
 from vpd.datasets.pairs import PairSamples, Unpaired, match_pairs, named_files, refuse_unpaired
@@ -34,8 +33,7 @@ _LAST_LABEL_ID = 33
 
 def cityscapes_classes() -> dict[str, int]:
     """The 19 classes and their numbers in `labelIds` files, in the order of the train ids."""
-    text = resources.files("vpd.data").joinpath("cityscapes_classes.json").read_text(encoding="utf-8")
-    return dict(json.loads(text))
+    return dict(shipped_json("cityscapes_classes.json"))
 
 
 class Cityscapes(PairSamples):

@@ -29,20 +29,15 @@ def is_hub_dataset(root: str | Path) -> bool:
     return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(root))) and not Path(root).exists()
 
 
-def table_splits(root: str | Path, *, subset: str | None = None, revision: str | None = None) -> list[str]:
-    """Names of the splits; `validation` is called `val`.
-
-    Args:
-        root: Folder or hub id.
-        subset: Configuration of a data set that has several.
-        revision: Commit or tag on the hub.
+def table_splits(root: str | Path) -> list[str]:
+    """Names of the splits of a folder or hub id; `validation` is called `val`.
 
     Raises:
         UsageError: If there is no such data set, or `datasets` is not installed.
     """
     path = Path(root)
     if not _is_saved(path):
-        return _our_names(_builder(root, subset, revision).config.data_files)
+        return _our_names(_builder(root, None, None).config.data_files)
     if (path / _DICT).is_file():
         return _our_names(field(read_json(path / _DICT), "splits", list, str(path / _DICT)))
     state = read_json(path / _STATE)

@@ -9,10 +9,8 @@ train_list.txt, test_list.txt     "/raw_data/2011_09_26/... /data_depth_annotate
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
@@ -20,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpd.data.sample import CountedDepth, Sample
+from vpd.datasets.annotations import shipped_json
 from vpd.datasets.layout import Layout
 from vpd.datasets.pair_lists import ListedDepth, ListedPair, find_list, read_listed
 from vpd.datasets.sample_reader import PartReader
@@ -144,14 +143,13 @@ def _list_names(split: str) -> list[str]:
 
 def eigen_test_pairs() -> list[ListedPair]:
     """The 652 pictures of the Eigen test split that have annotated depth."""
-    text = resources.files("vpd.data").joinpath("kitti_eigen_test.json").read_text(encoding="utf-8")
     return [
         ListedPair(
             f"{drive[:10]}/{drive}/image_02/data/{frame:010d}.png",
             f"{drive}/proj_depth/groundtruth/image_02/{frame:010d}.png",
             "the Eigen test split",
         )
-        for drive, frames in json.loads(text).items()
+        for drive, frames in shipped_json("kitti_eigen_test.json").items()
         for frame in frames
     ]
 

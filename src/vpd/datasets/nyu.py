@@ -10,14 +10,12 @@ train_list.txt, test_list.txt       "/kitchen_0028b/rgb_00045.jpg /kitchen_0028b
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-from importlib import resources
 from pathlib import Path, PurePosixPath
 
 from vpd.data.sample import CountedDepth, Sample
-from vpd.datasets.annotations import read_json
+from vpd.datasets.annotations import read_json, shipped_json
 from vpd.datasets.layout import Layout
 from vpd.datasets.pair_lists import ListedDepth, ListedPair, read_listed
 from vpd.datasets.sample_reader import PartReader
@@ -37,8 +35,7 @@ OFFICIAL, ROOMS, UNFINISHED = "official_splits", "rooms.json", "UNFINISHED"
 
 def nyu_scenes() -> tuple[str, ...]:
     """The 27 scene classes, in the order of the published embeddings."""
-    text = resources.files("vpd.data").joinpath("nyu_scenes.json").read_text(encoding="utf-8")
-    return tuple(json.loads(text))
+    return tuple(shipped_json("nyu_scenes.json"))
 
 
 class NyuDepth(ListedDepth):
