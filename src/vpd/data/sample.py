@@ -77,3 +77,7 @@ class SampleSet(Protocol):
     def sample_keys(self) -> Iterable[str]:
         """What tells the samples apart, in their order, as far as it is known without reading them; else nothing."""
         return ()
+
+    def complaint(self, index: int) -> str | None:
+        """What is wrong with a sample though it can be read, if that is known."""
+        return None

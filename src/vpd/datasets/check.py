@@ -6,11 +6,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vpd.data.sample import SampleSet
 from vpd.datasets.layouts import check_options, find_layout, open_data, option_names, splits_of
-from vpd.datasets.refer import DATASETS, ReferData, find_splits
+from vpd.datasets.refer import DATASETS, find_splits
 from vpd.datasets.summary import Report, SplitReport
 from vpd.errors import UsageError
 from vpd.weights.shipped import WORLD
+
+Progress = Callable[[Iterable[int], str], Iterable[int]]
+"""Wraps the indices of the samples of a split."""
 
 _OPTIONS: dict[str, Any] = {"unpaired": "skip", "per_sentence": False}
 """How a data set is opened, where its layout has these options, to see as much of it as possible, each file once."""
@@ -24,7 +28,7 @@ def check_data(
     root: str | Path,
     *,
     options: Mapping[str, Any] | None = None,
-    progress: Callable[[Iterable[int], str], Iterable[int]] = lambda indices, split: indices,
+    progress: Progress = lambda indices, split: indices,
 ) -> Report:
     """Read every sample of every split.
 
@@ -56,28 +60,39 @@ def check_data(
     return Report(root, format, reports, (f"not there: {', '.join(absent)}",) if absent else ())
 
 
-def _check_split(
-    name: str,
-    root: Path,
-    split: str,
-    full: int | None,
-    options: dict[str, Any],
-    progress: Callable[[Iterable[int], str], Iterable[int]],
+def check_samples(
+    sample_set: SampleSet,
+    *,
+    split: str = "train",
+    full: int | None = None,
+    progress: Progress = lambda indices, split: indices,
 ) -> SplitReport:
-    report = SplitReport(split, full=full)
-    try:
-        sample_set = open_data(root, None, format=name, split=split, **options)
-    except UsageError as error:
-        report.problems.append(str(error))
-        return report
+    """Read every sample of a set, which may be of a class of your own.
+
+    Args:
+        sample_set: The samples.
+        split: What the report calls them.
+        full: How many there should be, if that is known.
+        progress: Wraps the indices, to show how far it is.
+    """
+    report = SplitReport(split, len(sample_set), full)
     report.notes += sample_set.notes
     report.problems += sample_set.unpaired
-    report.samples = len(sample_set)
     for index in progress(range(len(sample_set)), split):
         try:
             report.add(sample_set[index], sample_set.classes, sample_set.counted)
-            stray = sample_set.points_outside(index) if isinstance(sample_set, ReferData) else None
-            report.problems += [f"{split}/{stray}"] if stray else []
+            complaint = sample_set.complaint(index)
+            report.problems += [f"{split}/{complaint}"] if complaint else []
         except UsageError as error:
             report.problems.append(str(error))
     return report
+
+
+def _check_split(
+    name: str, root: Path, split: str, full: int | None, options: dict[str, Any], progress: Progress
+) -> SplitReport:
+    try:
+        sample_set = open_data(root, None, format=name, split=split, **options)
+    except UsageError as error:
+        return SplitReport(split, full=full, problems=[str(error)])
+    return check_samples(sample_set, split=split, full=full, progress=progress)

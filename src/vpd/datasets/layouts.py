@@ -9,8 +9,8 @@ A layout of your own is one file and one line:
 2. It ends with a `LAYOUT` that says which parts the samples have, what a folder is known by, and its splits.
 3. The line in `LAYOUTS` below gives it its name, by which `--format` and everything else finds it.
 
-A sample set needs no layout to be trained on or measured in Python: `vpd.evaluate(model, samples)`,
-`vpd.datasets.check.check_samples(samples)`.
+A sample set needs no layout to be used from Python: `check_samples(samples)`, `SampleStream(samples, ...)` and
+`evaluate(model, samples)` take any.
 """
 
 from __future__ import annotations

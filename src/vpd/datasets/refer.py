@@ -118,8 +118,8 @@ class ReferData(SampleSet):
         )
         return Sample(name, image, mask=mask, texts=texts, group=picture.file_name.as_posix())
 
-    def points_outside(self, index: int) -> str | None:
-        """What is wrong with a sample's polygons if they reach out of the picture; none = nothing."""
+    def complaint(self, index: int) -> str | None:
+        """That a sample's polygons reach out of the picture, if they do."""
         name, reference, _ = self.items[index]
         picture = self.pictures[reference.image_id]
         parts = self._segmentations[reference.ann_id]
