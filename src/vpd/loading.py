@@ -32,7 +32,7 @@ from vpd.tasks.depth import DepthModel
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.referring import ReferringModel
 from vpd.tasks.segmentation import SegmentationModel
-from vpd.weights.difference import fingerprint, put_back
+from vpd.weights.difference import put_back, weights_fingerprint
 from vpd.weights.shipped import ADAPTED, WORLD, shipped_model
 from vpd.weights.single_file import mismatches
 from vpd.weights.sources import download, is_hub_id
@@ -92,7 +92,7 @@ def load(
 def _with_base(tensors: dict[str, Tensor], base: Base, folder: Path, encoder: TextEncoder | None) -> dict[str, Tensor]:
     weights = base_weights(base.source)
     of_text = encoder_weights(encoder) if encoder else {}
-    if fingerprint({**weights, **of_text}) != base.fingerprint:
+    if weights_fingerprint({**weights, **of_text}) != base.fingerprint:
         raise UsageError(
             f"{folder} was made from another {base.source} than the one that is here: its weights differ. Get the one "
             "it was made from, or a model folder that holds all weights."

@@ -114,7 +114,7 @@ def _without_base(
     """What must be stored beside a base, and what a folder says of that base."""
     import torch
 
-    from vpd.weights.difference import fingerprint, leave_out
+    from vpd.weights.difference import leave_out, weights_fingerprint
 
     for value in weights.values():
         if value.is_floating_point() and value.dtype != torch.float32:
@@ -123,7 +123,7 @@ def _without_base(
                 f"This model is {found}; load it in float32 to save it without its base (base={source!r})."
             )
     of_base, of_text = base_weights(source), shared_encoder(text_encoder, source)
-    told = Base(source=source, fingerprint=fingerprint({**of_base, **of_text}), text_encoder=bool(of_text))
+    told = Base(source=source, fingerprint=weights_fingerprint({**of_base, **of_text}), text_encoder=bool(of_text))
     return leave_out(weights, of_base), told
 
 

@@ -14,8 +14,8 @@ from vpd.errors import UsageError
 from vpd.files.atomic import read_json_lines
 from vpd.prediction_jobs.job import PredictionJob
 from vpd.prediction_jobs.manifest import MANIFEST
-from vpd.prediction_jobs.share import Shard
-from vpd.prediction_jobs.worker import Outcome, Predictor, fingerprint
+from vpd.prediction_jobs.share import Share
+from vpd.prediction_jobs.worker import Outcome, Predictor, model_fingerprint
 from vpd.tasks.predictions import SegmentationPrediction
 
 
@@ -69,11 +69,11 @@ class Job:
         out: Path,
         *,
         batch_size: int = 2,
-        shard: Shard | None = None,
+        share: Share | None = None,
         **options: Any,
     ) -> None:
         self.predictor = Predictor(model, out, model_name="m", options=options)
-        self.job = PredictionJob([str(photos)], out, self.predictor.origin, batch_size=batch_size, shard=shard)
+        self.job = PredictionJob([str(photos)], out, self.predictor.origin, batch_size=batch_size, share=share)
 
     def run(self) -> Iterator[Outcome]:
         yield from self.job.run(self.predictor.run)
@@ -233,7 +233,7 @@ def test_file_names_of_any_kind_come_back_from_the_manifest(tmp_path: Path):
 def test_shards_share_the_work_and_the_last_makes_the_manifest(photos: Path, tmp_path: Path):
     Job(Thresholder(), photos, tmp_path / "alone").finish()
     out = tmp_path / "out"
-    jobs = [Job(Thresholder(), photos, out, shard=Shard(number, 3)) for number in (1, 2, 3)]
+    jobs = [Job(Thresholder(), photos, out, share=Share(number, 3)) for number in (1, 2, 3)]
     assert [job.pending() for job in jobs] == [["0", "1"], ["2", "3"], ["4"]]
     for job in (jobs[2], jobs[0]):
         job.finish()
@@ -244,7 +244,7 @@ def test_shards_share_the_work_and_the_last_makes_the_manifest(photos: Path, tmp
 
 
 def test_two_shards_that_finish_together_make_the_same_manifest(photos: Path, tmp_path: Path):
-    jobs = [Job(Thresholder(), photos, tmp_path / "out", shard=Shard(number, 2)) for number in (1, 2)]
+    jobs = [Job(Thresholder(), photos, tmp_path / "out", share=Share(number, 2)) for number in (1, 2)]
     for job in jobs:
         list(job.run())
     assert jobs[0].job.finish()
@@ -256,9 +256,9 @@ def test_two_shards_that_finish_together_make_the_same_manifest(photos: Path, tm
 
 def test_another_number_of_shards_does_nothing_twice(photos: Path, tmp_path: Path):
     out = tmp_path / "out"
-    Job(Thresholder(), photos, out, batch_size=1, shard=Shard(2, 2)).finish()
+    Job(Thresholder(), photos, out, batch_size=1, share=Share(2, 2)).finish()
     assert names_in(out / "shards" / "2-of-2.jsonl") == ["1", "3"]
-    jobs = [Job(Thresholder(), photos, out, batch_size=1, shard=Shard(number, 3)) for number in (1, 2, 3)]
+    jobs = [Job(Thresholder(), photos, out, batch_size=1, share=Share(number, 3)) for number in (1, 2, 3)]
     assert [job.pending() for job in jobs] == [["0"], ["4"], ["2"]]
     for job in jobs[:2]:
         job.finish()
@@ -271,25 +271,29 @@ def test_another_number_of_shards_does_nothing_twice(photos: Path, tmp_path: Pat
 def test_shards_tell_each_other_what_they_could_not_read(photos: Path, tmp_path: Path):
     (photos / "1.png").write_bytes(b"")
     out = tmp_path / "out"
-    assert not Job(Thresholder(), photos, out, shard=Shard(1, 2)).job.finish()
-    outcomes = [Job(Thresholder(), photos, out, shard=Shard(number, 2)).finish() for number in (1, 2)]
+    assert not Job(Thresholder(), photos, out, share=Share(1, 2)).job.finish()
+    outcomes = [Job(Thresholder(), photos, out, share=Share(number, 2)).finish() for number in (1, 2)]
     assert [Path(outcome.source).stem for outcome in outcomes[0] if outcome.error] == ["1"]
     assert names_in(out / MANIFEST) == ["0", "2", "3", "4"]
     Image.new("RGB", (8, 8)).save(photos / "1.png")
-    Job(Thresholder(), photos, out, shard=Shard(1, 2)).finish()
+    Job(Thresholder(), photos, out, share=Share(1, 2)).finish()
     assert names_in(out / MANIFEST) == ["0", "1", "2", "3", "4"]
 
 
 def test_an_image_that_comes_twice_is_listed_once(photos: Path, tmp_path: Path):
     job = Job(Thresholder(), photos, tmp_path / "out")
-    outcomes = list(job.job.run(lambda batches: [outcome for outcome in job.predictor.run(batches) for _ in "ab"]))
+    outcomes = list(job.job.run(lambda chunks: [outcome for outcome in job.predictor.run(chunks) for _ in "ab"]))
     assert len(outcomes) == len(read_json_lines(tmp_path / "out" / MANIFEST)) == 5
 
 
 def test_fingerprints_tell_weights_and_types_apart():
     weights = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(3), "c": torch.tensor([True, False])}
     same = {name: tensor.clone() for name, tensor in reversed(weights.items())}
-    assert fingerprint("{}", weights) == fingerprint("{}", same) != fingerprint('{"classes": 2}', weights)
+    assert (
+        model_fingerprint("{}", weights)
+        == model_fingerprint("{}", same)
+        != model_fingerprint('{"classes": 2}', weights)
+    )
     changed = weights["a"].clone()
     changed[1, 2] += 1e-6
     for other in (
@@ -297,7 +301,7 @@ def test_fingerprints_tell_weights_and_types_apart():
         {**weights, "a": weights["a"].bfloat16()},
         {**weights, "b": torch.tensor(4)},
     ):
-        assert fingerprint("{}", other) != fingerprint("{}", weights)
+        assert model_fingerprint("{}", other) != model_fingerprint("{}", weights)
 
 
 def share_out(root: Path, *, number: int, batch: int, shards: int) -> None:
@@ -308,11 +312,11 @@ def share_out(root: Path, *, number: int, batch: int, shards: int) -> None:
     jobs.finish(*words, root / "alone")
     manifest, share = root / "out" / "shards" / f"1-of-{shards}.jsonl", -(-number // shards)
     killed = jobs.start(*words, root / "out", "--shard", f"1/{shards}")
-    wait_until(lambda: len(lines_of(manifest)) > share // 5, "the shard does not get going")
+    wait_until(lambda: len(lines_of(manifest)) > share // 5, "the share does not get going")
     killed.kill()
     killed.join()
     assert share // 5 < len(lines_of(manifest)) < share
-    together = [jobs.start(*words, root / "out", "--shard", f"{shard + 1}/{shards}") for shard in range(shards)]
+    together = [jobs.start(*words, root / "out", "--shard", f"{share + 1}/{shards}") for share in range(shards)]
     for job in together:
         job.join()
     assert [job.exitcode for job in together] == [0] * shards

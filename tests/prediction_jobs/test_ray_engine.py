@@ -14,7 +14,7 @@ from many_images import assert_same_outputs, lines_of, wait_until, write_picture
 from vpd.errors import UsageError
 from vpd.prediction_jobs.output_names import Item
 from vpd.prediction_jobs.ray_engine import RayPredictor, Worker, check_ray, worker_needs
-from vpd.prediction_jobs.worker import Batch, Predictor
+from vpd.prediction_jobs.worker import Chunk, Predictor
 
 ORIGIN = {"model": "m", "fingerprint": "f"}
 
@@ -61,7 +61,7 @@ def test_workers_refuse_another_model_and_say_what_they_cannot_write(tmp_path: P
     model = write_quick_model(tmp_path)
     common = {"model": str(model), "out": str(tmp_path / "out"), "model_name": "m", "options": {}}
     common |= {"device": "cpu", "dtype": "auto"}
-    row = {"batch": json.dumps([[str(write_pictures(tmp_path / "photos", 1) / "part-0" / "0.png"), "a", True]])}
+    row = {"chunk": json.dumps([[str(write_pictures(tmp_path / "photos", 1) / "part-0" / "0.png"), "a", True]])}
     fingerprint = Predictor(vpd.load(model), tmp_path, model_name="m", options={}).origin["fingerprint"]
 
     def answer(fingerprint: str) -> dict[str, Any]:
@@ -75,8 +75,8 @@ def test_workers_refuse_another_model_and_say_what_they_cannot_write(tmp_path: P
     assert re.search("A worker cannot go on: .*a.png", answer(fingerprint)["refused"])
 
 
-def one_picture(folder: Path) -> Batch:
-    return Batch((Item(str(folder / "a.png"), "a"),), frozenset([str(folder / "a.png")]))
+def one_picture(folder: Path) -> Chunk:
+    return Chunk((Item(str(folder / "a.png"), "a"),), frozenset([str(folder / "a.png")]))
 
 
 def start(*words: object) -> subprocess.Popen[str]:

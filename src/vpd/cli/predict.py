@@ -97,11 +97,11 @@ def predict(
     from vpd.prediction_jobs.job import PredictionJob
     from vpd.prediction_jobs.manifest import MANIFEST
     from vpd.prediction_jobs.ray_engine import RayPredictor, check_ray
-    from vpd.prediction_jobs.share import parse_shard
+    from vpd.prediction_jobs.share import parse_share
     from vpd.prediction_jobs.worker import Predictor
     from vpd.weights.shipped import ADAPTED
 
-    share = None if shard is None else parse_shard(shard, os.environ)
+    share = None if shard is None else parse_share(shard, os.environ)
     if engine is Engine.ray:
         check_ray()
     refuse_models(out, or_runs=True)  # before a model is loaded for it
@@ -113,7 +113,7 @@ def predict(
     names = None if classes is None else [name.strip() for name in classes.split(",")]
     options = {"text": text, "classes": names, "scene": scene, "size": size, "memory": memory}
     predictor = Predictor(loaded, out, model_name=model, options=options, fast=speed)
-    job = PredictionJob(sources, out, predictor.origin, batch_size=batch, shard=share)
+    job = PredictionJob(sources, out, predictor.origin, batch_size=batch, share=share)
     run = predictor.run
     del loaded  # what runs may be another
     if engine is Engine.ray:
@@ -121,7 +121,7 @@ def predict(
         del predictor
         places: dict[str, Any] = {"device": device, "dtype": dtype, "fast": speed, "workers": workers}
         run = RayPredictor(source, out, origin=origin, options=options, **places).run
-    total, pending = len(job.share), len(job.pending)
+    total, pending = len(job.own_items), len(job.pending)
     skipped = predicted = missed = 0
     notes: Counter[str] = Counter()
     there = total - pending

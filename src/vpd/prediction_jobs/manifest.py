@@ -1,7 +1,7 @@
 """Manifests of an output folder: one line for each finished image.
 
 A job alone appends to `predictions.jsonl`. Jobs that share the work append to a file each, in the folder `shards`,
-so that none waits for another; once every image is listed, `predictions.jsonl` is made of all of them. Shards' files
+so that none waits for another; once every image is listed, `predictions.jsonl` is made of all of them. Their files
 are never changed afterwards, so nothing that was finished can be lost, whoever writes at the same time.
 """
 
@@ -21,7 +21,7 @@ from vpd.prediction_jobs.output_names import DATA_SUFFIX
 
 MANIFEST = "predictions.jsonl"
 SHARDS = "shards"
-"""Folder of the shards' own manifests, within the output folder."""
+"""Folder of the manifests of jobs that share the work, within the output folder."""
 _ORIGIN = ("task", "fingerprint", "options")
 _BLOCK_BYTES = 2**20
 
@@ -48,7 +48,7 @@ class Record:
     done: dict[str, Entry] = field(default_factory=dict)
     """Finished images, in the order of the manifests."""
     skipped: set[str] = field(default_factory=set)
-    """Images that shards could not read and that are not finished."""
+    """Images that such jobs could not read and that are not finished."""
 
 
 def manifest_files(out: Path) -> list[Path]:
@@ -91,7 +91,7 @@ def merge_manifests(out: Path, origin: Mapping[str, Any], sources: Sequence[str]
     """
     files = manifest_files(out)
     if only_if_complete and sum(map(_count_lines, files)) < len(sources):
-        return False  # spares all but the last of many shards the reading
+        return False  # spares all but the last of many jobs the reading
     with ExitStack() as stack:
         opened = [(path, stack.enter_context(path.open("rb"))) for path in files]
         record = _read(opened, origin)

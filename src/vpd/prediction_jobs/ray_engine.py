@@ -18,10 +18,10 @@ from typing import Any
 from vpd.errors import UsageError
 from vpd.inference.heap import return_heap
 from vpd.prediction_jobs.output_names import Item
-from vpd.prediction_jobs.worker import Batch, Outcome, Predictor
+from vpd.prediction_jobs.worker import Chunk, Outcome, Predictor
 
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
-_MOST_TASKS = 10_000  # what a task has done is listed together: the fewer batches in one, the less is done again
+_MOST_TASKS = 10_000  # what a task has done is listed together: the fewer chunks in one, the less is done again
 
 
 class RayPredictor:
@@ -72,13 +72,13 @@ class RayPredictor:
             "fast": None if fast is None else {**fast, "encoder": _seen_from_anywhere(fast.get("encoder"))},
         }
 
-    def run(self, batches: Iterable[Batch]) -> Iterator[Outcome]:
-        """Predict batches; yields each image when its files are written, in any order, and some twice.
+    def run(self, chunks: Iterable[Chunk]) -> Iterator[Outcome]:
+        """Predict chunks; yields each image when its files are written, in any order, and some twice.
 
         Raises:
             UsageError: If the cluster has not enough GPUs or processors, or a worker cannot load the model or write.
         """
-        rows = [{"batch": _encode(batch)} for batch in batches]
+        rows = [{"chunk": _encode(chunk)} for chunk in chunks]
         if not rows:
             return
         import ray
@@ -165,11 +165,11 @@ class Worker:
             self._refused = f"{model} is not the same model on every node. Put it where all see it."
 
     def __call__(self, row: dict[str, str]) -> list[dict[str, str]]:
-        """Predict the batch of a row."""
+        """Predict the chunk of a row."""
         if self._refused:
             return [{"result": json.dumps({"refused": self._refused})}]
         try:
-            outcomes = list(self._predictor.run([_decode(row["batch"])]))
+            outcomes = list(self._predictor.run([_decode(row["chunk"])]))
         except OSError as error:
             return [{"result": json.dumps({"refused": f"A worker cannot go on: {error}"})}]
         return [{"result": json.dumps(asdict(outcome))} for outcome in outcomes]
@@ -206,12 +206,12 @@ def _cluster() -> Iterator[Mapping[str, float]]:
         ray.shutdown()
 
 
-def _encode(batch: Batch) -> str:
-    """A batch as JSON, whose strings hold file names that are not UTF-8 too."""
-    return json.dumps([(item.source, item.name, item.source in batch.wanted) for item in batch.items])
+def _encode(chunk: Chunk) -> str:
+    """A chunk as JSON, whose strings hold file names that are not UTF-8 too."""
+    return json.dumps([(item.source, item.name, item.source in chunk.wanted) for item in chunk.items])
 
 
-def _decode(text: str) -> Batch:
+def _decode(text: str) -> Chunk:
     rows = json.loads(text)
     items = tuple(Item(source, name) for source, name, _ in rows)
-    return Batch(items, frozenset(source for source, _, is_wanted in rows if is_wanted))
+    return Chunk(items, frozenset(source for source, _, is_wanted in rows if is_wanted))

@@ -12,7 +12,7 @@ _SLURM = ("ID", "MIN", "MAX", "COUNT")
 
 
 @dataclass(frozen=True)
-class Shard:
+class Share:
     """Share `number` of `count` shares."""
 
     number: int
@@ -29,11 +29,11 @@ class Shard:
         return f"{self.number}-of-{self.count}.jsonl"
 
     def has(self, place: int) -> bool:
-        """Whether the batch at this place of the whole list belongs to the share; shares differ by one at most."""
+        """Whether the chunk at this place of the whole list belongs to the share; shares differ by one at most."""
         return place % self.count == self.number - 1
 
 
-def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
+def parse_share(text: str, environment: Mapping[str, str]) -> Share:
     """The share that a user's word means.
 
     Args:
@@ -44,7 +44,7 @@ def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
         UsageError: If it is neither, or there is no job array without gaps.
     """
     if text == "slurm":
-        return _shard_of_array(environment)
+        return _share_of_array(environment)
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
     number, count = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= number <= count:
@@ -52,10 +52,10 @@ def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
             f"--shard {text}: give the number of this job and how many there are, counted from 1, "
             "such as 1/8 to 8/8; or slurm, in a job array."
         )
-    return Shard(number, count)
+    return Share(number, count)
 
 
-def _shard_of_array(environment: Mapping[str, str]) -> Shard:
+def _share_of_array(environment: Mapping[str, str]) -> Share:
     """The share of a member of a SLURM job array; its first member has the first share."""
     found = {word: environment.get(f"SLURM_ARRAY_TASK_{word}", "") for word in _SLURM}
     if not all(value.isdecimal() for value in found.values()):
@@ -69,4 +69,4 @@ def _shard_of_array(environment: Mapping[str, str]) -> Shard:
             f"--shard slurm needs an array that counts without gaps; this one has {count} members from {first} to "
             f"{last}. Submit --array=1-{count}: what is finished is not done again; or give --shard 3/16."
         )
-    return Shard(member - first + 1, count)
+    return Share(member - first + 1, count)

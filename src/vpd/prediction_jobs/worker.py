@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class Chunk:
     """Images that are read and predicted together."""
 
     items: tuple[Item, ...]
@@ -73,7 +73,7 @@ class Predictor:
         out: Folder to write into; each file is written whole or not at all.
         model_name: What the manifest calls the model.
         options: Arguments of the model's `predict` (`text`, `classes`, `scene`, `size`, `memory`); none are left out.
-            With `memory`, images are read, predicted and written one batch after the other, not at the same time.
+            With `memory`, images are read, predicted and written one chunk after the other, not at the same time.
         fast: Arguments of `vpd.optimise`, which makes the model that runs, with `dtype`; none = the model as it is.
 
     Raises:
@@ -98,11 +98,11 @@ class Predictor:
             told["fast"] = str(fast.get("dtype", "auto"))
             told |= {name: value for name in ("merge_above", "int8", "compile_mode") if (value := fast.get(name))}
             if (encoder := self._fast["encoder"]) is not None:
-                told["encoder"] = fingerprint(encoder.config.model_dump_json(), encoder.state_dict())
+                told["encoder"] = model_fingerprint(encoder.config.model_dump_json(), encoder.state_dict())
         self.origin = {
             "task": model.config.task,
             "model": model_name,
-            "fingerprint": fingerprint(model.config.model_dump_json(), model.state_dict()),
+            "fingerprint": model_fingerprint(model.config.model_dump_json(), model.state_dict()),
             "options": told,
         }
         """What every manifest line says of how the prediction was made."""
@@ -112,27 +112,27 @@ class Predictor:
         self._is_frugal = "memory" in given
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="vpd-files")
 
-    def run(self, batches: Iterable[Batch]) -> Iterator[Outcome]:
-        """Predict batches and write the files of the images that are wanted; yields each of these when it is done.
+    def run(self, chunks: Iterable[Chunk]) -> Iterator[Outcome]:
+        """Predict chunks and write the files of the images that are wanted; yields each of these when it is done.
 
-        The next batch is read, and files are written, while the model runs, unless there is a budget of memory.
+        The next chunk is read, and files are written, while the model runs, unless there is a budget of memory.
         """
         if self._fast is not None:
             self._model, self._fast = optimise(self._model, **self._fast), None
         waiting: deque[tuple[int, Future[Outcome]]] = deque()
         try:
-            for batch, readings in self._read_ahead(batches):
+            for chunk, readings in self._read_ahead(chunks):
                 readable: list[_Picture] = []
-                for item, reading in zip(batch.items, readings, strict=True):
+                for item, reading in zip(chunk.items, readings, strict=True):
                     try:
                         readable.append(reading.result())
                     except UsageError as error:
-                        if item.source in batch.wanted:
+                        if item.source in chunk.wanted:
                             yield Outcome(item.source, error=str(error))
                 predictions = self._predict([picture.image for picture in readable])
                 for picture, prediction in zip(readable, predictions, strict=True):
                     source = picture.item.source
-                    if source not in batch.wanted:
+                    if source not in chunk.wanted:
                         continue
                     if isinstance(prediction, str):
                         yield Outcome(source, error=f"{source}: {prediction}")
@@ -140,7 +140,7 @@ class Predictor:
                         pixels = picture.image.width * picture.image.height
                         waiting.append((pixels, self._threads.submit(self._write, picture, prediction)))
                 del readable, predictions  # or they would be there while the next are read
-                most = 0 if self._is_frugal else max(_THREADS, len(batch.items))
+                most = 0 if self._is_frugal else max(_THREADS, len(chunk.items))
                 while len(waiting) > most or sum(pixels for pixels, _ in waiting) > _MOST_WAITING_PX:
                     yield waiting.popleft()[1].result()
             while waiting:
@@ -149,17 +149,17 @@ class Predictor:
             for _, writing in waiting:
                 writing.cancel()
 
-    def _read_ahead(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, list[Future[_Picture]]]]:
-        """Batches with their pictures being read, those of the next one too."""
-        started: deque[tuple[Batch, list[Future[_Picture]]]] = deque()
-        for batch in batches:
-            started.append((batch, [self._threads.submit(_read, item) for item in batch.items]))
+    def _read_ahead(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, list[Future[_Picture]]]]:
+        """Chunks with their pictures being read, those of the next one too."""
+        started: deque[tuple[Chunk, list[Future[_Picture]]]] = deque()
+        for chunk in chunks:
+            started.append((chunk, [self._threads.submit(_read, item) for item in chunk.items]))
             if len(started) > 1 or self._is_frugal:
                 yield started.popleft()
         yield from started
 
     def _predict(self, images: Sequence[Image.Image]) -> Iterator[Prediction | str]:
-        """Predictions of a batch; where memory does not suffice, of one image after the other, or why there is none."""
+        """Predictions of a chunk; where memory does not suffice, of one image after the other, or why there is none."""
         if not images:
             return
         if self._one_by_one and len(images) > 1:
@@ -168,7 +168,7 @@ class Predictor:
             return
         try:
             predictions = self._model.predict(list(images), batch_size=len(images), **self._call_options)
-        except BudgetError as error:  # one of them is too big; batches to come may hold none such
+        except BudgetError as error:  # one of them is too big; chunks to come may hold none such
             reason = str(error)
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
@@ -209,7 +209,7 @@ class Predictor:
         return Outcome(item.source, line=line)
 
 
-def fingerprint(config: str, weights: Mapping[str, Tensor]) -> str:
+def model_fingerprint(config: str, weights: Mapping[str, Tensor]) -> str:
     """16 letters that change with a model's configuration and weights; quick, and no protection against intent."""
     digest = hashlib.sha256(config.encode())
     for name, tensor in sorted(weights.items()):

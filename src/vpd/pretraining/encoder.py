@@ -16,7 +16,7 @@ from vpd.errors import UsageError
 from vpd.loading import find_device, is_adapted, load
 from vpd.pretraining.encoder_training import EncoderRun, latent_error
 from vpd.pretraining.picture_runs import Pictures, check_limits, train_in_folder
-from vpd.weights.difference import fingerprint
+from vpd.weights.difference import weights_fingerprint
 from vpd.weights.sources import load_vae
 
 CHECKPOINT = "encoder-training.safetensors"
@@ -88,7 +88,7 @@ def pretrain_encoder(
         seed=seed,
         images=pictures.mark,
         teacher=teacher.to(device=place, memory_format=torch.channels_last),
-        model=f"{model} ({fingerprint(teacher.state_dict())[:12]})",
+        model=f"{model} ({weights_fingerprint(teacher.state_dict())[:12]})",
     )
     checkpoint = Path(out) / CHECKPOINT
     result = Path(out) / ENCODER_CONFIG_FILE  # of an encoder, or of another model

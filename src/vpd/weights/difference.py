@@ -21,7 +21,7 @@ _RELATIVE_ERROR = 1e-6
 _SAMPLED_EVERY = 997
 
 
-def fingerprint(weights: Mapping[str, Tensor]) -> str:
+def weights_fingerprint(weights: Mapping[str, Tensor]) -> str:
     """A hash of some values of every tensor; quick even for billions of them."""
     digest = hashlib.sha256()
     for name in sorted(weights):
