@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from vpd.data.geometric import mirror_text
 from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write, writable_folder
 from vpd.pretraining.crops import to_batch
+from vpd.processes import worker_context
 from vpd.world.render import render
 from vpd.world.sample_scene import CROWDED_STYLE, DEFAULT_STYLE, sample_scene
 
@@ -76,11 +76,11 @@ def prepare_latents(
 
 @contextmanager
 def _many(workers: int) -> Iterator[Callable[..., Iterable[None]]]:
-    """`map` over fresh processes of one thread each; forked ones would inherit torch's locked threads.
+    """`map` over processes of one thread each, none of them a copy of this one.
 
     Where an error, Ctrl-C or SIGTERM ends it, they end at once and not after the shards that they are at.
     """
-    with ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker) as pool:
+    with ProcessPoolExecutor(workers, worker_context(), _begin_worker) as pool:
         try:
             yield pool.map
         except BaseException:

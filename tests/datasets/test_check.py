@@ -14,9 +14,9 @@ from data_layouts import (
 )
 from vpd.data.sample import CountedDepth, Sample
 from vpd.datasets.check import check_data
+from vpd.datasets.findings import SplitFindings
 from vpd.datasets.layouts import LAYOUTS
 from vpd.datasets.refer_files import read_plain_pickle
-from vpd.datasets.summary import SplitReport
 from vpd.errors import UsageError
 
 
@@ -215,7 +215,7 @@ def test_class_list_of_the_wrong_length(tmp_path):
 
 
 def test_an_expression_without_a_word_is_a_problem():
-    report = SplitReport("train")
+    report = SplitFindings("train")
     sample = Sample("a", np.zeros((2, 2, 3), np.uint8), mask=np.ones((2, 2), bool), texts=("cup", " "))
     report.add(sample, (), CountedDepth())
     assert report.problems == ["train/a: an expression has no word"]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from vpd.data.sample import SampleSet
+from vpd.datasets.findings import Findings, SplitFindings
 from vpd.datasets.layouts import check_options, find_layout, open_data, option_names, splits_of
 from vpd.datasets.refer import DATASETS, find_splits
-from vpd.datasets.summary import Report, SplitReport
 from vpd.errors import UsageError
 from vpd.weights.shipped import WORLD
 
@@ -29,7 +29,7 @@ def check_data(
     *,
     options: Mapping[str, Any] | None = None,
     progress: Progress = lambda indices, split: indices,
-) -> Report:
+) -> Findings:
     """Read every sample of every split.
 
     Args:
@@ -57,7 +57,7 @@ def check_data(
     options = {name: value for name, value in _OPTIONS.items() if name in known} | options
     reports = tuple(_check_split(format, root, split, full.get(split), options, progress) for split in splits)
     absent = [split for split in full if split not in splits and split not in OPTIONAL_SPLITS]
-    return Report(root, format, reports, (f"not there: {', '.join(absent)}",) if absent else ())
+    return Findings(root, format, reports, (f"not there: {', '.join(absent)}",) if absent else ())
 
 
 def check_samples(
@@ -66,7 +66,7 @@ def check_samples(
     split: str = "train",
     full: int | None = None,
     progress: Progress = lambda indices, split: indices,
-) -> SplitReport:
+) -> SplitFindings:
     """Read every sample of a set, which may be of a class of your own.
 
     Args:
@@ -75,7 +75,7 @@ def check_samples(
         full: How many there should be, if that is known.
         progress: Wraps the indices, to show how far it is.
     """
-    report = SplitReport(split, len(sample_set), full)
+    report = SplitFindings(split, len(sample_set), full)
     report.notes += sample_set.notes
     report.problems += sample_set.unpaired
     for index in progress(range(len(sample_set)), split):
@@ -90,9 +90,9 @@ def check_samples(
 
 def _check_split(
     name: str, root: Path, split: str, full: int | None, options: dict[str, Any], progress: Progress
-) -> SplitReport:
+) -> SplitFindings:
     try:
         sample_set = open_data(root, None, format=name, split=split, **options)
     except UsageError as error:
-        return SplitReport(split, full=full, problems=[str(error)])
+        return SplitFindings(split, full=full, problems=[str(error)])
     return check_samples(sample_set, split=split, full=full, progress=progress)

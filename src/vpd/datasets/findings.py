@@ -20,7 +20,7 @@ _LISTED = 20
 
 
 @dataclass
-class SplitReport:
+class SplitFindings:
     """What one split holds."""
 
     split: str
@@ -172,14 +172,14 @@ class SplitReport:
 
 
 @dataclass(frozen=True)
-class Report:
+class Findings:
     """What a data set holds."""
 
     root: Path
     """Its folder."""
     format: str
     """Its layout."""
-    splits: tuple[SplitReport, ...]
+    splits: tuple[SplitFindings, ...]
     """Each split."""
     notes: tuple[str, ...] = ()
     """What is worth knowing of all of it."""
