@@ -14,11 +14,11 @@ from experiments.diffusion_training import DiffusionRun, Objective, train_diffus
 from experiments.gauges import text_gap
 from experiments.latents import SCENES_PER_SHARD, LatentSet, prepare_latents
 from experiments.miniature import build_networks, noise_schedule, save_diffusion_folder
+from experiments.run_state import refuse_other_runs, saving_steps
 from vpd.errors import UsageError
 from vpd.files.atomic import writable_folder
 from vpd.files.lock import only_run_in
 from vpd.loading import find_device
-from vpd.pretraining.run_state import refuse_other_runs, saving_steps
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.tokenizer import clip_tokenizer
 from vpd.training.signals import stop_request

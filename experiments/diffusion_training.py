@@ -15,8 +15,8 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
 from experiments.latents import LatentSet
+from experiments.run_state import all_weights, restore_run, save_run
 from vpd.loading import has_fast_bf16
-from vpd.pretraining.run_state import all_weights, restore_run, save_run
 from vpd.prompts.encoder import TextEncoder
 from vpd.training.muon import Muon
 

@@ -15,7 +15,7 @@ from experiments.latents import LatentSet, encode
 from experiments.measures import nearest_colour
 from vpd.backbones.unet_walk import walk_unet
 from vpd.demo.samples import draw_samples, embed_padded
-from vpd.pretraining.crops import to_batch
+from vpd.pretraining.pictures import to_batch
 from vpd.prompts.encoder import TextEncoder
 from vpd.tasks.segmentation import SegmentationModel
 from vpd.world.expressions import noun_phrase

@@ -23,7 +23,7 @@ from vpd.cli.quiet import quiet_libraries
 from vpd.data.geometric import mirror_text
 from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write, writable_folder
-from vpd.pretraining.crops import to_batch
+from vpd.pretraining.pictures import to_batch
 from vpd.processes import worker_context
 from vpd.world.render import render
 from vpd.world.sample_scene import CROWDED_STYLE, DEFAULT_STYLE, sample_scene

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from experiments.autoencoder import reconstruct
 from vpd.files.images import to_pixels
-from vpd.pretraining.crops import to_batch
+from vpd.pretraining.pictures import to_batch
 from vpd.world.render import Rendering
 from vpd.world.scenes import OBJECT_COLOURS
 

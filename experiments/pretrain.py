@@ -22,7 +22,7 @@ from vpd.cli.options import DeviceOption, OutOption
 from vpd.cli.quiet import quiet_libraries
 
 if TYPE_CHECKING:
-    from vpd.pretraining.image_training import ImageRun
+    from experiments.image_training import ImageRun
 
 app = typer.Typer(
     help="Make a small diffusion model to start from.",

@@ -15,10 +15,10 @@ from torch import Tensor
 from experiments.autoencoder import build_autoencoder, measured_scaling, normalise_latents, reconstruct
 from experiments.measures import measure_autoencoder, psnr
 from experiments.miniature import write_diffusion_folder
+from experiments.picture_runs import Pictures, check_limits, train_in_folder
 from experiments.vae_training import AutoencoderRun
 from vpd.errors import UsageError
 from vpd.loading import find_device
-from vpd.pretraining.picture_runs import Pictures, check_limits, train_in_folder
 
 CHANNELS = {4: (32, 64, 64), 8: (16, 32, 64, 64)}
 """Stride -> widths of the autoencoder's levels."""

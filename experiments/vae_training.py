@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from experiments.autoencoder import autoencoder_loss
-from vpd.pretraining.image_training import ImageRun
+from experiments.image_training import ImageRun
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -45,13 +46,22 @@ def worker_context() -> BaseContext:
     return multiprocessing.get_context("forkserver")
 
 
-def find_processes() -> Accelerator:
+def find_processes(device: torch.device | None = None) -> Accelerator:
     """Device and other processes of this run, as torchrun or SLURM set them up; autocast is left to `LossOf`.
 
     A group of processes that is made here is left when Python ends; one that was there before is its maker's.
+
+    Args:
+        device: Where to compute, for a run of one process; none = on the best device. The first call decides.
     """
     is_new = not distributed.is_initialized()
-    accelerator = Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
+    if device is not None:
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)  # it has no other way to be told
+    try:
+        accelerator = Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
+    finally:
+        if device is not None:
+            del os.environ["ACCELERATE_TORCH_DEVICE"]
     if is_new and distributed.is_initialized():
         atexit.register(_leave_at_exit)
     return accelerator

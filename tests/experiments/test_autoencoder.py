@@ -19,7 +19,7 @@ from experiments.autoencoder import (
     save_autoencoder,
 )
 from experiments.measures import hue_accuracy, measure_autoencoder, nearest_colour, psnr
-from vpd.pretraining.crops import to_batch
+from vpd.pretraining.pictures import to_batch
 from vpd.world.dataset import split_seed
 from vpd.world.render import render
 from vpd.world.sample_scene import sample_scene

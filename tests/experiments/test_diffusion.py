@@ -25,7 +25,7 @@ from experiments.latents import LatentSet, encode, prepare_latents
 from vpd import StableDiffusionBackbone
 from vpd.demo.samples import noise_schedule, sample_latents, to_pictures
 from vpd.errors import UsageError
-from vpd.pretraining.crops import to_batch
+from vpd.pretraining.pictures import to_batch
 from vpd.prompts.encoder import TextEncoder
 from vpd.world.render import render
 from vpd.world.sample_scene import sample_scene

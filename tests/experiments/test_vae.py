@@ -7,14 +7,13 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from experiments import pretrain
+from experiments import crops, picture_runs, pretrain
 from experiments import vae as pretraining
 from experiments.autoencoder import load_autoencoder
 from experiments.vae import CHECKPOINT, pretrain_vae
 from vpd import StableDiffusionBackbone
 from vpd.errors import UsageError
 from vpd.files.lock import LOCK_FILE
-from vpd.pretraining import crops, picture_runs
 
 pytestmark = pytest.mark.extras
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from experiments.autoencoder import build_autoencoder
+from experiments.image_training import train_on_images
 from experiments.vae_training import AutoencoderRun
 from vpd.errors import UsageError
-from vpd.pretraining.image_training import train_on_images
 
 TINY = (8, 16, 16)
 

@@ -144,6 +144,7 @@ def test_an_old_torch_is_named(monkeypatch: pytest.MonkeyPatch):
     [
         {"ema_decay": 0.9},
         {"optimiser": "adamw_8bit"},
+        {"optimiser": "muon"},
         {"accumulate": "auto"},
         {"channels_last": True},
         {"compile": True},

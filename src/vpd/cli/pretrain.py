@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from vpd.cli.options import DeviceOption, OutOption
 
-if TYPE_CHECKING:
-    from vpd.pretraining.image_training import ImageRun
-
 app = typer.Typer(help="Train a small network from pictures.", no_args_is_help=True, rich_markup_mode=None)
 
-
-_STEPS_A_LINE = 50
 
 MinutesOption = Annotated[float | None, typer.Option(metavar="M", help="Minutes; 10 if no steps, or as begun.")]
 StepsOption = Annotated[int | None, typer.Option(metavar="N", help="Steps; same seed and steps, same weights.")]
@@ -62,7 +55,7 @@ def encoder(
     """
     from vpd.pretraining.encoder import pretrain_encoder
 
-    with _bar() as show:
+    try:
         report = pretrain_encoder(
             images,
             out,
@@ -73,47 +66,11 @@ def encoder(
             seed=seed,
             resume=resume,
             device=device,
-            on_step=show,
+            show_bar=True,
         )
+    except KeyboardInterrupt:  # where no step is under way that could be finished first
+        print("Stopped. What is saved stays; go on by the same command with --resume.", flush=True)
+        raise typer.Exit(130) from None
     done = f"{report.steps} steps in {report.minutes:.1f} minutes"
-    _exit_if_stopped(report.stopped_by, done)
     error = "" if report.latent_error is None else f" Latents {report.latent_error:.1%} off on pictures not trained on."
     print(f"Trained: {done}.{error} Use it: vpd predict TASK IMAGES --model MODEL --encoder {Path(out)} --out DIR")
-
-
-@contextmanager
-def _told_of_interrupts() -> Iterator[None]:
-    """Say what becomes of a run that is stopped while no step is under way that could be finished first."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit) as error:
-        print("Stopped. What is saved stays; go on by the same command with --resume.", flush=True)
-        raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 143) from None
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[ImageRun, float], None]]:
-    """A progress bar of a run on pictures; yields what its steps are told to."""
-    from tqdm import tqdm
-
-    form = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
-    with _told_of_interrupts(), tqdm(total=100.0, unit="%", bar_format=form, disable=None) as bar:
-
-        def show(run: ImageRun, loss: float) -> None:
-            bar.set_postfix(step=run.step, loss=f"{loss:.4f}", refresh=False)
-            bar.update(100 * run.share_done() - bar.n)
-            _say(bar, run.step, loss, run.share_done())
-
-        yield show
-
-
-def _say(bar: Any, step: int, loss: float, share_done: float) -> None:
-    """Where nobody watches a terminal, a line now and then takes the bar's place."""
-    if bar.disable and (step % _STEPS_A_LINE == 0 or share_done >= 1):
-        print(f"step {step}, {share_done:.0%} done: loss {loss:.4f}", flush=True)
-
-
-def _exit_if_stopped(signal: int | None, done: str) -> None:
-    if signal is not None:
-        print(f"Stopped after {done}. Go on by the same command with --resume.")
-        raise typer.Exit(128 + signal)

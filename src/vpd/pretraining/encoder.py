@@ -2,26 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import time
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
 from pathlib import Path
+from statistics import median
 
 import torch
+from accelerate import Accelerator
 from diffusers import AutoencoderKL
+from safetensors.torch import load_file
 
 from vpd.backbones.tiny_encoder import CONFIG_FILE as ENCODER_CONFIG_FILE
 from vpd.backbones.tiny_encoder import TinyEncoder, TinyEncoderConfig, save_tiny_encoder
 from vpd.backbones.vae_walk import latent_stride
+from vpd.data.batches import SampleStream
+from vpd.data.sample import SampleSet, Transform
 from vpd.errors import UsageError
-from vpd.loading import find_device, is_adapted, load
-from vpd.pretraining.encoder_training import EncoderRun, latent_error
-from vpd.pretraining.picture_runs import Pictures, check_limits, train_in_folder
+from vpd.files.atomic import remove_folder, writable_folder
+from vpd.files.lock import only_run_in
+from vpd.loading import find_device, has_fast_bf16, is_adapted, load
+from vpd.model_folder import CHECKPOINTS, CONFIG, MODEL, WEIGHTS_FILE, is_run
+from vpd.pretraining.distillation import Distillation, distillation_config, latent_error, wanted_latents
+from vpd.pretraining.pictures import find_pictures, middles
+from vpd.processes import find_processes
+from vpd.tensors import Batch
+from vpd.training.checkpoints import Checkpoint, latest_checkpoint
+from vpd.training.config import TrainConfig
+from vpd.training.data_identity import data_identity
+from vpd.training.loop import Training
+from vpd.training.progress import Interval
+from vpd.training.settings import read_settings
+from vpd.training.step import Stepper
 from vpd.weights.difference import weights_fingerprint
 from vpd.weights.sources import load_vae
 
-CHECKPOINT = "encoder-training.safetensors"
+logger = logging.getLogger(__name__)
+
+RUN = "training"
+"""Folder in that of the encoder: the log of its training, and checkpoints until it is done."""
 STRIDES = (2, 4, 8)
 """Of the VAEs that an encoder can be made for."""
+DEFAULT_MINUTES = 10.0
+_TIMED_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -31,8 +57,7 @@ class EncoderReport:
     folder: Path
     steps: int
     minutes: float
-    stopped_by: int | None = None
-    """Signal that ended the run before its time; it can be resumed."""
+    """Since it was started, or gone on with."""
     latent_error: float | None = None
     """Relative L2 error of latents on pictures that were not trained on; 1 = as far off as zeros."""
 
@@ -46,62 +71,87 @@ def pretrain_encoder(
     minutes: float | None = None,
     size_px: int = 128,
     seed: int = 0,
+    workers: int = 2,
     resume: bool = False,
     device: str = "auto",
-    on_step: Callable[[EncoderRun, float], None] | None = None,
+    show_bar: bool = False,
 ) -> EncoderReport:
     """Distil a model's VAE into an encoder of TAESD's architecture, for `vpd.optimise(model, encoder=out)`.
 
-    Stride and channels of the latents are the VAE's. A checkpoint is written every minute. SIGTERM and Ctrl-C end the
-    run after the step, with a checkpoint.
+    Stride and channels of the latents are the VAE's.
 
     Args:
         images: Folder of images, or `world`.
         out: Folder to write; gets `config.json` and `diffusion_pytorch_model.safetensors`, as diffusers'
-            `AutoencoderTiny` has them.
+            `AutoencoderTiny` has them, and `training/`.
         model: Whose VAE: a diffusion model (folder, hub id, single file, `world`), or a folder of a model adapted from
             one.
         steps: Optimiser steps; the same seed and steps give the same weights on the same machine.
-        minutes: Time; where neither is given, 10, or the limits of the run that is gone on with.
+        minutes: Time of the whole training, made into steps by the pace of some that are tried first. Where neither is
+            given, 10, or the steps of the run that is gone on with; where both are, whichever ends first.
         size_px: Side of the crops, pixels, a multiple of 8.
         seed: Of weights and draws.
+        workers: Processes that read pictures.
         resume: Go on from the checkpoint in `out`, if there is one.
         device: Where to train; `auto` takes a GPU if there is one.
-        on_step: Called after each step with the run and its loss.
+        show_bar: Show a progress bar.
 
     Raises:
         UsageError: If there are no images or no such model, its VAE or the size does not fit, or `out` holds
             another run.
+        SystemExit: With 143 or 130, after saving, if SIGTERM or Ctrl-C came.
     """
-    pictures = Pictures.find(images, size_px=size_px, seed=seed)
-    check_limits(steps, minutes)
-    place = find_device(device)
-    teacher = find_teacher(model)
-    stride_px = latent_stride(teacher)
-    if stride_px not in STRIDES:
-        raise UsageError(
-            f"The VAE of {model} has stride {stride_px}; small encoders are made for {', '.join(map(str, STRIDES))}."
-        )
-    config = TinyEncoderConfig.for_vae(latent_stride=stride_px, latent_channels=teacher.config.latent_channels)
-    run = EncoderRun(
-        new_encoder(config, seed=seed).to(place),
-        seed=seed,
-        images=pictures.mark,
-        teacher=teacher.to(device=place, memory_format=torch.channels_last),
+    train_set, held_out, transform = find_pictures(images, size_px=size_px, seed=seed)
+    if (steps is not None and steps < 1) or (minutes is not None and minutes <= 0):
+        raise UsageError(f"steps={steps}, minutes={minutes}: both must be more than 0.")
+    place, teacher = find_device(device), find_teacher(model)
+    form = encoder_form(teacher, model)
+    folder = writable_folder(out)
+    checkpoint = _find_checkpoint(folder, resume=resume)
+    config = distillation_config(
         model=f"{model} ({weights_fingerprint(teacher.state_dict())[:12]})",
+        images=str(images),
+        size_px=size_px,
+        steps=steps or 1,
+        seed=seed,
+        workers=workers,
+        use_bf16=has_fast_bf16(place),
     )
-    checkpoint = Path(out) / CHECKPOINT
-    result = Path(out) / ENCODER_CONFIG_FILE  # of an encoder, or of another model
-    stopped_by = train_in_folder(
-        run, pictures, checkpoint, result=result, steps=steps, minutes=minutes, resume=resume, on_step=on_step
-    )
-    if stopped_by is not None:
-        return EncoderReport(Path(out), run.step, run.seconds / 60, stopped_by)
-    encoder, truth = run.network.cpu(), pictures.held_out()
-    error = latent_error(encoder, teacher.cpu(), truth) if truth else None
-    save_tiny_encoder(encoder, out)
-    checkpoint.unlink(missing_ok=True)
-    return EncoderReport(Path(out), run.step, run.seconds / 60, None, error)
+    if checkpoint:
+        _refuse_other_run(checkpoint, config, train_set)
+    wanted = partial(wanted_latents, teacher.to(device=place, memory_format=torch.channels_last))
+    student = Distillation(new_encoder(form, seed=seed), wanted)
+    began_s = time.monotonic()
+    with only_run_in(folder):
+        accelerator = find_processes(None if device == "auto" else place)
+        if steps is None and minutes is None and checkpoint:
+            steps = int(read_settings(checkpoint.folder / CONFIG)["steps"])
+        elif minutes is not None or steps is None:
+            trial = Distillation(new_encoder(form, seed=seed), wanted)
+            in_time = _steps_in(
+                minutes or DEFAULT_MINUTES, trial, config, _first_batch(train_set, transform, config), accelerator
+            )
+            steps = min(in_time, steps or in_time)
+        config = config.model_copy(update={"steps": steps})
+        if checkpoint:
+            _refuse_passed_limit(checkpoint, config, folder)
+            student.load_state_dict(load_file(checkpoint.folder / WEIGHTS_FILE))
+        Training(
+            student,  # type: ignore[arg-type]  # has what the loop needs of a model
+            train_set,
+            transform,
+            config,
+            folder / RUN,
+            checkpoint=checkpoint,
+            accelerator=accelerator,
+            show_bar=show_bar,
+        ).run()
+        encoder = student.backbone.cpu().eval()
+        error = latent_error(encoder, teacher.cpu(), middles(held_out, size_px))
+        save_tiny_encoder(encoder, folder)
+        for name in (CHECKPOINTS, MODEL):
+            remove_folder(folder / RUN / name)
+    return EncoderReport(folder, config.steps or 0, (time.monotonic() - began_s) / 60, error)
 
 
 def find_teacher(model: str | Path) -> AutoencoderKL:
@@ -115,8 +165,84 @@ def find_teacher(model: str | Path) -> AutoencoderKL:
     return vae.eval().requires_grad_(False)
 
 
+def encoder_form(teacher: AutoencoderKL, model: str | Path) -> TinyEncoderConfig:
+    """The form of an encoder that makes a VAE's latents.
+
+    Args:
+        teacher: The VAE.
+        model: Whose it is, for the error.
+
+    Raises:
+        UsageError: If there is none for the VAE's stride.
+    """
+    stride_px = latent_stride(teacher)
+    if stride_px not in STRIDES:
+        raise UsageError(
+            f"The VAE of {model} has stride {stride_px}; small encoders are made for {', '.join(map(str, STRIDES))}."
+        )
+    return TinyEncoderConfig.for_vae(latent_stride=stride_px, latent_channels=teacher.config.latent_channels)
+
+
 def new_encoder(config: TinyEncoderConfig, *, seed: int) -> TinyEncoder:
     """An encoder with random weights; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return TinyEncoder(config)
+
+
+def _find_checkpoint(folder: Path, *, resume: bool) -> Checkpoint | None:
+    """Where a stopped run is gone on with, if there is one; raises where the folder holds anything else of value."""
+    result = folder / ENCODER_CONFIG_FILE  # of an encoder, or of another model
+    if is_run(folder):
+        raise UsageError(f"{folder} holds a run of vpd train. Give another folder.")
+    if result.is_file():
+        raise UsageError(f"{folder} holds a model already, {result}. Give another folder, or remove it.")
+    checkpoint = latest_checkpoint(folder / RUN / CHECKPOINTS)
+    if checkpoint and not resume:
+        raise UsageError(f"{folder} holds an unfinished run. Go on with it by --resume, or give another folder.")
+    return checkpoint
+
+
+def _refuse_other_run(checkpoint: Checkpoint, config: TrainConfig, train_set: SampleSet) -> None:
+    """Raise where a run was begun with other settings, or with other pictures."""
+    saved = read_settings(checkpoint.folder / CONFIG)
+    before = {"model": saved["model"], "size": saved["crop_px"], "seed": saved["seed"], "images": checkpoint.data}
+    now = {"model": config.model, "size": config.crop_px, "seed": config.seed, "images": data_identity(train_set)}
+    for name, value in now.items():
+        if before[name] != value:
+            told = "are others now" if name == "images" else f"was {before[name]}, not {value}"
+            raise UsageError(
+                f"{checkpoint.folder} is of a run whose {name} {told}. Give the same {name}, or another output folder."
+            )
+
+
+def _refuse_passed_limit(checkpoint: Checkpoint, config: TrainConfig, folder: Path) -> None:
+    """Raise where a run has done as many steps as it is asked for, unless it was to be saved next."""
+    asked, begun = config.steps or 0, read_settings(checkpoint.folder / CONFIG)["steps"]
+    if checkpoint.step >= asked and asked != begun:
+        raise UsageError(
+            f"The run in {folder} has done {checkpoint.step} steps, which is all of steps={asked}. Give more, or no "
+            "limit to go on as it was begun."
+        )
+
+
+def _first_batch(train_set: SampleSet, transform: Transform, config: TrainConfig) -> Batch:
+    """What the first step of a run takes."""
+    stream = SampleStream(train_set, transform, seed=config.seed, batch_size=config.batch_size)
+    with closing(iter(stream)) as batches:
+        return next(batches)
+
+
+def _steps_in(minutes: float, trial: Distillation, config: TrainConfig, batch: Batch, accelerator: Accelerator) -> int:
+    """How many steps so many minutes are, by the pace of a few that change nothing but a trial."""
+    stepper = Stepper(trial, config, accelerator)  # type: ignore[arg-type]
+    took_s = []
+    for _ in range(1 + _TIMED_STEPS):  # the first makes ready
+        began_s = time.perf_counter()
+        stepper.take(0, config.learning_rate, repeat(batch), Interval())
+        took_s.append(time.perf_counter() - began_s)
+    stepper.close()
+    pace_s = median(took_s[1:])
+    steps = max(1, round(60 * minutes / pace_s))
+    logger.info("At %.2g s a step, %g minutes are %d steps.", pace_s, minutes, steps)
+    return steps

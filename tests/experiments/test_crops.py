@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from experiments import crops
+from experiments.crops import photo_batches, world_batches
 from vpd.errors import UsageError
-from vpd.pretraining import crops
-from vpd.pretraining.crops import middle_crop, photo_batches, random_crop, read_small, world_batches
 
 
 @pytest.fixture(autouse=True)
@@ -54,26 +54,3 @@ def test_no_readable_file(tmp_path):
     (tmp_path / "a.png").write_text("no image")
     with pytest.raises(UsageError, match="None of the 1 images"):
         next(photo_batches([tmp_path / "a.png"], 32, seed=0))
-
-
-def test_big_photographs_are_kept_small(tmp_path):
-    Image.new("RGB", (400, 200)).save(tmp_path / "big.png")
-    assert read_small(tmp_path / "big.png", 100).size == (200, 100)
-    assert read_small(tmp_path / "big.png", 300).size == (400, 200)
-
-
-def test_crops_of_a_ramp():
-    """Columns of the picture grow by one; a crop shows a run of them, perhaps backwards."""
-    image = Image.fromarray(np.tile(np.arange(64, dtype=np.uint8)[None, :, None], (64, 1, 3)))
-    for seed in range(8):
-        columns = random_crop(image, 32, np.random.default_rng(seed))[..., 0].astype(int)
-        assert (columns == columns[:1]).all()
-        steps = np.diff(columns[0])
-        assert (steps >= 0).all() or (steps <= 0).all()
-        assert 28 <= abs(columns[0, -1] - columns[0, 0]) <= 63
-    middle = middle_crop(Image.fromarray(np.asarray(image)[:, 16:48]), 32)
-    assert np.array_equal(middle[0, :, 0], np.arange(16, 48))
-
-
-def test_picture_smaller_than_the_crop():
-    assert random_crop(Image.new("RGB", (9, 5)), 32, np.random.default_rng(0)).shape == (32, 32, 3)

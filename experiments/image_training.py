@@ -13,8 +13,8 @@ from typing import ClassVar, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from experiments.run_state import all_weights, restore_run, save_run
 from vpd.loading import has_fast_bf16
-from vpd.pretraining.run_state import all_weights, restore_run, save_run
 from vpd.training.muon import Muon
 
 WARMUP_STEPS = 50

@@ -9,13 +9,13 @@ from zlib import crc32
 
 from torch import Tensor
 
+from experiments.crops import photo_batches, world_batches
+from experiments.image_training import NO_LIMITS, Limits, Run, train_on_images
+from experiments.run_state import refuse_other_runs, saving_steps
 from vpd.errors import UsageError
 from vpd.files.atomic import writable_folder
-from vpd.files.find_images import search_images
 from vpd.files.lock import only_run_in
-from vpd.pretraining.crops import middle_crop, photo_batches, read_small, to_batch, world_batches
-from vpd.pretraining.image_training import NO_LIMITS, Limits, Run, train_on_images
-from vpd.pretraining.run_state import refuse_other_runs, saving_steps
+from vpd.pretraining.pictures import HELD_OUT, KEPT_TIMES, Photographs, check_size, find_photographs, middles, to_batch
 from vpd.training.signals import stop_request
 from vpd.weights.shipped import WORLD
 from vpd.world.dataset import split_seed
@@ -24,8 +24,6 @@ from vpd.world.sample_scene import sample_scene
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 DEFAULT_MINUTES = 10.0
-HELD_OUT = 16
-"""Most pictures kept out of training to measure on."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +50,11 @@ class Pictures:
         Raises:
             UsageError: If there are none, or the size does not fit.
         """
-        if size_px < 16 or size_px % 8:
-            raise UsageError(f"Crops of {size_px} px: give a multiple of 8 that is at least 16.")
+        check_size(size_px)
         if str(images) == WORLD:
             return cls(WORLD, size_px, seed)
-        if not Path(images).is_dir():
-            raise UsageError(f"{images} is not a folder. Give a folder of images, or `{WORLD}` for rendered scenes.")
-        files = [Path(path) for path in search_images([str(images)])]
-        kept = files[::10][:HELD_OUT]
-        rest = [path for path in files if path not in kept] or files
-        return cls(str(images), size_px, seed, tuple(rest), tuple(kept))
+        files, kept = find_photographs(images)
+        return cls(str(images), size_px, seed, tuple(files), tuple(kept))
 
     @property
     def mark(self) -> str:
@@ -82,8 +75,7 @@ class Pictures:
         """Pictures `(1, 3, H, W)` in [-1, 1] that were not trained on; none where no file can be read."""
         if not self.files:
             return [to_batch([rendering.image]) for rendering in self.held_out_scenes()]
-        photographs = [photograph for path in self.kept if (photograph := read_small(path, 4 * self.size_px))]
-        return [to_batch([middle_crop(photograph, self.size_px)]) for photograph in photographs]
+        return list(middles(Photographs(self.kept, KEPT_TIMES * self.size_px), self.size_px))
 
     def held_out_scenes(self) -> list[Rendering]:
         """Scenes of the validation split."""
