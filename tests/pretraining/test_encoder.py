@@ -99,9 +99,7 @@ def test_loss_by_hand():
     batch = Batch(images=torch.rand(2, 3, 16, 16) * 2 - 1, names=["", ""])
     made = encoder(batch.images).detach()
     for share in (0.5, 2.0):
-        total, weight = Distillation(encoder, lambda _, share=share: share * made).loss_sum(
-            Batch(images=images, names=["", ""])
-        )
+        total, weight = Distillation(encoder, lambda _, share=share: share * made).loss_sum(batch)
         assert float(total / weight) == pytest.approx(((1 - share) / share) ** 2, rel=1e-4)
 
 
