@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from full_size import TEXT
+from random_models import SIZES
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from vpd import ReferringModel, StableDiffusionBackbone
-from vpd.benchmark.random_models import SIZES
 from vpd.config import Fit, ReferConfig
 from vpd.datasets.layouts import open_data
 from vpd.evaluation.evaluate import measure

@@ -22,13 +22,13 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
+from random_models import random_config
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
-from vpd.benchmark.random_models import random_config
 from vpd.config import LoraSettings
 from vpd.inference.cache import FrozenCaches
 from vpd.inference.memory import MARGIN, LiveBytes
@@ -82,7 +82,7 @@ def pass_bytes(config: TrainConfig, size: str, batch: int) -> tuple[int, int, in
 
     Args:
         config: How to train.
-        size: Of `vpd.benchmark.random_models.SIZES`.
+        size: Of `random_models.SIZES`.
         batch: Pictures together.
     """
     model: Any = build_model(random_config(config.task, size, _CLASSES[config.task]))

@@ -17,9 +17,8 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from random_models import SIZES
 from transformers import CLIPTextConfig, CLIPTextModel
-
-from vpd.benchmark.random_models import SIZES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 

@@ -17,9 +17,9 @@ import sys
 from typing import Any
 
 import torch
+from random_models import random_model
 from step_costs import each_in_a_process, measure_steps
 
-from vpd.benchmark.random_models import random_model
 from vpd.config import LoraSettings
 from vpd.tensors import Batch
 from vpd.training.settings import resolve_config

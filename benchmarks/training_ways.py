@@ -4,7 +4,7 @@
     python benchmarks/training_ways.py --size sd15 --px 512 --optimiser sgd     # Stable Diffusion 1.5's size
 
 Prints a line of JSON for each way, then a table with ratios to the first. Weights and pictures are random, and
-expressions are embedded already. The reference's way is restated (`vpd.benchmark.other_ways`): float32, every attention
+expressions are embedded already. The reference's way is restated (`other_ways.py`): float32, every attention
 matrix, every block of the UNet through checkpointing, its autoencoder; head, loss and step are ours. Time is CPU time
 of all threads, and wall time on a GPU. `--optimiser sgd` has no state: the passes cost the same in less memory.
 """
@@ -17,11 +17,12 @@ import sys
 from typing import Any
 
 import torch
+from other_ways import reference_encode, reference_features
+from random_models import random_config
 from step_costs import PARTS, each_in_a_process, measure_steps
 from torch import Tensor
 
-from vpd.benchmark.other_ways import reference_encode, reference_features
-from vpd.benchmark.random_models import random_config, with_random_weights
+from vpd.bench.random_models import with_random_weights
 from vpd.config import LoraSettings
 from vpd.inference.cache import FrozenCaches, TensorCache
 from vpd.tasks.referring import ReferringModel

@@ -9,7 +9,6 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from vpd.backbones.packed_layers import can_pack, pack_layers
-from vpd.backbones.quantising import check_torchao, quantise_linear
 from vpd.backbones.tiny_encoder import TinyEncoder, load_tiny_encoder
 from vpd.backbones.unet_walk import fold_timestep, pack_feed_forward
 from vpd.errors import UsageError
@@ -30,7 +29,6 @@ def optimise(
     dtype: str | torch.dtype = "auto",
     encoder: str | Path | TinyEncoder | None = None,
     merge_above: int | None = None,
-    int8: bool = False,
     compile_mode: CompileMode | None = None,
 ) -> Model:
     """A copy of a model that predicts the same, faster; it can neither be trained nor saved.
@@ -49,8 +47,6 @@ def optimise(
             Not exact at all: docs/performance.md has the price.
         merge_above: In self-attention over more positions than this, keys and values of 2x2 neighbours become one, the
             mean, and queries stay; 4096 leaves pictures up to 512x512 as they are with Stable Diffusion. Not exact.
-        int8: Keep weights of linear layers, the text encoder's too, in 8 bits, by torchao: less memory, not quicker.
-            Not exact: about as far off as bfloat16.
         compile_mode: Let `torch.compile` make kernels for the backbone, in this mode of its; `reduce-overhead` records
             CUDA graphs. Takes minutes at the first image of each size, and pays on GPUs.
 
@@ -58,9 +54,7 @@ def optimise(
         UsageError: If the model was optimised already, an option is unknown or not to be had here, or the encoder
             cannot be read or makes latents of another form than the model's VAE.
     """
-    found = found_options(
-        model, dtype=dtype, encoder=encoder, merge_above=merge_above, int8=int8, compile_mode=compile_mode
-    )
+    found = found_options(model, dtype=dtype, encoder=encoder, merge_above=merge_above, compile_mode=compile_mode)
     target = found["dtype"]
     small = copy.deepcopy(found["encoder"]) if isinstance(encoder, TinyEncoder) else found["encoder"]
     fast: Any = _copy_of(model)
@@ -81,15 +75,10 @@ def optimise(
     if model.text_encoder is not None:
         fast.text_encoder = copy.deepcopy(model.text_encoder)  # as precise as it was: a small part of the time
     fast.is_optimised = True
-    if int8:
-        for part in (backbone.unet, fast.text_encoder):
-            if part is not None:
-                quantise_linear(part)
     if compile_mode is not None:
         backbone.compile(mode=compile_mode)
     elif model.device.type == "cpu" and target == torch.bfloat16 and can_pack():
-        if not int8:
-            pack_feed_forward(backbone.unet)
+        pack_feed_forward(backbone.unet)
         for part in (backbone.unet, small or backbone.vae, fast.head):
             pack_layers(part)
     return fast
@@ -101,7 +90,6 @@ def found_options(
     dtype: str | torch.dtype = "auto",
     encoder: str | Path | TinyEncoder | None = None,
     merge_above: int | None = None,
-    int8: bool = False,
     compile_mode: str | None = None,
 ) -> dict[str, Any]:
     """Options of `vpd.optimise`, with the type and the encoder that they name; all may be given to it again.
@@ -116,21 +104,11 @@ def found_options(
     if merge_above is not None and (not isinstance(merge_above, int) or merge_above < 1):
         raise UsageError(f"merge_above={merge_above!r}: give a number of positions, 1 or more.")
     target = fast_dtype(model.device, model.dtype) if dtype == "auto" else find_dtype(dtype)
-    if int8:
-        check_torchao()
-        if target == torch.float64:
-            raise UsageError("int8 does not go with float64. Choose another type, or leave int8 out.")
     if encoder is not None:
         encoder = encoder if isinstance(encoder, TinyEncoder) else load_tiny_encoder(encoder)
         channels = model.backbone.vae.config.latent_channels
         encoder.check_fit(latent_stride=model.backbone.latent_stride, latent_channels=channels)
-    return {
-        "dtype": target,
-        "encoder": encoder,
-        "merge_above": merge_above,
-        "int8": int8,
-        "compile_mode": compile_mode,
-    }
+    return {"dtype": target, "encoder": encoder, "merge_above": merge_above, "compile_mode": compile_mode}
 
 
 def fast_dtype(device: torch.device, fallback: torch.dtype = torch.float32) -> torch.dtype:

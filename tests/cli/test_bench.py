@@ -1,6 +1,9 @@
+"""`vpd bench`: every option's figures are there for every task, and wrong requests are refused."""
+
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,73 +11,144 @@ from typing import Any
 import pytest
 import torch
 
+from vpd.backbones.tiny_encoder import TinyEncoder, TinyEncoderConfig, save_tiny_encoder
+from vpd.bench import measuring
+from vpd.bench.random_models import SD15, with_random_weights
+from vpd.config import BackboneConfig, SegmentConfig
+from vpd.errors import UsageError
+from vpd.inference.heap import free_heap, keep_heap
+from vpd.loading import load
+from vpd.optimising import fast_dtype, optimise
+from vpd.tasks.segmentation import SegmentationModel
+
 Command = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
 def small_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
     """Peaks of a product small enough for a test."""
-    from vpd.benchmark import comparison
-
-    whole = comparison.machine_peaks
-    monkeypatch.setattr(comparison, "machine_peaks", lambda device, dtype: whole(device, dtype, size=64, repeats=1))
+    whole = measuring.machine_peaks
+    monkeypatch.setattr(measuring, "machine_peaks", lambda device, dtype: whole(device, dtype, size=64, repeats=1))
 
 
-def test_what_the_documentation_says(vpd_command: Command, models: dict[str, Path], tmp_path: Path) -> None:
-    threads = torch.get_num_threads()
-    names = ["reference", "diffusers", "exact", "exact+heap", "fast", "small-encoder"]
-    words = ("--px", 64, "--prompts", 3, "--rounds", 1, "--threads", threads, "--ways", ",".join(names))
-    curves = ("--sizes", "64,128", "--classes", "1,3", "--batches", "1,2")
-    out = tmp_path / "bench"
-    result = vpd_command("bench", "--model", models["segment"], "--device", "cpu", *words, *curves, "--out", out)
-    assert result.status == 0, result.err
-    assert "| times faster |" in result.out and "| none: random |" in result.out and "matrix" in result.out
-    found = json.loads((out / "bench.json").read_text(encoding="utf-8"))
-    assert found["format_version"] == 1 and found["model"] == str(models["segment"])
-    assert (found["px"], found["prompts"], found["rounds"], found["clock"]) == (64, 3, 1, "cpu_s")
-    assert found["machine"]["threads"] == threads and found["machine"]["device"] == "cpu"
-    assert found["skipped"] == {}
-    assert set(found["peak_gflop_per_s"]["float32"]) == {"matrix", "convolution"}
-    assert list(found["ways"]) == names
-    for name, facts in found["ways"].items():
-        for part in ("", "encoder_", "unet_"):
-            for clock in ("cpu_s", "wall_s"):
-                seconds = facts["seconds"][f"{part}{clock}"]
-                assert 0 <= seconds["min"] <= seconds["median"] <= seconds["max"]
-        assert set(facts["gflop"]) == set(facts["peak_mib"]) == {"encoder", "unet"}
-        if name == "small-encoder":
-            assert facts["errors"] is None  # random weights have none to tell
-        else:
-            assert max(facts["errors"]) < (4e-2 if name == "fast" else 1e-5)
-        assert facts["share_of_peak"] > 0 and facts["dtype"] in found["peak_gflop_per_s"]
-    assert found["ways"]["reference"]["times_faster"] == 1
-    for axis, numbers in (("size", [64, 128]), ("classes", [1, 3]), ("batch", [1, 2])):
-        assert list(found["growth"][axis]) == names
-        for points in found["growth"][axis].values():
-            assert [point[axis] for point in points] == numbers
-            for ratio in ("time", "unet_time", "gflop", "encoder_peak", "unet_peak"):
-                assert points[0][f"{ratio}_ratio"] == 1
-            assert points[1]["gflop_ratio"] > 1 and points[1]["images_per_s"] > 0
-            assert points[1]["unet_peak_ratio"] > 1  # by prompts too, which the encoder knows nothing of
-            assert (points[1]["encoder_peak_ratio"] > 1) == (axis != "classes")
-    assert (out / "table.md").read_text(encoding="utf-8").strip() in result.out
-    pytest.importorskip("matplotlib")
-    assert (out / "growth.png").read_bytes().startswith(b"\x89PNG")
+@pytest.fixture
+def bench(vpd_command: Command, tmp_path: Path) -> Callable[..., tuple[dict[str, Any], str]]:
+    """Runs the verb on the CPU; gives what it wrote and said."""
+
+    def run(*words: object) -> tuple[dict[str, Any], str]:
+        result = vpd_command("bench", *words, "--device", "cpu", "--rounds", 1, "--out", tmp_path / "bench")
+        assert result.status == 0, result.err
+        assert (tmp_path / "bench/bench.md").read_text(encoding="utf-8").strip() in result.out
+        return json.loads((tmp_path / "bench/bench.json").read_text(encoding="utf-8")), result.out
+
+    return run
+
+
+def check_figures(figures: dict[str, Any]) -> None:
+    for part in (figures["network"], figures["predict"], *figures["batches"]):
+        for clock in ("cpu_s", "wall_s"):
+            assert 0 <= part[clock]["min"] <= part[clock]["median"] <= part[clock]["max"]
+        assert part["peak_mib"] > 0
+    assert figures["gflop"] > 0 and figures["share_of_peak"] > 0
+
+
+@pytest.mark.parametrize("task", ["segment", "refer", "depth"])
+def test_every_option_of_every_task(bench: Command, models: dict[str, Path], task: str) -> None:
+    found, said = bench("--model", models[task], "--batches", "1,2")
+    names = ["exact", *(["heap kept"] if keep_heap() and free_heap() else []), "fast"]
+    assert list(found["options"]) == names and found["left_out"] == {}
+    assert found["format_version"] == 2 and (found["model"], found["task"]) == (str(models[task]), task)
+    assert (found["px"], found["rounds"], found["clock"]) == (64, 1, "cpu_s")  # as the model predicts
+    assert found["machine"]["device"] == "cpu" and found["weights_mib"] > 0
+    exact = found["options"]["exact"]
+    for name, figures in found["options"].items():
+        check_figures(figures)
+        assert [point["batch"] for point in figures["batches"]] == [1, 2]
+        assert figures["batches"][1]["peak_mib"] > figures["batches"][0]["peak_mib"]
+        assert figures["difference"] < (4e-2 if name == "fast" else 1e-30)
+        assert f"| {name} " in said
+    assert exact["network"]["times_faster"] == exact["predict"]["times_faster"] == 1
+    assert exact["dtype"] == "float32"
+    fast = found["options"]["fast"]
+    assert fast["dtype"] == str(fast_dtype(torch.device("cpu"))).removeprefix("torch.")
+    assert fast["how"] == "--fast" and fast["gflop"] < exact["gflop"]  # constants are folded
+    assert set(found["peak_gflop_per_s"]) == {"float32", fast["dtype"]}
+
+
+def test_a_small_encoder_and_another_size(bench: Command, models: dict[str, Path], tmp_path: Path) -> None:
+    backbone = load(models["segment"]).backbone
+    channels = backbone.vae.config.latent_channels
+    config = TinyEncoderConfig.for_vae(latent_stride=backbone.latent_stride, latent_channels=channels)
+    save_tiny_encoder(TinyEncoder(config), tmp_path / "small")
+    found, said = bench("--model", models["segment"], "--encoder", tmp_path / "small", "--px", 100)
+    figures = found["options"]["small encoder"]
+    check_figures(figures)
+    assert found["px"] == 100 and figures["how"] == f"--encoder {tmp_path / 'small'}" in said
+    assert figures["difference"] > 0 and figures["gflop"] != found["options"]["fast"]["gflop"]
+
+
+def test_without_anything_it_measures_the_shipped_model(bench: Command) -> None:
+    found, said = bench("--px", 64, "--batches", "1")
+    assert (found["model"], found["task"], found["px"]) == ("world-segment", "segment", 64)
+    assert "pictures together" not in said  # one batch needs no table
+
+
+@pytest.mark.extras
+def test_compiled(bench: Command, models: dict[str, Path]) -> None:
+    found, said = bench("--model", models["segment"], "--batches", "1", "--compile")
+    assert ("compiled" in found["options"]) != ("compiled" in found["left_out"])
+    assert "compiled" in said
+
+
+def test_what_cannot_be_compiled_is_left_out(
+    bench: Command, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(model: Any, **options: Any) -> Any:
+        if "compile_mode" in options:
+            raise RuntimeError("no compiler\nmore of it")
+        return optimise(model, **options)
+
+    monkeypatch.setattr(measuring, "optimise", refuse)
+    found, said = bench("--model", models["segment"], "--batches", "1", "--compile")
+    assert found["left_out"] == {"compiled": "torch.compile failed: no compiler"} and "Left out: compiled" in said
+
+
+def test_batches_where_none_are_given(bench: Command, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    for seconds, numbers in ((math.inf, [1, 4]), (0.0, [1])):
+        monkeypatch.setattr(measuring, "_SLOW_SECONDS", seconds)
+        found, _ = bench("--model", models["segment"])
+        for figures in found["options"].values():
+            assert [point["batch"] for point in figures["batches"]] == numbers
 
 
 def test_requests_that_cannot_be_met(vpd_command: Command, models: dict[str, Path], tmp_path: Path) -> None:
     tiny = ("--model", models["depth"])
     for words, said in (
-        (("--ways", "fastest"), "Unknown way 'fastest'. Choose among: reference, diffusers"),
-        (("--sizes", "64,big"), "--sizes 64,big: give whole numbers above 0"),
+        (("--batches", "1,big"), "--batches 1,big: give whole numbers above 0"),
         (("--batches", "0"), "--batches 0: give whole numbers above 0"),
-        ((*tiny, "--px", "100"), "A side of 100 px does not fit: give multiples of 64 px"),
-        ((*tiny, "--px", "64", "--sizes", "64,65"), "A side of 65 px does not fit"),
         (("--model", tmp_path / "none"), "There is no model folder"),
-        ((*tiny, "--size", "tiny"), "Give it or --model, not both"),
-        (("--size", "huge"), "'huge' is not one of"),
+        ((*tiny, "--encoder", tmp_path / "none"), "There is no small encoder"),
+        ((*tiny, "--size", "sd15"), "Give it or --model, not both"),
+        (("--size", "huge"), "'huge' is not"),
+        ((*tiny, "--out", models["depth"]), "holds a model"),
     ):
         result = vpd_command("bench", *words, "--device", "cpu")
         assert result.status == 2, words
         assert said in result.err
         assert "Traceback" not in result.err
+    with pytest.raises(UsageError, match="rounds: got 0"):
+        measuring.measure_speed(load(models["depth"]), rounds=0)
+    with pytest.raises(UsageError, match="made by vpd.optimise"):
+        measuring.measure_speed(optimise(load(models["depth"])))
+
+
+def test_random_weights_of_a_size() -> None:
+    """Narrow here; `--size sd15` is the same at full width."""
+    narrow = {"unet": {"block_out_channels": (32, 32, 64, 64), "cross_attention_dim": 32, "attention_head_dim": 2}}
+    narrow["vae"] = {"block_out_channels": (32, 32, 32, 32)}
+    sizes = {part: {**SD15[part], **changes} for part, changes in narrow.items()}
+    config = SegmentConfig(classes=("one", "two"), backbone=BackboneConfig(**sizes))
+    model = with_random_weights(SegmentationModel, config)
+    assert not model.training
+    labels = model.predict(torch.zeros(64, 64, 3, dtype=torch.uint8).numpy(), size=64).labels
+    assert labels.shape == (64, 64)

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vpd.backbones.quantising import is_quantised
 from vpd.errors import UsageError
 
 _FEWEST_CHANNELS = 16  # with fewer there is nothing to gain
@@ -87,7 +86,7 @@ def pack_layers(module: nn.Module) -> None:
         for name, layer in list(parent.named_children()):
             if type(layer) is nn.Conv2d and _gains(layer):
                 parent.set_submodule(name, PackedConv2d(layer))
-            elif type(layer) is nn.Linear and layer.weight.dtype == torch.bfloat16 and not is_quantised(layer):
+            elif type(layer) is nn.Linear and layer.weight.dtype == torch.bfloat16:
                 parent.set_submodule(name, PackedLinear(layer.weight, layer.bias))
 
 

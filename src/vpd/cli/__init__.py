@@ -21,7 +21,7 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "eval": (evaluate.evaluate, "Measure a model on a data set."),
     "convert": (convert.convert, "Turn a published checkpoint into a model."),
     "export": (export.export, "Write a model for torch.export, ONNX or OpenVINO."),
-    "bench": (bench.bench, "Measure the ways to features on this machine."),
+    "bench": (bench.bench, "How fast a model is here, and which options pay."),
     "info": (info.info, "Tell what a model or checkpoint is."),
     "doctor": (doctor.doctor, "Check the installation."),
     "demo": (demo.demo, "Three tasks on fresh scenes, with pictures; --train."),

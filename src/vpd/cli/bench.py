@@ -1,4 +1,4 @@
-"""`vpd bench`: the ways from image to features, measured side by side on this machine."""
+"""`vpd bench`: how fast a model is on this machine, and which options pay."""
 
 from __future__ import annotations
 
@@ -9,75 +9,76 @@ from typing import Annotated
 
 import typer
 
-from vpd.cli.options import DeviceOption
+from vpd.cli.options import DeviceOption, TaskName, model_source
 
 
 class SizeName(StrEnum):
-    """Random models; the words of `vpd.benchmark.random_models.SIZES`."""
+    """Models with random weights."""
 
-    tiny = "tiny"
     sd15 = "sd15"
 
 
 def bench(
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", metavar="MODEL", help="Model folder, hub id, or world-segment; else random."),
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="Model folder, or hub id of one; if not given, the shipped segmentation model, world-segment.",
+        ),
     ] = None,
     size: Annotated[
         SizeName | None,
-        typer.Option(help="Random weights: tiny (default), or all of Stable Diffusion 1.5's: 8 GB, minutes."),
-    ] = None,
-    px: Annotated[
-        int | None, typer.Option(min=8, metavar="N", help="Side of the picture; 256, or 512 with --size sd15.")
-    ] = None,
-    prompts: Annotated[int, typer.Option(min=1, metavar="N", help="Class prompts that it is compared at.")] = 150,
-    ways: Annotated[
-        str | None,
         typer.Option(
-            metavar="A,B,...",
-            help="reference, diffusers, exact, fast-float32, fast, small-encoder, merged, int8, compiled, exported; "
-            "+heap after one keeps freed memory. Ratios are to the first.",
+            metavar="sd15",
+            help="Instead of --model: random weights of Stable Diffusion 1.5's size. Needs 8 GB, and minutes on a CPU.",
         ),
     ] = None,
-    sizes: Annotated[str, typer.Option(metavar="N,N,...", help="Sides for growth by size, such as 256,512,1024.")] = "",
-    classes: Annotated[str, typer.Option(metavar="N,N,...", help="Prompts for growth, such as 1,150,1000.")] = "",
+    px: Annotated[
+        int | None,
+        typer.Option(min=8, metavar="N", help="Side of the picture; the size that the model predicts at if not given."),
+    ] = None,
     batches: Annotated[
-        str | None, typer.Option(metavar="N,N,...", help="Batches for throughput; on a GPU 1,2,4,8,16 if not given.")
+        str | None,
+        typer.Option(
+            metavar="N,N,...",
+            help="Pictures together; 1,4 if not given (GPU: 1,4,16), or 1 where one picture takes over a second.",
+        ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Times that each way is timed.")] = 3,
-    threads: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Threads; 1 where others use the machine.")
+    encoder: Annotated[
+        str | None,
+        typer.Option(metavar="ENCODER", help="Also try this small encoder: folder or hub id, as for `vpd predict`."),
     ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Also try torch.compile: minutes, and it pays on GPUs.")
+    ] = False,
+    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Times that everything is timed.")] = 3,
+    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads on the CPU.")] = None,
     device: DeviceOption = "auto",
     out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", metavar="DIR", help="Folder for bench.json, table.md, growth.png."),
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder for bench.json and bench.md.")
     ] = None,
 ) -> None:
-    """Measure ways from image to features side by side: the reference's, plain diffusers, this library's, exported.
+    """How fast is my model on this machine, and which options pay?
 
-    CPU seconds of all threads, wall time, memory, operations, share of what this machine's matrix products reach, and
-    how far the features are from the reference's. The ways take turns, so that other load meets all of them alike.
+    Runs the model as it is, with --keep-heap (on a CPU), with --fast, and with what else you ask for: seconds of the
+    network alone and of a whole `predict`, memory, how far the outputs change, pictures a second in batches.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler tells each start, and reads this as it is loaded
 
-    from vpd.benchmark.ways import DEFAULT, check_names
     from vpd.errors import UsageError
 
     if model is not None and size is not None:
         raise UsageError("--size makes a model with random weights. Give it or --model, not both.")
-    names = DEFAULT if ways is None else tuple(name.strip() for name in ways.split(","))
-    check_names(names)
-    sides, counts = read_numbers("--sizes", sizes), read_numbers("--classes", classes)
-    together = read_numbers("--batches", batches or "")
+    together = None if batches is None else read_numbers("--batches", batches)
 
     import torch
 
     import vpd
-    from vpd.benchmark.comparison import compare_ways
-    from vpd.benchmark.random_models import random_model
-    from vpd.benchmark.report import tables, write_report
+    from vpd.bench.measuring import measure_speed
+    from vpd.bench.random_models import random_sd15
+    from vpd.bench.report import describe, write_report
     from vpd.loading import find_device
     from vpd.model_folder import results_folder
 
@@ -85,39 +86,34 @@ def bench(
         results_folder(out)  # or the figures would be lost
     if threads is not None:
         torch.set_num_threads(threads)
-    place, kind = find_device(device), (size or SizeName.tiny).value
+    place = find_device(device)
     torch.manual_seed(0)
-    loaded = vpd.load(model, device=place) if model else random_model(kind).to(place)
-    if place.type == "cuda" and batches is None:
-        together = (1, 2, 4, 8, 16)
-    result = compare_ways(
+    source = model_source(model or "world", TaskName.segment)
+    loaded = random_sd15().to(place) if size else vpd.load(source, device=place)
+    result = measure_speed(
         loaded,
-        names=names,
-        px=px or (512 if size is SizeName.sd15 else 256),
-        prompts=prompts,
+        px=px,
         rounds=rounds,
-        sizes=sides,
-        classes=counts,
         batches=together,
+        encoder=encoder,
+        is_compiled=compiled,
         say=lambda line: print(line, flush=True),
     )
-    result = {"model": model or f"random, {kind}", **result}
-    print(f"\n{tables(result)}\n")
-    for dtype, peaks in result["peak_gflop_per_s"].items():
-        print(f"This machine in {dtype}: " + ", ".join(f"{name} {peak:.0f} GFLOP/s" for name, peak in peaks.items()))
+    result = {"model": "random weights, sd15" if size else source, **result}
+    print(f"\n{describe(result)}")
     if out is not None:
         print(f"{out}: {', '.join(write_report(result, out))}")
 
 
 def read_numbers(option: str, words: str) -> tuple[int, ...]:
-    """Whole numbers of an option, `256,512`.
+    """Whole numbers of an option, `1,4,16`.
 
     Raises:
         UsageError: If they are no whole numbers above 0.
     """
     from vpd.errors import UsageError
 
-    parts = [part.strip() for part in words.split(",") if part.strip()]
+    parts = [part.strip() for part in words.split(",")]
     if not all(part.isdecimal() and int(part) for part in parts):
-        raise UsageError(f"{option} {words}: give whole numbers above 0 with commas between them, such as 256,512.")
+        raise UsageError(f"{option} {words}: give whole numbers above 0 with commas between them, such as 1,4,16.")
     return tuple(int(part) for part in parts)

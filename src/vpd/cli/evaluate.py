@@ -14,10 +14,8 @@ from vpd.cli.options import (
     DtypeOption,
     EncoderOption,
     FastOption,
-    Int8Option,
     KeepHeapOption,
     MemoryOption,
-    MergeOption,
     ModelOption,
     TaskArgument,
     fast_options,
@@ -61,8 +59,6 @@ def evaluate(
     dtype: DtypeOption = "auto",
     fast: FastOption = False,
     encoder: EncoderOption = None,
-    merge_above: MergeOption = None,
-    int8: Int8Option = False,
     keep_heap: KeepHeapOption = False,
     memory: MemoryOption = None,
 ) -> None:
@@ -94,7 +90,7 @@ def evaluate(
     from vpd.processes import find_processes, leave_processes
     from vpd.version import __version__
 
-    speed = fast_options(fast=fast, dtype=dtype, encoder=encoder, merge_above=merge_above, int8=int8)
+    speed = fast_options(fast=fast, dtype=dtype, encoder=encoder)
     use_heap(fast=speed is not None, keep=keep_heap, memory=memory)
     changes = _parse_fit(fit or [])
     for folder in (report, predictions):
@@ -145,8 +141,6 @@ def evaluate(
             "device": str(loaded.device),
             "fast": speed is not None,
             "encoder": encoder,
-            "merge_above": merge_above,
-            "int8": int8,
             "dtype": str(loaded.dtype).removeprefix("torch."),
             "processes": accelerator.num_processes if accelerator else 1,
             "vpd": __version__,

@@ -55,19 +55,6 @@ EncoderOption = Annotated[
         "layout. Quicker, with other results; implies --fast.",
     ),
 ]
-MergeOption = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="In self-attention over more than N positions, merge keys and values of 2x2 neighbours; 4096 = in "
-        "pictures larger than 512x512 with Stable Diffusion. Slightly other results; implies --fast.",
-    ),
-]
-Int8Option = Annotated[
-    bool,
-    typer.Option("--int8", help="Keep weights of linear layers in 8 bits: less memory, not quicker; implies --fast."),
-]
 KeepHeapOption = Annotated[
     bool, typer.Option("--keep-heap", help="On a CPU, keep freed memory for the next layer: faster, same results.")
 ]
@@ -81,13 +68,9 @@ MemoryOption = Annotated[
 ]
 
 
-def fast_options(
-    *, fast: bool, dtype: str, encoder: str | None, merge_above: int | None, int8: bool
-) -> dict[str, Any] | None:
+def fast_options(*, fast: bool, dtype: str, encoder: str | None) -> dict[str, Any] | None:
     """Arguments for `vpd.optimise`; none where the model shall run as it is."""
-    if not (fast or int8) and encoder is None and merge_above is None:
-        return None
-    return {"dtype": dtype, "encoder": encoder, "merge_above": merge_above, "int8": int8}
+    return {"dtype": dtype, "encoder": encoder} if fast or encoder is not None else None
 
 
 def use_heap(*, fast: bool, keep: bool, memory: str | None = None) -> None:

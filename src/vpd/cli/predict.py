@@ -15,10 +15,8 @@ from vpd.cli.options import (
     DtypeOption,
     EncoderOption,
     FastOption,
-    Int8Option,
     KeepHeapOption,
     MemoryOption,
-    MergeOption,
     ModelOption,
     OutOption,
     TaskArgument,
@@ -61,8 +59,6 @@ def predict(
     dtype: DtypeOption = "auto",
     fast: FastOption = False,
     encoder: EncoderOption = None,
-    merge_above: MergeOption = None,
-    int8: Int8Option = False,
     keep_heap: KeepHeapOption = False,
     memory: MemoryOption = None,
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Images that run together.")] = 1,
@@ -85,7 +81,7 @@ def predict(
     into the same folder; the manifest is complete when all of them are done.
     """
     _check_words(task, text=text, classes=classes, scene=scene)
-    speed = fast_options(fast=fast, dtype=dtype, encoder=encoder, merge_above=merge_above, int8=int8)
+    speed = fast_options(fast=fast, dtype=dtype, encoder=encoder)
     use_heap(fast=speed is not None, keep=keep_heap, memory=memory)
     if workers is not None and engine is not Engine.ray:
         raise UsageError("--workers belongs to --engine ray; without it, share the work by --shard.")

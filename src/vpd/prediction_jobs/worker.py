@@ -96,7 +96,7 @@ class Predictor:
         told = {**given, "dtype": str(runs_in).removeprefix("torch.")}
         if fast is not None and self._fast is not None:
             told["fast"] = str(fast.get("dtype", "auto"))
-            told |= {name: value for name in ("merge_above", "int8", "compile_mode") if (value := fast.get(name))}
+            told |= {name: value for name in ("merge_above", "compile_mode") if (value := fast.get(name))}
             if (encoder := self._fast["encoder"]) is not None:
                 told["encoder"] = model_fingerprint(encoder.config.model_dump_json(), encoder.state_dict())
         self.origin = {

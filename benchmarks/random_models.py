@@ -1,41 +1,27 @@
-"""Models with random weights, for time and memory alone."""
+"""Models with random weights for the benchmarks beside it, tiny ones too."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
+from vpd.bench.random_models import SD15
 from vpd.config import BackboneConfig, DepthConfig, Fit, ReferConfig, SegmentConfig, Task
 from vpd.errors import UsageError
-from vpd.tasks.model import PerceptionModel
 from vpd.tasks.segmentation import SegmentationModel
 
-Model = TypeVar("Model", bound=PerceptionModel)
-
-_FOUR_LEVELS: dict[str, dict[str, Any]] = {
-    "unet": {
-        "layers_per_block": 2,
-        "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-    },
-    "vae": {
-        "down_block_types": ("DownEncoderBlock2D",) * 4,
-        "up_block_types": ("UpDecoderBlock2D",) * 4,
-    },
-}
-_SD15_UNET: dict[str, Any] = {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768}
-_SD15_UNET |= {"attention_head_dim": 8, "sample_size": 64}
-_SD15_VAE: dict[str, Any] = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2}
-_SD15_VAE |= {"latent_channels": 4, "scaling_factor": 0.18215, "sample_size": 512}
+_LAYOUT = ("layers_per_block", "down_block_types", "up_block_types")
 _TINY_UNET: dict[str, Any] = {"block_out_channels": (32, 64, 64, 64), "cross_attention_dim": 64}
 _TINY_UNET |= {"attention_head_dim": 2}
 _TINY_VAE: dict[str, Any] = {"block_out_channels": (32, 32, 64, 64)}
 SIZES = {
-    "tiny": {"unet": _FOUR_LEVELS["unet"] | _TINY_UNET, "vae": _FOUR_LEVELS["vae"] | _TINY_VAE},
-    "sd15": {"unet": _FOUR_LEVELS["unet"] | _SD15_UNET, "vae": _FOUR_LEVELS["vae"] | _SD15_VAE},
+    "tiny": {
+        "unet": {name: SD15["unet"][name] for name in _LAYOUT} | _TINY_UNET,
+        "vae": {name: SD15["vae"][name] for name in _LAYOUT[1:]} | _TINY_VAE,
+    },
+    "sd15": SD15,
 }
 """Name -> arguments of diffusers' UNet and autoencoder: all layers of Stable Diffusion 1.5, narrow or as they are."""
 
@@ -61,26 +47,6 @@ def random_config(task: Task, size: str, num_classes: int = 1) -> Any:
         return ReferConfig(**shared, **({"head_channels": 32} if size == "tiny" else {}))
     tiny = {"head_channels": 32, "feature_channels": 64} if size == "tiny" else {}
     return DepthConfig(scenes=names, **shared, **tiny)
-
-
-def with_random_weights(kind: Callable[..., Model], config: Any) -> Model:
-    """A task model in eval mode, filled in one pass: diffusers' own draw takes a minute at Stable Diffusion's size.
-
-    Args:
-        kind: The model's class.
-        config: Its configuration.
-    """
-    with torch.device("meta"):
-        backbone = StableDiffusionBackbone.from_config(config.backbone)
-        model = kind(config.model_copy(update={"backbone": backbone.config}), backbone=backbone)
-    model.to_empty(device="cpu")
-    with torch.no_grad():
-        for name, value in (*model.named_parameters(), *model.named_buffers()):
-            if value.ndim > 1:
-                value.normal_(std=value[0].numel() ** -0.5)
-            else:
-                value.fill_(float(name.endswith(("weight", "running_var"))))
-    return model.eval()
 
 
 def random_model(size: str, num_classes: int = 1) -> SegmentationModel:

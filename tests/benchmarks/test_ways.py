@@ -1,4 +1,4 @@
-"""All ways give the same features, and do the operations that are counted."""
+"""`compare_ways.py`: all ways give the same features, and do the operations that are counted."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from compare_ways import draw
+from random_models import SIZES, random_model
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from way import WAYS, Way, check_names
+from way_costs import count_gflop, feature_errors, peak_mib
+from ways import find_ways
 
 from tiny import CLASSES, tiny_unet, tiny_vae
 from vpd import SegmentationModel, StableDiffusionBackbone, UsageError
-from vpd.benchmark.comparison import draw
-from vpd.benchmark.measuring import count_gflop, feature_errors, peak_mib
-from vpd.benchmark.random_models import SIZES, random_model
-from vpd.benchmark.ways import WAYS, Way, check_names, find_ways
 from vpd.config import Fit, SegmentConfig
 
 EXACT = ("reference", "diffusers", "exact", "fast-float32")
@@ -124,7 +125,7 @@ def test_the_models_unet_stays_as_it_is(model: SegmentationModel) -> None:
 
 
 def test_what_is_not_there_is_left_out(model: SegmentationModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vpd.benchmark.ways.find_spec", lambda package: None)
+    monkeypatch.setattr("ways.find_spec", lambda package: None)
     ways, skipped = find_ways(model, ["exact", "exported"], Path())
     assert [way.name for way in ways] == ["exact"]
     assert "onnxruntime not installed" in skipped["exported"]

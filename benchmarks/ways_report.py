@@ -6,7 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from vpd.benchmark.measuring import PARTS
+from way_costs import PARTS
+
 from vpd.files.atomic import atomic_write, writable_folder, write_json
 
 JSON_FILE, TABLE_FILE, GROWTH_FILE = "bench.json", "table.md", "growth.png"
@@ -17,7 +18,7 @@ def write_report(result: dict[str, Any], out: Path) -> list[str]:
     """Write a comparison's files into a folder; returns their names.
 
     Args:
-        result: From `vpd.benchmark.comparison.compare_ways`.
+        result: From `compare_ways.compare_ways`.
         out: Made if missing.
     """
     folder = writable_folder(out)

@@ -1,28 +1,39 @@
-"""All figures of one run: the ways side by side, and how they grow with size, prompts and batch."""
+"""The ways from image to features side by side: the reference's, plain diffusers', this library's, exported graphs.
+
+    python benchmarks/compare_ways.py                                       # random weights, tiny: does it run
+    python benchmarks/compare_ways.py --size sd15 --threads 2 --out bench   # Stable Diffusion 1.5's size: some 8 GB
+    python benchmarks/compare_ways.py --model my-model --px 512 --sizes 256,512,1024 --classes 1,150,1000 --out bench
+
+CPU seconds of all threads, wall time, memory, operations, share of what this machine's matrix products reach, and how
+far the features are from the reference's. The ways take turns, so that other load meets all of them alike.
+docs/performance.md says what each way is.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
-import platform
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-from torch import Tensor
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler tells each start, and reads this as it is loaded
 
-from vpd.benchmark.measuring import (
-    PARTS,
-    clock_of,
-    count_gflop,
-    feature_errors,
-    machine_peaks,
-    peak_mib,
-    time_rounds,
-)
-from vpd.benchmark.ways import FIRST, HEAP, WAYS, Way, check_names, find_ways
+import torch
+from random_models import SIZES, random_model
+from torch import Tensor
+from way import DEFAULT, FIRST, HEAP, WAYS, Way, check_names
+from way_costs import PARTS, count_gflop, feature_errors, peak_mib, time_rounds
+from ways import find_ways
+from ways_report import tables, write_report
+
+from vpd.bench.machine import clock_of, describe_machine, machine_peaks
+from vpd.cli.bench import read_numbers
 from vpd.errors import UsageError
+from vpd.loading import find_device, load
+from vpd.model_folder import results_folder
 from vpd.tasks.model import PerceptionModel
 from vpd.version import __version__
 
@@ -46,7 +57,7 @@ def compare_ways(
 
     Args:
         model: In float32; low-rank layers are merged.
-        names: Ways, as `vpd.benchmark.ways.WAYS` has them; ratios are to the first.
+        names: Ways, as `way.WAYS` has them; ratios are to the first.
         px: Side of the picture, pixels.
         prompts: Number of class prompts; they are random.
         rounds: Times that each way is timed.
@@ -195,16 +206,55 @@ def _peaks_mib(ways: list[Way], images: Tensor, text: Tensor) -> dict[str, dict[
     return {way.name: found[way.name.removesuffix(HEAP)] for way in ways}
 
 
-def describe_machine(device: torch.device) -> dict[str, Any]:
-    """What the figures depend on."""
-    cpu_facts = Path("/proc/cpuinfo")
-    lines = cpu_facts.read_text(encoding="utf-8").splitlines() if cpu_facts.is_file() else []
-    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "cpu": f"{names[0] if names else platform.processor()} ({torch.backends.cpu.get_cpu_capability()})",
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-    }
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--model", help="model folder, hub id, or world-segment; else random weights")
+    source.add_argument("--size", choices=list(SIZES), default="tiny", help="of random weights")
+    parser.add_argument("--px", type=int, help="side of the picture; 256, or 512 with --size sd15")
+    parser.add_argument("--prompts", type=int, default=150, help="class prompts that it is compared at")
+    parser.add_argument("--ways", default=",".join(DEFAULT), help=f"of {', '.join(WAYS)}; {HEAP} keeps freed memory")
+    parser.add_argument("--sizes", help="sides for growth by size, such as 256,512,1024")
+    parser.add_argument("--classes", help="prompts for growth, such as 1,150,1000")
+    parser.add_argument("--batches", help="batches for throughput; on a GPU 1,2,4,8,16 if not given")
+    parser.add_argument("--rounds", type=int, default=3, help="times that each way is timed")
+    parser.add_argument("--threads", type=int, help="1 where others use the machine")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, help="folder for bench.json, table.md, growth.png")
+    given = parser.parse_args(arguments)
+    if given.out is not None:
+        results_folder(given.out)  # or the figures would be lost
+    if given.threads is not None:
+        torch.set_num_threads(given.threads)
+    device = find_device(given.device)
+    torch.manual_seed(0)
+    model = load(given.model, device=device) if given.model else random_model(given.size).to(device)
+    sides, counts, batches = (
+        read_numbers(f"--{name}", words) if (words := getattr(given, name)) else ()
+        for name in ("sizes", "classes", "batches")
+    )
+    result = compare_ways(
+        model,
+        names=[name.strip() for name in given.ways.split(",")],
+        px=given.px or (256 if given.model or given.size == "tiny" else 512),
+        prompts=given.prompts,
+        rounds=given.rounds,
+        sizes=sides,
+        classes=counts,
+        batches=batches or ((1, 2, 4, 8, 16) if device.type == "cuda" else ()),
+        say=lambda line: print(line, flush=True),
+    )
+    result = {"model": given.model or f"random, {given.size}", **result}
+    print(f"\n{tables(result)}\n")
+    for dtype, peaks in result["peak_gflop_per_s"].items():
+        print(f"This machine in {dtype}: " + ", ".join(f"{name} {peak:.0f} GFLOP/s" for name, peak in peaks.items()))
+    if given.out is not None:
+        print(f"{given.out}: {', '.join(write_report(result, given.out))}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UsageError as error:
+        sys.exit(f"compare_ways.py: {error}")

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+from way import Way, in_order
 
-from vpd.benchmark.ways import Way, in_order
 from vpd.exporting.formats import onnx_session, write
 from vpd.exporting.networks import MAX_BATCH, Network
 from vpd.optimising import optimise

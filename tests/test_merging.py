@@ -1,22 +1,19 @@
-"""What `vpd.optimise` makes cheaper at a price: merged keys and values, weights in 8 bits."""
+"""Merged keys and values of `vpd.optimise(merge_above=...)`: cheaper, at a price."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn.functional import interpolate
 
 from tiny import CLASSES, TEXT_DIM, tiny_unet
-from vpd import ReferringModel, SegmentationModel, UsageError
-from vpd.backbones.quantising import quantise_linear
+from vpd import SegmentationModel, UsageError
 from vpd.backbones.unet_layers import _merge_neighbours, spatial_transformer
 from vpd.backbones.unet_walk import walk_unet
-from vpd.benchmark.measuring import count_gflop
+from vpd.bench.measuring import count_gflop
 from vpd.optimising import optimise
 from vpd.tasks.model import PerceptionModel
 
@@ -27,12 +24,6 @@ IMAGE = np.random.default_rng(0).integers(0, 255, (64, 128, 3), dtype=np.uint8)
 def model(tiny_diffusion: Path) -> SegmentationModel:
     torch.manual_seed(0)
     return SegmentationModel.from_diffusion(tiny_diffusion, classes=CLASSES, head_channels=16).eval()
-
-
-@pytest.fixture(scope="module")
-def referring(tiny_diffusion: Path) -> ReferringModel:
-    torch.manual_seed(0)
-    return ReferringModel.from_diffusion(tiny_diffusion, head_channels=16).eval()
 
 
 def scores(model: PerceptionModel) -> torch.Tensor:
@@ -98,69 +89,15 @@ class TestMerging:
     def test_operations(self, model: SegmentationModel) -> None:
         """Each of 128 x 128 positions attends to a quarter of them, of 64 x 64 to all."""
         stride = model.backbone.latent_stride
-        large = count_gflop(model, ["fast", "merged"], px=128 * stride, prompts=2)
-        small = count_gflop(model, ["fast", "merged"], px=64 * stride, prompts=2)
-        assert small["merged"] == small["fast"]
+        (large, merged), (small, same) = (
+            [count_gflop(model, options, px=side * stride) for options in ({}, {"merge_above": 4096})]
+            for side in (128, 64)
+        )
+        assert same == small
         unet = model.backbone.unet
         width = unet.config.block_out_channels[0]
         blocks = [*unet.down_blocks[0].attentions, *unet.up_blocks[-1].attentions]
         positions = 128 * 128
         products = len(blocks) * 2 * positions * width * positions * 3 // 4  # queries by keys, and weights by values
         projections = len(blocks) * 2 * (positions * 3 // 4) * width * width
-        saved = large["fast"]["unet"] - large["merged"]["unet"]
-        assert saved == pytest.approx(2 * (products + projections) / 1e9, rel=1e-6)
-
-
-def test_without_torchao(model: SegmentationModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
-    with pytest.raises(UsageError, match=r"Weights in int8 need torchao 0\.18 or newer .*pip install"):
-        optimise(model, int8=True)
-
-
-@pytest.mark.extras
-class TestInt8:
-    def test_each_output_has_its_scale(self) -> None:
-        pytest.importorskip("torchao")
-        layer = nn.Linear(64, 8)
-        with torch.no_grad():
-            layer.weight.mul_(torch.logspace(-3, 3, 8)[:, None])
-        hidden = torch.randn(5, 64)
-        wanted, network = layer(hidden).detach(), nn.Sequential(layer)
-        quantise_linear(network)
-        with torch.no_grad():
-            got = network(hidden)
-        assert all(relative_error(got[:, row], wanted[:, row]) < 2e-2 for row in range(8))
-
-    def test_of_a_model(self, model: SegmentationModel, referring: ReferringModel) -> None:
-        pytest.importorskip("torchao")
-        before = {key: value.clone() for key, value in model.state_dict().items()}
-        small = optimise(model, dtype="float32", int8=True)
-        assert 1e-6 < relative_error(scores(small), scores(model)) < 4e-2
-        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-        got, wanted = (
-            made.predict(IMAGE, text="the dog", size=64).probability
-            for made in (optimise(referring, int8=True), referring)
-        )
-        assert relative_error(got, wanted) < 6e-2
-
-    def test_memory(self, model: SegmentationModel) -> None:
-        """A byte a weight of linear layers, and a scale for each of their outputs."""
-        pytest.importorskip("torchao")
-
-        def linear_bytes(network: nn.Module) -> int:
-            layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
-            stored = []
-            for layer in layers:
-                parts = getattr(layer.weight, "tensor_data_names", None)
-                stored += [layer.weight] if parts is None else [getattr(layer.weight, name) for name in parts]
-            return sum(part.numel() * part.element_size() for part in stored)
-
-        plain, small = (optimise(model, dtype="float32", int8=choice).backbone.unet for choice in (False, True))
-        outputs = sum(layer.out_features for layer in plain.modules() if isinstance(layer, nn.Linear))
-        assert linear_bytes(small) <= linear_bytes(plain) / 4 + 4 * outputs
-
-    def test_with_all_else(self, model: SegmentationModel) -> None:
-        pytest.importorskip("torchao")
-        small = optimise(model, int8=True, merge_above=95)
-        assert relative_error(scores(small), scores(model)) < 0.1
-        small.predict(IMAGE, memory="1GB", size=64)
+        assert large - merged == pytest.approx(2 * (products + projections) / 1e9, rel=1e-6)

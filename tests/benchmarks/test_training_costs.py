@@ -5,30 +5,28 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+import card_memory
 import pytest
 import torch
+import training_ways
+from card_memory import pass_bytes
+from torch import nn
+from torch.nn import functional
 
 from vpd.config import Task
 from vpd.training.settings import resolve_config
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture(scope="module", autouse=True)
-def on_path() -> Iterator[None]:
-    sys.path.insert(0, str(BENCHMARKS))
+def threads_as_they_were() -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
-    sys.path.remove(str(BENCHMARKS))
 
 
 def measured(way: str) -> dict[str, Any]:
-    import training_ways
-
     given = argparse.Namespace(size="tiny", px=64, batch=1, threads=1, steps=1, optimiser="sgd")
     return training_ways.measure(way, given)
 
@@ -50,8 +48,6 @@ def config_of(task: Task, **changes: Any) -> Any:
 
 @pytest.mark.parametrize("task", ["segment", "refer", "depth"])
 def test_counted_memory(task: Task) -> None:
-    from card_memory import pass_bytes
-
     (weights, values, two), (_, _, three) = (pass_bytes(config_of(task), "tiny", batch) for batch in (2, 3))
     assert weights > 4 * values  # the autoencoder is frozen
     assert 2 * values < 2 * two - 2 * (three - two)  # gradients at least, in 16 bits
@@ -61,10 +57,6 @@ def test_counted_memory(task: Task) -> None:
 
 
 def test_norms_and_softmax_are_counted_in_float32(monkeypatch: pytest.MonkeyPatch):
-    import card_memory
-    from torch import nn
-    from torch.nn import functional
-
     narrow = torch.ones(2, 4, 3, 3, dtype=torch.bfloat16)
     norm = nn.GroupNorm(2, 4).bfloat16()
     with card_memory.GpuPrecision():
@@ -77,8 +69,6 @@ def test_norms_and_softmax_are_counted_in_float32(monkeypatch: pytest.MonkeyPatc
 
 
 def test_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    import card_memory
-
     words = ["--size", "tiny", "--px", "128", "--tasks", "depth", "--modes", "head", "--cards", "0.5", "4", "8"]
     monkeypatch.setattr(sys, "argv", ["card_memory.py", *words])
     card_memory.main()

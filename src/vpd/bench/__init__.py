@@ -1,0 +1,1 @@
+"""`vpd bench`: how fast a model is on this machine, and which options pay."""

@@ -1,0 +1,105 @@
+"""The machine that figures depend on: what it is, its clocks and memory, and what it reaches at most."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+_MATRIX_SIDE = {"cuda": 8192}  # large enough to fill a card for a millisecond
+_MATRIX_SIDE_ELSEWHERE = 2048
+
+
+def clock_of(device: torch.device) -> str:
+    """The figure that times are compared by: CPU seconds of all threads, so that a busy machine does not count."""
+    return "cpu_s" if device.type == "cpu" else "wall_s"
+
+
+def now(device: torch.device) -> dict[str, float]:
+    """Both clocks, in seconds, once all work on the device is done."""
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()  # cuda, mps, xpu
+    return {"cpu_s": time.process_time(), "wall_s": time.perf_counter()}
+
+
+def since(began: dict[str, float], device: torch.device, times: int = 1) -> dict[str, float]:
+    """Seconds that each of so many runs took."""
+    ended = now(device)
+    return {clock: (ended[clock] - began[clock]) / times for clock in began}
+
+
+def peak_bytes(run: Callable[[], Any], device: torch.device) -> int | None:
+    """Most memory that torch has allocated at once while `run` runs, over what was there; none if it cannot tell."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    if device.type != "cpu":
+        return None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        result = run()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    total = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        total += event.nbytes()
+        peak = max(peak, total)
+    del result  # only now: what it holds is part of the peak
+    return peak
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """What the figures depend on."""
+    cpu_facts = Path("/proc/cpuinfo")
+    lines = cpu_facts.read_text(encoding="utf-8").splitlines() if cpu_facts.is_file() else []
+    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cpu": f"{names[0] if names else platform.processor()} ({torch.backends.cpu.get_cpu_capability()})",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }
+
+
+@torch.no_grad()
+def machine_peaks(
+    device: torch.device, dtype: torch.dtype, *, size: int | None = None, repeats: int = 5
+) -> dict[str, float]:
+    """Most that this machine reaches, in 1e9 operations a second of `clock_of`.
+
+    Args:
+        device: Of the machine.
+        dtype: Of weights and maps.
+        size: Side of the square matrices that are multiplied; none = 8192 on a CUDA GPU, 2048 elsewhere.
+        repeats: Tries, of which the best counts.
+
+    Returns:
+        `matrix`, and `convolution`: 3x3 with a quarter of the channels at a 64 x 64 map.
+    """
+    size = size or _MATRIX_SIDE.get(device.type, _MATRIX_SIDE_ELSEWHERE)
+    channels = size // 4
+    order = torch.preserve_format if dtype == torch.float32 else torch.channels_last
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    weight = torch.randn(channels, channels, 3, 3, device=device).to(dtype=dtype, memory_format=order)
+    hidden = torch.randn(1, channels, 64, 64, device=device).to(dtype=dtype, memory_format=order)
+    works: dict[str, tuple[float, Callable[[], Any]]] = {
+        "matrix": (2 * size**3, lambda: left @ right),
+        "convolution": (2 * 9 * channels**2 * 64**2, lambda: F.conv2d(hidden, weight, padding=1)),
+    }
+    peaks = {}
+    for name, (operations, run) in works.items():
+        seconds = []
+        for _ in range(repeats):
+            began = now(device)
+            run()
+            seconds.append(since(began, device)[clock_of(device)])
+        peaks[name] = operations / max(min(seconds), 1e-9) / 1e9
+    return peaks

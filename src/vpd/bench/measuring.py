@@ -1,0 +1,248 @@
+"""A model's options one after another: seconds of the network and of a whole `predict`, memory, what they change."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from vpd.backbones.tiny_encoder import TinyEncoder, load_tiny_encoder
+from vpd.bench.machine import clock_of, describe_machine, machine_peaks, now, peak_bytes, since
+from vpd.errors import UsageError
+from vpd.inference.heap import free_heap, keep_heap
+from vpd.loading import build_model
+from vpd.optimising import optimise
+from vpd.tasks.model import PerceptionModel
+from vpd.tasks.referring import ReferringModel
+from vpd.version import __version__
+
+FORMAT_VERSION = 2
+PARTS = ("network", "predict")
+"""What is timed: images in, the network's outputs out; and a picture in, its prediction out."""
+_LEAST_SECONDS = 0.1  # shorter runs are repeated until they take as long, or the clock would be what is measured
+_SLOW_SECONDS = 1.0
+_TEXT = "the red ball on the left"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to run a model."""
+
+    name: str
+    how: str
+    """What a user writes for it."""
+    arguments: Mapping[str, Any] | None = None
+    """Of `vpd.optimise`; none = the model as it is."""
+    keeps_heap: bool = False
+    """Whether freed memory is kept while it runs."""
+
+    def of(self, model: PerceptionModel) -> PerceptionModel:
+        """The model that runs."""
+        return model if self.arguments is None else optimise(model, **self.arguments)
+
+
+def find_options(
+    device: torch.device, *, encoder: TinyEncoder | None = None, encoder_name: str = "", is_compiled: bool = False
+) -> list[Option]:
+    """The options that are measured on a device, the model as it is first.
+
+    Args:
+        device: Where the model runs; on a CPU keeping freed memory is an option, and part of `--fast`.
+        encoder: A small encoder to try.
+        encoder_name: Its name.
+        is_compiled: Whether to try `torch.compile`, which takes minutes.
+    """
+    is_cpu = device.type == "cpu"
+    options = [Option("exact", "as it is")]
+    if is_cpu and keep_heap():  # glibc alone can
+        free_heap()
+        options.append(Option("heap kept", "--keep-heap", keeps_heap=True))
+    options.append(Option("fast", "--fast", {}, is_cpu))
+    if encoder is not None:
+        options.append(Option("small encoder", f"--encoder {encoder_name}", {"encoder": encoder}, is_cpu))
+    if is_compiled:
+        call = 'vpd.optimise(model, compile_mode="reduce-overhead")'
+        options.append(Option("compiled", call, {"compile_mode": "reduce-overhead"}, is_cpu))
+    return options
+
+
+def measure_speed(
+    model: PerceptionModel,
+    *,
+    px: int | None = None,
+    rounds: int = 3,
+    batches: Sequence[int] | None = None,
+    encoder: str | None = None,
+    is_compiled: bool = False,
+    say: Say = lambda line: None,
+) -> dict[str, Any]:
+    """All figures of a model on its device, as a dictionary for JSON.
+
+    Args:
+        model: As it was loaded, in eval mode and not optimised.
+        px: Side of the random picture, pixels; none = the size that the model predicts at.
+        rounds: Times that everything is timed.
+        batches: Numbers of pictures that go through the network together; none = 1 and 4, on a GPU also 16, or 1
+            where a picture takes more than a second.
+        encoder: A small encoder to try: folder or hub id.
+        is_compiled: Whether to try `torch.compile`.
+        say: Told what goes on.
+
+    Raises:
+        UsageError: If the model was optimised, a number is less than 1, or the encoder cannot be read.
+    """
+    if model.is_optimised:
+        raise UsageError("This model was made by vpd.optimise. Measure the model that it was made from.")
+    for word, number in (("px", px or 1), ("rounds", rounds), ("batches", min(batches or (1,)))):
+        if number < 1:
+            raise UsageError(f"{word}: got {number}; give 1 or more.")
+    small = None if encoder is None else load_tiny_encoder(encoder)
+    options = find_options(model.device, encoder=small, encoder_name=encoder or "", is_compiled=is_compiled)
+    machine, side = describe_machine(model.device), px or model.config.fit.size_px
+    wanted, found, left_out = None, dict[str, Any](), dict[str, str]()
+    for option in options:
+        say(f"{option.name} ...")
+        try:
+            bench = _Bench(option, model, px=side, rounds=rounds)
+            figures, output = bench.measure(batches)
+        except UsageError:
+            raise
+        except Exception as error:  # whatever torch.compile misses on this machine
+            if option.name != "compiled":
+                raise
+            left_out[option.name] = f"torch.compile failed: {str(error).strip().splitlines()[0]}"
+            continue
+        finally:
+            free_heap()
+        wanted = output if wanted is None else wanted
+        batches = batches or [point["batch"] for point in figures["batches"]]
+        figures["difference"] = float((output - wanted).norm() / wanted.norm())
+        found[option.name] = figures
+    peaks = {figures["dtype"]: getattr(torch, figures["dtype"]) for figures in found.values()}
+    rates = {name: machine_peaks(model.device, dtype) for name, dtype in peaks.items()}
+    _compare(found, rates, clock_of(model.device))
+    return {
+        "format_version": FORMAT_VERSION,
+        "vpd_version": __version__,
+        "task": model.config.task,
+        "px": side,
+        "rounds": rounds,
+        "clock": clock_of(model.device),
+        "machine": machine,
+        "peak_gflop_per_s": rates,
+        "weights_mib": sum(value.nbytes for value in model.state_dict().values()) / 2**20,
+        "options": found,
+        "left_out": left_out,
+    }
+
+
+class _Bench:
+    """One option of a model, ready to be measured."""
+
+    def __init__(self, option: Option, model: PerceptionModel, *, px: int, rounds: int) -> None:
+        if option.keeps_heap:
+            keep_heap()
+        self.option, self.model, self.px, self.rounds = option, model, px, rounds
+        self.runs: Any = option.of(model)
+        self.device = model.device
+        generator = torch.Generator().manual_seed(0)
+        self.text: Tensor | None = None
+        self.words: dict[str, Any] = {}
+        if isinstance(model, ReferringModel):
+            shape = (1, model.config.token_length, model.backbone.text_dim)
+            self.text = torch.randn(shape, generator=generator)
+            self.words = {"text": _TEXT}
+        pixels = np.random.default_rng(0).integers(0, 256, (px, px, 3), dtype=np.uint8)
+        self.picture = Image.fromarray(pixels)
+
+    def measure(self, batches: Sequence[int] | None) -> tuple[dict[str, Any], Tensor]:
+        """Figures, and what the network makes of one picture, float32 on the CPU."""
+        first, output = self._network(1)
+        if batches is None:
+            usual = (1, 4, 16) if self.device.type == "cuda" else (1, 4)
+            batches = usual if first["wall_s"]["median"] <= _SLOW_SECONDS else (1,)
+        points = [first if batch == 1 else self._network(batch)[0] for batch in batches]
+        return {
+            "how": self.option.how,
+            "dtype": str(self.runs.dtype).removeprefix("torch."),
+            "gflop": count_gflop(self.model, self.option.arguments, px=self.px),
+            "network": dict(first),
+            "predict": self._time(lambda: self.runs.predict(self.picture, size=self.px, **self.words)),
+            "batches": points,
+        }, output
+
+    @torch.no_grad()
+    def _network(self, batch: int) -> tuple[dict[str, Any], Tensor]:
+        """Figures of random pictures that go through the network together, and what it makes of them."""
+        images = torch.rand(batch, 3, self.px, self.px, generator=torch.Generator().manual_seed(1)) * 2 - 1
+        images = images.to(self.device, self.runs.dtype)
+        text = None if self.text is None else self.text.to(images)
+        output = self.runs(images, text).float().cpu()
+        figures: dict[str, Any] = {"batch": batch, **self._time(lambda: self.runs(images, text))}
+        figures["images_per_s"] = batch / figures["wall_s"]["median"]
+        return figures, output
+
+    def _time(self, run: Callable[[], Any]) -> dict[str, Any]:
+        """Median, least and most of the seconds of a run, and its most memory over the weights."""
+        for _ in range(3 if self.device.type == "cuda" else 0):  # kernels are chosen, graphs recorded
+            run()
+        peak = peak_bytes(run, self.device)
+        began = now(self.device)
+        run()
+        times = math.ceil(_LEAST_SECONDS / max(since(began, self.device)["wall_s"], _LEAST_SECONDS / 100))
+        rounds = []
+        for _ in range(self.rounds):
+            began = now(self.device)
+            for _ in range(times):
+                run()
+            rounds.append(since(began, self.device, times))
+        columns = {clock: [seconds[clock] for seconds in rounds] for clock in rounds[0]}
+        spread = {
+            clock: {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
+            for clock, seconds in columns.items()
+        }
+        return {**spread, "peak_mib": None if peak is None else peak / 2**20}
+
+
+@torch.no_grad()
+def count_gflop(model: PerceptionModel, arguments: Mapping[str, Any] | None = None, *, px: int) -> float:
+    """Operations (2 a multiply-add) of the network for one picture, 1e9, counted on tensors without data.
+
+    Those of attention are counted whatever kernel does it. What `vpd.optimise` does once is not counted.
+
+    Args:
+        model: Not optimised.
+        arguments: Of `vpd.optimise`; none = the model as it is.
+        px: Side of the picture, pixels.
+    """
+    twin = build_model(model.config).eval()
+    if arguments is not None:  # packed layers and compiled code do the same operations, and need data
+        counted = {name: value for name, value in arguments.items() if name != "compile_mode"}
+        twin = optimise(twin, **{**counted, "dtype": "float32"})
+    images = torch.empty(1, 3, px, px, device="meta")
+    text = None
+    if isinstance(model, ReferringModel):
+        text = torch.empty(1, model.config.token_length, model.backbone.text_dim, device="meta")
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        twin(images, text)
+    return float(counter.get_total_flops() / 1e9)
+
+
+def _compare(found: dict[str, Any], rates: dict[str, dict[str, float]], clock: str) -> None:
+    """Add how many times faster each option is than the first, and its share of what the machine reaches."""
+    first = next(iter(found.values()))
+    for figures in found.values():
+        for part in PARTS:
+            figures[part]["times_faster"] = first[part][clock]["median"] / figures[part][clock]["median"]
+        rate = figures["gflop"] / figures["network"][clock]["median"]
+        figures["share_of_peak"] = rate / rates[figures["dtype"]]["matrix"]

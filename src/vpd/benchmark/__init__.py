@@ -1,1 +1,0 @@
-"""`vpd bench`: the ways from an image to features, side by side."""
