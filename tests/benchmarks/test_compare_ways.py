@@ -29,6 +29,7 @@ def small_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare_ways, "machine_peaks", lambda device, dtype: whole(device, dtype, size=64, repeats=1))
 
 
+@pytest.mark.extras
 def test_what_the_documentation_says(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     threads = torch.get_num_threads()
     names = ["reference", "diffusers", "exact", "exact+heap", "fast", "small-encoder"]

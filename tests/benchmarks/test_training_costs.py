@@ -46,6 +46,7 @@ def config_of(task: Task, **changes: Any) -> Any:
     return resolve_config(task, given, {"precision": "bf16", **changes})
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("task", ["segment", "refer", "depth"])
 def test_counted_memory(task: Task) -> None:
     (weights, values, two), (_, _, three) = (pass_bytes(config_of(task), "tiny", batch) for batch in (2, 3))
@@ -56,6 +57,7 @@ def test_counted_memory(task: Task) -> None:
     assert head_alone < recomputing < two and trained < values
 
 
+@pytest.mark.extras
 def test_norms_and_softmax_are_counted_in_float32(monkeypatch: pytest.MonkeyPatch):
     narrow = torch.ones(2, 4, 3, 3, dtype=torch.bfloat16)
     norm = nn.GroupNorm(2, 4).bfloat16()

@@ -14,7 +14,7 @@ import torch
 from vpd.backbones.tiny_encoder import TinyEncoder, TinyEncoderConfig, save_tiny_encoder
 from vpd.bench import measuring
 from vpd.bench.random_models import SD15, with_random_weights
-from vpd.config import BackboneConfig, SegmentConfig
+from vpd.config import BackboneConfig, Fit, SegmentConfig
 from vpd.errors import UsageError
 from vpd.inference.heap import free_heap, keep_heap
 from vpd.loading import load
@@ -25,8 +25,9 @@ Command = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
-def small_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Peaks of a product small enough for a test."""
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peaks of a product small enough for a test; nothing is repeated."""
+    monkeypatch.setattr(measuring, "_LEAST_SECONDS", 0.0)
     whole = measuring.machine_peaks
     monkeypatch.setattr(measuring, "machine_peaks", lambda device, dtype: whole(device, dtype, size=64, repeats=1))
 
@@ -114,11 +115,12 @@ def test_what_cannot_be_compiled_is_left_out(
 
 
 def test_batches_where_none_are_given(bench: Command, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = [measuring.Option("exact", "as it is")]
+    monkeypatch.setattr(measuring, "find_options", lambda device, **_: exact)
     for seconds, numbers in ((math.inf, [1, 4]), (0.0, [1])):
         monkeypatch.setattr(measuring, "_SLOW_SECONDS", seconds)
         found, _ = bench("--model", models["segment"])
-        for figures in found["options"].values():
-            assert [point["batch"] for point in figures["batches"]] == numbers
+        assert [point["batch"] for point in found["options"]["exact"]["batches"]] == numbers
 
 
 def test_requests_that_cannot_be_met(vpd_command: Command, models: dict[str, Path], tmp_path: Path) -> None:
@@ -147,7 +149,7 @@ def test_random_weights_of_a_size() -> None:
     narrow = {"unet": {"block_out_channels": (32, 32, 64, 64), "cross_attention_dim": 32, "attention_head_dim": 2}}
     narrow["vae"] = {"block_out_channels": (32, 32, 32, 32)}
     sizes = {part: {**SD15[part], **changes} for part, changes in narrow.items()}
-    config = SegmentConfig(classes=("one", "two"), backbone=BackboneConfig(**sizes))
+    config = SegmentConfig(classes=("one", "two"), backbone=BackboneConfig(**sizes), fit=Fit())
     model = with_random_weights(SegmentationModel, config)
     assert not model.training
     labels = model.predict(torch.zeros(64, 64, 3, dtype=torch.uint8).numpy(), size=64).labels

@@ -199,7 +199,7 @@ class _Bench:
         peak = peak_bytes(run, self.device)
         began = now(self.device)
         run()
-        times = math.ceil(_LEAST_SECONDS / max(since(began, self.device)["wall_s"], _LEAST_SECONDS / 100))
+        times = min(100, math.ceil(_LEAST_SECONDS / max(since(began, self.device)["wall_s"], 1e-9))) or 1
         rounds = []
         for _ in range(self.rounds):
             began = now(self.device)
