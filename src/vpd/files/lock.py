@@ -20,14 +20,16 @@ logger = logging.getLogger(__name__)
 LOCK_FILE = ".lock"
 """In the folder of a run. It stays when the run ends; what counts is whether a process holds it."""
 _HELD = (errno.EAGAIN, errno.EACCES)
+_LOCKED_BYTE = 2**30
+"""Which byte Windows locks: far behind what is written, as nobody may read what is locked there."""
 
 
 @contextmanager
 def only_run_in(folder: Path) -> Iterator[None]:
     """Hold a folder, so that no other run writes into it; the hold ends with the process, however that ends.
 
-    It is an advisory lock of the system's (`flock`), which Linux hands on to the server for folders on NFS. Where a
-    file system has none, a warning says so, and nothing is held.
+    It is a lock of the system's (`flock`, which Linux hands on to the server for folders on NFS; `msvcrt.locking` on
+    Windows). Where a file system has none, a warning says so, and nothing is held.
 
     Args:
         folder: Must exist.
@@ -35,15 +37,10 @@ def only_run_in(folder: Path) -> Iterator[None]:
     Raises:
         UsageError: If another run holds it; says which.
     """
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
     path = folder / LOCK_FILE
     with path.open("a+") as file:  # not emptied: what the holder wrote must be readable
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _hold(file.fileno())
         except OSError as error:
             if error.errno in _HELD:
                 raise UsageError(_describe(folder, path)) from None
@@ -54,6 +51,19 @@ def only_run_in(folder: Path) -> Iterator[None]:
             file.write(json.dumps(holder) + "\n")
             file.flush()
         yield
+
+
+def _hold(descriptor: int) -> None:
+    """Lock an open file until it is closed; an `OSError` if it cannot be had at once."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _describe(folder: Path, path: Path) -> str:

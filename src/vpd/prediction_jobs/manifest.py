@@ -143,7 +143,7 @@ def _parse(raw: bytes) -> dict[str, Any] | None:
 
 def _is_inside(data: Any) -> bool:
     """Whether a line tells of a file inside the output folder."""
-    return isinstance(data, str) and not os.path.isabs(data) and ".." not in data.split("/")  # noqa: PTH117, quick
+    return isinstance(data, str) and not os.path.isabs(data) and ".." not in data.replace(os.sep, "/").split("/")  # noqa: PTH117, quick
 
 
 def _add(done: dict[str, Entry], source: str, entry: Entry) -> None:

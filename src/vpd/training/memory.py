@@ -22,7 +22,7 @@ def available_bytes() -> int | None:
 
 def restart_peak() -> int | None:
     """Forget what was taken at most so far; returns what is taken now, or none where the system does not tell."""
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError, TypeError):  # glibc alone has it
         ctypes.CDLL(None).malloc_trim(0)  # or what was freed is taken again without being noticed
     try:
         (_PROCESS / "clear_refs").write_text("5")
