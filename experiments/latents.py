@@ -19,7 +19,7 @@ from torch import Tensor
 
 from experiments.autoencoder import load_autoencoder, posterior_mode
 from experiments.captions import caption, short_caption
-from vpd.cli.quiet import quiet_libraries
+from vpd.cli import quiet_libraries
 from vpd.data.geometric import mirror_text
 from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write, writable_folder

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.config import ModelConfig, Task
-from vpd.errors import UsageError
+from vpd.errors import UsageError, first_line
 from vpd.model_folder import (
     CHECKPOINTS,
     CONFIG_FILE,
@@ -114,7 +114,7 @@ def build_model(config: ModelConfig) -> Any:
     except UsageError:
         raise
     except Exception as error:  # whatever diffusers and torch say of sizes that do not fit one another
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise UsageError(f"No model can be built from this configuration: {reason}") from error
 
 
@@ -201,7 +201,7 @@ def find_device(device: str | torch.device) -> torch.device:
         found = torch.device(device)
         torch.ones(1, device=found).item()  # fails where there is nothing to compute with
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         known = ", ".join([*_devices_here(), "auto"])
         raise UsageError(f"There is no device {device!r} here ({reason}). Known here: {known}.") from None
     return found

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from vpd.config import FORMAT_VERSION, Frozen, ModelConfig
 from vpd.errors import UsageError, wrong_fields
-from vpd.files.atomic import atomic_write, writable_folder, write_json
+from vpd.files.atomic import atomic_write, read_json, writable_folder, write_json
 from vpd.weights.shipped import WORLD, shipped_diffusion
 
 if TYPE_CHECKING:
@@ -230,10 +230,7 @@ def read_config(folder: Path) -> ModelConfig:
         UsageError: If it is damaged, or written by a newer version.
     """
     path = folder / CONFIG_FILE
-    try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path} cannot be read as JSON: {error}") from None
+    contents = read_json(path)
     version = contents.pop("format_version", None) if isinstance(contents, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
         raise UsageError(f"{path} is not a model of this library (it has no format_version).")

@@ -5,7 +5,6 @@ The only file that knows diffusers' `AutoencoderTiny`. Its decoder is never buil
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -19,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vpd.errors import UsageError, wrong_fields
-from vpd.files.atomic import atomic_write, write_json
-from vpd.weights.sources import download, first_line, is_hub_id
+from vpd.errors import UsageError, first_line, wrong_fields
+from vpd.files.atomic import atomic_write, read_json, write_json
+from vpd.weights.sources import download, is_hub_id
 from vpd.weights.untrusted import read_shapes
 
 CLASS_NAME = "AutoencoderTiny"
@@ -184,10 +183,7 @@ def _find_folder(source: str | Path) -> Path:
 def _read_config(path: Path) -> TinyEncoderConfig:
     if not path.is_file():
         raise UsageError(f"{path.parent} has no {CONFIG_FILE}: it is not the folder of an {CLASS_NAME}. {_HOW_TO_MAKE}")
-    try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path} cannot be read as JSON: {first_line(error)}") from None
+    contents = read_json(path)
     kind = contents.get("_class_name") if isinstance(contents, dict) else None
     if kind != CLASS_NAME:
         raise UsageError(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -12,7 +14,6 @@ from typing import Annotated, NoReturn
 import typer
 
 from vpd.cli import bench, convert, data, demo, doctor, evaluate, export, info, predict, pretrain, train
-from vpd.cli.quiet import quiet_libraries
 from vpd.version import __version__
 
 VERBS: dict[str, tuple[Callable[..., None], str]] = {
@@ -52,6 +53,19 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print(f"vpd: {message}", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)
+
+
+def quiet_libraries() -> None:
+    """Show what `vpd` logs, and of other packages errors only; `VPD_DEBUG` lets them speak."""
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    logging.getLogger("vpd").setLevel(logging.INFO)
+    if os.environ.get("VPD_DEBUG"):
+        return
+    warnings.simplefilter("ignore")
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # where torchao is installed, others import it
+    for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "HF_HUB_VERBOSITY"):
+        os.environ.setdefault(variable, "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _show_version(is_wanted: bool) -> None:

@@ -14,6 +14,7 @@ from typing import Literal
 
 import typer
 
+from vpd.errors import first_line
 from vpd.version import __version__
 
 Verdict = Literal["ok", "warn", "bad"]
@@ -119,7 +120,7 @@ def check_torchvision() -> Iterator[Finding]:
         yield Finding(
             "bad",
             "torchvision",
-            f"is installed but does not fit torch ({_first_line(error)}), so transformers and diffusers cannot be "
+            f"is installed but does not fit torch ({first_line(error)}), so transformers and diffusers cannot be "
             "imported either. vpd does not need it. Run: pip uninstall torchvision",
         )
     else:
@@ -134,7 +135,7 @@ def check_imports() -> Iterator[Finding]:
             if name == "diffusers":  # loads its models lazily
                 importlib.import_module("diffusers.models.unets.unet_2d_condition")
         except Exception as error:  # whatever is wrong with it
-            yield Finding("bad", name, f"cannot be imported: {_first_line(error)}. Install it again.")
+            yield Finding("bad", name, f"cannot be imported: {first_line(error)}. Install it again.")
             return
     yield Finding("ok", "imports", "torch, transformers, diffusers and accelerate load")
 
@@ -199,7 +200,7 @@ def check_tokenizer() -> Iterator[Finding]:
 
         ids = clip_tokenizer()("a photo of a dog").input_ids
     except Exception as error:  # whatever is wrong with transformers or the shipped file
-        yield Finding("bad", "tokenizer", f"CLIP's tokenizer cannot be built: {_first_line(error)}. Install vpd again.")
+        yield Finding("bad", "tokenizer", f"CLIP's tokenizer cannot be built: {first_line(error)}. Install vpd again.")
         return
     if ids != [49406, 320, 1125, 539, 320, 1929, 49407]:
         yield Finding(
@@ -237,7 +238,3 @@ def check_hub_cache() -> Iterator[Finding]:
         yield Finding("warn", "hub cache", f"{cache} {held}; {free_gb:.1f} GB free: a model takes 2 to 5 GB.")
     else:
         yield Finding("ok", "hub cache", f"{cache} {held}; {free_gb:.0f} GB free")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vpd.errors import UsageError
-
 if TYPE_CHECKING:
     from vpd.config import ModelConfig
 
@@ -83,9 +81,10 @@ def _describe_encoder(folder: Path) -> Facts:
 
 def _describe_model(folder: Path) -> Facts:
     from vpd.config import TASK_NAMES
+    from vpd.model_folder import read_config
     from vpd.weights.untrusted import read_shapes
 
-    config = _read_config(folder)
+    config = read_config(folder)
     base = _read_json(folder / "config.json").get("base")
     base = base if isinstance(base, dict) else {}
     shapes = read_shapes(folder / "model.safetensors")
@@ -181,24 +180,11 @@ def _describe_unet(unet: Mapping[str, Any]) -> str:
     return f"UNet with {'/'.join(map(str, channels))} channels, text width {unet.get('cross_attention_dim')}"
 
 
-def _read_config(folder: Path) -> ModelConfig:
-    from pydantic import TypeAdapter
-
-    from vpd.config import ModelConfig
-
-    try:
-        return TypeAdapter[Any](ModelConfig).validate_json((folder / "config.json").read_bytes())
-    except ValueError:
-        from vpd.model_folder import read_config  # says what is wrong with it
-
-        return read_config(folder)
-
-
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        contents = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise UsageError(f"{path} cannot be read as JSON: {error}") from None
+    """The object in a JSON file, empty where there is none."""
+    from vpd.files.atomic import read_json
+
+    contents = read_json(path) if path.exists() else {}
     return contents if isinstance(contents, dict) else {}
 
 

@@ -24,7 +24,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from vpd.data.sample import Sample, SampleSet
-from vpd.errors import UsageError
+from vpd.errors import UsageError, first_line
 from vpd.processes import worker_context
 
 logger = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ def _pack(read: Callable[[Any], Item]) -> _Packed[Item] | None:
     try:
         packer.dump(read)
     except Exception as error:  # every class refuses in its own way
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
     else:
         needs_main = "__main__" in packer.modules
         lost = sorted(module for module in packer.modules - {"__main__"} if not _can_be_imported(module))

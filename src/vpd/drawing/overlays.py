@@ -17,6 +17,7 @@ SMALLEST_PX = 256
 """Pictures whose long side is half of this or less are enlarged by a whole factor."""
 MASK_COLOUR = (255, 64, 90)
 UNKNOWN_COLOUR = (128, 128, 128)
+_OPACITY = 0.6  # of class colours over the image
 _MAX_LEGEND = 24
 _MAX_NAME = 40
 
@@ -35,16 +36,13 @@ class Shown:
     """What the model was asked for."""
 
 
-def segmentation_picture(
-    image: Image.Image, labels: NDArray[np.integer], classes: Sequence[str], *, opacity: float = 0.6
-) -> Image.Image:
+def segmentation_picture(image: Image.Image, labels: NDArray[np.integer], classes: Sequence[str]) -> Image.Image:
     """The image tinted by class, above a legend of the classes in it and their share of its pixels.
 
     Args:
         image: RGB.
         labels: `(H, W)` index into `classes`; anything else is drawn grey and left out of the legend.
         classes: Class names.
-        opacity: 0 = the image alone, 1 = the colours alone.
 
     Raises:
         ValueError: If image and labels differ in size.
@@ -52,7 +50,7 @@ def segmentation_picture(
     _check_size(image, labels)
     known = (labels >= 0) & (labels < len(classes))
     counts = np.bincount(labels[known].astype(np.int64), minlength=len(classes))
-    tinted = Image.blend(image.convert("RGB"), colour_labels(labels, len(classes)), opacity)
+    tinted = Image.blend(image.convert("RGB"), colour_labels(labels, len(classes)), _OPACITY)
     present = [int(label) for label in np.argsort(-counts, kind="stable") if counts[label]]
     entries = [
         (_colour(label), f"{_shorten(classes[label])} {_percent(counts[label] / labels.size)}") for label in present
@@ -117,17 +115,13 @@ def tint_mask(image: Image.Image, mask: NDArray[np.bool_]) -> Image.Image:
     return drawn
 
 
-def depth_picture(
-    depth_m: NDArray[np.floating], *, near_m: float | None = None, far_m: float | None = None
-) -> Image.Image:
-    """Depth in colours above a scale in metres.
+def depth_picture(depth_m: NDArray[np.floating]) -> Image.Image:
+    """Depth in colours above a scale in metres, which leaves out 1 % of the pixels on either side.
 
     Args:
         depth_m: `(H, W)` metres; 0 or not finite = not known, drawn grey.
-        near_m: Depth of the first colour; the nearest 1 % of the pixels where not given.
-        far_m: Depth of the last colour; the farthest 1 % of the pixels where not given.
     """
-    near_m, far_m = depth_range(depth_m, near_m, far_m)
+    near_m, far_m = depth_range(depth_m)
     picture = enlarge(colour_depth(depth_m, near_m, far_m))
     font_px = font_px_for(*picture.size)
     width = max(picture.width, 14 * font_px)
@@ -143,14 +137,10 @@ def colour_depth(depth_m: NDArray[np.floating], near_m: float, far_m: float) -> 
     return Image.fromarray(colours)
 
 
-def depth_range(
-    depth_m: NDArray[np.floating], near_m: float | None = None, far_m: float | None = None
-) -> tuple[float, float]:
-    """The given ends, or those of the known depths but for 1 % on either side, metres; never empty."""
+def depth_range(depth_m: NDArray[np.floating]) -> tuple[float, float]:
+    """The ends of the known depths but for 1 % on either side, metres; never empty."""
     known = depth_m[_known(depth_m)]
-    low, high = np.percentile(known, (1, 99)) if known.size else (0.0, 1.0)
-    near_m = float(low) if near_m is None else near_m
-    far_m = float(high) if far_m is None else far_m
+    near_m, far_m = map(float, np.percentile(known, (1, 99))) if known.size else (0.0, 1.0)
     return near_m, max(far_m, near_m * 1.05 + 0.01)
 
 

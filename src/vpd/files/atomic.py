@@ -15,7 +15,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from vpd.errors import UsageError
+from vpd.errors import UsageError, first_line
 
 TEMPORARY_PREFIX = ".tmp-"
 """Start of the name of a file that is being written; a killed run may leave one behind."""
@@ -107,6 +107,18 @@ def write_json(path: str | Path, value: Any) -> None:
     contents = _encode(value, indent=2)
     with atomic_write(path) as temporary:
         temporary.write_bytes(contents + b"\n")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; somebody may have written it by hand.
+
+    Raises:
+        UsageError: If it is missing or no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} cannot be read as JSON: {first_line(error)}") from None
 
 
 def append_json_line(path: str | Path, value: Any) -> None:

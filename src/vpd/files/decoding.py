@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from vpd.errors import UsageError
+from vpd.errors import UsageError, first_line
 
 MAX_PIXELS = 120_000_000
 """Largest image that is decoded, pixels. Checked on the header, before any memory is taken."""
@@ -93,10 +93,10 @@ def decode_file(path: Path | Encoded, formats: tuple[str, ...]) -> tuple[Image.I
         pixels = int(re.search(r"\d+", str(error) + " 0").group()) / 1e6  # type: ignore[union-attr]
         raise UsageError(_too_large(str(path), pixels)) from None
     except OSError as error:
-        what = error.strerror or f"damaged image, {_one_line(error)}"
+        what = error.strerror or f"damaged image, {first_line(error)}"
         raise UsageError(f"{path}: cannot be read ({what})") from error
     except Exception as error:  # decoders raise every kind of exception on damaged files
-        raise UsageError(f"{path}: cannot be read (damaged image, {_one_line(error)})") from error
+        raise UsageError(f"{path}: cannot be read (damaged image, {first_line(error)})") from error
 
 
 def mode_words(mode: str) -> str:
@@ -137,7 +137,7 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
         else:
             rgb = image.convert("RGB")
     except (ValueError, OSError) as error:  # a PIL image may still have to be read
-        raise UsageError(f"{name}: mode {image.mode} cannot be turned into RGB ({_one_line(error)})") from error
+        raise UsageError(f"{name}: mode {image.mode} cannot be turned into RGB ({first_line(error)})") from error
     return rgb if upright is None else rgb.transpose(upright)
 
 
@@ -171,7 +171,3 @@ def _raw_mode(image: Image.Image) -> str:
 
 def _too_large(what: str, megapixels: float) -> str:
     return f"{what}: {megapixels:.0f} megapixels; the limit is {MAX_PIXELS / 1e6:.0f}. Shrink the image first"
-
-
-def _one_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

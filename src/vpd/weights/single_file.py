@@ -64,18 +64,17 @@ def read_single_file(path: Path) -> SingleFile:
     return SingleFile(path=path, unet=unet, vae=vae, text=text)
 
 
-def build_unet(state: dict[str, Tensor], *, origin: str, heads: int | None = None) -> UNet2DConditionModel:
+def build_unet(state: dict[str, Tensor], *, origin: str) -> UNet2DConditionModel:
     """A UNet with the weights of LDM's `diffusion_model`, named without prefix.
 
     Args:
         state: LDM key -> tensor; the layers after the last feature may be missing.
         origin: Where the weights came from, for messages.
-        heads: Attention heads of every layer; none = 8, or 64 channels a head where the text is 1024 wide.
 
     Raises:
         UsageError: If keys are missing or unexpected, or shapes do not fit a Stable Diffusion UNet.
     """
-    config = infer_unet_config(state, origin=origin, heads=heads)
+    config = infer_unet_config(state, origin=origin)
     unet = _empty(UNet2DConditionModel, config, origin=origin)
     last = ("conv_norm_out.", "conv_out.")
     names = ldm_unet_names(unet.state_dict())
@@ -171,6 +170,11 @@ def check_counts(levels: int, layers: int, state: dict[str, Tensor], *, origin: 
 
 def infer_unet_config(state: dict[str, Tensor], *, origin: str, heads: int | None = None) -> dict[str, Any]:
     """Configuration of diffusers' UNet, from the shapes of LDM's tensors.
+
+    Args:
+        state: LDM key -> tensor.
+        origin: Where the weights came from, for messages.
+        heads: Attention heads of every layer; none = 8, or 64 channels a head where the text is 1024 wide.
 
     Raises:
         UsageError: If the keys are not those of a Stable Diffusion UNet.

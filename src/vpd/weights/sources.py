@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from fnmatch import fnmatch
@@ -16,7 +15,8 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from vpd.errors import UsageError
+from vpd.errors import UsageError, first_line
+from vpd.files.atomic import read_json
 from vpd.weights.shipped import WORLD, shipped_diffusion
 from vpd.weights.single_file import read_single_file
 
@@ -194,11 +194,6 @@ def load_part(model_class: Any, folder: Path, *, unused: str, **options: Any) ->
     return model
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its type where it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def load_unet_and_vae(source: str | Path) -> tuple[UNet2DConditionModel, AutoencoderKL]:
     """UNet and VAE of a Stable Diffusion 1.x or 2.x model, in float32.
 
@@ -211,10 +206,7 @@ def load_unet_and_vae(source: str | Path) -> tuple[UNet2DConditionModel, Autoenc
         return parts.build_unet(), parts.build_vae()
     _check_part(path, "unet")
     _check_part(path, "vae")
-    try:
-        config = json.loads((path / "unet" / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path / 'unet' / 'config.json'} cannot be read as JSON: {first_line(error)}") from None
+    config = read_json(path / "unet" / "config.json")
     if not isinstance(config, dict):
         raise UsageError(f"{path / 'unet' / 'config.json'} holds a {type(config).__name__}, not a configuration.")
     check_unet(config)
