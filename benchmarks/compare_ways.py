@@ -6,7 +6,7 @@
 
 CPU seconds of all threads, wall time, memory, operations, share of what this machine's matrix products reach, and how
 far the features are from the reference's. The ways take turns, so that other load meets all of them alike.
-docs/performance.md says what each way is.
+docs/performance/prediction.md says what each way is.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def compare_ways(
     batches: Sequence[int] = (),
     say: Say = lambda line: None,
 ) -> dict[str, Any]:
-    """Everything about these ways from image to features, as a dictionary for JSON; docs/performance.md explains it.
+    """Everything about these ways from image to features, for JSON; docs/performance/prediction.md explains it.
 
     Args:
         model: In float32; low-rank layers are merged.
