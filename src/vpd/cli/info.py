@@ -17,7 +17,6 @@ Facts = dict[str, str]
 """What to say about a model, in order: word -> sentence."""
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "class_embeddings", "scene_embeddings")
-_DIFFUSION_PREFIX = "model.diffusion_model."
 
 
 def info(
@@ -140,11 +139,11 @@ def _describe_diffusion(folder: Path, name: str | None = None) -> Facts:
 
 def _describe_file(path: Path) -> Facts:
     from vpd.config import TASK_NAMES
-    from vpd.weights.key_names import SIGNS
+    from vpd.weights.key_names import LDM_UNET, SIGNS
 
     shapes = _shapes_of(path)
     facts = {"file": str(path), "tensors": f"{len(shapes)}, {_millions(_count(shapes.values()))} values"}
-    if any(name.startswith(_DIFFUSION_PREFIX) for name in shapes):
+    if any(name.startswith(LDM_UNET) for name in shapes):
         widths = [shape[-1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")]
         has_text = any(name.startswith(("cond_stage_model.", "conditioner.")) for name in shapes)
         return {

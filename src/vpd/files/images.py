@@ -15,7 +15,6 @@ from torch import Tensor
 from vpd.errors import UsageError
 from vpd.files.decoding import (
     LOSSLESS_FORMATS,
-    MAX_PIXELS,
     PHOTO_FORMATS,
     Encoded,
     check_size,
@@ -23,18 +22,6 @@ from vpd.files.decoding import (
     mode_words,
     to_rgb,
 )
-
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "MAX_PIXELS",
-    "pad_to_multiple",
-    "read_depth",
-    "read_image",
-    "read_labels",
-    "resize_short",
-    "to_pixels",
-    "to_tensor",
-]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 """What counts as an image when a folder is searched, in lower case."""

@@ -24,6 +24,8 @@ _UNET_STEMS = {
 }
 _VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
+LDM_UNET = "model.diffusion_model."
+"""Begin of the names of the UNet's weights in a single file of Stable Diffusion."""
 UNET_PREFIX: dict[Task, str] = {
     "segment": "unet.unet.diffusion_model.",
     "refer": "unet.unet.diffusion_model.",

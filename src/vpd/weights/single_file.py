@@ -12,12 +12,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from vpd.errors import UsageError
-from vpd.weights.key_names import ldm_unet_names, ldm_vae_name
+from vpd.weights.key_names import LDM_UNET, ldm_unet_names, ldm_vae_name
 from vpd.weights.untrusted import read_tensor_file, tensors_only
 
-UNET_PREFIX = "model.diffusion_model."
-VAE_PREFIX = "first_stage_model."
-TEXT_PREFIX = "cond_stage_model."
+_VAE, _TEXT = "first_stage_model.", "cond_stage_model."
 _SCALING_FACTOR = 0.18215  # of every Stable Diffusion 1.x and 2.x autoencoder
 
 
@@ -31,12 +29,30 @@ class SingleFile:
     text: dict[str, Tensor]
 
     def build_unet(self) -> UNet2DConditionModel:
-        """The UNet, float32."""
-        return build_unet(self.unet, origin=str(self.path))
+        """The UNet, float32; without the layers after the last feature where the file has none, as nothing uses them.
+
+        Raises:
+            UsageError: If keys are missing or unexpected, or shapes do not fit a Stable Diffusion UNet.
+        """
+        unet = _empty(UNet2DConditionModel, infer_unet_config(self.unet, origin=str(self.path)), self.path)
+        names = ldm_unet_names(unet.state_dict())
+        if "out.2.weight" not in self.unet:
+            last = ("conv_norm_out.", "conv_out.")
+            names = {ours: theirs for ours, theirs in names.items() if not ours.startswith(last)}
+            unet.conv_norm_out = unet.conv_out = None
+        return load_renamed(unet, self.unet, names, origin=str(self.path))
 
     def build_vae(self) -> AutoencoderKL:
-        """The autoencoder's encoder side, float32."""
-        return build_vae(self.vae, origin=str(self.path))
+        """The autoencoder without its decoder, float32.
+
+        Raises:
+            UsageError: If keys are missing or unexpected, or shapes do not fit.
+        """
+        unused = ("decoder.", "post_quant_", "loss.")
+        state = {key: as_linear(key, value) for key, value in self.vae.items() if not key.startswith(unused)}
+        vae = _empty(AutoencoderKL, infer_vae_config(state, origin=str(self.path)), self.path)
+        vae.decoder = vae.post_quant_conv = None
+        return load_renamed(vae, state, {key: ldm_vae_name(key) for key in vae.state_dict()}, origin=str(self.path))
 
 
 def read_single_file(path: Path) -> SingleFile:
@@ -54,51 +70,17 @@ def read_single_file(path: Path) -> SingleFile:
     def part(prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
-    unet, vae, text = part(UNET_PREFIX), part(VAE_PREFIX), part(TEXT_PREFIX)
+    unet, vae, text = part(LDM_UNET), part(_VAE), part(_TEXT)
     if not unet or not vae:
         raise UsageError(
-            f"{path} is not a Stable Diffusion checkpoint: it has no keys under {UNET_PREFIX} or {VAE_PREFIX} "
+            f"{path} is not a Stable Diffusion checkpoint: it has no keys under {LDM_UNET} or {_VAE} "
             f"(it begins with {', '.join(sorted(tensors)[:2]) or 'no tensors at all'}). "
             "A published VPD checkpoint is read by `vpd convert`."
         )
     return SingleFile(path=path, unet=unet, vae=vae, text=text)
 
 
-def build_unet(state: dict[str, Tensor], *, origin: str) -> UNet2DConditionModel:
-    """A UNet with the weights of LDM's `diffusion_model`, named without prefix.
-
-    Args:
-        state: LDM key -> tensor; the layers after the last feature may be missing.
-        origin: Where the weights came from, for messages.
-
-    Raises:
-        UsageError: If keys are missing or unexpected, or shapes do not fit a Stable Diffusion UNet.
-    """
-    config = infer_unet_config(state, origin=origin)
-    unet = _empty(UNet2DConditionModel, config, origin=origin)
-    last = ("conv_norm_out.", "conv_out.")
-    names = ldm_unet_names(unet.state_dict())
-    if "out.2.weight" not in state:  # never used here: the depth checkpoint has none
-        names = {ours: theirs for ours, theirs in names.items() if not ours.startswith(last)}
-        unet.conv_norm_out = unet.conv_out = None
-    return load_renamed(unet, state, names, origin=origin)
-
-
-def build_vae(state: dict[str, Tensor], *, origin: str) -> AutoencoderKL:
-    """An autoencoder without decoder, with the weights of LDM's `first_stage_model`, named without prefix.
-
-    Raises:
-        UsageError: If keys are missing or unexpected, or shapes do not fit.
-    """
-    state = {key: value for key, value in state.items() if not key.startswith(("decoder.", "post_quant_", "loss."))}
-    vae = _empty(AutoencoderKL, infer_vae_config(state, origin=origin), origin=origin)
-    vae.decoder = vae.post_quant_conv = None
-    names = {key: ldm_vae_name(key) for key in vae.state_dict()}
-    state = {key: as_linear(key, value) for key, value in state.items()}
-    return load_renamed(vae, state, names, origin=origin)
-
-
-def _empty(model_class: Any, config: dict[str, Any], *, origin: str) -> Any:
+def _empty(model_class: Any, config: dict[str, Any], origin: Path) -> Any:
     """A model on the meta device: it has shapes but no weights yet."""
     try:
         with torch.device("meta"):
