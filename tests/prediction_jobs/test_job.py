@@ -12,6 +12,7 @@ from PIL import Image
 from many_images import Jobs, assert_same_outputs, lines_of, wait_until, write_pictures, write_quick_model
 from vpd.errors import UsageError
 from vpd.files.atomic import read_json_lines
+from vpd.loading import load
 from vpd.prediction_jobs.job import PredictionJob
 from vpd.prediction_jobs.manifest import MANIFEST
 from vpd.prediction_jobs.share import Share
@@ -357,3 +358,11 @@ def test_predictions_are_not_mixed_into_models_and_runs(photos: Path, tmp_path: 
 def test_a_file_that_is_called_like_a_runs_settings_is_in_nobodys_way(photos: Path, tmp_path: Path):
     (tmp_path / "config.yaml").touch()
     assert len(Job(Thresholder(), photos, tmp_path).finish()) == len(list(photos.iterdir()))
+
+
+def test_every_line_tells_what_makes_predictions_others(tmp_path: Path):
+    model = load(write_quick_model(tmp_path))
+    fast = {"dtype": "float32", "merge_above": 30, "compile_mode": None}
+    predictor = Predictor(model, tmp_path / "out", model_name="m", options={"size": 64}, fast=fast)
+    told = {"size": 64, "dtype": "float32", "fast": "float32", "merge_above": 30}
+    assert predictor.origin["options"] == told
