@@ -56,9 +56,10 @@ def test_predict_with_the_shipped_models(demo, tmp_path: Path):
 
 
 def test_race_goes_on_from_equal_heads(tmp_path: Path):
-    seen: list[int] = []
-    page, race = run_race(tmp_path, steps=8, on_measured=lambda race: seen.append(race.steps[-1]))
-    assert seen == [0, 8] and set(race.miou) == set(ARMS)
+    seen: list[tuple[str, int]] = []
+    page, race = run_race(tmp_path, steps=8, on_measured=lambda arm, step, _: seen.append((arm, step)))
+    assert seen == [(arm, step) for arm in reversed(ARMS) for step in (0, 8)]
+    assert {path.name for path in tmp_path.iterdir()} == {"training.html", "training.json"}
     assert all(len(values) == 2 and values[1] > values[0] for values in race.miou.values())
     assert json.loads((tmp_path / "training.json").read_text())["mIoU"] == race.miou
     assert "<svg" in page.read_text() and "refresh" not in page.read_text()

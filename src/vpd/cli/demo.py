@@ -5,12 +5,9 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from vpd.demo.race import Race
 
 
 def demo(
@@ -59,12 +56,11 @@ def _show(out: Path, prompt: str | None, command: str) -> None:
 def _race(out: Path, command: str) -> None:
     from vpd.demo.race import run_race
 
-    def tell(race: Race) -> None:
-        if len(race.steps) == 1:
-            print("One segmenter, trained from the pre-trained UNet and from a random one. mIoU on fresh scenes:")
-            print(f"Live curves: open {out / 'training.html'}", flush=True)
-        values = ", ".join(f"{arm} {100 * values[-1]:5.1f}" for arm, values in race.miou.items())
-        print(f"step {race.steps[-1]:3}: {values}", flush=True)
+    print("One segmenter, trained from a random UNet and from the pre-trained one. mIoU on fresh scenes:")
+    print(f"Live curves: open {out / 'training.html'}", flush=True)
+
+    def tell(arm: str, step: int, miou: float) -> None:
+        print(f"{arm:<11} step {step:3}: {100 * miou:5.1f}", flush=True)
 
     page, race = run_race(out, on_measured=tell)
     reached = race.steps_to_the_end_of_random()

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import numpy as np
 import torch
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.config import Fit
-from vpd.data.batches import collate
-from vpd.data.geometric import flip
+from vpd.data.geometric import RandomFlip
 from vpd.demo.line_chart import line_chart
 from vpd.demo.page import write_html
 from vpd.evaluation.evaluate import evaluate
 from vpd.files.atomic import write_json
 from vpd.inference.cache import FrozenCaches, TensorCache
 from vpd.model_folder import results_folder
-from vpd.processes import find_processes
 from vpd.tasks.segmentation import SegmentationModel
-from vpd.tensors import Batch
-from vpd.training.plan import schedule_of
-from vpd.training.progress import Interval
+from vpd.training.config import TrainConfig
+from vpd.training.loop import Training
 from vpd.training.settings import resolve_config
-from vpd.training.step import Stepper
 from vpd.weights.shipped import WORLD, shipped_diffusion
 from vpd.world.dataset import WorldSamples
 from vpd.world.scenes import CLASSES
@@ -39,51 +38,76 @@ ARMS = ("pre-trained", "random")
 class Race:
     """mIoU on fresh scenes after some steps of each arm."""
 
-    steps: list[int] = field(default_factory=list)
+    steps: list[int]
+    """After which it is measured."""
     miou: dict[str, list[float]] = field(default_factory=lambda: {arm: [] for arm in ARMS})
+    """Arm -> what was measured so far."""
 
     def steps_to_the_end_of_random(self) -> int | None:
         """After how many steps the pre-trained arm is as good as the random one at its end; none = not yet."""
         target = self.miou["random"][-1]
-        reached = [step for step, value in zip(self.steps, self.miou["pre-trained"], strict=True) if value >= target]
-        return reached[0] if reached else None
+        measured = zip(self.steps, self.miou["pre-trained"], strict=False)
+        return next((step for step, value in measured if value >= target), None)
 
 
 def run_race(
-    out: str | Path, *, steps: int = STEPS, on_measured: Callable[[Race], None] = lambda race: None
+    out: str | Path, *, steps: int = STEPS, on_measured: Callable[[str, int, float], None] = lambda *_: None
 ) -> tuple[Path, Race]:
-    """Train both arms in turns on the same scenes, and draw their curves again after each measuring.
+    """Train one arm after the other on the same scenes, and draw their curves again after each measuring.
 
     Args:
         out: Folder to write into.
         steps: Of each arm.
-        on_measured: Gets what was measured so far.
+        on_measured: Gets the arm, its steps and its mIoU on fresh scenes.
 
     Returns:
         The page with the curves, and the race.
 
     Raises:
         UsageError: If the folder cannot be written.
+        SystemExit: With 130 or 143, if Ctrl-C or SIGTERM came.
     """
     out = results_folder(out)
-    page, race = out / "training.html", Race()
+    page, race = out / "training.html", Race([*range(0, steps + 1, MEASURE_EVERY)])
+    scenes = WorldSamples("segment", "train", _LABELLED, _SIZE_PX, seed=11, keep=True)
     fresh = WorldSamples("segment", "test", _MEASURED, _SIZE_PX, seed=11, keep=True)
-    arms = {arm: _new_model(is_random=arm == "random") for arm in ARMS}
     latents = FrozenCaches(TensorCache(2**28), None)  # the VAE is frozen, and the same in both
-    trainers = {arm: _training(model, steps, latents) for arm, model in arms.items()}
-    for step in range(0, steps + 1, MEASURE_EVERY):
-        race.steps.append(step)
-        for arm, model in arms.items():
-            report = evaluate(model, fresh, batch_size=20, caches=latents)
-            race.miou[arm].append(report["metrics"]["mIoU"])
-        _draw(page, race, steps, is_done=step + MEASURE_EVERY > steps)
+    config = _config(steps)
+
+    def note(arm: str, step: int, metrics: dict[str, float]) -> None:
+        race.miou[arm].append(metrics["mIoU"])
+        is_done = all(len(values) == len(race.steps) for values in race.miou.values())
+        _draw(page, race, is_done=is_done)
         write_json(out / "training.json", {"steps": race.steps, "mIoU": race.miou})
-        on_measured(race)
-        if step + MEASURE_EVERY <= steps:
-            for arm in ARMS:
-                for _ in range(MEASURE_EVERY):
-                    next(trainers[arm])
+        on_measured(arm, step, metrics["mIoU"])
+
+    with TemporaryDirectory() as scratch, _silent_training():
+        for arm in reversed(ARMS):  # the pre-trained one comes last, and is seen to pass the other
+            model = _new_model(is_random=arm == "random")
+            note(arm, 0, evaluate(model.eval(), fresh, batch_size=20, caches=latents)["metrics"])
+            Training(
+                model,
+                scenes,
+                RandomFlip(),
+                config,
+                Path(scratch, arm),
+                validation_set=fresh,
+                caches=(latents, latents),
+                on_validated=partial(note, arm),
+            ).run()
     return page, race
+
+
+@contextmanager
+def _silent_training() -> Iterator[None]:
+    """Let trainings say warnings only: what they tell of their folders, which go, is of no use to anybody."""
+    logger = logging.getLogger("vpd.training")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _new_model(*, is_random: bool) -> SegmentationModel:
@@ -98,31 +122,19 @@ def _new_model(*, is_random: bool) -> SegmentationModel:
     return model
 
 
-def _training(model: SegmentationModel, steps: int, caches: FrozenCaches) -> Iterator[float]:
-    """The loss of each step of the library's own training."""
+def _config(steps: int) -> TrainConfig:
+    """Settings of both arms: the recommended ones, at a rate that is right for rendered scenes."""
     given = {"model": WORLD, "data": {"root": WORLD}, "recipe": "default", "crop_px": _SIZE_PX, "batch_size": _BATCH}
-    config = resolve_config("segment", given, {"steps": steps, "learning_rate": 1e-3, "unet_lr_scale": 1.0})
-    stepper, schedule = Stepper(model, config, find_processes(), caches), schedule_of(config, samples=_LABELLED)
-    batches, interval = _batches(), Interval()
-    for step in range(steps):
-        model.train()
-        yield stepper.take(step, schedule(step), batches, interval).loss
+    rates = {"learning_rate": 1e-3, "unet_lr_scale": 1.0}
+    watched = {"validate_every": MEASURE_EVERY, "checkpoint_every": steps, "keep": 1, "pictures": 0, "trackers": ()}
+    return resolve_config("segment", given, {"steps": steps, "workers": 0, **rates, **watched})
 
 
-def _batches() -> Iterator[Batch]:
-    """Endless batches of the labelled scenes, half of them mirrored; the same for both arms."""
-    scenes = WorldSamples("segment", "train", _LABELLED, _SIZE_PX, seed=11, keep=True)
-    rng = np.random.default_rng(0)
-    while True:
-        order = rng.permutation(_LABELLED)
-        for start in range(0, _LABELLED - _BATCH + 1, _BATCH):
-            samples = [scenes[int(index)] for index in order[start : start + _BATCH]]
-            yield collate([flip(sample) if rng.random() < 0.5 else sample for sample in samples])
-
-
-def _draw(page: Path, race: Race, steps: int, *, is_done: bool) -> None:
-    curves = {arm: list(zip(race.steps, [100 * value for value in race.miou[arm]], strict=True)) for arm in ARMS}
-    chart = line_chart(curves, x_label="optimiser steps", y_label="mIoU on fresh scenes, %", x_end=steps, y_end=100)
+def _draw(page: Path, race: Race, *, is_done: bool) -> None:
+    curves = {arm: list(zip(race.steps, [100 * value for value in race.miou[arm]], strict=False)) for arm in ARMS}
+    chart = line_chart(
+        curves, x_label="optimiser steps", y_label="mIoU on fresh scenes, %", x_end=race.steps[-1], y_end=100
+    )
     told = ""
     if is_done:
         reached = race.steps_to_the_end_of_random()
