@@ -34,7 +34,6 @@ from vpd.inference.cache import FrozenCaches
 from vpd.inference.memory import MARGIN, LiveBytes
 from vpd.loading import build_model
 from vpd.tasks.referring import ReferringModel
-from vpd.training.auto_accumulate import largest_batch
 from vpd.training.config import TrainConfig
 from vpd.training.gradients import Gradients
 from vpd.training.optimisers import STATE_BYTES, build_optimiser
@@ -95,7 +94,7 @@ def pass_bytes(config: TrainConfig, size: str, batch: int) -> tuple[int, int, in
         set_up(model, config)
         optimiser = build_optimiser(optimiser_groups(model, config), kind="sgd")
         gradients = Gradients(optimiser, narrow=True)
-        loss_of, samples = LossOf(model, config, FrozenCaches()), largest_batch(config, batch)
+        loss_of, samples = LossOf(model, config, FrozenCaches()), model.example_batch(batch, config.crop_px)
         blocks = partial(checkpoint, context_fn=lambda: (nullcontext(), GpuPrecision()))
         with (
             patch("vpd.backbones.unet_walk.checkpoint", blocks),

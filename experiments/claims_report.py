@@ -14,11 +14,11 @@ from torch import Tensor
 from experiments.claims_arms import FACTORS, LABELS, TASKS, Arm, paper_model, tiers
 from experiments.claims_runs import metric_of, unpack_rows
 from vpd.errors import UsageError
-from vpd.evaluation.evaluate import SCORE
 from vpd.files.atomic import atomic_write, read_json_lines, writable_folder
 from vpd.metrics.intervals import Difference, half_width, paired_differences
+from vpd.tasks.table import find_task
 
-METRIC: dict[str, str] = {str(task): metric for task, metric in SCORE.items()}
+METRIC: dict[str, str] = {name: find_task(name).score for name in TASKS}
 """Task -> the metric that its arms are compared by."""
 REGIMES = ("frozen", "full", "gentle")
 _COLOURS = {"text": "C0", "unconditional": "C1", "masked": "C2", "random": "C3", "text, empty prompts": "C4"}
@@ -315,7 +315,7 @@ def _plot_differences(gaps: dict[Arm, tuple[int, Difference]], path: Path) -> No
         axes.axvline(0, color="0.4", linewidth=0.8)
         better = "left" if task == "depth" else "right"
         axes.set_title(f"{task}, {regime}: {better} is better than the paper's model", fontsize=8)
-        axes.set_xlabel(f"difference in {SCORE.get(task, '')}", fontsize=8)  # type: ignore[call-overload]
+        axes.set_xlabel(f"difference in {METRIC.get(task, '')}", fontsize=8)
         axes.tick_params(axis="x", labelsize=7)
         axes.locator_params(axis="x", nbins=5)
     _save(figure, path)

@@ -22,7 +22,7 @@ from experiments.frozen_features import FrozenBackbone
 from vpd.data.batches import collate
 from vpd.data.geometric import flip
 from vpd.data.transforms import draw_text
-from vpd.evaluation.evaluate import SCORE, is_better
+from vpd.evaluation.evaluate import is_better
 from vpd.inference.cache import FrozenCaches, TensorCache
 from vpd.metrics.accumulator import Accumulator
 from vpd.metrics.depth import DepthMetrics
@@ -33,6 +33,7 @@ from vpd.tasks.depth import DepthModel
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.referring import ReferringModel
 from vpd.tasks.segmentation import SegmentationModel
+from vpd.tasks.table import TASKS
 from vpd.tensors import Batch
 from vpd.training.plan import schedule_of
 from vpd.training.progress import Interval
@@ -156,7 +157,7 @@ class Laboratory:
         rates = {"learning_rate": rate, "unet_lr_scale": UNET_SHARE[arm.regime]}
         config = resolve_config(model.config.task, given, rates)
         stepper = Stepper(model, config, self._accelerator, caches)
-        schedule = schedule_of(config, samples=len(train.names))
+        schedule = schedule_of(config, type(model), samples=len(train.names))
         batches = (take(train, indices) for indices in draw_indices(len(train.names), batch_size, seed))
         interval = Interval()
         for step in range(steps):
@@ -274,7 +275,7 @@ def metric_of(task: str) -> Accumulator:
 
 def score_of(task: Any, rows: Tensor) -> float:
     """mIoU, oIoU, or RMSE in metres, of scenes."""
-    return float(metric_of(task).values(rows.sum(dim=0))[SCORE[task]])
+    return float(metric_of(task).values(rows.sum(dim=0))[TASKS[task].score])
 
 
 def best_rate(trials: Sequence[dict[str, Any]]) -> float:
@@ -282,7 +283,7 @@ def best_rate(trials: Sequence[dict[str, Any]]) -> float:
     scores = [math.nan if trial["score"] is None else trial["score"] for trial in trials]
     best = 0
     for place, score in enumerate(scores):
-        if is_better(trials[0]["task"], score, scores[best]):
+        if is_better(TASKS[trials[0]["task"]], score, scores[best]):
             best = place
     return float(trials[best]["rate"])
 

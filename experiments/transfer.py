@@ -32,10 +32,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # where it is run by its pat
 from experiments.claims_models import read_backbones, read_pairs, weights_hash
 from vpd.datasets.layouts import open_data
 from vpd.errors import UsageError
-from vpd.evaluation.evaluate import SCORE, evaluate
+from vpd.evaluation.evaluate import evaluate
 from vpd.files.atomic import append_json_line, read_json_lines
 from vpd.loading import load
 from vpd.metrics.intervals import half_width
+from vpd.tasks.table import TASKS
 from vpd.training.run import train
 
 COMMON = {"batch_size": 8, "crop_px": 128, "learning_rate": 1e-3, "unet_lr_scale": 1.0, "trackers": [], "workers": 0}
@@ -83,7 +84,7 @@ def make(root: str, name: str, source: str, options: str, seed: int) -> dict[str
     with tempfile.TemporaryDirectory() as folder:
         trained = train(task, Path(folder, "run"), {"data": {"root": root, "validation_split": None}}, given)
         report = evaluate(load(trained, device="cpu"), open_data(root, task, split=split), batch_size=8)
-    metric = SCORE[task]
+    metric = TASKS[task].score
     return {"score": report["metrics"][metric], "metric": metric, "cpu_s": round(time.process_time() - begin)}
 
 
@@ -106,7 +107,7 @@ def run_all(options: argparse.Namespace) -> None:
             line = make(data[name], name, backbones[backbone], arm, seed)
         except FloatingPointError as error:  # as made again it would be the same
             print(f"{key}: {error}", flush=True)
-            line = {"score": None, "metric": SCORE[DATA[name][0]], "cpu_s": None}
+            line = {"score": None, "metric": TASKS[DATA[name][0]].score, "cpu_s": None}
         what = {"key": key, "data": name, "backbone": backbone, "options": arm, "seed": seed}
         append_json_line(options.results, what | line)
         print(f"{key}: {line['metric']} {line['score']}, CPU s {line['cpu_s']}", flush=True)

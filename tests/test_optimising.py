@@ -52,10 +52,12 @@ def model(request: pytest.FixtureRequest, models: dict[str, PerceptionModel]) ->
 def features(model: PerceptionModel, images: Tensor) -> Features:
     """Features of images, prompted as `predict` does."""
     if model.prepared_text is not None:
-        return model._features(images.to(model.dtype), model.prepared_text.layers)
-    embeds = torch.randn(1, 1 if model.config.task == "depth" else 5, TEXT_DIM, generator=torch.manual_seed(1))
-    embeds = model.class_embeddings[None] if model.config.task == "segment" else embeds
-    return model._features(images.to(model.dtype), model.adapter(embeds.to(model.dtype)))
+        padded, _ = model.padded(images.to(model.dtype))
+        return model.backbone(padded, model.prepared_text.layers)
+    own = model.constant_prompts()
+    embeds = torch.randn(1, 5, TEXT_DIM, generator=torch.manual_seed(1)) if own is None else own
+    padded, _ = model.padded(images.to(model.dtype))
+    return model.backbone(padded, model.adapter(embeds.to(model.dtype)))
 
 
 def errors(got: Features, wanted: Features) -> list[float]:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from vpd.errors import UsageError
 
-Task = Literal["segment", "refer", "depth"]
-TASK_NAMES: dict[Task, str] = {
-    "segment": "semantic segmentation",
-    "refer": "referring segmentation",
-    "depth": "metric depth",
-}
+Task = str
+"""Word by which a task is known: `segment`, `refer`, `depth`, or that of a task of one's own."""
 Recipe = Literal["reference", "default"]
 HeadNorm = Literal["batch", "group"]
 MapScale = Literal["probability", "log_ratio"]
@@ -138,8 +134,16 @@ class BackboneConfig(Frozen):
         return architecture
 
 
-class _TaskConfig(Frozen):
-    """What the three tasks have in common."""
+class TaskConfig(Frozen):
+    """What the tasks have in common; each adds `task: Literal[...]`, by which a saved model is told, and its own."""
+
+    if TYPE_CHECKING:
+        task: str
+        """Each task has its own, in its place among the fields."""
+    title: ClassVar[str]
+    """The field's name for the task."""
+    head_name: ClassVar[str] = ""
+    """What its head is called, where there is one kind."""
 
     format_version: Literal[1] = FORMAT_VERSION
     """Layout of the model folder."""
@@ -157,9 +161,15 @@ class _TaskConfig(Frozen):
     notes: dict[str, Any] = {}
     """Where the weights came from: training run, converted file."""
 
+    def told(self) -> dict[str, str]:
+        """What a model knows by name: word -> sentence."""
+        return {}
 
-class SegmentConfig(_TaskConfig):
+
+class SegmentConfig(TaskConfig):
     """A semantic segmentation model."""
+
+    title: ClassVar[str] = "semantic segmentation"
 
     task: Literal["segment"] = "segment"
     classes: Annotated[Names, Field(max_length=255)]
@@ -176,9 +186,16 @@ class SegmentConfig(_TaskConfig):
     count_ignored: bool = False
     """Count ignored pixels in the mean of the loss, as the reference does."""
 
+    def told(self) -> dict[str, str]:
+        """See `TaskConfig`."""
+        return {"classes": f"{len(self.classes)}: {', '.join(self.classes)}"}
 
-class ReferConfig(_TaskConfig):
+
+class ReferConfig(TaskConfig):
     """A referring segmentation model."""
+
+    title: ClassVar[str] = "referring segmentation"
+    head_name: ClassVar[str] = "cascade"
 
     task: Literal["refer"] = "refer"
     token_length: Annotated[int, Field(ge=3, le=77)] = 40
@@ -188,6 +205,10 @@ class ReferConfig(_TaskConfig):
     class_weights: tuple[float, float] = (0.9, 1.1)
     """Weights of background and object in the cross-entropy."""
 
+    def told(self) -> dict[str, str]:
+        """See `TaskConfig`."""
+        return {"tokens": f"{self.token_length} for an expression"}
+
     @field_validator("fit")
     @classmethod
     def _check_fit(cls, fit: Fit) -> Fit:
@@ -196,8 +217,11 @@ class ReferConfig(_TaskConfig):
         return fit
 
 
-class DepthConfig(_TaskConfig):
+class DepthConfig(TaskConfig):
     """A metric depth model."""
+
+    title: ClassVar[str] = "metric depth"
+    head_name: ClassVar[str] = "deconvolution"
 
     task: Literal["depth"] = "depth"
     scenes: Names
@@ -214,6 +238,11 @@ class DepthConfig(_TaskConfig):
     """Whose pixels one scale-invariant error is taken over: `image`, and the mean of these, so that the loss does not
     depend on how a step is cut into batches; or `batch`, as the reference does."""
 
+    def told(self) -> dict[str, str]:
+        """See `TaskConfig`."""
+        scenes = f"{len(self.scenes)}: {', '.join(self.scenes)}"
+        return {"scenes": scenes, "range": f"up to {self.max_depth_m:g} m"}
+
     @field_validator("fit")
     @classmethod
     def _check_fit(cls, fit: Fit) -> Fit:
@@ -222,5 +251,5 @@ class DepthConfig(_TaskConfig):
         return fit
 
 
-ModelConfig = Annotated[SegmentConfig | ReferConfig | DepthConfig, Field(discriminator="task")]
-"""Any of the three, told apart by `task`."""
+CONFIGS: dict[str, type[TaskConfig]] = {"segment": SegmentConfig, "refer": ReferConfig, "depth": DepthConfig}
+"""Of this package's tasks, for what tells of models without waiting for torch."""

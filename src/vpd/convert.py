@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from vpd.config import BackboneConfig, DepthConfig, ModelConfig, ReferConfig, SegmentConfig, Task
+from vpd.config import BackboneConfig, DepthConfig, ReferConfig, SegmentConfig, Task, TaskConfig
 from vpd.errors import UsageError, wrong_fields
 from vpd.loading import build_model
 from vpd.prompts.encoder import TextEncoder
@@ -35,7 +35,7 @@ def convert(
     diffusion: str | Path | None = None,
     heads: int | None = None,
     max_depth_m: float = 10.0,
-) -> PerceptionModel:
+) -> PerceptionModel[Any]:
     """Turn a published checkpoint into a model folder that `vpd.load` reads.
 
     Args:
@@ -65,7 +65,7 @@ def read_published(
     diffusion: str | Path | None = None,
     heads: int | None = None,
     max_depth_m: float = 10.0,
-) -> PerceptionModel:
+) -> PerceptionModel[Any]:
     """The model in a published checkpoint, in float32; arguments and errors as for `convert`."""
     if task == "refer" and diffusion is None:
         raise UsageError(
@@ -97,7 +97,7 @@ def build_published(
     heads: int | None = None,
     max_depth_m: float = 10.0,
     classes: Sequence[str] = (),
-) -> PerceptionModel:
+) -> PerceptionModel[Any]:
     """A model of published architecture with the weights of a published state dict.
 
     Args:
@@ -149,7 +149,7 @@ def build_published(
 
 def _task_config(
     task: Task, state: dict[str, Tensor], backbone: BackboneConfig, *, max_depth_m: float, classes: Sequence[str]
-) -> ModelConfig:
+) -> TaskConfig:
     common: dict[str, Any] = {"recipe": "reference", "backbone": backbone, "licence": LICENCE}
     if task == "segment":
         count = _size(state, "class_embeddings", 0)

@@ -11,8 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.config import ModelConfig, Task
+from vpd.config import TaskConfig
 from vpd.errors import UsageError, first_line
 from vpd.model_folder import (
     CHECKPOINTS,
@@ -28,24 +27,25 @@ from vpd.model_folder import (
     read_config,
 )
 from vpd.prompts.encoder import TextEncoder
-from vpd.tasks.depth import DepthModel
 from vpd.tasks.model import PerceptionModel
-from vpd.tasks.referring import ReferringModel
-from vpd.tasks.segmentation import SegmentationModel
+from vpd.tasks.table import TASKS, TaskKind
 from vpd.weights.difference import put_back, weights_fingerprint
 from vpd.weights.shipped import ADAPTED, WORLD, shipped_model
 from vpd.weights.single_file import mismatches
 from vpd.weights.sources import download, is_hub_id
 
-_MODELS = {"segment": SegmentationModel, "refer": ReferringModel, "depth": DepthModel}
 _ALIGNMENT_BYTES = 64  # of a cache line, as torch allocates
 _DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _DTYPES |= {"float64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def load(
-    source: str | Path, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
-) -> SegmentationModel | ReferringModel | DepthModel:
+    source: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    task: TaskKind | None = None,
+) -> Any:
     """A trained model, in eval mode; its file is mapped into memory and each tensor copied at most once.
 
     Args:
@@ -53,13 +53,19 @@ def load(
             `world-depth`, the small models that come with the package.
         device: `auto` = CUDA or Apple GPU where there is one, else CPU; or a torch device.
         dtype: `auto` = float32; or `float32`, `bfloat16`, `float16`.
+        task: Class of the model, where it is none of this package's tasks.
+
+    Returns:
+        A `SegmentationModel`, `ReferringModel` or `DepthModel`, whatever was saved; or a model of `task`.
 
     Raises:
         UsageError: If there is no such model, or its files are damaged or do not fit one another.
     """
     folder = find_model(source)
     place, precision = find_device(device), find_dtype(dtype)
-    model = build_model(read_config(folder))
+    kinds = TASKS if task is None else {**TASKS, task.task: task}
+    config = read_config(folder, {name: kind.config_type for name, kind in kinds.items()})
+    model = build_model(config, kinds[config.task])
     base = read_base(folder)
     if (folder / "text_encoder").is_dir():
         model.text_encoder = TextEncoder.from_pretrained(folder, dtype=precision)
@@ -100,17 +106,26 @@ def _with_base(tensors: dict[str, Tensor], base: Base, folder: Path, encoder: Te
     return put_back(tensors, weights)
 
 
-def assign_weights(model: PerceptionModel, tensors: Mapping[str, Tensor]) -> None:
+def assign_weights(model: PerceptionModel[Any], tensors: Mapping[str, Tensor]) -> None:
     """Let a model from `build_model` have these tensors for weights; its text encoder may come from elsewhere."""
     model.load_state_dict(dict(tensors), strict=False, assign=True)
     model.backbone.vae.requires_grad_(False)
 
 
-def build_model(config: ModelConfig) -> Any:
-    """The model of a configuration on the meta device: it has shapes but no weights yet."""
+def build_model(config: TaskConfig, task: TaskKind | None = None) -> Any:
+    """The model of a configuration on the meta device: it has shapes but no weights yet.
+
+    Args:
+        config: Of the model.
+        task: Its class; none = the one of the table.
+
+    Raises:
+        UsageError: If there is no such model.
+    """
+    kind: Any = task or TASKS[config.task]
     try:
         with torch.device("meta"):
-            return _MODELS[config.task](config, backbone=StableDiffusionBackbone.from_config(config.backbone))
+            return kind(config, backbone=kind.backbone_type.from_config(config.backbone))
     except UsageError:
         raise
     except Exception as error:  # whatever diffusers and torch say of sizes that do not fit one another
@@ -118,22 +133,22 @@ def build_model(config: ModelConfig) -> Any:
         raise UsageError(f"No model can be built from this configuration: {reason}") from error
 
 
-def check_task(model: PerceptionModel, task: Task, source: str | Path, *, verb: str) -> None:
+def check_task(model: PerceptionModel[Any], task: str, source: str | Path, *, verb: str) -> None:
     """Make sure that a model is for the task that was asked for.
 
     Args:
-        model: Any of the three.
-        task: What was asked for.
+        model: Of any task.
+        task: Word of what was asked for.
         source: What the user calls the model.
         verb: Of the command line, to be used with the model's own task.
 
     Raises:
         UsageError: If it is for another.
     """
-    if model.config.task != task:
+    if model.task != task:
         raise UsageError(
-            f"{source} is a model for {model.config.task}, but {task} was asked for. "
-            f"Use `vpd {verb} {model.config.task} ...`, or another model."
+            f"{source} is a model for {model.task}, but {task} was asked for. "
+            f"Use `vpd {verb} {model.task} ...`, or another model."
         )
 
 

@@ -10,12 +10,12 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
-from vpd.config import FORMAT_VERSION, Frozen, ModelConfig
+from vpd.config import FORMAT_VERSION, Frozen, TaskConfig
 from vpd.errors import UsageError, wrong_fields
 from vpd.files.atomic import atomic_write, read_json, writable_folder, write_json
 from vpd.weights.shipped import WORLD, shipped_diffusion
@@ -64,7 +64,7 @@ def find_base(source: str) -> str | Path:
 
 
 def save_model(
-    config: ModelConfig,
+    config: TaskConfig,
     weights: Mapping[str, Tensor],
     folder: str | Path,
     *,
@@ -223,8 +223,12 @@ def read_base(folder: Path) -> Base | None:
         raise UsageError(f"{path} does not say well where its other weights are: {wrong}") from None
 
 
-def read_config(folder: Path) -> ModelConfig:
+def read_config(folder: Path, kinds: Mapping[str, type[TaskConfig]]) -> Any:
     """The configuration of a model folder.
+
+    Args:
+        folder: The model's.
+        kinds: Task -> class of its configurations.
 
     Raises:
         UsageError: If it is damaged, or written by a newer version.
@@ -238,10 +242,11 @@ def read_config(folder: Path) -> ModelConfig:
         raise UsageError(f"{path} has format version {version}; this vpd reads {FORMAT_VERSION}. Update vpd.")
     contents.pop(_PAIR, None)
     contents.pop(_BASE, None)
+    task = contents.get("task")
+    if not isinstance(task, str) or task not in kinds:
+        raise UsageError(f"{path} is of a model for {task!r}, which is no task here: known are {', '.join(kinds)}.")
     try:
-        config: ModelConfig = TypeAdapter(ModelConfig).validate_python(contents)
+        return kinds[task].model_validate(contents)
     except ValidationError as error:
-        inside = (field._replace(place=field.place[1:]) for field in wrong_fields(error))  # without the task
-        wrong = "; ".join(map(str, inside))
+        wrong = "; ".join(map(str, wrong_fields(error)))
         raise UsageError(f"{path} is not a valid model configuration: {wrong}") from None
-    return config

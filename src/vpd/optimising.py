@@ -15,7 +15,6 @@ from vpd.errors import UsageError
 from vpd.loading import assign_weights, build_model, find_dtype, has_fast_bf16
 from vpd.prompts.adapter import PreparedText
 from vpd.tasks.model import PerceptionModel
-from vpd.tasks.segmentation import SegmentationModel
 
 Model = TypeVar("Model", bound=PerceptionModel)
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
@@ -65,8 +64,8 @@ def optimise(
     backbone.merge_above = merge_above
     fold_timestep(backbone.unet, backbone.config.timestep)
     prepared = None
-    if isinstance(fast, SegmentationModel):
-        adapted = fast.adapter(fast.class_embeddings[None])
+    if (own := fast.constant_prompts()) is not None:
+        adapted = fast.adapter(own)
         prepared = PreparedText(adapted, backbone.read_text(adapted)).to(target)
     is_half = target in (torch.bfloat16, torch.float16)
     fast.to(dtype=target, memory_format=torch.channels_last if is_half else torch.preserve_format)

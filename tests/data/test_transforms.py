@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from vpd.data.batches import collate
 from vpd.data.geometric import Squash
 from vpd.data.sample import Sample
-from vpd.data.transforms import draw_text, train_transform
-
-TASKS = ("segment", "refer", "depth")
+from vpd.data.transforms import draw_text
+from vpd.tasks.table import TASKS
 
 
 def scene(height: int, width: int, task: str) -> Sample:
@@ -26,9 +25,9 @@ def scene(height: int, width: int, task: str) -> Sample:
 @settings(max_examples=15, deadline=None)
 @given(st.integers(8, 90), st.integers(8, 90), st.integers(0, 999))
 @pytest.mark.parametrize("recipe", ["reference", "default"])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", sorted(TASKS))
 def test_every_training_sample_has_the_crop_size_once_collated(task, recipe, height, width, seed):
-    transform = train_transform(task, recipe, crop_px=32)
+    transform = TASKS[task].augmentation(recipe, 32)
     before = scene(height, width, task)
     after, again = (transform(before, np.random.default_rng(seed)) for _ in range(2))
     for part in fields(Sample):
@@ -40,27 +39,24 @@ def test_every_training_sample_has_the_crop_size_once_collated(task, recipe, hei
 
 
 def test_published_sizes():
-    rng = np.random.default_rng(0)
-    assert train_transform("segment", "reference").pad_px == 512
-    assert train_transform("depth", "reference").pad_px == 480
-    assert train_transform("refer", "reference")(scene(20, 30, "refer"), rng).image.shape == (512, 512, 3)
+    crops_px = {name: task.recipes["reference"]["crop_px"] for name, task in TASKS.items()}
+    assert crops_px == {"segment": 512, "refer": 512, "depth": 480}
 
 
 def test_reference_referring_only_squashes_and_draws_a_text():
     before = scene(20, 30, "refer")
     texts = set()
     for seed in range(30):
-        after = train_transform("refer", "reference", crop_px=16)(before, np.random.default_rng(seed))
-        squashed = Squash(16)(before, np.random.default_rng(seed))
-        assert np.array_equal(after.image, squashed.image)
-        assert squashed.texts == before.texts and len(after.texts) == 1
+        after = TASKS["refer"].augmentation("reference", 16)(before, np.random.default_rng(seed))
+        assert np.array_equal(after.image, Squash(16)(before, np.random.default_rng(seed)).image)
+        assert len(after.texts) == 1
         texts |= set(after.texts)
     assert texts == set(before.texts)
 
 
 def test_default_referring_also_mirrors():
     before = scene(20, 30, "refer")
-    transform = train_transform("refer", "default", crop_px=16)
+    transform = TASKS["refer"].augmentation("default", 16)
     texts = {transform(before, np.random.default_rng(seed)).texts for seed in range(60)}
     assert ("right cup",) in texts and ("left cup",) in texts
 
@@ -70,8 +66,7 @@ def test_draw_text_without_texts():
     assert draw_text(before, np.random.default_rng(0)) is before
 
 
-def test_unknown_names():
-    with pytest.raises(ValueError, match="unknown task 'flow'; choose one of: segment, refer, depth"):
-        train_transform("flow", "default")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="unknown recipe 'mine'; choose one of: reference, default"):
-        train_transform("refer", "mine")  # type: ignore[arg-type]
+@pytest.mark.parametrize("recipe", ["reference", "default"])
+def test_which_images_come_again_as_they_were(recipe):
+    repeating = {name for name, task in TASKS.items() if task.augmentation(recipe, 32).repeats_images}
+    assert repeating == ({"refer"} if recipe == "reference" else set())

@@ -9,7 +9,6 @@ import pytest
 
 from vpd.data.batches import SampleStream
 from vpd.data.sample import Sample, SampleSet
-from vpd.data.transforms import train_transform
 from vpd.datasets import layouts
 from vpd.datasets.check import check_data, check_samples
 from vpd.datasets.layout import Layout
@@ -40,7 +39,7 @@ class Halves(SampleSet):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_it_is_trained_on(workers: int, tiny_diffusion: Path):
     model = SegmentationModel.from_diffusion(tiny_diffusion, classes=Halves.classes, head_channels=8)
-    transform = train_transform("segment", "default", crop_px=64)
+    transform = SegmentationModel.augmentation("default", 64)
     batch = next(iter(SampleStream(Halves(), transform, seed=0, batch_size=2, workers=workers)))
     assert model.loss(batch).isfinite()
 

@@ -12,10 +12,10 @@ from PIL import Image
 
 from tiny_data import write_segment_data
 from vpd.data.batches import SampleStream
-from vpd.data.transforms import train_transform
 from vpd.datasets.layouts import LAYOUTS, open_data, option_names, splits_of
 from vpd.errors import UsageError
 from vpd.tasks.depth import DepthModel
+from vpd.tasks.table import TASKS
 from vpd.training.settings import resolve_config
 from vpd.training.setup import build_data, build_model, pin_sources, training_transform
 
@@ -61,7 +61,7 @@ def test_batches_are_those_of_the_folder(layout, write, tmp_path):
     write(folder, root)
     (root / "classes.json").write_text((folder / "classes.json").read_text())
     assert splits_of(root, layout) == ["train", "val"]
-    transform = train_transform("segment", "default", crop_px=32)
+    transform = TASKS["segment"].augmentation("default", 32)
     streams = []
     for source, name, workers in ((folder, "folder", 0), (root, layout, 2)):
         samples = open_data(source, "segment", format=name)

@@ -96,9 +96,10 @@ def test_referring_at_both_sizes(referrer: ReferringModel, monkeypatch: pytest.M
         answer[:, : side // 4] = True
         square = torch.zeros(side, side, dtype=torch.bool)
         square[: side // 2, : side // 4] = True  # half as good on the square
-        return [(MaskPrediction(mask=answer, probability=answer.float(), text=text[0], image=GREY), square)]
+        told = {"mask": answer, "probability": answer.float(), "text": text[0], "image": GREY}
+        return [MaskPrediction(**told, fitted_mask=square)]
 
-    monkeypatch.setattr(referrer, "predict_with_fitted", predict)
+    monkeypatch.setattr(referrer, "predict", predict)
     samples = Samples([Sample("a", image(side // 2, side), mask=mask, texts=("the left one", "another"))])
     report = evaluate(referrer, samples)
     metrics = report["metrics"]
@@ -266,7 +267,7 @@ def test_an_evaluation_can_be_stopped_between_batches(segmenter: SegmentationMod
 
 
 def test_better_means_larger_shares_and_smaller_errors():
-    assert is_better("segment", 0.5, 0.4) and not is_better("refer", 0.4, 0.5)
-    assert is_better("depth", 0.4, 0.5) and not is_better("depth", 0.5, 0.4)
-    assert is_better("segment", 0.1, math.nan) and not is_better("depth", math.nan, 0.5)
-    assert not is_better("depth", math.nan, math.nan)
+    assert is_better(SegmentationModel, 0.5, 0.4) and not is_better(ReferringModel, 0.4, 0.5)
+    assert is_better(DepthModel, 0.4, 0.5) and not is_better(DepthModel, 0.5, 0.4)
+    assert is_better(SegmentationModel, 0.1, math.nan) and not is_better(DepthModel, math.nan, 0.5)
+    assert not is_better(DepthModel, math.nan, math.nan)

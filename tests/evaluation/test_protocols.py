@@ -19,9 +19,10 @@ from vpd.data.sample import Sample
 from vpd.drawing.overlays import UNKNOWN_COLOUR
 from vpd.errors import UsageError
 from vpd.evaluation.fit_changes import change_fit
-from vpd.evaluation.protocols import check_classes, protocol_of
-from vpd.inference.resize import accumulated_probabilities, fit_image, fitted_size, mean_probabilities
+from vpd.evaluation.protocols import Protocol
+from vpd.inference.resize import fit_image, fitted_size
 from vpd.tasks.depth import DepthModel
+from vpd.tasks.new_classes import check_classes
 from vpd.tasks.referring import ReferringModel
 from vpd.tasks.segmentation import SegmentationModel
 
@@ -80,14 +81,6 @@ def test_scales_and_mirror_images_are_averaged_as_probabilities(segmenter: Segme
     assert torch.equal(segmenter.predict([image] * 2, batch_size=2)[1].labels, prediction.labels)
 
 
-def test_variants_one_by_one_or_together_have_the_same_mean(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("vpd.inference.resize.STRIP_PIXELS", 500)
-    variants = [(torch.randn(3, *size), flipped) for size in ((8, 9), (16, 18), (40, 45)) for flipped in (False, True)]
-    together = torch.cat(list(mean_probabilities(variants, 37, 41)), dim=1)
-    torch.testing.assert_close(accumulated_probabilities(iter(variants), 37, 41), together)
-    torch.testing.assert_close(together.sum(dim=0), torch.ones(37, 41))
-
-
 def test_one_scale_is_that_scale(segmenter: SegmentationModel):
     """0.75 times short side 64 is short side 48, whether a scale says so or the size."""
     image = Image.fromarray(picture())
@@ -120,7 +113,7 @@ def test_referring_runs_twice_only_where_the_pixels_differ(referrer: ReferringMo
     change_fit(referrer, fit)
     mask = np.zeros((50, 70), bool)
     mask[10:30, 20:40] = True
-    ((_, rows),) = protocol_of(referrer, Samples()).measure([Sample("a", picture(), mask=mask, texts=("it",))])
+    ((_, rows),) = Protocol(referrer, Samples()).measure([Sample("a", picture(), mask=mask, texts=("it",))])
     assert len(calls) == passes
     square = Image.fromarray(picture()).resize((64, 64), Image.Resampling.BILINEAR)
     wanted = referrer.predict(square, text="it").mask
@@ -135,7 +128,7 @@ def test_sentences_about_one_picture_share_its_latents(referrer: ReferringModel,
     monkeypatch.setattr(referrer.backbone, "encode", lambda images: encoded.append(len(images)) or encode(images))
     mask = np.ones((50, 70), bool)
     samples = [Sample(text, picture(), mask=mask, texts=(text,)) for text in ("the sky", "the road", "a tree")]
-    protocol = protocol_of(referrer, Samples())
+    protocol = Protocol(referrer, Samples())
     rows = [row for some in (samples[:2], samples[2:]) for _, row in protocol.measure(some)]
     assert encoded == [1]
     for sample, row in zip(samples, rows, strict=True):
@@ -145,15 +138,15 @@ def test_sentences_about_one_picture_share_its_latents(referrer: ReferringModel,
 def test_samples_are_shown_with_what_their_colours_mean(segmenter, referrer, depth_model):
     labels = np.zeros((50, 70), np.uint8)
     labels[:5], labels[5:20] = 255, 1
-    shown = protocol_of(segmenter, Samples()).shown(Sample("a", picture(), labels=labels))
+    shown = Protocol(segmenter, Samples()).shown(Sample("a", picture(), labels=labels))
     assert shown.truth.size == shown.prediction.size == (70, 50)
     assert sum(shown.legend.values()) == 2 * 50 * 70
     assert {name for _, name in shown.legend} <= {*CLASSES, "no class"}
     assert shown.legend[(UNKNOWN_COLOUR, "no class")] == 5 * 70
-    shown = protocol_of(referrer, Samples()).shown(Sample("b", picture(), mask=labels == 1, texts=("the sky",)))
+    shown = Protocol(referrer, Samples()).shown(Sample("b", picture(), mask=labels == 1, texts=("the sky",)))
     assert shown.words == "“the sky”"
     depth_m = np.linspace(0, 5, 3500, dtype=np.float32).reshape(50, 70)
-    shown = protocol_of(depth_model, Samples()).shown(Sample("c", picture(), depth_m=depth_m, scene="kitchen"))
+    shown = Protocol(depth_model, Samples()).shown(Sample("c", picture(), depth_m=depth_m, scene="kitchen"))
     assert shown.scale_m == pytest.approx((0.05, 4.95), abs=0.01)
     assert shown.legend == {(UNKNOWN_COLOUR, "not measured"): 1}
 
@@ -197,8 +190,3 @@ def test_classes_of_data_and_model_must_agree(caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.WARNING):
         check_classes(("sky", "way"), ("sky", "road"))
     assert "class 1 is 'way' in the data and 'road' in the model" in caplog.text
-
-
-def test_only_the_three_tasks_can_be_measured():
-    with pytest.raises(TypeError, match="Linear is none of the three task models"):
-        protocol_of(torch.nn.Linear(1, 1), Samples())  # type: ignore[arg-type]

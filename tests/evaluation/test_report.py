@@ -91,8 +91,8 @@ def test_words_about_samples_and_groups():
 
 
 def test_worst_means_low_shares_and_high_errors():
-    assert ranked([0.5, math.nan, 0.1, 0.9, 0.1], "segment") == [2, 4, 0, 3]
-    assert ranked([0.5, math.nan, 0.1, 0.9], "depth") == [3, 0, 2]
+    assert ranked([0.5, math.nan, 0.1, 0.9, 0.1], SegmentationModel) == [2, 4, 0, 3]
+    assert ranked([0.5, math.nan, 0.1, 0.9], DepthModel) == [3, 0, 2]
 
 
 def test_one_of_each_group_comes_first():

@@ -18,6 +18,7 @@ from vpd.datasets.layouts import open_data
 from vpd.evaluation.evaluate import measure
 from vpd.files.atomic import read_json_lines
 from vpd.inference.cache import FrozenCaches, TensorCache, image_key, text_key
+from vpd.tasks.table import TASKS
 from vpd.training.run import train
 from vpd.training.settings import resolve_config
 from vpd.training.setup import build_caches
@@ -126,7 +127,7 @@ def test_every_task_predicts_the_same_from_kept_latents(tiny_diffusion: Path) ->
 def test_latents_are_only_kept_where_no_recipe_changes_the_images() -> None:
     def caches(task: str, recipe: str, cache_mb: int = 3) -> tuple[FrozenCaches | None, FrozenCaches | None]:
         given = {"model": "sd", "data": {"root": "data"}, "recipe": recipe, "cache_mb": cache_mb}
-        return build_caches(resolve_config(task, given))
+        return build_caches(resolve_config(task, given), TASKS[task])
 
     assert caches("refer", "reference", cache_mb=0) == (None, None)
     training, validation = caches("refer", "reference")

@@ -17,9 +17,9 @@ from vpd import DepthModel, ReferringModel, SegmentationModel, UsageError
 from vpd.config import Fit
 from vpd.inference import plan as planning
 from vpd.inference.memory import BudgetError, LiveBytes
-from vpd.inference.plan import Planner, Step
-from vpd.inference.run import stream
-from vpd.inference.windows import Windows
+from vpd.inference.plan import Planner
+from vpd.inference.run import run_windows
+from vpd.inference.windows import Cuts, PlainWindows, SmoothWindows
 from vpd.tasks.model import PerceptionModel
 
 WORDS: dict[str, dict[str, Any]] = {"segment": {}, "refer": {"text": "the dog"}, "depth": {}}
@@ -68,14 +68,12 @@ def picture(height: int = SIZE[0], width: int = SIZE[1], seed: int = 0) -> Image
 
 def planner(model: PerceptionModel, memory_bytes: int = 10**6) -> Planner:
     """As `predict` makes it."""
-    channels, kept, tokens = {"segment": (3, 3, None), "refer": (2, 9, 8), "depth": (1, 8, 1)}[model.config.task]
-    text = (lambda _: None) if tokens is None else (lambda number: (number, tokens, 16))
-    return Planner(model=model, memory_bytes=memory_bytes, channels=channels, kept_bytes=kept, text=text)
+    return Planner(model=model, asked=model.prompts(1, **WORDS[model.task]), memory_bytes=memory_bytes)
 
 
 def least(model: PerceptionModel, side: int, fit: Fit | None = None, size: tuple[int, int] = SIZE) -> int:
     """A budget in which windows of this side fit, and no larger ones."""
-    memory, windows = 10**6, Windows(side, side // 4)
+    memory, windows = 10**6, SmoothWindows(side, side // 4)
     for _ in range(20):  # strips take a share of the budget
         memory = planner(model, memory).stream_bytes(fit or model.config.fit, size, windows)
     return int(memory * 1.01)
@@ -165,14 +163,13 @@ def test_windows_at_several_scales(models: dict[str, Any], monkeypatch: pytest.M
 @pytest.mark.parametrize("task", ["segment", "depth"])
 def test_no_seams(models: dict[str, Any], task: str) -> None:
     """Steps of the outputs across borders of windows are as large as elsewhere, unlike those of a plain average."""
-    model, image, windows = models[task], picture(400, 620), Windows(256, 64)
+    model, image, windows = models[task], picture(400, 620), SmoothWindows(256, 64)
     embeds = None if task == "segment" else model.scene_prompts([None])
 
-    def outputs(fit: Fit, cut: Windows | None) -> Tensor:
-        step = Step([], fit, rows=64, windows=cut)
+    def outputs(cuts: Cuts) -> Tensor:
         with torch.no_grad():
-            strips = stream(lambda part: model._run(part, text_embeds=embeds), image, step)
-            return torch.cat([strip.clone() for strip in strips], dim=1)
+            strips = run_windows(model, image, embeds, cuts, rows=64)
+            return torch.cat([strip.clone() for strip in strips], dim=-2)[0]
 
     def excess(values: Tensor, starts: list[int], dim: int) -> float:
         """Mean step where windows begin or end, to the mean step of the rows or columns around."""
@@ -182,8 +179,8 @@ def test_no_seams(models: dict[str, Any], task: str) -> None:
         assert len(borders) >= 2
         return float(steps[list(borders)].mean() / steps[[p for p in around if 0 <= p < len(steps)]].mean())
 
-    blended = outputs(Fit(mode="native"), windows)
-    averaged = outputs(Fit(mode="native", window_px=256, stride_px=192), None)
+    blended = outputs(windows)
+    averaged = outputs(PlainWindows(256, 192))
     for dim, length in ((1, 400), (2, 620)):
         plain = [min(start, length - 256) for start in range(0, length - 64, 192)]
         assert excess(blended, windows.starts(length), dim) < 1.1
@@ -194,8 +191,13 @@ def test_batches_are_as_large_as_fit(models: dict[str, Any], monkeypatch: pytest
     model = models["segment"]
     images = [picture(64, 80, seed) for seed in range(3)] + [picture(*SIZE), picture(80, 64)]
     ran: list[tuple[int, ...]] = []
-    run = model._run
-    monkeypatch.setattr(model, "_run", lambda part, **options: ran.append(tuple(part.shape)) or run(part, **options))
+    run = model.forward
+
+    def forward(images: Tensor, *inputs: Any, **options: Any) -> Tensor:
+        ran.append(tuple(images.shape))
+        return run(images, *inputs, **options)
+
+    monkeypatch.setattr(model, "forward", forward)
     memory = least(model, 256)
     together = model.predict(images, batch_size=4, memory=memory)
     assert ran[0] == (3, 3, 64, 80)

@@ -4,42 +4,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from vpd.config import Fit
 from vpd.inference import resize as inference
-from vpd.inference.resize import fit_image, fitted_size, resize_strips, slide, window_starts
-
-
-def test_window_starts_end_at_the_border() -> None:
-    assert window_starts(224, 128, 85) == [0, 85, 96]
-    assert window_starts(160, 128, 85) == [0, 32]
-    assert window_starts(100, 128, 85) == [0]
-    assert window_starts(640, 480, 160) == [0, 160]
-
-
-@settings(deadline=None, max_examples=40)
-@given(st.integers(1, 90), st.integers(1, 90), st.integers(4, 40), st.integers(1, 40))
-def test_windows_cover_everything_and_average(height: int, width: int, window: int, stride: int) -> None:
-    """A network that returns its input gives the image back, whatever the windows."""
-    fit = Fit(mode="native", window_px=window, stride_px=min(stride, window))
-    image = torch.rand(1, 3, height, width)
-    strips = list(slide(lambda part: part, image, fit))
-    torch.testing.assert_close(torch.cat(strips, dim=-2), image, atol=1e-4, rtol=0)
-
-
-def test_overlap_is_the_mean() -> None:
-    calls = []
-
-    def forward(part: torch.Tensor) -> torch.Tensor:
-        calls.append(part)
-        return torch.full_like(part[:, :1], float(len(calls)))
-
-    fit = Fit(mode="native", window_px=4, stride_px=2)
-    row = torch.cat(list(slide(forward, torch.zeros(1, 3, 4, 6), fit)), dim=-2)[0, 0, 0]
-    assert row.tolist() == [1, 1, 1.5, 1.5, 2, 2]
+from vpd.inference.resize import fit_image, fitted_size, resize_stream
 
 
 @pytest.mark.parametrize("size", [(37, 53), (1, 1), (9, 200), (64, 64), (200, 10)])
@@ -47,7 +16,7 @@ def test_strips_equal_interpolation(monkeypatch: pytest.MonkeyPatch, size: tuple
     monkeypatch.setattr(inference, "STRIP_PIXELS", 300)
     logits = torch.randn(4, 12, 17)
     wanted = F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
-    strips = list(resize_strips(logits, *size))
+    strips = list(resize_stream([logits], 12, *size))
     torch.testing.assert_close(torch.cat(strips, dim=1), wanted, atol=1e-5, rtol=1e-5)
     assert len(strips) > 1 or size == (1, 1)
 

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,9 +26,10 @@ class Thresholder:
     """Stands for a model: bright pixels are class 1."""
 
     dtype = torch.float32
+    task, words = "segment", ()
 
     def __init__(self, weight: float = 1.0, most_at_once: int = 99, shortage: Exception | None = None) -> None:
-        self.config = SimpleNamespace(task="segment", model_dump_json=lambda: "{}")
+        self.config = SimpleNamespace(model_dump_json=lambda: "{}")
         self.weight = torch.tensor([weight])
         self.most_at_once = most_at_once
         self.shortage = shortage or torch.OutOfMemoryError()
@@ -34,6 +37,12 @@ class Thresholder:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return {"weight": self.weight}
+
+    def for_words(self, words: dict[str, Any]) -> tuple[Thresholder, dict[str, Any]]:
+        return self, words
+
+    def prompts(self, number: int) -> Any:
+        return SimpleNamespace(text=lambda numbers, caches: None)
 
     def predict(self, images: list[Image.Image], **options: Any) -> list[SegmentationPrediction]:
         if options.get("classes") == ["unknown"]:

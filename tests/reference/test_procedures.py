@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from golden_models import golden_model, relative
 from golden_set import Golden
-from vpd.config import Fit
+from vpd.inference.windows import PlainWindows
 
 
 @torch.no_grad()
 def test_segmentation_slides_like_the_reference(golden: Golden) -> None:
-    from vpd.inference.resize import mean_probabilities, resize_strips, slide
+    from vpd.inference.resize import mean_of_streams, resize_stream
+    from vpd.inference.run import run_windows
 
     file, settings = "procedures/seg_slide.safetensors", golden.json("procedures/seg.json")["slide"]
     model = golden_model(golden, "segment")
-    fit = Fit(mode="native", window_px=settings["crop"], stride_px=settings["stride"])
+    cuts = PlainWindows(settings["crop"], settings["stride"])
     height, width = settings["ori_shape"]
 
     def logits_of(key: str, *, flip: bool = False) -> Tensor:
         images = golden.tensor(file, key)
-        return torch.cat(list(slide(model, images.flip(-1) if flip else images, fit)), dim=-2)[0]
+        strips = run_windows(model, images.flip(-1) if flip else images, None, cuts)
+        return torch.cat(list(strips), dim=-2)[0]
+
+    def resized(logits: Tensor) -> Iterator[Tensor]:
+        return (strip.clone() for strip in resize_stream([logits], logits.shape[-2], height, width))
+
+    def mean(*variants: tuple[Tensor, bool]) -> Tensor:
+        streams = [((strip.softmax(dim=0) for strip in resized(logits)), flipped) for logits, flipped in variants]
+        return torch.cat(list(mean_of_streams(streams)), dim=1)
 
     plain, flipped, scaled = (
         logits_of("slide/image"),
@@ -32,22 +42,25 @@ def test_segmentation_slides_like_the_reference(golden: Golden) -> None:
         logits_of("slide/image_scaled"),
     )
     assert relative(plain, golden.tensor(file, "slide/logits")[0]) < 1e-4
-    rescaled = torch.cat(list(resize_strips(plain, height, width)), dim=1)
+    rescaled = torch.cat(list(resized(plain)), dim=1)
     assert relative(rescaled, golden.tensor(file, "slide/logits_rescaled")[0]) < 1e-4
-    mirrored = torch.cat(list(mean_probabilities([(flipped, True)], height, width)), dim=1)
+    mirrored = mean((flipped, True))
     assert relative(mirrored, golden.tensor(file, "slide/prob_of_flipped")[0]) < 1e-4
     labels = rescaled.argmax(0)
     assert (labels == golden.tensor(file, "slide/label")[0]).float().mean() >= 0.999
-    variants = [(plain, False), (flipped, True), (scaled, False)]
-    augmented = torch.cat([part.argmax(0) for part in mean_probabilities(variants, height, width)])
+    augmented = mean((plain, False), (flipped, True), (scaled, False)).argmax(0)
     assert (augmented == golden.tensor(file, "slide/label_aug")[0]).float().mean() >= 0.999
 
 
-def stub(images: Tensor, text: Tensor) -> Tensor:
+class Stub:
     """The golden set's stand-in for a network (its README, `depth_validate_stub`)."""
-    images = (images + 1) / 2
-    ramp = torch.arange(images.shape[-1]) / (images.shape[-1] - 1)
-    return images.mean(dim=1, keepdim=True) * (1 + ramp) + 0.5 + 0.1 * text[:, :1, :1, None]
+
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def __call__(self, images: Tensor, text: Tensor, *, caches: None) -> Tensor:
+        images = (images + 1) / 2
+        ramp = torch.arange(images.shape[-1]) / (images.shape[-1] - 1)
+        return images.mean(dim=1, keepdim=True) * (1 + ramp) + 0.5 + 0.1 * text[:, :1, :1, None]
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -56,17 +69,24 @@ def stub(images: Tensor, text: Tensor) -> Tensor:
 )
 @torch.no_grad()
 def test_depth_windows_like_the_reference(golden: Golden, kind: str, count: int, flip: bool) -> None:
+    from vpd.inference.run import run_windows
     from vpd.metrics.depth import DepthMetrics
+    from vpd.tasks.task import Run, Seen
 
     file = f"procedures/depth_validate_{kind}.safetensors"
     images = golden.tensor(file, f"{kind}/image").float() * 2 - 1
     scene = golden.tensor(file, f"{kind}/class_id")
     model = golden_model(golden, "depth")
     height, width = images.shape[-2:]
-    fit = Fit(mode="native", window_px=height, stride_px=(width - height) // (count - 1), flip=flip)
+    cuts = PlainWindows(height, (width - height) // (count - 1))
     text: Tensor = model.scene_embeddings[scene][:, None] if kind == "model" else scene[:, None, None].float()
-    forward: Callable[[Tensor, Tensor], Tensor] = model if kind == "model" else stub
-    depth = model.fitted_depth(images, text, fit, forward)
+    runs = []
+    for is_mirrored in (False, True) if flip else (False,):
+        pixels = images.flip(-1) if is_mirrored else images
+        depth = torch.cat(list(run_windows(model if kind == "model" else Stub(), pixels, text, cuts)), dim=-2)
+        runs.append(Run(depth, height, is_mirrored).of(0))
+    seen = Seen(0, Image.new("RGB", (width, height)), runs, rows=0, note="")
+    depth = torch.cat([strip.clone() for strip in model.combine(model.prompts(1), seen)], dim=1)[None]
     wanted = golden.tensor(file, f"{kind}/pred_shift{count}_flip{int(flip)}")
     assert relative(depth[0, 0], wanted) < 1e-4
     stored = golden.json("procedures/depth.json")["validate"][f"{kind}/pred_shift{count}_flip{int(flip)}"]

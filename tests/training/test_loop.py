@@ -13,6 +13,7 @@ from toy import Toy, ToyData, losses_of, same, start_of, toy_config, train_toy
 from vpd.data.sample import Sample
 from vpd.errors import UsageError
 from vpd.files.atomic import read_json_lines
+from vpd.tasks.segmentation import SegmentationModel
 from vpd.training.config import TrainConfig
 from vpd.training.loop import Training
 from vpd.training.plan import micro_batch_size, schedule_of, step_seed, total_steps
@@ -139,9 +140,9 @@ def test_samples_of_a_step_are_shared_out_evenly():
 
 
 def test_schedule_is_the_recipes_unless_another_is_asked_for():
-    recipe = schedule_of(config(steps=100), samples=100)
+    recipe = schedule_of(config(steps=100), SegmentationModel, samples=100)
     assert recipe(0) < 0.001 and recipe(50) == pytest.approx(0.05)  # warm-up, then a line to 0
-    straight = schedule_of(config(steps=100, schedule={"power": 2.0}), samples=100)
+    straight = schedule_of(config(steps=100, schedule={"power": 2.0}), SegmentationModel, samples=100)
     assert (straight(0), straight(50)) == (pytest.approx(0.1), pytest.approx(0.025))
-    tent = schedule_of(config(steps=100, schedule={"kind": "rise_fall", "floor": 0.5}), samples=100)
+    tent = schedule_of(config(steps=100, schedule={"kind": "rise_fall", "floor": 0.5}), SegmentationModel, samples=100)
     assert (tent(49), tent(99)) == (pytest.approx(0.1), pytest.approx(0.05))

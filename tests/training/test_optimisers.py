@@ -10,9 +10,10 @@ from torch import nn
 from toy import Toy, ToyData, same, toy_config
 
 from vpd.errors import UsageError
+from vpd.tasks.table import TASKS
 from vpd.training.checkpoints import read_checkpoint
 from vpd.training.loop import Training
-from vpd.training.optimisers import VALUES, build_optimiser, parameter_groups, set_learning_rate
+from vpd.training.optimisers import build_optimiser, parameter_groups, set_learning_rate
 
 GOLDEN_TASKS = {"segment": "seg", "refer": "refer", "depth": "depth"}
 
@@ -34,12 +35,12 @@ def named(*names, frozen=()):
 def groups_of(parameters, *, task="segment", recipe="default", published_name=None):
     return parameter_groups(
         parameters,
-        task=task,
         recipe=recipe,
         learning_rate=1.0,
         weight_decay=0.5,
         unet_lr_scale=0.1,
         published_name=published_name,
+        published_rule=TASKS[task].published_rule,
     )
 
 
@@ -224,27 +225,22 @@ def test_reference_groups_equal_golden(golden_case):
         if names:
             wanted.setdefault((group["lr"], group["weight_decay"]), set()).update(names)
 
-    values = VALUES["reference"][task]
-    groups = parameter_groups(
-        parameters,
-        task=task,
-        recipe="reference",
-        learning_rate=values.learning_rate,
-        weight_decay=values.weight_decay,
-        unet_lr_scale=values.unet_lr_scale,
-        published_name=str,
-    )
+    values = TASKS[task].recipes["reference"]
+    rates = {name: values[name] for name in ("learning_rate", "weight_decay", "unet_lr_scale")}
+    rule = TASKS[task].published_rule
+    groups = parameter_groups(parameters, recipe="reference", published_name=str, published_rule=rule, **rates)
 
     ours = {(group["lr"], group["weight_decay"]): {name for name, _ in group["params"]} for group in groups}
     assert ours == wanted
 
 
 def test_optimiser_settings_equal_golden(golden_case):
-    task, golden_groups, _ = golden_case
-    values = VALUES["reference"][task]
-    assert {(tuple(group["betas"]), group["eps"]) for group in golden_groups} == {(values.betas, values.eps)}
+    _, golden_groups, parameters = golden_case
+    groups = [{"params": [pair], "lr": 1.0, "lr_scale": 1.0, "weight_decay": 0.0} for pair in parameters[:1]]
+    used = build_optimiser(groups).defaults
+    assert {(tuple(group["betas"]), group["eps"]) for group in golden_groups} == {(tuple(used["betas"]), used["eps"])}
 
 
 @pytest.mark.parametrize("task", ["segment", "refer", "depth"])
 def test_default_trains_the_unet_slower(task):
-    assert VALUES["default"][task].unet_lr_scale < 1.0
+    assert TASKS[task].recipes["default"]["unet_lr_scale"] < 1.0

@@ -5,7 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vpd.errors import UsageError
-from vpd.training.schedules import build_schedule, poly_rate, rise_and_fall_rate
+from vpd.tasks.table import TASKS
+from vpd.training.schedules import Schedule, poly_rate, recipe_schedule, rise_and_fall_rate
+
+
+def schedule_of(task: str, recipe: str, **options: object) -> Schedule:
+    return recipe_schedule(recipe, TASKS[task].published_schedule, **options)
 
 
 def test_poly_without_warmup_by_hand():
@@ -31,7 +36,7 @@ def test_rise_and_fall_by_hand():
 @pytest.mark.parametrize("task", ["segment", "refer", "depth"])
 @pytest.mark.parametrize(("steps", "warmup_steps"), [(200, 10), (30_000, 1500), (80_000, 1500)])
 def test_default_warms_up_over_a_twentieth_and_falls_straight(task, steps, warmup_steps):
-    schedule = build_schedule(task, "default", peak=1e-3, steps=steps)
+    schedule = schedule_of(task, "default", peak=1e-3, steps=steps)
     warm = 1e-3 * (1 - warmup_steps / steps)
     assert schedule(0) == pytest.approx(1e-9)
     assert schedule(warmup_steps - 1) < schedule(warmup_steps) == pytest.approx(warm)
@@ -40,7 +45,7 @@ def test_default_warms_up_over_a_twentieth_and_falls_straight(task, steps, warmu
 
 
 def test_default_of_a_very_short_run_has_no_warmup():
-    schedule = build_schedule("depth", "default", peak=1.0, steps=2)
+    schedule = schedule_of("depth", "default", peak=1.0, steps=2)
     assert [schedule(0), schedule(1)] == [1.0, 0.5]
 
 
@@ -52,14 +57,14 @@ def test_default_of_a_very_short_run_has_no_warmup():
     st.integers(1, 50),
 )
 def test_rates_stay_between_nothing_and_the_peak(task, recipe, steps, steps_per_epoch):
-    schedule = build_schedule(task, recipe, peak=1.0, steps=steps, steps_per_epoch=steps_per_epoch)
+    schedule = schedule_of(task, recipe, peak=1.0, steps=steps, steps_per_epoch=steps_per_epoch)
     assert all(0.0 < schedule(step) <= 1.0 + 1e-12 for step in range(steps))
     assert schedule(steps + 1) < 0.1
 
 
 @pytest.mark.parametrize(("steps_per_epoch", "half_steps"), [(None, 7), (3, 6), (7, 7), (8, 7), (15, 7)], ids=str)
 def test_published_rise_takes_half_of_the_whole_epochs(steps_per_epoch, half_steps):
-    schedule = build_schedule("depth", "reference", peak=1.0, steps=15, steps_per_epoch=steps_per_epoch)
+    schedule = schedule_of("depth", "reference", peak=1.0, steps=15, steps_per_epoch=steps_per_epoch)
     assert schedule(half_steps - 1) == 1.0
     assert max(schedule(half_steps - 2), schedule(half_steps)) < 1.0
 
@@ -71,7 +76,7 @@ def test_published_rise_takes_half_of_the_whole_epochs(steps_per_epoch, half_ste
 )
 def test_runs_without_steps_or_rate_are_refused(wrong):
     with pytest.raises(UsageError, match="at least one step"):
-        build_schedule("segment", "reference", **wrong)
+        schedule_of("segment", "reference", **wrong)
 
 
 def test_segmentation_schedule_equals_golden(golden):
@@ -95,7 +100,7 @@ def test_segmentation_schedule_equals_golden(golden):
 
 def test_published_segmentation_schedule_equals_golden(golden):
     case = next(c for c in golden.json("procedures/seg.json")["lr_schedule"] if c["warmup_iters"] == 1500)
-    schedule = build_schedule("segment", "reference", peak=case["base_lr"], steps=case["max_iters"])
+    schedule = schedule_of("segment", "reference", peak=case["base_lr"], steps=case["max_iters"])
     assert [schedule(step) for step in case["iters"]] == pytest.approx(case["lr"], rel=1e-6)
 
 
@@ -104,7 +109,7 @@ def test_published_referring_schedule_equals_golden(golden):
     assert cases
     for case in cases:
         steps = case["iters_per_epoch"] * case["epochs"]
-        schedule = build_schedule("refer", "reference", peak=case["base_lr"], steps=steps)
+        schedule = schedule_of("refer", "reference", peak=case["base_lr"], steps=steps)
         assert [schedule(step) for step in range(steps)] == pytest.approx(case["lr"], rel=1e-6)
         assert schedule(steps) == case["lr_after_last"]
 
@@ -115,9 +120,7 @@ def test_published_depth_schedule_equals_golden(golden):
     for case in cases:
         steps_per_epoch = case["iters_per_epoch"]
         steps = steps_per_epoch * case["epochs"]
-        schedule = build_schedule(
-            "depth", "reference", peak=case["max_lr"], steps=steps, steps_per_epoch=steps_per_epoch
-        )
+        schedule = schedule_of("depth", "reference", peak=case["max_lr"], steps=steps, steps_per_epoch=steps_per_epoch)
         for scale, name in ((1.0, "lr_scale_1"), (0.01, "lr_scale_001")):
             assert [scale * schedule(step) for step in range(steps)] == pytest.approx(case[name], rel=1e-6)
 
@@ -125,5 +128,5 @@ def test_published_depth_schedule_equals_golden(golden):
 @pytest.mark.parametrize(("task", "peak", "epochs"), [("refer", 5e-5, 2), ("depth", 5e-4, 4)])
 def test_schedule_of_the_three_golden_steps(golden, task, peak, epochs):
     wanted = golden.entry(f"procedures/{task}.json", "three_steps")["lr"]
-    schedule = build_schedule(task, "reference", peak=peak, steps=3 * epochs, steps_per_epoch=3)
+    schedule = schedule_of(task, "reference", peak=peak, steps=3 * epochs, steps_per_epoch=3)
     assert [schedule(step) for step in range(3)] == pytest.approx(wanted, rel=1e-6)

@@ -19,7 +19,7 @@ from vpd.tasks.segmentation import SegmentationModel
 from vpd.training.config import TrainConfig
 from vpd.training.run import train
 from vpd.training.settings import resolve_config
-from vpd.training.setup import build_data, build_model, pin_sources, training_fit, training_transform
+from vpd.training.setup import build_data, build_model, pin_sources
 
 
 class Data(list[Sample]):
@@ -101,23 +101,22 @@ def test_unknown_model_options_are_named(config: Any):
         build_model(config(model_options={"channels": 8, "task": "depth"}), Data(("a",)))
 
 
-def test_fit_is_the_scale_of_the_training_crops(config: Any):
-    assert training_fit(config(crop_px=96)) == Fit(size_px=96, max_long_px=384, antialias=True)
-    assert not training_fit(config(recipe="reference")).antialias
-    assert training_fit(config("refer", crop_px=96)) == Fit(mode="squash", size_px=96)
-    assert training_fit(config("depth", crop_px=480)) == REFERENCE_FIT
+def test_fit_is_the_scale_of_the_training_crops():
+    assert SegmentationModel.training_fit("default", 96) == Fit(size_px=96, max_long_px=384, antialias=True)
+    assert not SegmentationModel.training_fit("reference", 96).antialias
+    assert ReferringModel.training_fit("default", 96) == Fit(mode="squash", size_px=96)
+    assert DepthModel.training_fit("default", 480) == REFERENCE_FIT
 
 
-def test_depth_pictures_of_any_size_are_brought_to_the_scale_of_prediction(config: Any):
+def test_depth_pictures_of_any_size_are_brought_to_the_scale_of_prediction():
     depth_m = np.ones((200, 300), np.float32)
     depth_m[:, :150] = 2.0
     sample = Sample("a", np.zeros((200, 300, 3), np.uint8), depth_m=depth_m)
-    model = torch.nn.Module()
-    default = training_transform(config("depth", crop_px=96), model)
+    default = DepthModel.augmentation("default", 96)
     assert default.steps[0](sample, np.random.default_rng(0)).depth_m.shape == (96, 144)
     cropped = default(sample, np.random.default_rng(0))
     assert cropped.image.shape == (96, 96, 3) and set(np.unique(cropped.depth_m)) <= {1.0, 2.0}
-    reference = training_transform(config("depth", crop_px=96, recipe="reference"), model)
+    reference = DepthModel.augmentation("reference", 96)
     assert len(reference.steps) == len(default.steps) - 1
 
 

@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 import vpd
+from vpd.tasks.table import TASKS
 from vpd.training.config import TrainConfig
-from vpd.training.optimisers import VALUES
 from vpd.training.plan import schedule_of
 from vpd.training.run import MAY_CHANGE
-from vpd.training.schedules import build_schedule
+from vpd.training.schedules import recipe_schedule
 from vpd.training.settings import read_settings, resolve_config
 
 FOLDER = Path(vpd.__file__).parent / "recipes"
@@ -52,14 +52,16 @@ def test_nothing_that_decides_the_outcome_is_inherited(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in BENCHMARKS if name.endswith("-reference")])
 def test_reference_recipes_hold_the_published_values(name: str) -> None:
     config = resolved(name)
-    published = VALUES["reference"][config.task]
+    task = TASKS[config.task]
+    published = task.recipes["reference"]
     for key in ("learning_rate", "weight_decay", "unet_lr_scale", "batch_size"):
-        assert getattr(config, key) == getattr(published, key), key
+        assert getattr(config, key) == published[key], key
     samples = next(number for prefix, number in SAMPLES.items() if name.startswith(prefix))
-    ours = schedule_of(config, samples=samples)
+    ours = schedule_of(config, task, samples=samples)
     steps = config.steps or int(config.epochs * samples / config.batch_size)
-    theirs = build_schedule(
-        config.task, "reference", peak=published.learning_rate, steps=steps, steps_per_epoch=samples // 24
+    peak = published["learning_rate"]
+    theirs = recipe_schedule(
+        "reference", task.published_schedule, peak=peak, steps=steps, steps_per_epoch=samples // 24
     )
     for step in (0, 1, 700, 1500, 9000, steps // 2, steps - 2):
         assert ours(step) == pytest.approx(theirs(step), rel=1e-6, abs=1e-12), step

@@ -14,14 +14,19 @@ from torch import nn
 from vpd.data.sample import Sample
 from vpd.files.atomic import read_json_lines
 from vpd.tasks.losses import LossSum, segmentation_loss_sum
+from vpd.tasks.segmentation import SegmentationModel
+from vpd.tasks.task import Task
 from vpd.tensors import Batch
 from vpd.training.config import TrainConfig
 from vpd.training.loop import Training
 from vpd.training.settings import resolve_config
 
 
-class Toy(nn.Module):
+class Toy(Task, nn.Module):
     """Predicts labels by one convolution; no batch statistics, so that a batch may be cut anyhow."""
+
+    score = "mIoU"
+    example_batch = SegmentationModel.example_batch
 
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vpd.cli.options import DeviceOption, TaskName, model_source
+from vpd.cli.options import DeviceOption, model_source
 
 
 class SizeName(StrEnum):
@@ -88,7 +88,7 @@ def bench(
         torch.set_num_threads(threads)
     place = find_device(device)
     torch.manual_seed(0)
-    source = model_source(model or "world", TaskName.segment)
+    source = model_source(model or "world", "segment")
     loaded = random_sd15().to(place) if size else vpd.load(source, device=place)
     result = measure_speed(
         loaded,

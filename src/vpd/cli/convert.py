@@ -33,5 +33,5 @@ def convert(
     from vpd.model_folder import refuse_models
 
     refuse_models(out, or_runs=True)
-    model = convert_checkpoint(task.value, checkpoint, out, diffusion=diffusion, heads=heads, max_depth_m=max_depth)
+    model = convert_checkpoint(task, checkpoint, out, diffusion=diffusion, heads=heads, max_depth_m=max_depth)
     print(f"{out}: {model.config.task} model. See: vpd info {out}")

@@ -101,7 +101,7 @@ def evaluate(
             results_folder(folder)
     if out is not None:
         writable_folder(out.parent)
-    layout = format or detect_format(data, task.value)
+    layout = format or detect_format(data, task)
     wanted = split or held_out_split(data, layout)
     if wanted is None:
         raise UsageError(f"{data} has neither val nor test; name a part of it by --split.")
@@ -110,14 +110,14 @@ def evaluate(
     if accelerator is not None and device == "auto":
         device = str(accelerator.device)
     loaded = vpd.load(model_source(model, task), device=device, dtype=dtype if speed is None else "auto")
-    check_task(loaded, task.value, model, verb="eval")
+    check_task(loaded, task, model, verb="eval")
     change_fit(loaded, changes)
     loaded = loaded if speed is None else vpd.optimise(loaded, **speed)
     given = parse_overrides(options or [])
-    if task.value == "refer" and "per_sentence" in option_names(find_layout(layout)):
+    if task == "refer" and "per_sentence" in option_names(find_layout(layout)):
         given = {"per_sentence": True, **given}  # of any split, as the benchmarks count
     reading = reader_options(layout, loaded.config.recipe, given)
-    samples = open_data(data, task.value, format=layout, split=wanted, **reading)
+    samples = open_data(data, task, format=layout, split=wanted, **reading)
     submission = Submission(predictions, samples) if predictions else None
     evaluation = measure(
         loaded,

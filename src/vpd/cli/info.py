@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from vpd.config import ModelConfig
+    from vpd.config import TaskConfig
 
 Facts = dict[str, str]
 """What to say about a model, in order: word -> sentence."""
@@ -79,11 +79,11 @@ def _describe_encoder(folder: Path) -> Facts:
 
 
 def _describe_model(folder: Path) -> Facts:
-    from vpd.config import TASK_NAMES
+    from vpd.config import CONFIGS
     from vpd.model_folder import read_config
     from vpd.weights.untrusted import read_shapes
 
-    config = read_config(folder)
+    config: TaskConfig = read_config(folder, CONFIGS)
     base = _read_json(folder / "config.json").get("base")
     base = base if isinstance(base, dict) else {}
     shapes = read_shapes(folder / "model.safetensors")
@@ -96,9 +96,9 @@ def _describe_model(folder: Path) -> Facts:
     types = ", ".join(sorted({dtype for dtype, _ in weights.values()}))
     return {
         "model": str(folder),
-        "task": f"{TASK_NAMES[config.task]} ({config.task})",
-        **_words_of(config),
-        "head": getattr(config, "head", "") or {"refer": "cascade", "depth": "deconvolution"}[config.task],
+        "task": f"{config.title} ({config.task})",
+        **config.told(),
+        "head": getattr(config, "head", config.head_name),
         "images": config.fit.describe(),
         "recipe": config.recipe,
         "backbone": _describe_unet(config.backbone.unet),
@@ -115,16 +115,6 @@ def _describe_model(folder: Path) -> Facts:
     }
 
 
-def _words_of(config: ModelConfig) -> Facts:
-    """What a task's model knows by name."""
-    if config.task == "segment":
-        return {"classes": f"{len(config.classes)}: {', '.join(config.classes)}"}
-    if config.task == "refer":
-        return {"tokens": f"{config.token_length} for an expression"}
-    scenes = f"{len(config.scenes)}: {', '.join(config.scenes)}"
-    return {"scenes": scenes, "range": f"up to {config.max_depth_m:g} m"}
-
-
 def _describe_diffusion(folder: Path, name: str | None = None) -> Facts:
     unet = _read_json(folder / "unet" / "config.json")
     parts = [part for part in ("unet", "vae", "text_encoder", "tokenizer") if (folder / part).is_dir()]
@@ -138,7 +128,7 @@ def _describe_diffusion(folder: Path, name: str | None = None) -> Facts:
 
 
 def _describe_file(path: Path) -> Facts:
-    from vpd.config import TASK_NAMES
+    from vpd.config import CONFIGS
     from vpd.weights.key_names import LDM_UNET, SIGNS
 
     shapes = _shapes_of(path)
@@ -156,7 +146,7 @@ def _describe_file(path: Path) -> Facts:
         if sign in shapes or f"module.{sign}" in shapes:
             return {
                 **facts,
-                "kind": f"published VPD checkpoint for {TASK_NAMES[task]}",
+                "kind": f"published VPD checkpoint for {CONFIGS[task].title}",
                 "use": f"vpd convert {task} {path} --out DIR" + " --diffusion FOLDER" * (task == "refer"),
             }
     return {**facts, "kind": "not known here"}

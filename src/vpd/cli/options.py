@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-
-class TaskName(StrEnum):
-    """The three tasks, as words of the command line."""
-
-    segment = "segment"
-    refer = "refer"
-    depth = "depth"
-
-
 TaskArgument = Annotated[
-    TaskName,
+    str,
     typer.Argument(
         metavar="TASK",
         help="segment: classes · refer: the object an expression means · depth: metres",
@@ -94,6 +84,8 @@ def use_heap(*, fast: bool, keep: bool, memory: str | None = None) -> None:
         keep_heap()
 
 
-def model_source(model: str, task: TaskName) -> str:
+def model_source(model: str, task: str) -> str:
     """The model a user means: `world` is the shipped miniature of the verb's task."""
-    return f"world-{task.value}" if model == "world" else model
+    from vpd.tasks.table import find_task
+
+    return f"world-{find_task(task).task}" if model == "world" else model

@@ -20,7 +20,6 @@ from vpd.cli.options import (
     ModelOption,
     OutOption,
     TaskArgument,
-    TaskName,
     fast_options,
     model_source,
     use_heap,
@@ -80,7 +79,9 @@ def predict(
     the file and in the manifest). A run that was stopped goes on where it was. Jobs with different shards write
     into the same folder; the manifest is complete when all of them are done.
     """
-    _check_words(task, text=text, classes=classes, scene=scene)
+    names = None if classes is None else [name.strip() for name in classes.split(",")]
+    words = {"text": text, "classes": names, "scene": scene}
+    _check_words(task, words)
     speed = fast_options(fast=fast, dtype=dtype, encoder=encoder)
     use_heap(fast=speed is not None, keep=keep_heap, memory=memory)
     if workers is not None and engine is not Engine.ray:
@@ -105,9 +106,8 @@ def predict(
     # with Ray, the workers have the device; here the model only tells what it is and refuses what it cannot do
     dtype = dtype if speed is None else "auto"  # constants are folded before they are rounded
     loaded = vpd.load(source, device=device if engine is Engine.local else "cpu", dtype=dtype)
-    check_task(loaded, task.value, model, verb="predict")
-    names = None if classes is None else [name.strip() for name in classes.split(",")]
-    options = {"text": text, "classes": names, "scene": scene, "size": size, "memory": memory}
+    check_task(loaded, task, model, verb="predict")
+    options = {**words, "size": size, "memory": memory}
     predictor = Predictor(loaded, out, model_name=model, options=options, fast=speed)
     job = PredictionJob(sources, out, predictor.origin, batch_size=batch, share=share)
     run = predictor.run
@@ -156,15 +156,14 @@ def _images(count: int) -> str:
     return "1 image" if count == 1 else f"{count} images"
 
 
-def _check_words(task: TaskName, *, text: str | None, classes: str | None, scene: str | None) -> None:
+def _check_words(task: str, words: dict[str, Any]) -> None:
     """Each task has its own words; a mistake is told before the model is loaded."""
-    given = {
-        TaskName.refer: ("--text", text),
-        TaskName.segment: ("--classes", classes),
-        TaskName.depth: ("--scene", scene),
-    }
-    for owner, (option, value) in given.items():
-        if value is not None and owner != task:
-            raise UsageError(f"{option} belongs to `vpd predict {owner.value}`; {task.value} has no use for it.")
-    if task is TaskName.refer and not (text or "").strip():
-        raise UsageError("Referring segmentation needs words: --text 'the zebra on the left'.")
+    from vpd.tasks.table import TASKS, find_task
+
+    own = find_task(task)
+    for name, value in words.items():
+        if value is not None and name not in own.words:
+            owner = next(kind.task for kind in TASKS.values() if name in kind.words)
+            raise UsageError(f"--{name} belongs to `vpd predict {owner}`; {task} has no use for it.")
+    if "text" in own.words and not (words["text"] or "").strip():
+        raise UsageError(f"{own.config_type.title.capitalize()} needs words: --text 'the zebra on the left'.")

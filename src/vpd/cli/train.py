@@ -62,9 +62,7 @@ def train(
     layers = (read_settings(config) if config else {}, given | ({"data": source} if source else {}))
     is_first = os.environ.get("RANK", "0") == "0"
     try:
-        folder = run_training(
-            task.value, out, *layers, parse_overrides(settings or []), resume=resume, show_bar=is_first
-        )
+        folder = run_training(task, out, *layers, parse_overrides(settings or []), resume=resume, show_bar=is_first)
     except FloatingPointError as error:
         if is_first:  # the others say the same
             print(f"vpd: {error}", file=sys.stderr)
@@ -75,5 +73,5 @@ def train(
             "-s precision=bf16, -s gradient_checkpointing=true or a smaller -s crop_px."
         ) from None
     if is_first:
-        print(f"Trained: {folder}. Use it: vpd predict {task.value} IMAGE... --model {folder} --out DIR", flush=True)
+        print(f"Trained: {folder}. Use it: vpd predict {task} IMAGE... --model {folder} --out DIR", flush=True)
     leave_processes()

@@ -33,6 +33,9 @@ class Sample:
     count a group, not a sample, as one draw. None = the sample stands alone."""
 
 
+GENERIC_SCENE = "scene"
+"""Makes the one depth prompt of data that name no scenes."""
+
 Transform = Callable[[Sample, np.random.Generator], Sample]
 """Maps a sample to a sample, drawing every random number from the generator it is given."""
 

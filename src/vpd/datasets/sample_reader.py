@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from vpd.data.sample import CountedDepth, Sample
+from vpd.data.sample import GENERIC_SCENE, CountedDepth, Sample
 from vpd.datasets.classes import LabelTable
 from vpd.datasets.coco_masks import Overlap, check_inside, decode_mask
 from vpd.errors import UsageError
@@ -25,9 +25,6 @@ Picture = Path | Encoded
 
 TASK_OF_PART = {"labels": "segment", "mask": "refer", "depth": "depth"}
 """Part of a sample -> the task that it is the truth of."""
-
-GENERIC_SCENE = "scene"
-"""Makes the one depth prompt of data that name no scenes."""
 
 
 @dataclass(frozen=True)

@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from PIL import Image
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.config import TASK_NAMES, Task
+from vpd.config import Task
 from vpd.demo.baselines import blind_score
 from vpd.demo.page import Section, write_page
 from vpd.demo.samples import draw_samples
 from vpd.drawing.overlays import contact_sheet
 from vpd.drawing.text import caption_strip, font_px_for, stack
-from vpd.evaluation.evaluate import SCORE, evaluate, sample_sheet
+from vpd.evaluation.evaluate import evaluate, sample_sheet
 from vpd.files.atomic import atomic_write, writable_folder, write_json
 from vpd.inference.attention_maps import word_maps
 from vpd.loading import load
 from vpd.model_folder import results_folder
 from vpd.prompts.encoder import TextEncoder
+from vpd.tasks.table import TASKS
 from vpd.weights.shipped import WORLD, shipped_diffusion
 from vpd.world.dataset import WorldSamples
 
@@ -109,7 +110,7 @@ def run_demo(
     """
     out = results_folder(out)
     sections, figures = [], []
-    for task in get_args(Task):
+    for task in TASKS:
         figure, picture = _show_task(task, scenes, watch)
         figures.append(figure)
         sections.append(Section(_title(task), figure.words(), picture))
@@ -128,7 +129,7 @@ def run_demo(
 
 
 def _title(task: Task) -> str:
-    return TASK_NAMES[task].capitalize()
+    return TASKS[task].config_type.title.capitalize()
 
 
 def _show_task(task: Task, scenes: int, watch: Watch) -> tuple[Figure, Image.Image]:
@@ -136,7 +137,7 @@ def _show_task(task: Task, scenes: int, watch: Watch) -> tuple[Figure, Image.Ima
     model = load(f"{WORLD}-{task}", device="cpu")
     samples = WorldSamples(task, "test", scenes, SIZE_PX, seed=SEED, keep=True)
     report = evaluate(model, samples, batch_size=10, watch=lambda batches: watch(task, batches))
-    metric = SCORE[task]
+    metric = TASKS[task].score
     low, high = report["intervals"].get(metric, (float("nan"),) * 2)
     figure = Figure(task, metric, report["metrics"][metric], (low, high), blind_score(model, samples))
     sheet = sample_sheet(model, samples, count=_SHOWN, caption=f"{_title(task)} · {figure.words()}")

@@ -15,20 +15,19 @@ from accelerate.utils import gather_object
 from PIL import Image
 from torch import Tensor
 
-from vpd.config import Fit, Task
+from vpd.config import Fit
 from vpd.data.sample import Sample, SampleSet
 from vpd.data.workers import NumberedSamples, Readers
 from vpd.errors import UsageError
-from vpd.evaluation.protocols import Protocol, protocol_of
+from vpd.evaluation.protocols import Protocol
 from vpd.evaluation.sheets import draw_sheet
 from vpd.inference.cache import FrozenCaches
 from vpd.inference.memory import Memory
 from vpd.metrics.intervals import bootstrap_intervals
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.predictions import Prediction
+from vpd.tasks.table import TaskKind
 
-SCORE: dict[Task, str] = {"segment": "mIoU", "refer": "oIoU", "depth": "rmse"}
-"""The one metric that decides which checkpoint is best, and which samples are worst."""
 ROUND = 32
 """Batches of each process between two exchanges: far less than the ten minutes that NCCL waits for a process."""
 
@@ -61,7 +60,7 @@ class Entry:
 class Evaluation:
     """What was measured: a table with one entry for each sample, and everything that follows from it."""
 
-    task: Task
+    task: TaskKind
     """The model's."""
     fit: Fit
     """How images were fitted."""
@@ -95,7 +94,7 @@ class Evaluation:
             intervals |= {name + ending: [low, high] for name, (low, high) in ends.items()}
         notes = Counter(entry.note for entry in self.table if entry.note)
         return {
-            "task": self.task,
+            "task": self.task.task,
             "samples": len(self.table),
             "available": self.available,
             "groups": len(set(self.groups)),
@@ -126,15 +125,15 @@ class Evaluation:
         return {name: {"IoU": iou, "Acc": accuracy, "share": share} for name, iou, accuracy, share in rows}
 
 
-def is_better(task: Task, new: float, old: float) -> bool:
-    """Whether one `SCORE` beats another: errors shall be small, shares large; NaN beats nothing."""
+def is_better(task: TaskKind, new: float, old: float) -> bool:
+    """Whether one score beats another: errors shall be small, shares large; NaN beats nothing."""
     if math.isnan(old):
         return not math.isnan(new)
-    return new < old if task == "depth" else new > old
+    return new < old if task.score_is_error else new > old
 
 
 def evaluate(model: PerceptionModel, sample_set: SampleSet, **options: Any) -> dict[str, Any]:
-    """Measure a model; `vpd.evaluation.protocols` says what is measured for each task.
+    """Measure a model; each task says what is measured.
 
     Args:
         model: The model; how it fits images (scales, windows, mirror image) is part of it.
@@ -199,7 +198,7 @@ def measure(
         raise UsageError(f"There is no sample to measure on: the data has {len(sample_set)}, and limit is {limit}.")
     if batch_size < 1:
         raise UsageError(f"batch_size={batch_size}: give 1 or more.")
-    protocol = protocol_of(model, sample_set, caches, memory)
+    protocol = Protocol(model, sample_set, caches, memory)
     rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     batches = [range(first, min(first + batch_size, total)) for first in range(0, total, batch_size)]
     stream = iter(watch(Readers(NumberedSamples(sample_set), batches[rank::processes], workers=workers)))
@@ -214,14 +213,14 @@ def measure(
         table += [entry for entries, _, _ in parts for entry in entries]
     table.sort(key=lambda entry: entry.index)
     classes = getattr(model.config, "classes", ())
-    return Evaluation(model.config.task, model.config.fit, classes, protocol, table, len(sample_set))
+    return Evaluation(type(model), model.config.fit, classes, protocol, table, len(sample_set))
 
 
 def sample_sheet(model: PerceptionModel, sample_set: SampleSet, *, count: int, caption: str = "") -> Image.Image:
     """Image, truth and prediction of a few samples, spread evenly over the data set, on one picture."""
     count = min(count, len(sample_set))
     samples = [sample_set[place * len(sample_set) // count] for place in range(count)]
-    return draw_sheet(protocol_of(model, sample_set), samples, caption=caption)
+    return draw_sheet(Protocol(model, sample_set), samples, caption=caption)
 
 
 _Part = tuple[list[Entry], Exception | None, bool]

@@ -8,13 +8,14 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vpd.config import Fit, Task
+from vpd.config import Fit
 from vpd.data.sample import SampleSet
 from vpd.drawing.text import one_line
-from vpd.evaluation.evaluate import SCORE, Evaluation
+from vpd.evaluation.evaluate import Evaluation
 from vpd.evaluation.sheets import draw_sheet
 from vpd.files.atomic import atomic_write, write_json
 from vpd.metrics.depth import ERRORS
+from vpd.tasks.table import TaskKind
 
 PAGE, SCORES, SAMPLES = "report.md", "scores.json", "samples.jsonl"
 """Files of a report's folder; beside them lie `worst.png`, `typical.png` and `best.png`."""
@@ -35,7 +36,7 @@ def write_report(folder: Path, report: Mapping[str, Any], evaluation: Evaluation
         sample_set: What was measured, to show samples of.
     """
     scores = evaluation.scores()
-    name = SCORE[evaluation.task]
+    name = evaluation.task.score
     order = ranked([score[name] for score in scores], evaluation.task)
     write_json(folder / SCORES, dict(report))
     with atomic_write(folder / SAMPLES) as temporary, temporary.open("w", encoding="utf-8") as file:
@@ -61,9 +62,9 @@ def write_report(folder: Path, report: Mapping[str, Any], evaluation: Evaluation
         temporary.write_text("\n".join(_page(report, worst, list(sheets))) + "\n", encoding="utf-8")
 
 
-def ranked(scores: Sequence[float], task: Task) -> list[int]:
+def ranked(scores: Sequence[float], task: TaskKind) -> list[int]:
     """Places of the scores from worst to best, those that are equal in their order; without NaN."""
-    sign = -1 if task == "depth" else 1  # errors shall be small
+    sign = -1 if task.score_is_error else 1  # errors shall be small
     known = [place for place, score in enumerate(scores) if not math.isnan(score)]
     return sorted(known, key=lambda place: sign * scores[place])
 
@@ -119,7 +120,7 @@ def write_value(name: str, value: float) -> str:
 
 
 def _words(evaluation: Evaluation, place: int, score: float) -> str:
-    name = SCORE[evaluation.task]
+    name = evaluation.task.score
     return f"{evaluation.table[place].name} · {name.removeprefix('o')} {write_value(name, score)}"  # overall: of all
 
 

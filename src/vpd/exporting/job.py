@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from vpd.config import DepthConfig
 from vpd.errors import UsageError
 from vpd.exporting.formats import SUFFIXES, Run, check_target, read, write
 from vpd.exporting.networks import (
@@ -23,7 +21,6 @@ from vpd.exporting.networks import (
     image_network,
     image_step_px,
     least_steps,
-    own_prompts,
     text_network,
     token_ids,
     token_length,
@@ -31,7 +28,7 @@ from vpd.exporting.networks import (
 from vpd.files.atomic import atomic_folder, writable_folder, write_json
 from vpd.prompts.encoder import TextEncoder
 from vpd.tasks.model import PerceptionModel
-from vpd.tasks.predictions import DepthPrediction
+from vpd.tasks.predictions import metres_per_step
 from vpd.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -118,7 +115,7 @@ def export(
             checks += compare(network, read(path, target), tolerance)
         if text_encoder and model.text_encoder is not None:
             _write_tokenizer(model.text_encoder, partial / TOKENIZER_FILE, token_length(model))
-        if prompts == "input" and len(own := own_prompts(model)):
+        if prompts == "input" and len(own := model.own_prompts()):
             np.save(partial / PROMPTS_FILE, own.cpu().numpy(), allow_pickle=False)
         facts = describe(model, networks, target=target, prompts=prompts)
         write_json(
@@ -153,7 +150,7 @@ def compare(network: Network, run: Run, tolerance: float) -> list[Check]:
 def describe(model: PerceptionModel, networks: list[Network], *, target: Target, prompts: Prompts) -> dict[str, Any]:
     """What a program that runs the files must know; the contents of `export.json`."""
     config = model.config
-    facts: dict[str, Any] = {"format_version": FORMAT_VERSION, "vpd_version": __version__, "task": config.task}
+    facts: dict[str, Any] = {"format_version": FORMAT_VERSION, "vpd_version": __version__, "task": model.task}
     facts |= {"target": target, "licence": config.licence}
     facts["networks"] = {
         network.name: {
@@ -167,11 +164,10 @@ def describe(model: PerceptionModel, networks: list[Network], *, target: Target,
     facts["images"] |= {"multiple_px": image_step_px(model, target), "least_multiples": least_steps(target)}
     facts["fit"] = config.fit.model_dump(mode="json")
     facts["prompts"] = prompts
-    if prompts == "input" and len(own_prompts(model)):
+    if prompts == "input" and len(model.own_prompts()):
         facts["prompts_file"] = PROMPTS_FILE
-    if isinstance(config, DepthConfig):
-        any_depth = DepthPrediction(torch.empty(0), config.max_depth_m, scene=None, image=Image.new("RGB", (1, 1)))
-        facts["metres_per_step"] = any_depth.metres_per_step
+    if hasattr(config, "max_depth_m"):
+        facts["metres_per_step"] = metres_per_step(config.max_depth_m)
     for name in ("classes", "scenes", "max_depth_m", "token_length", "templates"):
         if hasattr(config, name):
             facts[name] = getattr(config, name)

@@ -14,10 +14,7 @@ from torch.export import Dim
 from vpd.errors import UsageError
 from vpd.optimising import optimise
 from vpd.prompts.encoder import TextEncoder
-from vpd.tasks.depth import DepthModel
 from vpd.tasks.model import PerceptionModel
-from vpd.tasks.referring import ReferringModel
-from vpd.tasks.segmentation import SegmentationModel
 
 Prompts = Literal["constant", "input"]
 Target = Literal["torch", "onnx", "openvino"]
@@ -52,19 +49,6 @@ class Network:
     """Inputs of other sizes, numbers and prompts than the example's."""
 
 
-class _WithPrompt(nn.Module):
-    """A model with a prompt as a constant."""
-
-    def __init__(self, model: PerceptionModel, text_embeds: Tensor) -> None:
-        super().__init__()
-        self.model = model
-        self.register_buffer("text_embeds", text_embeds)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Outputs for images."""
-        return self.model(images, self.text_embeds)
-
-
 class _TextGraph(nn.Module):
     """Token ids -> one embedding a token, or the embedding at the end-of-text token."""
 
@@ -86,7 +70,7 @@ def find_prompts(model: PerceptionModel, prompts: Prompts | None) -> Prompts:
     """
     if prompts not in (None, "constant", "input"):
         raise UsageError(f"prompts={prompts!r}: choose constant or input.")
-    if not isinstance(model, ReferringModel):
+    if model.constant_prompts() is not None:
         return prompts or "constant"
     if prompts == "constant":
         raise UsageError(
@@ -103,21 +87,12 @@ def image_step_px(model: PerceptionModel, target: Target) -> int:
     same only if it pads from those steps on itself. Graphs of torch hold either with or without such a cut: theirs take
     whole steps of the coarsest map, where there is none.
     """
-    if isinstance(model, DepthModel) and target != "torch":
-        return model.head.fused_stride
-    return model.output_multiple_px
+    return model.output_multiple_px if target == "torch" else model.export_multiple_px
 
 
 def least_steps(target: Target) -> int:
     """Least height and width of images, in steps: torch.export takes axes of length 1 for another kind of axis."""
     return 2 if target == "torch" else 1
-
-
-def own_prompts(model: PerceptionModel) -> Tensor:
-    """Prompts `(n, d)` of a model's own classes or scenes, before the adapter; a referring model has none, n = 0."""
-    if isinstance(model, SegmentationModel):
-        return model.class_embeddings
-    return model.scene_embeddings if isinstance(model, DepthModel) else torch.empty(0, model.backbone.text_dim)
 
 
 def image_network(model: PerceptionModel, prompts: Prompts, *, target: Target) -> Network:
@@ -141,16 +116,7 @@ def image_network(model: PerceptionModel, prompts: Prompts, *, target: Target) -
         return torch.rand(number, 3, rows * step, columns * step, generator=draw) * 2 - 1
 
     def text(number: int) -> Inputs:
-        if prompts == "constant":
-            return ()
-        if isinstance(model, ReferringModel):
-            return (torch.randn(number, model.config.token_length, model.backbone.text_dim, generator=draw),)
-        own = own_prompts(model).cpu()
-        if isinstance(model, DepthModel):
-            own = own[torch.arange(number) % len(own)][:, None]
-        elif is_open:
-            own = own[torch.arange(max(2, len(own) + number - 1)) % len(own)]
-        return (own + own.std() * torch.randn(own.shape, generator=draw),)
+        return () if prompts == "constant" else (model.example_prompts(number),)
 
     def trials() -> Iterator[Trial]:
         side = -(-(model.config.fit.window_px or model.config.fit.size_px) // step)  # as `predict` runs it
@@ -161,20 +127,18 @@ def image_network(model: PerceptionModel, prompts: Prompts, *, target: Target) -
             words = f"{number} x {rows * step}x{columns * step} px"
             yield words + ("" if len(inputs) == 1 else f", prompts {'x'.join(map(str, inputs[1].shape))}"), inputs
 
-    is_open = isinstance(model, SegmentationModel) and model.config.head == "open"
-    module: nn.Module = fast
-    if isinstance(fast, DepthModel) and prompts == "constant":
-        module = _WithPrompt(fast, fast.scene_prompts([None]))  # one for all images
-    of_text: dict[int, Any] = {0: batch}
-    if isinstance(model, SegmentationModel):
-        of_text = {0: Dim("classes", min=2)} if is_open else {}
+    of_text: dict[int, Any] = {
+        "images": {0: batch},
+        "classes": {0: Dim("classes", min=2)},
+        "fixed": {},
+    }[model.prompt_axis]
     example = (images(2, 3, 5), *text(2))
     return Network(
         name="model",
-        module=module,
+        module=fast,
         original=lambda *given: model(*(part.to(model.device) for part in given)),
         inputs=("images", "text_embeds")[: len(example)],
-        output={"segment": "logits", "refer": "logits", "depth": "depth_m"}[model.config.task],
+        output=model.output,
         example=example,
         dynamic=({0: batch, 2: height, 3: width}, of_text)[: len(example)],
         trials=trials,
@@ -187,10 +151,10 @@ def text_network(model: PerceptionModel) -> Network:
     Raises:
         UsageError: If the model has no text encoder.
     """
-    encoder, length, pooled = model.text_encoder, token_length(model), not isinstance(model, ReferringModel)
+    encoder, length, pooled = model.text_encoder, token_length(model), not model.reads_tokens
     if encoder is None:
         raise UsageError(
-            f"This {model.config.task} model was saved without text encoder, so none can be exported. "
+            f"This {model.task} model was saved without text encoder, so none can be exported. "
             "Referring models have one, and segmentation models with the open head."
         )
 
@@ -216,7 +180,7 @@ def text_network(model: PerceptionModel) -> Network:
 
 def token_length(model: PerceptionModel) -> int:
     """Tokens of a text: as many as a referring model reads, or all that CLIP does."""
-    return model.config.token_length if isinstance(model, ReferringModel) else 77
+    return model.config.token_length if model.reads_tokens else 77
 
 
 def token_ids(encoder: TextEncoder, texts: Sequence[str], length: int) -> Tensor:

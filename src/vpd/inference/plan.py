@@ -11,24 +11,20 @@ from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from vpd.config import Fit
 from vpd.errors import UsageError
 from vpd.files.images import read_image
-from vpd.inference.memory import (
-    MARGIN,
-    ONCE_BYTES,
-    BudgetError,
-    Memory,
-    format_memory,
-    network_bytes,
-    parse_memory,
-)
-from vpd.inference.resize import Group, fit_image, fitted_size, most_rows
-from vpd.inference.windows import Windows
+from vpd.inference.cache import FrozenCaches
+from vpd.inference.memory import MARGIN, ONCE_BYTES, BudgetError, Memory, format_memory, network_bytes, parse_memory
+from vpd.inference.resize import fit_image, fit_picture, fitted_size, most_rows
+from vpd.inference.windows import Cuts, PlainWindows, SmoothWindows
 
 SMALLEST = 4
 """Sides of the smallest windows, and of pictures that are run smaller, in multiples of the model's coarsest stride."""
+MOST_OUTPUT_BYTES = 2**28
+"""Outputs of a picture alone that take more are not kept as a whole, budget or not: it goes through in strips."""
 _STRIPS = 5  # strips of outputs at once: two rows between which is interpolated, their mean, its widening, the sum
 _SHARE_OF_STRIPS = 16  # they may take this part of the budget
 
@@ -39,19 +35,60 @@ SMALLER_WARNING = (
 WINDOWS_WARNING = "Pictures are run in windows to stay within the memory; `note` of a prediction says of which size."
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a call of `predict` asks of the network, and what it takes."""
+
+    text: Callable[[list[int], FrozenCaches | None], Tensor | None]
+    """Numbers of pictures, and where results are kept -> their prompts as the network takes them; none = its own."""
+    text_shape: Callable[[int], tuple[int, ...] | None]
+    """Their shape for so many pictures."""
+    channels: int
+    """Of the network's outputs."""
+    kept_bytes: int
+    """What a prediction takes, for each pixel of the picture."""
+    smaller: Callable[[int], Fit] | None = None
+    """The fit of a short side, for tasks that must see a picture as a whole: it is run smaller, never in windows."""
+    words: Any = None
+    """What the task needs to make predictions of the outputs."""
+
+
 class Step(NamedTuple):
     """Pictures that are predicted together."""
 
-    group: Group
-    """Number, picture and fitted pixels of each; no pixels (`(0,)`) of one that is run as a stream."""
+    pictures: list[tuple[int, Image.Image]]
+    """Number of each in the call, and the picture, RGB; all of one fitted size."""
     fit: Fit
     """How they are fitted."""
+    cuts: Cuts | None = None
+    """How they are cut."""
     rows: int = 0
-    """Rows of the strips in which one picture goes from network to prediction; 0 = all at once."""
-    windows: Windows | None = None
-    """How it is cut; none = as `fit` says."""
+    """Rows of the strips in which a single picture goes from network to prediction; 0 = all at once."""
     note: str = ""
     """What was done for the sake of memory that changes the prediction; empty = nothing."""
+
+    @property
+    def num_variants(self) -> int:
+        """Of the variants."""
+        return len(self.fit.scales) * (1 + self.fit.flip)
+
+    def variants(self) -> Iterator[tuple[Tensor | Image.Image, int, bool]]:
+        """What goes through the network: at each scale as it is and, where `fit.flip`, mirrored.
+
+        Yields:
+            Pixels `(b, 3, h, w)` in [-1, 1], or the one picture where it is run in strips; h; whether it is mirrored.
+        """
+        for scale in self.fit.scales:
+            if self.rows:
+                fitted = fit_picture(self.pictures[0][1], self.fit, scale)
+                yield fitted, fitted.height, False
+                if self.fit.flip:
+                    yield fitted.transpose(Image.Transpose.FLIP_LEFT_RIGHT), fitted.height, True
+                continue
+            pixels = torch.cat([fit_image(picture, self.fit, scale) for _, picture in self.pictures])
+            yield pixels, pixels.shape[-2], False
+            if self.fit.flip:
+                yield pixels.flip(-1), pixels.shape[-2], True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +100,9 @@ class Planner:
     """
 
     model: Any
-    memory_bytes: int
-    channels: int
-    """Of the network's outputs."""
-    kept_bytes: int
-    """What a prediction takes, for each pixel of the picture."""
-    text: Callable[[int], tuple[int, ...] | None]
-    """Shape of the text embeddings for so many pictures."""
-    smaller: Callable[[int], Fit] | None = None
-    """The fit of a short side, for models that are run smaller instead of in windows."""
+    asked: Asked
+    memory_bytes: int | None
+    """None = as much as it takes."""
 
     def steps(self, sources: Sequence[Any], fit: Fit, batch_size: int) -> Iterator[Step]:
         """The pictures in their order; neighbours of equal fitted size together as far as memory allows.
@@ -80,18 +111,27 @@ class Planner:
             BudgetError: If there is no way to predict a picture within the budget.
             UsageError: If a picture cannot be read.
         """
-        group: list[tuple[int, Image.Image]] = []
-        for index, source in enumerate(sources):
+        cuts, group = plain_windows(fit), list[tuple[int, Image.Image]]()
+        batch_size = batch_size if fit.scales == (1.0,) else 1
+        for number, source in enumerate(sources):
             picture = read_image(source)
             if group and not self._go_together([*(member for _, member in group), picture], fit, batch_size):
-                yield _together(group, fit)
+                yield Step(group, fit, cuts)
                 group = []
-            if group or self.whole_bytes(fit, [_size(picture)]) <= self.memory_bytes:
-                group.append((index, picture))
+            if group or self._fits(fit, [_size(picture)]):
+                group.append((number, picture))
             else:
-                yield self._alone(index, picture, fit)
+                yield self._alone(number, picture, fit)
         if group:
-            yield _together(group, fit)
+            yield Step(group, fit, cuts)
+
+    def _fits(self, fit: Fit, sizes: Sequence[tuple[int, int]]) -> bool:
+        """Whether pictures can be run all at once."""
+        if self.memory_bytes is not None:
+            return self.whole_bytes(fit, sizes) <= self.memory_bytes
+        height, width = fitted_size(fit, *sizes[0])
+        is_small = 4 * self.asked.channels * height * width <= MOST_OUTPUT_BYTES
+        return is_small or len(sizes) > 1 or fit.scales != (1.0,) or self.asked.smaller is not None
 
     def whole_bytes(self, fit: Fit, sizes: Sequence[tuple[int, int]]) -> int:
         """What pictures of these `(height, width)` take as they are run without a budget."""
@@ -100,17 +140,17 @@ class Planner:
         pixels, area, number = sum(h * w for h, w in sizes), height * width, len(sizes)
         runs = (1 + fit.flip) * len(fit.scales)
         inputs = number * area * (12 * (1 + fit.flip) + 3 * self.model.dtype.itemsize)
-        logits = 4 * self.channels * number * area
-        strips = 4 * self.channels * _STRIPS * max(min(h, most_rows(w)) * w for h, w in sizes)
-        waiting = (runs - 1) * logits if fit.scales == (1.0,) else 4 * self.channels * pixels
+        logits = 4 * self.asked.channels * number * area
+        strips = 4 * self.asked.channels * _STRIPS * max(min(h, most_rows(w)) * w for h, w in sizes)
+        waiting = (runs - 1) * logits if fit.scales == (1.0,) else 4 * self.asked.channels * pixels
         window = _window(fit, height, width)
-        rows = 0 if fit.window_px is None else logits + 8 * self.channels * number * window[0] * width
+        rows = 0 if fit.window_px is None else logits + 8 * self.asked.channels * number * window[0] * width
         running = inputs + waiting + rows + self._network(number, window)
         finishing = waiting + 3 * logits + strips
         return self._sum(sizes, fit, (height, width), max(running, finishing))
 
     def stream_bytes(
-        self, fit: Fit, size: tuple[int, int], windows: Windows | None = None, *, rows: int | None = None
+        self, fit: Fit, size: tuple[int, int], windows: SmoothWindows | None = None, *, rows: int | None = None
     ) -> int:
         """What one picture of `(height, width)` takes if it goes through in strips, in windows or not."""
         fitted = [fitted_size(fit, *size, scale) for scale in fit.scales]
@@ -119,19 +159,19 @@ class Planner:
         waiting = running = 0
         for height, width in fitted:
             window = _window(fit, height, width) if windows is None else windows.size(height, width)
-            buffers = 4 * self.channels * width * (window[0] + 2 * min(rows, window[0]))
+            buffers = 4 * self.asked.channels * width * (window[0] + 2 * min(rows, window[0]))
             network = self._network(1, window) + window[0] * window[1] * (12 + 3 * self.model.dtype.itemsize)
             if windows is None:  # the whole picture as a tensor, and a row of windows copied when it is done
                 buffers += height * width * (12 + 3 * self.model.dtype.itemsize)
-                buffers += 4 * self.channels * width * window[0] if fit.window_px else 0
+                buffers += 4 * self.asked.channels * width * window[0] if fit.window_px else 0
             waiting += mirrors * (buffers + 3 * height * width)
             running = max(running, network)
-        strips = 4 * self.channels * _STRIPS * min(rows, size[0]) * size[1]
+        strips = 4 * self.asked.channels * _STRIPS * min(rows, size[0]) * size[1]
         return self._sum([size], fit, widest, waiting + max(running, strips))
 
     def rows(self, width: int) -> int:
         """Rows of a strip of outputs of such a width."""
-        most = self.memory_bytes // (_SHARE_OF_STRIPS * _STRIPS * 4 * self.channels)
+        most = self._budget // (_SHARE_OF_STRIPS * _STRIPS * 4 * self.asked.channels)
         return min(most_rows(width), max(1, most // width))
 
     def _sum(self, sizes: Sequence[tuple[int, int]], fit: Fit, fitted: tuple[int, int], working: int) -> int:
@@ -140,44 +180,54 @@ class Planner:
         pixels, largest, area = (sum(sizes_px), max(sizes_px), fitted[0] * fitted[1])
         is_resized = any(size != fitted for size in sizes)
         fitting = 12 * largest + 12 * area if not fit.antialias and is_resized else 6 * largest
-        return int(ONCE_BYTES + MARGIN * (3 * pixels + max(fitting + 18 * area, working + self.kept_bytes * pixels)))
+        return int(
+            ONCE_BYTES + MARGIN * (3 * pixels + max(fitting + 18 * area, working + self.asked.kept_bytes * pixels))
+        )
 
     def _network(self, number: int, window: tuple[int, int]) -> int:
-        return network_bytes(self.model, (number, *window), self.text(number))
+        return network_bytes(self.model, (number, *window), self.asked.text_shape(number))
+
+    @property
+    def _budget(self) -> int:
+        return 2**63 if self.memory_bytes is None else self.memory_bytes
 
     def _go_together(self, pictures: list[Image.Image], fit: Fit, batch_size: int) -> bool:
         sizes = [_size(picture) for picture in pictures]
         if len(pictures) > batch_size or fitted_size(fit, *sizes[-1]) != fitted_size(fit, *sizes[0]):
             return False
-        return self.whole_bytes(fit, sizes) <= self.memory_bytes
+        return self._fits(fit, sizes)
 
-    def _alone(self, index: int, picture: Image.Image, fit: Fit) -> Step:
+    def _alone(self, number: int, picture: Image.Image, fit: Fit) -> Step:
         """How a picture is run that is too big to be run as ever."""
-        if self.smaller is not None:
-            return self._smaller(index, picture, fit)
-        group, size = [(index, picture, torch.empty(0))], _size(picture)
+        if self.asked.smaller is not None:
+            return self._smaller(number, picture, fit)
+        group, size = [(number, picture)], _size(picture)
         rows = self.rows(picture.width)
         for those in (most_rows(picture.width), rows):  # with as many as ever, probabilities are the same to the bit
-            if self.stream_bytes(fit, size, rows=those) <= self.memory_bytes:
-                return Step(group, fit, those)
+            if self.memory_bytes is None or self.stream_bytes(fit, size, rows=those) <= self.memory_bytes:
+                return Step(group, fit, plain_windows(fit), those)
         multiple = self.model.output_multiple_px
         largest = min(max(fitted_size(fit, *size, max(fit.scales))), fit.window_px or 2**31)
         sides = range(SMALLEST * multiple, largest, multiple)
-        cuts = [Windows(side, side // 4) for side in sides]
-        fitting = bisect_right(cuts, self.memory_bytes, key=partial(self.stream_bytes, fit, size))
+        cuts = [SmoothWindows(side, side // 4) for side in sides]
+        fitting = bisect_right(cuts, self._budget, key=partial(self.stream_bytes, fit, size))
         if not fitting:
             needed = self.stream_bytes(fit, size, cuts[0] if cuts else None)
             raise self._error(size, fit, needed, f"in windows of {sides[0]} px" if cuts else "as a whole")
         warnings.warn(WINDOWS_WARNING, stacklevel=2)
         windows = cuts[fitting - 1]
-        return Step(group, fit, rows, windows, windows.describe())
+        return Step(group, fit, windows, rows, windows.describe())
 
-    def _smaller(self, index: int, picture: Image.Image, fit: Fit) -> Step:
+    def _smaller(self, number: int, picture: Image.Image, fit: Fit) -> Step:
         """How a picture is run that must be seen as a whole."""
         size, multiple = _size(picture), self.model.output_multiple_px
         usual = min(fitted_size(fit, *size))
-        fits = [self.smaller(side) for side in range(SMALLEST * multiple, usual, multiple)] if self.smaller else []
-        fitting = bisect_right(fits, self.memory_bytes, key=lambda smaller: self.whole_bytes(smaller, [size]))
+        fits = (
+            [self.asked.smaller(side) for side in range(SMALLEST * multiple, usual, multiple)]
+            if self.asked.smaller
+            else []
+        )
+        fitting = bisect_right(fits, self._budget, key=lambda smaller: self.whole_bytes(smaller, [size]))
         if not fitting:
             smallest = fits[0] if fits else fit
             needed = self.whole_bytes(smallest, [size])
@@ -185,56 +235,41 @@ class Planner:
         warnings.warn(SMALLER_WARNING, stacklevel=2)
         chosen = fits[fitting - 1]
         note = f"at a short side of {min(fitted_size(chosen, *size))} px instead of {usual} px"
-        return Step([(index, picture, fit_image(picture, chosen))], chosen, note=note)
+        return Step([(number, picture)], chosen, plain_windows(chosen), note=note)
 
     def _error(self, size: tuple[int, int], fit: Fit, needed: int, how: str) -> BudgetError:
         height, width = fitted_size(fit, *size)
         return BudgetError(
             f"A picture of {size[1]}x{size[0]} px, run at {width}x{height} px, needs {format_memory(needed)} even "
-            f"{how}; {format_memory(self.memory_bytes)} are allowed. Allow more memory, or give a smaller size."
+            f"{how}; {format_memory(self._budget)} are allowed. Allow more memory, or give a smaller size."
         )
 
 
 def plan(
-    model: Any, memory: Memory | None, sources: Sequence[Any], fit: Fit, batch_size: int, **facts: Any
+    model: Any, asked: Asked, sources: Sequence[Any], fit: Fit, batch_size: int, memory: Memory | None = None
 ) -> Iterator[Step]:
     """Steps for pictures, within a budget if there is one.
 
     Args:
         model: Who predicts.
-        memory: The budget, as for `parse_memory`; none = batches as they come.
+        asked: What it is asked.
         sources: Pictures, as for `predict`.
         fit: How they are fitted.
         batch_size: Most pictures that are run together.
-        facts: The rest of what a `Planner` has to know.
+        memory: The budget, as for `parse_memory`; none = batches as they come.
 
     Raises:
         UsageError: If a picture cannot be read, or memory or batch size are not as they must be.
     """
     if batch_size < 1:
         raise UsageError(f"batch_size={batch_size}: give 1 or more.")
-    if memory is None:
-        return (Step(group, fit) for group in read_groups(list(sources), fit, batch_size))
-    planner = Planner(model=model, memory_bytes=parse_memory(memory), **facts)
-    return planner.steps(sources, fit, batch_size)
+    memory_bytes = None if memory is None else parse_memory(memory)
+    return Planner(model=model, asked=asked, memory_bytes=memory_bytes).steps(sources, fit, batch_size)
 
 
-def read_groups(sources: Sequence[Any], fit: Fit, batch_size: int) -> Iterator[Group]:
-    """Groups of at most `batch_size` neighbours that have the same fitted size: (index, picture, pixels)."""
-    group: Group = []
-    for index, source in enumerate(sources):
-        picture = read_image(source)
-        pixels = fit_image(picture, fit)
-        if group and (len(group) == batch_size or pixels.shape != group[0][2].shape):
-            yield group
-            group = []
-        group.append((index, picture, pixels))
-    if group:
-        yield group
-
-
-def _together(group: list[tuple[int, Image.Image]], fit: Fit) -> Step:
-    return Step([(index, picture, fit_image(picture, fit)) for index, picture in group], fit)
+def plain_windows(fit: Fit) -> PlainWindows | None:
+    """How a fit cuts a picture; none = not at all."""
+    return None if fit.window_px is None or fit.stride_px is None else PlainWindows(fit.window_px, fit.stride_px)
 
 
 def _window(fit: Fit, height: int, width: int) -> tuple[int, int]:

@@ -1,42 +1,91 @@
-"""One picture through the network and to its own size, strip by strip."""
+"""A picture through a network, window by window, as strips of finished rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
 from vpd.files.images import to_tensor
-from vpd.inference.plan import Step
-from vpd.inference.resize import Forward, fit_picture, resize_stream, slide
-from vpd.inference.windows import blend
+from vpd.inference.cache import FrozenCaches
+from vpd.inference.windows import Cuts
 
 
-def stream(
-    forward: Forward, picture: Image.Image, step: Step, *, scale: float = 1.0, mirrored: bool = False
+def run_windows(
+    model: Any,
+    images: Tensor | Image.Image,
+    text_embeds: Tensor | None,
+    cuts: Cuts | None,
+    *,
+    rows: int | None = None,
+    caches: FrozenCaches | None = None,
 ) -> Iterator[Tensor]:
-    """Outputs at the picture's size.
+    """Outputs of a network for images of any size, from top to bottom; windows are averaged or blended.
 
     Args:
-        forward: The network; its outputs are float32.
-        picture: RGB.
-        step: How it is fitted and cut.
-        scale: One of the fit's.
-        mirrored: Run the mirror image; the outputs are of that.
+        model: Who runs: a task model, or whatever has its `device`, `dtype` and call.
+        images: `(b, 3, h, w)` in [-1, 1]; or one RGB picture, of which only a window at a time becomes a tensor.
+        text_embeds: What the model is prompted with; none = its own prompts.
+        cuts: How the images are cut; none = they go through as a whole, and the outputs are one strip.
+        rows: Most rows of a strip; none = all that are finished. Then each strip is a tensor of its own.
+        caches: Where results of the frozen parts are kept, if anywhere.
 
     Yields:
-        `(c, rows, W)`, at most `step.rows` of them, from top to bottom.
+        Float32 `(b, c, rows, w)`; with `rows`, to be used before the next is asked for. No more than one row of
+        windows is held at a time, in memory that is used again.
     """
-    fitted = fit_picture(picture, step.fit, scale)
-    strips = (strip[0] for strip in fitted_strips(forward, fitted, step, mirrored=mirrored))
-    yield from resize_stream(strips, fitted.height, picture.height, picture.width, rows=step.rows)
-
-
-def fitted_strips(forward: Forward, fitted: Image.Image, step: Step, *, mirrored: bool = False) -> Iterator[Tensor]:
-    """Outputs `(1, c, rows, w)` at the size that the network sees; each is to be used before the next comes."""
-    if step.windows is not None:
-        yield from blend(forward, fitted, step.windows, mirrored=mirrored, rows=step.rows)
+    height, width = images.shape[-2:] if isinstance(images, Tensor) else (images.height, images.width)
+    text = None if text_embeds is None else text_embeds.to(model.device, model.dtype)
+    part_h, part_w = (height, width) if cuts is None else cuts.size(height, width)
+    tops, lefts = ([0], [0]) if cuts is None else (cuts.starts(height), cuts.starts(width))
+    if len(tops) == len(lefts) == 1:
+        whole = images if isinstance(images, Tensor) else to_tensor(images)
+        yield model(whole.to(model.device, model.dtype), text, caches=caches).float()
         return
-    pixels = to_tensor(fitted)
-    yield from slide(forward, pixels.flip(-1) if mirrored else pixels, step.fit)
+    down, across = (None, None) if cuts is None else (cuts.weights(height), cuts.weights(width))
+    counts = _cover(tops, part_h, height)[:, None] * _cover(lefts, part_w, width) if down is None else None
+    total = torch.zeros(())
+    for number, top in enumerate(tops):
+        for place, left in enumerate(lefts):
+            window = _window(images, top, left, part_h, part_w).to(model.device, model.dtype)
+            output = model(window, text, caches=caches).float()
+            if not total.ndim:
+                total = output.new_zeros((*output.shape[:2], part_h, width))
+            if down is not None and across is not None:
+                output *= (down[number][:, None] * across[place]).to(output.device)
+            total[..., left : left + part_w] += output
+            del output, window
+        done = (tops[number + 1] if number + 1 < len(tops) else height) - top
+        step = done if rows is None else min(rows, done)
+        for first in range(0, done, step):
+            strip = total[..., first : min(first + step, done), :]
+            if counts is not None:
+                strip = strip / counts[top + first : top + first + strip.shape[-2]].to(strip.device)
+            yield strip if rows is not None or counts is not None else strip.clone()
+        _move_up(total, done, step)
+
+
+def _window(images: Tensor | Image.Image, top: int, left: int, height: int, width: int) -> Tensor:
+    if isinstance(images, Tensor):
+        return images[..., top : top + height, left : left + width]
+    return to_tensor(images.crop((left, top, left + width, top + height)))
+
+
+def _cover(starts: list[int], side: int, length: int) -> Tensor:
+    """How many windows cover each pixel along a side."""
+    counts = torch.zeros(length)
+    for start in starts:
+        counts[start : start + side] += 1
+    return counts
+
+
+def _move_up(total: Tensor, done: int, step: int) -> None:
+    """Begin with row `done` and end with zeros; by few rows at a time, as this is the largest thing in memory."""
+    height = total.shape[-2]
+    for first in range(0, height - done, step):
+        part = total[..., done + first : min(done + first + step, height), :]
+        total[..., first : first + part.shape[-2], :] = part
+    total[..., height - done :, :] = 0

@@ -21,10 +21,8 @@ from vpd.files.images import read_image
 from vpd.inference.memory import BudgetError
 from vpd.optimising import found_options, optimise
 from vpd.prediction_jobs.output_names import Item
-from vpd.tasks.depth import DepthModel
+from vpd.tasks.model import PerceptionModel
 from vpd.tasks.predictions import Prediction
-from vpd.tasks.referring import ReferringModel
-from vpd.tasks.segmentation import SegmentationModel
 
 _JPEG_MAX_PX = 65_500
 _THREADS = 8  # most of writing is waiting for the disk
@@ -69,7 +67,7 @@ class Predictor:
     """A model with all that decides its predictions, and the folder they go to.
 
     Args:
-        model: One of the three task models.
+        model: Of any task.
         out: Folder to write into; each file is written whole or not at all.
         model_name: What the manifest calls the model.
         options: Arguments of the model's `predict` (`text`, `classes`, `scene`, `size`, `memory`); none are left out.
@@ -82,7 +80,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: SegmentationModel | ReferringModel | DepthModel,
+        model: PerceptionModel[Any],
         out: str | Path,
         *,
         model_name: str,
@@ -100,13 +98,13 @@ class Predictor:
             if (encoder := self._fast["encoder"]) is not None:
                 told["encoder"] = model_fingerprint(encoder.config.model_dump_json(), encoder.state_dict())
         self.origin = {
-            "task": model.config.task,
+            "task": model.task,
             "model": model_name,
             "fingerprint": model_fingerprint(model.config.model_dump_json(), model.state_dict()),
             "options": told,
         }
         """What every manifest line says of how the prediction was made."""
-        self._model, self._call_options = _prepare(model, given)
+        self._model, self._call_options = model.for_words(given)
         _check_options(self._model, self._call_options)
         self._one_by_one = False
         self._is_frugal = "memory" in given
@@ -218,21 +216,10 @@ def model_fingerprint(config: str, weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _prepare(model: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Model and arguments for every image; prompts of new class names are made once, not for each image."""
-    classes = options.get("classes")
-    if classes and getattr(model.config, "head", None) == "open":
-        return model.with_classes(classes), {key: value for key, value in options.items() if key != "classes"}
-    return model, options
-
-
-def _check_options(model: Any, options: Mapping[str, Any]) -> None:
+def _check_options(model: PerceptionModel[Any], options: Mapping[str, Any]) -> None:
     """Let the model refuse what it cannot do before anything is listed or written."""
     model.predict([], **options)
-    if isinstance(model, DepthModel):
-        model.scene_prompts([options.get("scene")])
-    elif isinstance(model, ReferringModel):
-        model.encode_texts([options["text"]])
+    model.prompts(1, **{name: options[name] for name in model.words if name in options}).text([0], None)
 
 
 def _read(item: Item) -> _Picture:

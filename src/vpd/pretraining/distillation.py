@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Literal
 
 import torch
 from diffusers import AutoencoderKL
@@ -48,16 +47,9 @@ class Distillation(nn.Module):
         save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS_FILE)
 
 
-class DistillationConfig(TrainConfig):
-    """Settings of a distillation."""
-
-    task: Literal["encoder"] = "encoder"  # type: ignore[assignment]
-    """No task of perception."""
-
-
 def distillation_config(
     *, model: str, images: str, size_px: int, steps: int, seed: int, workers: int, use_bf16: bool
-) -> DistillationConfig:
+) -> TrainConfig:
     """How a small encoder is trained.
 
     Muon halves the error that AdamW leaves after as many steps. The rate is right for a network without norms.
@@ -71,7 +63,8 @@ def distillation_config(
         workers: Processes that read.
         use_bf16: Whether to compute in bfloat16 where autocast does.
     """
-    return DistillationConfig(
+    return TrainConfig(
+        task="encoder",  # none of perception
         model=model,
         data=DataSettings(root=images),
         crop_px=size_px,

@@ -2,40 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.config import DepthConfig, Fit, Recipe, unique_names
+from vpd.data.colour import BrightnessContrast, CutDepth, Gamma, HueSaturationValue
+from vpd.data.geometric import RandomCrop, RandomFlip, RandomResize
+from vpd.data.sample import GENERIC_SCENE, CountedDepth, Sample, SampleSet
+from vpd.data.transforms import Pipeline
+from vpd.drawing.overlays import UNKNOWN_COLOUR, Shown, colour_depth, depth_range
 from vpd.errors import UsageError
 from vpd.heads.deconv import DeconvHead
 from vpd.inference.cache import FrozenCaches
-from vpd.inference.memory import Memory
-from vpd.inference.plan import Step, plan
-from vpd.inference.resize import fit_picture, resize_stream, resize_strips
-from vpd.inference.run import fitted_strips
+from vpd.inference.plan import Asked
+from vpd.metrics.depth import DepthMetrics
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import embed_names
 from vpd.prompts.names import published_prompts as read_published_prompts
 from vpd.tasks.losses import LossSum, silog_loss_sum
-from vpd.tasks.model import ImageSource, PerceptionModel, as_list, recipe_backbone
+from vpd.tasks.model import PerceptionModel, recipe_backbone
 from vpd.tasks.predictions import DepthPrediction
+from vpd.tasks.task import Measures, Seen, truth_of
 from vpd.tensors import Batch
 
 REFERENCE_FIT = Fit(mode="resize_short", size_px=480, max_long_px=1920, window_px=480, stride_px=160, flip=True)
 """640x480 is cut into two 480x480 windows, each run with its mirror image: 4 passes, as published."""
-
+RATES = {"learning_rate": 5e-4, "weight_decay": 0.1, "unet_lr_scale": 0.01, "batch_size": 24}
 MEAN_SCENE = "mean of all scenes"
 """What a prediction says of its prompt where no scene was given."""
 
 
-class DepthModel(PerceptionModel):
+class DepthModel(PerceptionModel[DepthPrediction]):
     """Images and scene prompts -> depth in metres.
+
+    Words of `predict`: `scene`, one of the model's scene classes, or one for each image; none = the mean of all.
 
     Args:
         config: What the model is.
@@ -45,6 +51,19 @@ class DepthModel(PerceptionModel):
     Shape:
         images `(b, 3, H, W)` in [-1, 1], text_embeds `(b, 1, d)` -> `(b, 1, H, W)` metres
     """
+
+    task = "depth"
+    config_type = DepthConfig
+    truth = "depth_m"
+    words = ("scene",)
+    output = "depth_m"
+    score = "rmse"
+    score_is_error = True
+    recipes: ClassVar = {
+        "reference": {**RATES, "crop_px": 480, "epochs": 25, "loss_reduction": "batch"},
+        "default": {**RATES, "crop_px": 480, "epochs": 25, "clip_norm": 1.0, "loss_reduction": "global"},
+    }
+    published_schedule: ClassVar = {"kind": "rise_fall", "power": 0.9, "floor": 0.06}  # 3e-5 of 5e-4
 
     config: DepthConfig
     head: DeconvHead
@@ -103,7 +122,7 @@ class DepthModel(PerceptionModel):
         """
         scenes = unique_names(scenes)
         encoder = TextEncoder.from_pretrained(source)
-        backbone = recipe_backbone(source, recipe, gradient_checkpointing, backbone_options or {})
+        backbone = recipe_backbone(cls.backbone_type, source, recipe, gradient_checkpointing, backbone_options or {})
         config = DepthConfig(
             recipe=recipe,
             backbone=backbone.config,
@@ -124,13 +143,18 @@ class DepthModel(PerceptionModel):
     ) -> Tensor:
         """Depth `(b, 1, H, W)`, metres; `text_embeds` `(b, 1, d)`, or none for the mean of all scenes."""
         height, width = images.shape[-2:]
-        if text_embeds is None:
-            text_embeds = self.scene_prompts([None] * len(images))
-        fused = self.head.fused(self._features(images, self.adapter(text_embeds), caches).maps)
+        _, text = self.read_prompts(text_embeds)
+        padded, latents = self.padded(images, caches)
+        fused = self.head.fused(self.backbone(padded, text, latents=latents).maps)
         # What was fused from the padding is cut off before decoding, as in the reference (480 px: 16 -> 15).
         stride = self.head.fused_stride
         fused = fused[..., : -(-height // stride), : -(-width // stride)]
         return self.head.decode(fused)[..., :height, :width]
+
+    @property
+    def export_multiple_px(self) -> int:
+        """A graph cuts what was fused from padding off before it decodes, if it pads from the fused map's steps on."""
+        return self.head.fused_stride
 
     def scene_prompts(self, scenes: Sequence[str | None]) -> Tensor:
         """Embeddings of scenes, `(b, 1, d)`; the mean of all scenes where there is none.
@@ -156,95 +180,109 @@ class DepthModel(PerceptionModel):
         depth_m = self(batch.images, self.scene_prompts(scenes), caches=caches)
         return silog_loss_sum(depth_m, batch.depth_m, over=self.config.loss_over)
 
-    @overload
-    def predict(self, images: ImageSource, **options: Any) -> DepthPrediction: ...
+    @classmethod
+    def example_batch(cls, size: int, side_px: int) -> Batch:
+        """See `Task`."""
+        images, depth_m = torch.rand(size, 3, side_px, side_px) * 2 - 1, torch.ones(size, 1, side_px, side_px)
+        return Batch(images=images, names=["trial"] * size, depth_m=depth_m)
 
-    @overload
-    def predict(self, images: Sequence[ImageSource], **options: Any) -> list[DepthPrediction]: ...
-
-    def predict(  # type: ignore[misc]  # the overloads leave the options open
-        self,
-        images: ImageSource | Sequence[ImageSource],
-        *,
-        scene: str | Sequence[str | None] | None = None,
-        size: int | None = None,
-        batch_size: int = 1,
-        memory: Memory | None = None,
-        caches: FrozenCaches | None = None,
-    ) -> DepthPrediction | list[DepthPrediction]:
-        """Depth in metres at each image's own size.
-
-        Args:
-            images: A path, PIL image, `(H, W, 3)` uint8 array, or a list of them; any size.
-            scene: Scene class, one of the model's; or one for each image; none = the mean of all.
-            size: Short side to run at, pixels; none = what the model was trained at.
-            batch_size: Images of equal fitted size that go through the network together.
-            memory: What the call may take, bytes or a text such as `4GB`: pictures, activations and outputs, over
-                what the process holds. A picture that is too big for it is run in smaller windows, blended without
-                seams, and its prediction's `note` says so; none = whatever it takes.
-            caches: Where results of the frozen parts are kept from call to call, if anywhere.
-
-        Returns:
-            One prediction for one image, a list for a list.
-
-        Raises:
-            UsageError: If an image cannot be read, a scene is not known, or memory does not suffice for the smallest
-                windows.
-        """
-        sources, is_list = as_list(images)
-        scenes = [scene] * len(sources) if scene is None or isinstance(scene, str) else list(scene)
-        if len(scenes) != len(sources):
-            raise UsageError(f"There are {len(sources)} images but {len(scenes)} scenes; give one, or one each.")
+    def prompts(self, number: int, *, scene: str | Sequence[str | None] | None = None) -> Asked:
+        """See `Task`."""
+        scenes = [scene] * number if scene is None or isinstance(scene, str) else list(scene)
+        if len(scenes) != number:
+            raise UsageError(f"There are {number} images but {len(scenes)} scenes; give one, or one each.")
         embeds = self.scene_prompts(scenes) if scenes else self.scene_embeddings[:, None]
-        fit = self._fit(size)
-        predictions = []
-        facts = {"channels": 1, "kept_bytes": 8, "text": lambda number: (number, 1, self.backbone.text_dim)}
-        with self.predicting():
-            for step in plan(self, memory, sources, fit, batch_size, **facts):
-                group = step.group
-                text_embeds = embeds[[index for index, _, _ in group]]
-                for (index, picture, _), depth_m in zip(group, self._step(step, text_embeds, caches), strict=True):
-                    predictions.append(
-                        DepthPrediction(
-                            depth_m=depth_m,
-                            max_depth_m=self.config.max_depth_m,
-                            scene=scenes[index] or MEAN_SCENE,
-                            image=picture,
-                            note=step.note,
-                        )
-                    )
-        return predictions if is_list else predictions[0]
+        return Asked(
+            text=lambda numbers, _: embeds[numbers],
+            text_shape=lambda count: (count, 1, self.backbone.text_dim),
+            channels=1,
+            kept_bytes=8,
+            words=scenes,
+        )
 
-    def _step(self, step: Step, text_embeds: Tensor, caches: FrozenCaches | None) -> Iterator[Tensor]:
-        """Depth `(H, W)` of each picture of a step, at its own size."""
-        if step.rows:
-            picture = step.group[0][1]
-            fitted = fit_picture(picture, step.fit)
-            run = partial(self._run, text_embeds=text_embeds, caches=caches)
-            strips: Iterator[Tensor] = (strip[0] for strip in fitted_strips(run, fitted, step))
-            if step.fit.flip:
-                mirrored = (strip[0].flip(-1) for strip in fitted_strips(run, fitted, step, mirrored=True))
-                strips = ((plain + other) / 2 for plain, other in zip(strips, mirrored, strict=True))
-            resized = resize_stream(strips, fitted.height, picture.height, picture.width, rows=step.rows)
-            yield torch.cat([strip.cpu() for strip in resized], dim=1)[0]
-            return
-        pixels = torch.cat([pixels for _, _, pixels in step.group])
-        depths = self.fitted_depth(pixels, text_embeds, step.fit, caches=caches)
-        for (_, picture, _), depth in zip(step.group, depths, strict=True):
-            yield torch.cat(list(resize_strips(depth, picture.height, picture.width)), dim=1)[0].cpu()
+    def answer(self, asked: Asked, seen: Seen, strips: Iterator[Tensor]) -> DepthPrediction:
+        """See `Task`."""
+        depth_m, done = torch.empty(seen.size), 0
+        for strip in strips:
+            depth_m[done : done + strip.shape[1]] = strip[0]
+            done += strip.shape[1]
+        scene = asked.words[seen.number] or MEAN_SCENE
+        return DepthPrediction(
+            depth_m=depth_m, max_depth_m=self.config.max_depth_m, scene=scene, image=seen.image, note=seen.note
+        )
 
-    def fitted_depth(
-        self,
-        images: Tensor,
-        text_embeds: Tensor,
-        fit: Fit,
-        forward: Callable[[Tensor, Tensor | None], Tensor] | None = None,
-        *,
-        caches: FrozenCaches | None = None,
-    ) -> Tensor:
-        """Depth `(b, 1, h, w)` of fitted images, averaged over windows and, where `fit.flip`, mirror images."""
-        depth = torch.cat(list(self._outputs(images, text_embeds, fit, forward, caches)), dim=-2)
-        if not fit.flip:
-            return depth
-        mirrored = torch.cat(list(self._outputs(images.flip(-1), text_embeds, fit, forward, caches)), dim=-2)
-        return (depth + mirrored.flip(-1)) / 2
+    def constant_prompts(self) -> Tensor:
+        """The mean of all scenes."""
+        return self.scene_prompts([None])
+
+    def own_prompts(self) -> Tensor:
+        """See `Task`."""
+        return self.scene_embeddings
+
+    def measures(self, sample_set: SampleSet) -> Measures:
+        """Errors averaged over images; the data set says which true depth counts, or the model's range does."""
+        counted = getattr(sample_set, "counted", CountedDepth())  # sets need not inherit from SampleSet
+        metrics = DepthMetrics(
+            min_depth_m=counted.min_depth_m,
+            max_depth_m=counted.max_depth_m or self.config.max_depth_m,
+            crop=counted.crop,
+        )
+        part = f"inside the {metrics.crop} crop" if metrics.crop else "no crop"
+        between = f"true depth between {metrics.min_depth_m:g} and {metrics.max_depth_m:g} m, {part}"
+        return Measures({"": metrics}, {"": f"errors averaged over images; {between}"})
+
+    def words_of(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """The scene of each, where the model knows it."""
+        return {"scene": [sample.scene if sample.scene in self.config.scenes else None for sample in samples]}
+
+    def shown(self, sample: Sample, prediction: DepthPrediction) -> Shown:
+        """In colours of the truth's range."""
+        truth = truth_of(sample, "depth_m")
+        near_m, far_m = depth_range(truth)
+        return Shown(
+            colour_depth(truth, near_m, far_m),
+            colour_depth(prediction.depth_m.numpy(), near_m, far_m),
+            Counter({(UNKNOWN_COLOUR, "not measured"): int((truth <= 0).sum())}),
+            scale_m=(near_m, far_m),
+        )
+
+    @classmethod
+    def begin(cls, source: str | Path, samples: SampleSet, given: Mapping[str, Any], **options: Any) -> DepthModel:
+        """See `Task`."""
+        scenes = given.get("scenes") or samples.scenes
+        if not scenes:
+            raise UsageError("The data names no scenes, and depth prompts are made of them: set scenes=[room, ...].")
+        return cls.from_diffusion(source, scenes=scenes, max_depth_m=given["max_depth_m"], **options)
+
+    def go_on(self, samples: SampleSet, given: Mapping[str, Any], *, diffusion: str | None = None) -> DepthModel:
+        """With prompts for the scenes that it knows."""
+        wanted = given.get("scenes") or [scene for scene in samples.scenes if scene != GENERIC_SCENE]
+        if unknown := [scene for scene in wanted if scene not in self.config.scenes]:
+            raise UsageError(
+                f"{given['model']} has no prompts for the scenes {', '.join(unknown)}. It knows: "
+                f"{', '.join(self.config.scenes)}."
+            )
+        return self
+
+    @classmethod
+    def training_fit(cls, recipe: Recipe, crop_px: int) -> Fit:
+        """See `Task`."""
+        stride_px = max(1, crop_px // 3)
+        return Fit(size_px=crop_px, max_long_px=4 * crop_px, window_px=crop_px, stride_px=stride_px, flip=True)
+
+    @classmethod
+    def augmentation(cls, recipe: Recipe, crop_px: int, *, max_depth_m: float = 10.0) -> Pipeline:
+        """Published crops come at the scale of the pictures, which must then be NYU's.
+
+        By default pictures of any size are brought to the scale at which the model will see them.
+        """
+        is_reference = recipe == "reference"
+        cut = CutDepth("wrap" if is_reference else "metric", max_depth_m)
+        resize = () if is_reference else (RandomResize(crop_px, 4 * crop_px, ratio=(1.0, 1.0)),)
+        colours = (BrightnessContrast(), Gamma(), HueSaturationValue())
+        return Pipeline((*resize, cut, RandomFlip(), RandomCrop(crop_px), *colours), pad_px=crop_px)
+
+    @staticmethod
+    def published_rule(name: str, parameter: Tensor) -> tuple[bool, bool]:
+        """One-dimensional parameters do not decay."""
+        return "unet" in name, parameter.ndim != 1

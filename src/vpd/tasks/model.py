@@ -1,12 +1,11 @@
-"""What the three task models share: backbone, text adapter, and the way an image takes through them."""
+"""What all tasks share: backbone, text adapter, and the one way that a picture takes through them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -15,16 +14,19 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.config import DepthConfig, Fit, LoraSettings, Recipe, ReferConfig, SegmentConfig
+from vpd.config import Fit, LoraSettings, Recipe, TaskConfig
 from vpd.errors import UsageError
 from vpd.files.images import pad_to_multiple
 from vpd.inference.cache import FrozenCaches, image_key
-from vpd.inference.resize import slide
+from vpd.inference.memory import Memory
+from vpd.inference.plan import plan
+from vpd.inference.run import run_windows
 from vpd.model_folder import save_model
 from vpd.prompts.adapter import PreparedText, TextAdapter
 from vpd.prompts.encoder import TextEncoder
-from vpd.tasks.losses import LossSum, mean_loss
-from vpd.tensors import Batch, Features, Text
+from vpd.tasks.losses import mean_loss
+from vpd.tasks.task import P, Run, Seen, Task
+from vpd.tensors import Batch, Text
 
 ImageSource = str | Path | Image.Image | NDArray[np.uint8]
 """A path, a PIL image, or an `(H, W, 3)` uint8 array."""
@@ -33,8 +35,8 @@ BACKBONE_OPTIONS = ("latent_scaling", "detach_maps", "map_scale", "timestep")
 """What of the backbone a recipe decides and settings can change."""
 
 
-class PerceptionModel(nn.Module):
-    """Backbone, text adapter and head of one task.
+class PerceptionModel(Task[P], nn.Module):
+    """Backbone, text adapter and head of one task; subclasses are the tasks.
 
     Args:
         config: What the model is; travels with the saved model.
@@ -43,13 +45,13 @@ class PerceptionModel(nn.Module):
         text_encoder: Where the task turns words into prompts while predicting or training.
     """
 
-    config: SegmentConfig | ReferConfig | DepthConfig
+    config: Any
     prepared_text: PreparedText | None
     """The model's own prompts as constants, in a model made by `vpd.optimise`."""
 
     def __init__(
         self,
-        config: SegmentConfig | ReferConfig | DepthConfig,
+        config: TaskConfig,
         *,
         backbone: StableDiffusionBackbone,
         head: nn.Module,
@@ -80,13 +82,80 @@ class PerceptionModel(nn.Module):
         """Images are padded to a multiple of this, the stride of the coarsest map."""
         return self.backbone.strides[-1]
 
+    @property
+    def export_multiple_px(self) -> int:
+        """What height and width of images must be multiples of in a graph that pads as `forward` does."""
+        return self.output_multiple_px
+
+    @overload
+    def predict(self, images: ImageSource, **options: Any) -> P: ...
+
+    @overload
+    def predict(self, images: Sequence[ImageSource], **options: Any) -> list[P]: ...
+
+    def predict(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        *,
+        size: int | None = None,
+        batch_size: int = 1,
+        memory: Memory | None = None,
+        caches: FrozenCaches | None = None,
+        **words: Any,
+    ) -> P | list[P]:
+        """Predictions at each image's own size.
+
+        Args:
+            images: A path, PIL image, `(H, W, 3)` uint8 array, or a list of them; any size.
+            size: Short side to run at, pixels; none = what the model was trained at.
+            batch_size: Images of equal fitted size that go through the network together.
+            memory: What the call may take, bytes or a text such as `4GB`: pictures, activations and outputs, over
+                what the process holds. A picture that is too big for one pass is run in windows, blended without
+                seams (referring: smaller, as windows would change what "on the left" means), and its prediction's
+                `note` says so; none = whatever it takes.
+            caches: Where results of the frozen parts are kept from call to call, if anywhere.
+            words: What the task asks, as its model's docstring has them.
+
+        Returns:
+            One prediction for one image, a list for a list.
+
+        Raises:
+            UsageError: If an image cannot be read, the words do not fit, or memory does not suffice for the smallest
+                windows.
+        """
+        sources, is_list = as_list(images)
+        asked, predictions = self.prompts(len(sources), **words), list[P]()
+        with self.predicting():
+            for step in plan(self, asked, sources, self.fit_at(size), batch_size, memory):
+                text = asked.text([number for number, _ in step.pictures], caches)
+                runs: list[Run] = []
+                total: Tensor | None = None
+                for pixels, height, is_mirrored in step.variants():
+                    strips = run_windows(self, pixels, text, step.cuts, rows=step.rows or None, caches=caches)
+                    if step.rows:  # one picture, of which nothing is kept as a whole
+                        runs.append(Run((strip[0] for strip in strips), height, is_mirrored))
+                        continue
+                    runs.append(Run(torch.cat(list(strips), dim=-2), height, is_mirrored))
+                    if len(step.fit.scales) > 1:  # kept one at a time: together they would take more than their sum
+                        seen = Seen(*step.pictures[0], [runs.pop().of(0)], step.rows, step.note)
+                        total = _add(total, self.combine(asked, seen), *seen.size)
+                for place, (number, image) in enumerate(step.pictures):
+                    seen = Seen(number, image, [run.of(place) for run in runs], step.rows, step.note)
+                    combined = self.combine(asked, seen) if total is None else iter([total.div_(step.num_variants)])
+                    predictions.append(self.answer(asked, seen, combined))
+        return predictions if is_list else predictions[0]
+
+    def for_words(self, words: dict[str, Any]) -> tuple[PerceptionModel[P], dict[str, Any]]:
+        """Model and words for many calls of `predict` with the same words: what can be done once is done here."""
+        return self, words
+
     def add_lora(self, settings: LoraSettings) -> None:
         """Put low-rank layers on the UNet's attention and freeze its other weights; outputs stay what they were.
 
         Raises:
             UsageError: If PEFT is not installed, or the model was optimised.
         """
-        self._check_plain()
+        self.check_plain()
         self.backbone.add_lora(settings)
         self._tell_lora()
 
@@ -102,10 +171,6 @@ class PerceptionModel(nn.Module):
     def loss(self, batch: Batch) -> Tensor:
         """Training loss of a batch, a scalar."""
         return mean_loss(*self.loss_sum(batch))
-
-    def loss_sum(self, batch: Batch, *, caches: FrozenCaches | None = None) -> LossSum:
-        """The loss of a batch as total and weight, two scalars; those of several batches may be added up."""
-        raise TypeError(f"{type(self).__name__} has no loss: use one of the three task models.")
 
     @contextmanager
     def predicting(self) -> Iterator[None]:
@@ -132,31 +197,53 @@ class PerceptionModel(nn.Module):
         Raises:
             UsageError: If the folder cannot be written, the base cannot be loaded, or the model was optimised.
         """
-        self._check_plain()
+        self.check_plain()
         save_model(self.config, self.state_dict(), folder, text_encoder=self.text_encoder, base=base, half=half)
 
-    def _check_plain(self) -> None:
-        """Refuse to save or change a model whose weights are no longer those it was made from."""
+    def check_plain(self) -> None:
+        """Refuse to save or change a model whose weights are no longer those it was made from.
+
+        Raises:
+            UsageError: If it was made by `vpd.optimise`.
+        """
         if self.is_optimised:
             raise UsageError(
                 "A model made by vpd.optimise only predicts. Save, train or change the model that it was made from."
             )
 
-    def _features(self, images: Tensor, adapted: Text, caches: FrozenCaches | None = None) -> Features:
-        """Features of images padded with zeros (mid-grey) at right and bottom to `output_multiple_px`."""
+    def padded(self, images: Tensor, caches: FrozenCaches | None = None) -> tuple[Tensor, Tensor | None]:
+        """Images with zeros (mid-grey) at right and bottom, to `output_multiple_px`; and their latents, if kept."""
         padded, _ = pad_to_multiple(images, self.output_multiple_px)
         if caches is None or caches.latents is None:
-            return self.backbone(padded, adapted)
+            return padded, None
         latents = caches.latents.rows(
             [image_key(image) for image in padded],
             lambda index: self.backbone.encode(padded[index : index + 1])[0],
             device=padded.device,
         )
-        return self.backbone(padded, adapted, latents=latents)
+        return padded, latents
 
-    def _fit(self, size: int | None) -> Fit:
-        """How images are fitted, with another size where the caller wants one."""
-        fit = self.config.fit
+    def read_prompts(self, text_embeds: Tensor | None) -> tuple[Tensor, Text]:
+        """Prompts after the adapter, `(b, k, d)` or `(1, k, d)`, and what the UNet is given of them.
+
+        Args:
+            text_embeds: `(b, k, d)`, or `(k, d)` for all images; none = `constant_prompts`.
+        """
+        if text_embeds is None and self.prepared_text is not None:
+            return self.prepared_text.embeds, self.prepared_text.layers
+        text_embeds = self.constant_prompts() if text_embeds is None else text_embeds
+        if text_embeds is None:
+            raise ValueError(f"{type(self).__name__} has no prompts of its own: give text_embeds.")
+        adapted = self.adapter(text_embeds if text_embeds.ndim == 3 else text_embeds[None])
+        return adapted, adapted
+
+    def fit_at(self, size: int | None) -> Fit:
+        """How images are fitted, with another short side where the caller wants one.
+
+        Raises:
+            UsageError: If it is less than a pixel.
+        """
+        fit: Fit = self.config.fit
         if size is None:
             return fit
         if size < 1:
@@ -167,40 +254,14 @@ class PerceptionModel(nn.Module):
             changes["mode"] = "resize_short"
         return Fit.model_validate({**fit.model_dump(), **changes})
 
-    def _outputs(
-        self,
-        images: Tensor,
-        text_embeds: Tensor | None,
-        fit: Fit,
-        forward: Callable[[Tensor, Tensor | None], Tensor] | None = None,
-        caches: FrozenCaches | None = None,
-    ) -> Iterator[Tensor]:
-        """Strips of float32 outputs for fitted images, with the model's own text where none is given; see `slide`."""
-        images = images.to(self.device, self.dtype)
-        text = None if text_embeds is None else text_embeds.to(self.device, self.dtype)
-        run = partial(self._run, text_embeds=text, forward=forward, caches=caches)
-        return slide(run, images, fit)
-
-    def _run(
-        self,
-        images: Tensor,
-        *,
-        text_embeds: Tensor | None,
-        forward: Callable[[Tensor, Tensor | None], Tensor] | None = None,
-        caches: FrozenCaches | None = None,
-    ) -> Tensor:
-        """Float32 outputs of fitted images or windows of them, by the model or by what stands for it."""
-        run = forward or partial(self, caches=caches)
-        text = None if text_embeds is None else text_embeds.to(self.device, self.dtype)
-        return run(images.to(self.device, self.dtype), text).float()
-
 
 def recipe_backbone(
-    source: str | Path, recipe: Recipe, gradient_checkpointing: bool, changes: Mapping[str, Any]
-) -> StableDiffusionBackbone:
+    kind: type[Any], source: str | Path, recipe: Recipe, gradient_checkpointing: bool, changes: Mapping[str, Any]
+) -> Any:
     """The backbone as a recipe trains it: published = unscaled latents, maps as they are and without gradient.
 
     Args:
+        kind: Its class, `StableDiffusionBackbone` or one like it.
         source: Stable Diffusion: folder, hub id or single file.
         recipe: `reference` or `default`.
         gradient_checkpointing: Recompute the UNet's blocks in the backward pass.
@@ -214,15 +275,29 @@ def recipe_backbone(
     options = dict(zip(BACKBONE_OPTIONS, values, strict=True))
     if unknown := sorted(set(changes) - set(options)):
         raise UsageError(f"Unknown backbone options: {', '.join(unknown)}. Known: {', '.join(options)}.")
-    return StableDiffusionBackbone.from_pretrained(
-        source, gradient_checkpointing=gradient_checkpointing, **{**options, **changes}
-    )
+    return kind.from_pretrained(source, gradient_checkpointing=gradient_checkpointing, **{**options, **changes})
 
 
 def as_list(images: ImageSource | Sequence[ImageSource]) -> tuple[list[ImageSource], bool]:
-    """The images as a list, and whether they came as one."""
+    """The images as a list, and whether they came as one.
+
+    Raises:
+        UsageError: If they are something else.
+    """
     if isinstance(images, (str, Path, Image.Image, np.ndarray)):
         return [images], False
     if isinstance(images, Tensor) or not isinstance(images, Iterable):
         raise UsageError(f"An image is a path, PIL image or (H, W, 3) uint8 array; got {type(images).__name__}.")
     return list(images), True
+
+
+def _add(total: Tensor | None, strips: Iterable[Tensor], height: int, width: int) -> Tensor:
+    """The sum of what came before, none or `(c, height, width)`, and of strips from top to bottom."""
+    done = 0
+    for strip in strips:
+        total = strip.new_zeros((len(strip), height, width)) if total is None else total
+        total[:, done : done + strip.shape[1]] += strip
+        done += strip.shape[1]
+    if total is None:
+        raise ValueError("There are no strips to add.")
+    return total

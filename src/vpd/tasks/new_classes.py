@@ -1,21 +1,105 @@
-"""Going on with a segmentation model on other classes: its prompts and its head."""
+"""Classes of a segmentation model and those of data: whether they fit, and how a model goes on with others."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from vpd.config import unique_names
+from vpd.data.sample import SampleSet
 from vpd.errors import UsageError
+from vpd.heads.fpn import FPNHead
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import embed_names
-from vpd.tasks.model import PerceptionModel
+
+logger = logging.getLogger(__name__)
 
 
-def new_prompts(
-    model: PerceptionModel, names: list[str], *, templates: tuple[str, ...], diffusion: str | Path | None
-) -> Tensor:
+def class_names(given: Sequence[str] | None, samples: SampleSet) -> tuple[str, ...]:
+    """Class names in the order of the labels: those of the settings, else those of the data.
+
+    Raises:
+        UsageError: If there are none, or the settings name another number of them than the data has.
+    """
+    names, of_data = tuple(given or samples.classes), samples.classes
+    if not names:
+        raise UsageError("The data names no classes: set classes=[road, sky, ...] in the order of the labels.")
+    if of_data and len(of_data) != len(names):
+        raise UsageError(f"classes names {len(names)} classes, but the data has {len(of_data)}: {', '.join(of_data)}.")
+    return names
+
+
+def check_classes(of_data: Sequence[str], of_model: Sequence[str]) -> None:
+    """Make sure that label numbers mean the same in data and model.
+
+    Other names of the same number are only warned of, because prompts may well be worded better than labels.
+
+    Args:
+        of_data: Class names of the data set; empty = not known.
+        of_model: Class names of the model.
+
+    Raises:
+        UsageError: If the numbers of classes differ, or the same names stand in another order.
+    """
+    if not of_data or tuple(of_data) == tuple(of_model):
+        return
+    if len(of_data) != len(of_model):
+        raise UsageError(
+            f"The data has {len(of_data)} classes and the model {len(of_model)}: "
+            f"{_shorten(of_data)} and {_shorten(of_model)}. Use the data the model was trained for."
+        )
+    place = next(n for n, (theirs, ours) in enumerate(zip(of_data, of_model, strict=True)) if theirs != ours)
+    difference = f"class {place} is {of_data[place]!r} in the data and {of_model[place]!r} in the model"
+    if set(of_data) == set(of_model):
+        raise UsageError(f"Data and model have the same classes in another order: {difference}.")
+    logger.warning("Labels are matched by number, though names differ: %s.", difference)
+
+
+def _shorten(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def with_classes(model: Any, classes: Sequence[str], *, diffusion: str | Path | None = None) -> Any:
+    """A model for other classes to train on; weights and prompts of classes that both have are taken over.
+
+    With the published head, a new class starts with an unused attention map and a fresh row in the last layer. Backbone
+    and adapter are shared with the old model, which should not be used afterwards.
+
+    Args:
+        model: A `SegmentationModel`.
+        classes: All classes of the new model, in the order of its labels.
+        diffusion: Where to take the text encoder for new prompts from; none = the model's own, or the diffusion model
+            it was made from.
+
+    Raises:
+        UsageError: If new prompts are needed and there is no text encoder, or the model was optimised.
+    """
+    model.check_plain()
+    names, known = unique_names(classes), model.config.classes
+    old = [known.index(name) if name in known else None for name in names]
+    config = model.config.model_copy(update={"classes": names})
+    changed = type(model)(config, backbone=model.backbone, text_encoder=model.text_encoder)
+    changed.to(device=model.device, dtype=model.dtype).train(model.training)
+    changed.adapter = model.adapter
+    embeds = dict(zip(known, model.class_embeddings, strict=True))
+    if added := [name for name in names if name not in known]:
+        prompts = _new_prompts(model, added, templates=config.templates, diffusion=diffusion)
+        embeds |= zip(added, prompts.to(model.class_embeddings), strict=True)
+    changed.class_embeddings.copy_(torch.stack([embeds[name] for name in names]))
+    if isinstance(model.head, FPNHead):
+        state = _head_for_classes(model.head.state_dict(), changed.head.state_dict(), model.backbone.channels, old)
+        changed.head.load_state_dict(state)
+    else:
+        changed.head = model.head
+    return changed
+
+
+def _new_prompts(model: Any, names: list[str], *, templates: tuple[str, ...], diffusion: str | Path | None) -> Tensor:
     """Prompt embeddings of new classes, `(n, d)`, made as the model's own were.
 
     Args:
@@ -44,7 +128,7 @@ def new_prompts(
     return embed_names(encoder, names, templates=templates)
 
 
-def head_for_classes(
+def _head_for_classes(
     state: dict[str, Tensor], fresh: dict[str, Tensor], channels: tuple[int, ...], old: list[int | None]
 ) -> dict[str, Tensor]:
     """Weights of a published head for other classes.

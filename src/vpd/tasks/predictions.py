@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,32 @@ from torch import Tensor
 from vpd.drawing.overlays import depth_picture, mask_picture, segmentation_picture
 from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write
-from vpd.files.decoding import LOSSLESS_FORMATS, decode_file
 
 DEPTH_SCALE_KEY = "metres_per_step"
 """Key under which a depth file and a manifest line say what one step of a pixel means."""
 _LARGEST_16_BIT = 65535
 _MILLIMETRES_TO_M = 65.0
+
+
+class Prediction(Protocol):
+    """What `predict` returns for one image, whatever the task."""
+
+    @property
+    def image(self) -> Image.Image:
+        """The input, RGB, upright."""
+
+    @property
+    def note(self) -> str:
+        """What was done to stay within `memory` that changes the prediction; empty = nothing."""
+
+    def save(self, path: str | Path) -> None:
+        """Write the data file."""
+
+    def overlay(self) -> Image.Image:
+        """Something to look at."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the manifest says of it."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +105,8 @@ class MaskPrediction:
     """The input, RGB, upright."""
     note: str = ""
     """What was done to stay within `memory` that changes the prediction, such as windows; empty = nothing."""
+    fitted_mask: Tensor | None = field(default=None, repr=False)
+    """`(h, w)` bool at the size that the network sees, where it was asked for."""
 
     def save(self, path: str | Path) -> None:
         """Write the mask as an 8-bit PNG, 0 or 255; the expression stands in its text.
@@ -127,16 +149,8 @@ class DepthPrediction:
 
     @property
     def metres_per_step(self) -> float:
-        """What one step of a pixel means in the data file: 1 mm, or 1/256 m where the range exceeds 65 m.
-
-        A range beyond 255 m takes the next power of two that holds it.
-        """
-        if self.max_depth_m <= _MILLIMETRES_TO_M:
-            return 0.001
-        step_m = 1 / 256
-        while self.max_depth_m > step_m * _LARGEST_16_BIT:
-            step_m *= 2
-        return step_m
+        """What one step of a pixel means in the data file; see `metres_per_step`."""
+        return metres_per_step(self.max_depth_m)
 
     def save(self, path: str | Path) -> None:
         """Write the depth as a 16-bit PNG, 0 = none; `metres_per_step` stands in its text.
@@ -165,24 +179,17 @@ class DepthPrediction:
         }
 
 
-Prediction = SegmentationPrediction | MaskPrediction | DepthPrediction
-"""What `predict` returns for one image."""
+def metres_per_step(max_depth_m: float) -> float:
+    """What one step of a pixel means in a depth file: 1 mm, or 1/256 m where the range exceeds 65 m.
 
-
-def read_depth_prediction(path: str | Path) -> NDArray[np.float32]:
-    """Depth `(H, W)` in metres from a file that `DepthPrediction.save` wrote; 0 = none.
-
-    Raises:
-        UsageError: If the file cannot be read or does not say its scale.
+    A range beyond 255 m takes the next power of two that holds it.
     """
-    picture, _ = decode_file(Path(path), LOSSLESS_FORMATS)
-    step_m = picture.info.get(DEPTH_SCALE_KEY)
-    if step_m is None or not picture.mode.startswith("I"):
-        raise UsageError(
-            f"{path} is not a depth prediction: it has no text {DEPTH_SCALE_KEY!r}. "
-            "Read other depth files with `vpd.files.images.read_depth` and their scale."
-        )
-    return (np.asarray(picture).astype(np.float64) * float(step_m)).astype(np.float32)
+    if max_depth_m <= _MILLIMETRES_TO_M:
+        return 0.001
+    step_m = 1 / 256
+    while max_depth_m > step_m * _LARGEST_16_BIT:
+        step_m *= 2
+    return step_m
 
 
 def _note(note: str) -> dict[str, str]:

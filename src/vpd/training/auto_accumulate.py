@@ -6,14 +6,12 @@ import gc
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
 
 from vpd.errors import UsageError
 from vpd.tasks.model import PerceptionModel
-from vpd.tensors import Batch
 from vpd.training import memory
 from vpd.training.config import TrainConfig
 from vpd.training.optimisers import STATE_BYTES
@@ -64,7 +62,7 @@ class _Trials:
     """Passes of random samples, and the memory they take."""
 
     def __init__(self, model: PerceptionModel, config: TrainConfig, accelerator: Accelerator) -> None:
-        self._config, self._device = config, accelerator.device
+        self._model, self._config, self._device = model, config, accelerator.device
         self._loss_of = LossOf(model, config)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         values = sum(parameter.numel() for parameter in trained)
@@ -113,22 +111,11 @@ class _Trials:
         return fits
 
     def _run(self, size: int) -> None:
-        batch = largest_batch(self._config, size).to(self._device)
+        batch = self._model.example_batch(size, self._config.crop_px).to(self._device)
         for _ in range(2):  # gradients of the first batch are there while the second is computed
             total, _ = self._loss_of(batch)
             total.backward()
         self._loss_of.zero_grad(set_to_none=True)
-
-
-def largest_batch(config: TrainConfig, size: int) -> Batch:
-    """Random samples with truth at every pixel."""
-    side = config.crop_px
-    batch = Batch(images=torch.rand(size, 3, side, side) * 2 - 1, names=["trial"] * size)
-    if config.task == "segment":
-        return replace(batch, labels=torch.zeros(size, side, side, dtype=torch.long))
-    if config.task == "refer":
-        return replace(batch, masks=torch.zeros(size, side, side, dtype=torch.long), texts=["trial"] * size)
-    return replace(batch, depth_m=torch.ones(size, 1, side, side))
 
 
 @contextmanager

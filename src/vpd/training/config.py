@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from vpd.config import Frozen, LoraSettings, Recipe, Task
+from vpd.config import Frozen, LoraSettings, Recipe
 from vpd.errors import UsageError
 
 Mode = Literal["full", "lora", "frozen", "head"]
@@ -52,7 +52,7 @@ class ScheduleSettings(Frozen):
 class TrainConfig(Frozen):
     """Everything that decides the outcome of a training run, and how it is watched."""
 
-    task: Task
+    task: str
     """`segment`, `refer` or `depth`."""
     recipe: Recipe = "default"
     """`reference` = as published, quirks included; `default` = what we recommend."""

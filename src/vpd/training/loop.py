@@ -17,7 +17,7 @@ from accelerate.utils import broadcast, gather
 from vpd.data.batches import SampleStream
 from vpd.data.sample import SampleSet, Transform
 from vpd.errors import UsageError
-from vpd.evaluation.evaluate import SCORE, Interrupted, evaluate, sample_sheet
+from vpd.evaluation.evaluate import Interrupted, evaluate, sample_sheet
 from vpd.inference.cache import FrozenCaches
 from vpd.model_folder import MODEL
 from vpd.processes import do_on_first, find_processes
@@ -81,10 +81,10 @@ class Training:
         self.train_set, self.transform, self.validation_set = train_set, transform, validation_set
         self.checkpoint, self.start_step = checkpoint, checkpoint.step if checkpoint else 0
         self.steps = total_steps(config, len(train_set))
-        self.schedule = schedule_of(config, samples=len(train_set))
+        self.schedule = schedule_of(config, type(model), samples=len(train_set))
         self.batch_size = micro_batch_size(config, self.accelerator.num_processes)
         self.show_bar, self.on_validated = show_bar, on_validated
-        training_caches, self.validation_caches = caches or build_caches(config)
+        training_caches, self.validation_caches = caches or build_caches(config, type(model))
         self.stepper = Stepper(model, config, self.accelerator, training_caches)
         self.average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
         data = data_identity(train_set)
@@ -137,7 +137,7 @@ class Training:
         return self.folder / MODEL
 
     def _tell_best(self) -> None:
-        best, score = self.run_folder.best(), SCORE[self.config.task]
+        best, score = self.run_folder.best(), self.model.score
         if best and self.accelerator.is_main_process:
             logger.info("Best: %s %.4f after step %d, %s.", score, best.scores[score], best.step, best.folder)
 
@@ -213,12 +213,12 @@ class Training:
             progress.record(done, "validation", metrics)
             self.on_validated(done, metrics)
             if self.config.pictures and self.accelerator.is_main_process:
-                self._show_samples(done, samples, metrics[SCORE[self.config.task]], progress)
+                self._show_samples(done, samples, metrics[self.model.score], progress)
         return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
     def _show_samples(self, done: int, samples: SampleSet, score: float, progress: Progress) -> None:
         """Pictures of a few samples; without them where one cannot be read, for the other processes are going on."""
-        caption = f"step {done}: {SCORE[self.config.task]} {score:.4f}"
+        caption = f"step {done}: {self.model.score} {score:.4f}"
         try:
             progress.show(done, sample_sheet(self.model, samples, count=self.config.pictures, caption=caption))
         except UsageError as error:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vpd.backbones.lora import LORA_MARKS
-from vpd.config import Frozen, Recipe, Task
+from vpd.config import Recipe
 from vpd.errors import UsageError
 from vpd.training.config import OptimiserKind
 from vpd.training.muon import Muon, split_kernels
@@ -20,49 +20,15 @@ STATE_BYTES: dict[OptimiserKind, int] = {"adamw": 8, "adamw_8bit": 2, "sgd": 4, 
 _FUSED_DEVICES = {"cpu", "cuda"}  # where this package was tried with it
 
 
-class OptimiserValues(Frozen):
-    """Settings of AdamW for one task."""
-
-    learning_rate: float
-    """Largest rate of head and adapter."""
-    weight_decay: float
-    """Decoupled weight decay, where there is any."""
-    unet_lr_scale: float
-    """Rate of the UNet as a share of `learning_rate`."""
-    batch_size: int
-    """Samples an optimiser step, over all devices."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the running mean and of the running square of the gradient."""
-    eps: float = 1e-8
-    """Added to the root of the running square."""
-
-
-_SEGMENT = OptimiserValues(learning_rate=8e-5, weight_decay=1e-3, unet_lr_scale=0.1, batch_size=16)
-_DEPTH = OptimiserValues(learning_rate=5e-4, weight_decay=0.1, unet_lr_scale=0.01, batch_size=24)
-# the published groups say 0.01 for referring, but nothing applies it
-_REFER = OptimiserValues(learning_rate=5e-5, weight_decay=1e-2, unet_lr_scale=1.0, batch_size=32)
-
-VALUES: dict[Recipe, dict[Task, OptimiserValues]] = {
-    "reference": {"segment": _SEGMENT, "refer": _REFER, "depth": _DEPTH},
-    # a lower rate of the UNet is meant for referring too; a tenth, since a hundredth was never trained
-    "default": {
-        "segment": _SEGMENT,
-        "refer": _REFER.model_copy(update={"unet_lr_scale": 0.1}),
-        "depth": _DEPTH,
-    },
-}
-"""Recipe -> task -> settings, as published and as we recommend."""
-
-
 def parameter_groups(
     named_parameters: Iterable[tuple[str, nn.Parameter]],
     *,
-    task: Task,
     recipe: Recipe,
     learning_rate: float,
     weight_decay: float,
     unet_lr_scale: float,
     published_name: Callable[[str], str] | None = None,
+    published_rule: Callable[[str, Tensor], tuple[bool, bool]] | None = None,
 ) -> list[dict[str, Any]]:
     """Sort the trainable parameters by learning rate and weight decay.
 
@@ -70,20 +36,16 @@ def parameter_groups(
     norms and `gamma`, that is, on parameters of fewer than two dimensions. LoRA weights are new and begin at
     nothing: full rate; and no decay, since it is not the UNet that would decay but what it learns.
 
-    `reference`: the published groups with their accidents, decided by the published names. Segmentation:
-    `norm` in a name beats `unet`, so norms of the UNet's transformers train at the full rate without decay,
-    while group norms of its residual blocks and the head's batch norms are decayed. Referring: the same
-    decay, and one rate for the whole UNet; the published scale 0.01 was never applied, so give 1. Depth:
-    one-dimensional parameters are not decayed.
+    `reference`: the published groups with their accidents, decided by the published names; each task has its rule.
 
     Args:
         named_parameters: `model.named_parameters()`; frozen parameters are left out.
-        task: What is trained.
         recipe: `reference` or `default`.
         learning_rate: Rate of head and adapter.
         weight_decay: Decay, where there is any.
         unet_lr_scale: Rate of the UNet as a share of `learning_rate`.
         published_name: Our name of a parameter -> its published name; `reference` needs it.
+        published_rule: That and the parameter -> whether it trains at the UNet's rate, and whether it decays; likewise.
 
     Returns:
         Groups for `build_optimiser`, at most four, highest rate first: `name`, `params` (pairs of name and
@@ -92,14 +54,14 @@ def parameter_groups(
     Raises:
         UsageError: If nothing is trainable, or published names are needed and not given.
     """
-    if recipe == "reference" and published_name is None:
+    if recipe == "reference" and (published_name is None or published_rule is None):
         raise UsageError("The reference recipe sorts parameters by their published names: give `published_name`.")
     groups: dict[tuple[float, float], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in named_parameters:
         if not parameter.requires_grad:
             continue
-        if recipe == "reference" and published_name is not None:
-            is_slow, is_decayed = _published_rule(task, published_name(name), parameter)
+        if recipe == "reference" and published_name is not None and published_rule is not None:
+            is_slow, is_decayed = published_rule(published_name(name), parameter)
         else:
             is_lora = any(mark in name for mark in LORA_MARKS)
             is_slow = name.startswith("backbone.unet.") and not is_lora
@@ -118,14 +80,6 @@ def parameter_groups(
         }
         for (scale, decay), members in sorted(groups.items(), key=itemgetter(0), reverse=True)
     ]
-
-
-def _published_rule(task: Task, name: str, parameter: Tensor) -> tuple[bool, bool]:
-    """Whether the reference trains a parameter at the UNet's rate, and whether it decays it."""
-    is_unet, is_norm = "unet" in name, "norm" in name
-    if task == "segment":
-        return is_unet and not is_norm, not is_norm
-    return is_unet, not is_norm if task == "refer" else parameter.ndim != 1
 
 
 def build_optimiser(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import numpy as np
 
 from vpd.errors import UsageError
+from vpd.tasks.table import TaskKind
 from vpd.training.config import TrainConfig
-from vpd.training.schedules import Schedule, build_schedule, poly_rate, rise_and_fall_rate
+from vpd.training.schedules import Schedule, build_schedule, recipe_schedule
 
 
 def total_steps(config: TrainConfig, samples: int) -> int:
@@ -19,16 +19,14 @@ def total_steps(config: TrainConfig, samples: int) -> int:
     return math.ceil((config.epochs or 0) * samples / config.batch_size)
 
 
-def schedule_of(config: TrainConfig, *, samples: int) -> Schedule:
+def schedule_of(config: TrainConfig, task: TaskKind, *, samples: int) -> Schedule:
     """Course of the learning rate: the recipe's, or the one that the settings ask for."""
-    steps, peak, wanted = total_steps(config, samples), config.learning_rate, config.schedule
-    if wanted is None:
-        steps_per_epoch = max(1, samples // config.batch_size)
-        return build_schedule(config.task, config.recipe, peak=peak, steps=steps, steps_per_epoch=steps_per_epoch)
-    if wanted.kind == "poly":
-        return partial(poly_rate, peak=peak, steps=steps, power=wanted.power, warmup_steps=wanted.warmup_steps)
-    half_steps = max(1, steps // 2)
-    return partial(rise_and_fall_rate, peak=peak, floor=wanted.floor * peak, half_steps=half_steps, power=wanted.power)
+    steps, peak = total_steps(config, samples), config.learning_rate
+    if config.schedule is not None:
+        return build_schedule(config.schedule, peak=peak, steps=steps)
+    steps_per_epoch = max(1, samples // config.batch_size)
+    published = task.published_schedule
+    return recipe_schedule(config.recipe, published, peak=peak, steps=steps, steps_per_epoch=steps_per_epoch)
 
 
 def micro_batch_size(config: TrainConfig, processes: int) -> int:

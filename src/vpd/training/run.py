@@ -10,7 +10,6 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from vpd.config import Task
 from vpd.data.sample import SampleSet
 from vpd.errors import UsageError
 from vpd.files.atomic import writable_folder
@@ -20,6 +19,7 @@ from vpd.model_folder import CHECKPOINTS, CONFIG, MODEL, refuse_models
 from vpd.overrides import merge_settings
 from vpd.processes import do_on_first, find_processes, worker_context
 from vpd.tasks.model import PerceptionModel
+from vpd.tasks.table import TaskKind, find_task
 from vpd.training.auto_accumulate import find_accumulation
 from vpd.training.bad_samples import look_at_some
 from vpd.training.checkpoints import latest_checkpoint
@@ -43,21 +43,24 @@ MAY_CHANGE = {
 
 
 def train(
-    task: Task,
+    task: str | TaskKind,
     folder: str | Path,
     *layers: Mapping[str, Any],
     resume: bool = False,
     show_bar: bool = False,
+    data: tuple[SampleSet, SampleSet | None] | None = None,
 ) -> Path:
     """Train a model, or go on with a training that was stopped.
 
     Args:
-        task: What to train for.
+        task: What to train for: the word of one of this package's tasks, or the class of models of one's own.
         folder: Folder of the run; gets `config.yaml`, `checkpoints/`, `log.jsonl`, `pictures/`, what trackers write,
             and at the end `model/`.
         layers: Settings as nested mappings, later ones over earlier ones, all over the recipe's.
         resume: Go on with the run in `folder`, whose settings then need not be given again.
         show_bar: Show a progress bar.
+        data: Samples to train on, and to validate on if any, where the settings' `data.root` is no folder of a known
+            layout but a name for them.
 
     Returns:
         Folder of the trained model.
@@ -77,28 +80,31 @@ def train(
     if resume and not has_progress and not has_settings:
         tell_no_run(folder, can_start=_names_sources(layers))
     saved = read_settings(folder / CONFIG) if resume and has_settings else {}
-    config = pin_sources(resolve_config(task, saved, *layers))
+    kind = find_task(task)
+    config = resolve_config(kind, saved, *layers)
+    config = pin_sources(config) if data is None else config
     if has_progress:
         if config.accumulate == "auto":  # what was found when the run began holds for all of it
             config = config.model_copy(update={"accumulate": saved.get("accumulate", "auto")})
-        check_changes(resolve_config(task, saved), config, folder / CONFIG)
+        check_changes(resolve_config(kind, saved), config, folder / CONFIG)
     check_trackers(config.trackers)
     if config.workers:
         worker_context()  # its server imports while the model is read
     accelerator = find_processes()
     accelerator.wait_for_everyone()  # before the first process writes what the others have just looked for
-    train_set, validation_set = build_data(config)
+    train_set, validation_set = build_data(config) if data is None else data
     if not has_progress:
         look_at_some(train_set, max_share=config.max_bad_share)
     writable_folder(folder)
     with ExitStack() as held:
         do_on_first(accelerator, lambda: held.enter_context(only_run_in(folder)))
-        return _train_in(folder, config, train_set, validation_set, accelerator, show_bar=show_bar)
+        return _train_in(folder, config, kind, train_set, validation_set, accelerator, show_bar=show_bar)
 
 
 def _train_in(
     folder: Path,
     config: TrainConfig,
+    task: TaskKind,
     train_set: SampleSet,
     validation_set: SampleSet | None,
     accelerator: Accelerator,
@@ -110,9 +116,9 @@ def _train_in(
     if checkpoint:
         check_same_data(checkpoint, train_set, config)
         logger.info("Going on after step %d.", checkpoint.step)
-        model: PerceptionModel = load(checkpoint.folder, device="cpu", dtype="float32")
+        model: PerceptionModel[Any] = load(checkpoint.folder, device="cpu", dtype="float32", task=task)
     else:
-        model = build_model(config, train_set)
+        model = build_model(config, train_set, task)
         model.config = model.config.model_copy(update={"notes": {**model.config.notes, "training": notes_of(config)}})
     if config.accumulate == "auto":
         config = config.model_copy(update={"accumulate": find_accumulation(model, config, accelerator)})

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vpd.errors import UsageError
-from vpd.evaluation.evaluate import SCORE, is_better
+from vpd.evaluation.evaluate import is_better
 from vpd.files.atomic import atomic_folder, read_json_lines
 from vpd.model_folder import CHECKPOINTS, CONFIG, MODEL, WEIGHTS_FILE, is_run
 from vpd.tasks.model import PerceptionModel
@@ -144,11 +144,11 @@ class RunFolder:
 
     def best(self) -> Checkpoint | None:
         """The best of the checkpoints that were measured; none where nothing is."""
-        best, score = None, SCORE.get(self._config.task)
+        best, score, task = None, getattr(self._model, "score", None), type(self._model)
         if score is None:
             return None
         for checkpoint in scored_checkpoints(self._root, score):
-            if best is None or is_better(self._config.task, checkpoint.scores[score], best.scores[score]):
+            if best is None or is_better(task, checkpoint.scores[score], best.scores[score]):
                 best = checkpoint
         return best
 
@@ -167,8 +167,8 @@ class RunFolder:
         return size + (self._average.num_bytes if self._average else 0)
 
     def _is_best(self, scores: dict[str, float]) -> bool:
-        score, best = SCORE.get(self._config.task), self.best()
-        return score in scores and (best is None or is_better(self._config.task, scores[score], best.scores[score]))
+        score, best, task = getattr(self._model, "score", None), self.best(), type(self._model)
+        return score in scores and (best is None or is_better(task, scores[score], best.scores[score]))
 
     def _write(self, folder: Path, training_weights: dict[str, Tensor] | None = None) -> None:
         """Write the model, the settings that it was trained with, and where it is an average what it trains on with."""

@@ -7,11 +7,13 @@ the first step trains at `schedule(0)`. A parameter group trains at that rate ti
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
-from vpd.config import Recipe, Task
+from vpd.config import Recipe
 from vpd.errors import UsageError
+from vpd.training.config import ScheduleSettings
 
 Schedule = Callable[[int], float]
 """Optimiser steps taken -> learning rate of a group with scale 1."""
@@ -60,8 +62,8 @@ def rise_and_fall_rate(step: int, *, peak: float, floor: float, half_steps: int,
     return max(floor, peak - (peak - floor) * (done - 1.0) ** power)
 
 
-def build_schedule(
-    task: Task, recipe: Recipe, *, peak: float, steps: int, steps_per_epoch: int | None = None
+def recipe_schedule(
+    recipe: Recipe, published: Mapping[str, Any], *, peak: float, steps: int, steps_per_epoch: int | None = None
 ) -> Schedule:
     """The learning rate of a recipe.
 
@@ -75,12 +77,12 @@ def build_schedule(
     shields the pre-trained UNet from the gradients of a fresh head.
 
     Args:
-        task: What is trained.
         recipe: `reference` or `default`.
+        published: Of the task, `published_schedule`.
         peak: Largest rate.
         steps: Optimiser steps of the whole run.
-        steps_per_epoch: For depth as published; not given, or fewer than two epochs in the run: half of all
-            steps rise.
+        steps_per_epoch: Where a published rate rises and falls; not given, or fewer than two epochs in the run: half
+            of all steps rise.
 
     Raises:
         UsageError: If there is no step, or the rate is not positive.
@@ -92,12 +94,16 @@ def build_schedule(
         )
     if recipe == "default":
         return partial(poly_rate, peak=peak, steps=steps, warmup_steps=min(1500, steps // 20))
-    if task == "segment":
-        return partial(poly_rate, peak=peak, steps=steps, warmup_steps=1500)
-    if task == "refer":
-        return partial(poly_rate, peak=peak, steps=steps, power=0.9)
+    return build_schedule(ScheduleSettings(**published), peak=peak, steps=steps, steps_per_epoch=steps_per_epoch)
+
+
+def build_schedule(
+    wanted: ScheduleSettings, *, peak: float, steps: int, steps_per_epoch: int | None = None
+) -> Schedule:
+    """The learning rate of settings; arguments as for `recipe_schedule`."""
+    if wanted.kind == "poly":
+        return partial(poly_rate, peak=peak, steps=steps, power=wanted.power, warmup_steps=wanted.warmup_steps)
     half_steps = max(1, steps // 2)
     if steps_per_epoch is not None and steps >= 2 * steps_per_epoch:
         half_steps = steps // steps_per_epoch // 2 * steps_per_epoch
-    floor = 0.06 * peak  # 3e-5 of 5e-4
-    return partial(rise_and_fall_rate, peak=peak, floor=floor, half_steps=half_steps)
+    return partial(rise_and_fall_rate, peak=peak, floor=wanted.floor * peak, half_steps=half_steps, power=wanted.power)

@@ -11,33 +11,19 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from vpd.config import Recipe, Task
+from vpd.config import Recipe
 from vpd.datasets.layouts import LAYOUTS, option_names
 from vpd.datasets.world import is_world
 from vpd.errors import UsageError, WrongField, wrong_fields
 from vpd.files.atomic import atomic_write
 from vpd.overrides import Settings, merge_settings
 from vpd.tasks.model import BACKBONE_OPTIONS
+from vpd.tasks.table import TaskKind, find_task
 from vpd.training.config import TrainConfig
-from vpd.training.optimisers import VALUES
 from vpd.weights.shipped import WORLD
 
 logger = logging.getLogger(__name__)
 
-_EXTENT: dict[Recipe, dict[Task, Settings]] = {
-    "reference": {
-        "segment": {"crop_px": 512, "steps": 80_000},
-        "refer": {"crop_px": 512, "epochs": 40},
-        "depth": {"crop_px": 480, "epochs": 25},
-    },
-    # a tenth of the steps reached 49 of 54 mIoU on ADE20K; gradients of a fresh head are held down
-    "default": {
-        "segment": {"crop_px": 512, "steps": 8_000, "clip_norm": 1.0},
-        "refer": {"crop_px": 512, "epochs": 40, "clip_norm": 1.0},
-        "depth": {"crop_px": 480, "epochs": 25, "clip_norm": 1.0},
-    },
-}
-"""Recipe -> task -> how long, and on crops of which size."""
 _OF_WORLD = ("crop_px", "steps", "batch_size", "workers", "validate_every", "validate_limit")
 """What training on rendered scenes takes from the shipped recipe where nobody says otherwise."""
 _RATES_OF_WORLD: Settings = {"learning_rate": 1e-3, "unet_lr_scale": 1.0}
@@ -45,11 +31,15 @@ _RATES_OF_WORLD: Settings = {"learning_rate": 1e-3, "unet_lr_scale": 1.0}
 _SHIPPED = Path(__file__).parents[1] / "recipes"
 
 
-def recipe_settings(task: Task, recipe: Recipe) -> Settings:
-    """Published (`reference`) or recommended (`default`) settings of a task, without model and data."""
-    values = VALUES[recipe][task].model_dump(exclude={"betas", "eps"})
-    reduction = "batch" if recipe == "reference" else "global"
-    return {"task": task, "recipe": recipe, **values, **_EXTENT[recipe][task], "loss_reduction": reduction}
+def recipe_settings(task: TaskKind, recipe: Recipe) -> Settings:
+    """Published (`reference`) or recommended (`default`) settings of a task, without model and data.
+
+    Raises:
+        UsageError: If the task has no such recipe.
+    """
+    if recipe not in task.recipes:
+        raise UsageError(f"{task.task} has no recipe={recipe}. Choose one of: {', '.join(task.recipes)}.")
+    return {"task": task.task, "recipe": recipe, **task.recipes[recipe]}
 
 
 def read_settings(source: str | Path) -> Settings:
@@ -83,11 +73,11 @@ def read_settings(source: str | Path) -> Settings:
     return settings
 
 
-def resolve_config(task: Task, *layers: Mapping[str, Any]) -> TrainConfig:
+def resolve_config(task: str | TaskKind, *layers: Mapping[str, Any]) -> TrainConfig:
     """Check settings and fill in what they leave out from the recipe of the task.
 
     Args:
-        task: The task that was asked for.
+        task: What was asked for: the word of one of this package's tasks, or a task.
         layers: Settings, later ones over earlier ones; one of them may name the recipe.
 
     Returns:
@@ -99,11 +89,12 @@ def resolve_config(task: Task, *layers: Mapping[str, Any]) -> TrainConfig:
     given: Settings = {}
     for layer in layers:
         given = merge_settings(given, layer)
-    if given.get("task", task) != task:
-        raise UsageError(f"The settings are for {given['task']}, but {task} was asked for.")
+    kind = find_task(task)
+    if given.get("task", kind.task) != kind.task:
+        raise UsageError(f"The settings are for {given['task']}, but {kind.task} was asked for.")
     recipe: Recipe = "reference" if given.get("recipe") == "reference" else "default"
-    base = recipe_settings(task, recipe)
-    ours = {} if "recipe" in given else _for_world(task, given)
+    base = recipe_settings(kind, recipe)
+    ours = {} if "recipe" in given else _for_world(kind.task, given)
     merged = merge_settings(merge_settings(base, ours), given)
     if ours:
         told = ", ".join(f"{key}={merged[key]}" for key in ours if key in merged and key not in given)
@@ -122,7 +113,7 @@ def write_config(config: TrainConfig, path: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _for_world(task: Task, given: Mapping[str, Any]) -> Settings:
+def _for_world(task: str, given: Mapping[str, Any]) -> Settings:
     """What suits rendered scenes, if they are the data: a recipe for photographs is of no use there."""
     data = given.get("data")
     model, root = given.get("model"), data.get("root") if isinstance(data, Mapping) else None

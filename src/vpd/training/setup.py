@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel
 
-from vpd.config import DepthConfig, Fit, ReferConfig, SegmentConfig, Task
-from vpd.data.geometric import RandomResize
 from vpd.data.sample import SampleSet
-from vpd.data.transforms import Pipeline, train_transform
+from vpd.data.transforms import Pipeline
 from vpd.datasets.layouts import detect_format, find_layout, held_out_split, open_data, reader_options
-from vpd.datasets.sample_reader import GENERIC_SCENE
 from vpd.errors import UsageError
 from vpd.inference.cache import FrozenCaches, TensorCache
 from vpd.loading import check_task, is_adapted, load
-from vpd.tasks.depth import DepthModel
 from vpd.tasks.model import BACKBONE_OPTIONS, PerceptionModel
-from vpd.tasks.referring import ReferringModel
-from vpd.tasks.segmentation import SegmentationModel
+from vpd.tasks.table import TaskKind, find_task
 from vpd.training.config import TrainConfig
 from vpd.weights.shipped import LICENCE, WORLD
 
 logger = logging.getLogger(__name__)
 
-_TASK_CONFIGS: dict[Task, type[BaseModel]] = {"segment": SegmentConfig, "refer": ReferConfig, "depth": DepthConfig}
 _DECIDED = {"task", "recipe", "backbone", "fit", "classes", "scenes", "max_depth_m", "format_version"}
 """Fields of a model's configuration that other settings decide."""
 
@@ -69,7 +62,7 @@ def build_data(config: TrainConfig) -> tuple[SampleSet, SampleSet | None]:
     return sets[0], sets[1]
 
 
-def build_model(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:
+def build_model(config: TrainConfig, train_set: SampleSet, task: TaskKind | None = None) -> PerceptionModel[Any]:
     """The model to start from: a diffusion model to adapt, or an adapted model to go on from.
 
     An adapted segmentation model that has not all classes of the data gets them added; what it knows it keeps.
@@ -79,12 +72,14 @@ def build_model(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:
     Args:
         config: The settings.
         train_set: Tells classes and scenes where the settings do not.
+        task: What is trained, where it is none of this package's tasks.
 
     Raises:
         UsageError: If there is no such model, it is for another task, or it does not fit the data.
     """
-    known = {*_TASK_CONFIGS[config.task].model_fields, "backbone_options"} - _DECIDED
-    known |= set() if config.task == "refer" else {"published_prompts"}
+    task = task or find_task(config.task)
+    known = {*task.config_type.model_fields, "backbone_options"} - _DECIDED
+    known |= {"published_prompts"} & set(inspect.signature(getattr(task, "from_diffusion", task.begin)).parameters)
     if unknown := sorted(set(config.model_options) - known):
         raise UsageError(
             f"Unknown model_options for {config.task}: {', '.join(unknown)}. Known: {', '.join(sorted(known))}."
@@ -95,10 +90,22 @@ def build_model(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:
             f"{', '.join(f'model_options.backbone_options.{name}' for name in BACKBONE_OPTIONS)}."
         )
     torch.manual_seed(config.seed)
+    given = {name: getattr(config, name) for name in ("model", "classes", "scenes", "max_depth_m")}
     if is_adapted(config.model):
-        model = _go_on(config, train_set)
+        model = _load_adapted(config, task)
+        model = model.go_on(train_set, given, diffusion=config.diffusion)
+        fit = task.training_fit(config.recipe, config.crop_px)
+        if fit.size_px != model.config.fit.size_px:
+            logger.info("Images are now fitted to %d px instead of %d.", fit.size_px, model.config.fit.size_px)
+            model.config = model.config.model_copy(update={"fit": fit})
     else:
-        model = _begin(config, train_set)
+        options = {
+            "recipe": config.recipe,
+            "fit": task.training_fit(config.recipe, config.crop_px),
+            "gradient_checkpointing": config.gradient_checkpointing,
+            **config.model_options,
+        }
+        model = task.begin(config.model, train_set, given, **options)
         is_all_ours = config.model == config.data.root == WORLD  # as pinned: of folders these are whole paths
         if is_all_ours and "licence" not in config.model_options:
             model.config = model.config.model_copy(update={"licence": LICENCE})
@@ -107,74 +114,25 @@ def build_model(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:
     return model
 
 
-def _begin(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:
-    options: dict[str, Any] = {
-        "recipe": config.recipe,
-        "fit": training_fit(config),
-        "gradient_checkpointing": config.gradient_checkpointing,
-        **config.model_options,
-    }
-    if config.task == "segment":
-        return SegmentationModel.from_diffusion(config.model, classes=class_names(config, train_set), **options)
-    if config.task == "refer":
-        return ReferringModel.from_diffusion(config.model, **options)
-    scenes = config.scenes or train_set.scenes
-    if not scenes:
-        raise UsageError("The data names no scenes, and depth prompts are made of them: set scenes=[room, ...].")
-    return DepthModel.from_diffusion(config.model, scenes=scenes, max_depth_m=config.max_depth_m, **options)
-
-
-def build_caches(config: TrainConfig) -> tuple[FrozenCaches | None, FrozenCaches | None]:
+def build_caches(config: TrainConfig, task: TaskKind) -> tuple[FrozenCaches | None, FrozenCaches | None]:
     """Where training and validation keep what the frozen parts made of their inputs, if anywhere."""
     if not config.cache_mb:
         return None, None
     cache = TensorCache(config.cache_mb * 2**20)
     # of all recipes one leaves the images as they are; of the others each would be kept in vain
-    is_repeating = config.task == "refer" and config.recipe == "reference"
+    is_repeating = task.augmentation(config.recipe, config.crop_px).repeats_images
     return FrozenCaches(cache if is_repeating else None, cache), FrozenCaches(cache, cache)
 
 
-def class_names(config: TrainConfig, train_set: SampleSet) -> tuple[str, ...]:
-    """Class names in the order of the labels: those of the settings, else those of the data.
-
-    Raises:
-        UsageError: If there are none, or the settings name another number of them than the data has.
-    """
-    names, of_data = config.classes or train_set.classes, train_set.classes
-    if not names:
-        raise UsageError("The data names no classes: set classes=[road, sky, ...] in the order of the labels.")
-    if of_data and len(of_data) != len(names):
-        raise UsageError(f"classes names {len(names)} classes, but the data has {len(of_data)}: {', '.join(of_data)}.")
-    return names
+def training_transform(config: TrainConfig, model: PerceptionModel[Any]) -> Pipeline:
+    """The recipe's augmentation."""
+    max_depth_m = getattr(model.config, "max_depth_m", config.max_depth_m)
+    return model.augmentation(config.recipe, config.crop_px, max_depth_m=max_depth_m)
 
 
-def training_fit(config: TrainConfig) -> Fit:
-    """How the trained model shall fit images, so that it sees them at the scale of its training crops."""
-    crop_px = config.crop_px
-    if config.task == "refer":
-        return Fit(mode="squash", size_px=crop_px)
-    if config.task == "segment":
-        return Fit(size_px=crop_px, max_long_px=4 * crop_px, antialias=config.recipe == "default")
-    return Fit(size_px=crop_px, max_long_px=4 * crop_px, window_px=crop_px, stride_px=max(1, crop_px // 3), flip=True)
-
-
-def training_transform(config: TrainConfig, model: PerceptionModel) -> Pipeline:
-    """The recipe's augmentation.
-
-    Published depth crops come at the scale of the pictures, which must then be NYU's; by default pictures of any
-    size are brought to the scale at which the model will see them.
-    """
-    max_depth_m = model.config.max_depth_m if isinstance(model, DepthModel) else config.max_depth_m
-    pipeline = train_transform(config.task, config.recipe, crop_px=config.crop_px, max_depth_m=max_depth_m)
-    if config.task != "depth" or config.recipe == "reference":
-        return pipeline
-    fit = training_fit(config)
-    resize = RandomResize(fit.size_px, fit.max_long_px, ratio=(1.0, 1.0))
-    return replace(pipeline, steps=(resize, *pipeline.steps))
-
-
-def _go_on(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:
-    model: PerceptionModel = load(config.model, device="cpu", dtype="float32")
+def _load_adapted(config: TrainConfig, task: TaskKind) -> PerceptionModel[Any]:
+    """An adapted model as it was saved, with merged LoRA; the settings must not want it otherwise."""
+    model: PerceptionModel[Any] = load(config.model, device="cpu", dtype="float32", task=task)
     check_task(model, config.task, config.model, verb="train")
     model.merge_lora()
     actual = model.config.model_dump(mode="json")
@@ -189,22 +147,4 @@ def _go_on(config: TrainConfig, train_set: SampleSet) -> PerceptionModel:
                 f"model_options.{name} is {wanted!r}, but the adapted model {config.model} has {actual[name]!r}, "
                 "which cannot be changed. Leave it out, or start from a diffusion model."
             )
-    if isinstance(model, SegmentationModel):
-        names = class_names(config, train_set)
-        if names != model.config.classes:
-            added = [name for name in names if name not in model.config.classes]
-            logger.info("Classes now: %s; new: %s.", ", ".join(names), ", ".join(added) or "none")
-            model = model.with_classes(names, diffusion=config.diffusion)
-    elif isinstance(model, DepthModel):
-        wanted = config.scenes or [scene for scene in train_set.scenes if scene != GENERIC_SCENE]
-        unknown = [scene for scene in wanted if scene not in model.config.scenes]
-        if unknown:
-            raise UsageError(
-                f"{config.model} has no prompts for the scenes {', '.join(unknown)}. It knows: "
-                f"{', '.join(model.config.scenes)}."
-            )
-    fit = training_fit(config)
-    if fit.size_px != model.config.fit.size_px:
-        logger.info("Images are now fitted to %d px instead of %d.", fit.size_px, model.config.fit.size_px)
-        model.config = model.config.model_copy(update={"fit": fit})
     return model

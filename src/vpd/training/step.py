@@ -226,10 +226,10 @@ def optimiser_groups(model: PerceptionModel, config: TrainConfig) -> list[dict[s
             ) from error
     return parameter_groups(
         model.named_parameters(),
-        task=config.task,
         recipe=config.recipe,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         unet_lr_scale=config.unet_lr_scale,
         published_name=names.__getitem__,
+        published_rule=getattr(model, "published_rule", None),
     )

@@ -18,6 +18,8 @@ SCENE = "room"
 """The one scene class of the world."""
 MOST_TEXTS = 6
 """Expressions kept of a training sample."""
+_TASKS = ("segment", "refer", "depth")
+"""That scenes have the truth of."""
 
 
 def split_seed(seed: int, split: Split) -> int:
@@ -52,8 +54,8 @@ class WorldSamples(SampleSet):
         seed: int = 0,
         keep: bool = False,
     ) -> None:
-        if task not in get_args(Task):
-            raise ValueError(f"Unknown task {task!r}. Choose one of: {', '.join(get_args(Task))}.")
+        if task not in _TASKS:
+            raise ValueError(f"Unknown task {task!r}. Choose one of: {', '.join(_TASKS)}.")
         if count < 0:
             raise ValueError(f"A set of {count} samples: count must be 0 or more.")
         self.task: Task = task
