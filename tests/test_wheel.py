@@ -1,10 +1,11 @@
-"""The wheel, installed into an empty environment, has all it needs: it trains, predicts and tells what it is."""
+"""What is distributed: the wheel works in an empty environment, the source holds what is not in the wheel."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import tarfile
 import venv
 from pathlib import Path
 
@@ -36,3 +37,37 @@ def test_wheel_in_an_empty_environment(tmp_path: Path) -> None:
     words = "train depth --data world --model world --out run -s steps=1 -s batch_size=2 -s crop_px=64 -s trackers=[]"
     run(vpd, *words.split())
     assert "depth" in run(vpd, "info", "run/model")
+    assert "reached" in run(vpd, "demo", "--train", "--out", tmp_path / "race")
+    words = "bench --px 64 --batches 1 --rounds 1 --out bench"
+    run(vpd, *words.split())
+    assert (tmp_path / "bench" / "bench.json").is_file()
+    words = "pretrain encoder --images world --model world --steps 3 --size 64 --out encoder"
+    run(vpd, *words.split())
+    words = "predict segment demo/scenes --model world --encoder encoder --out small"
+    run(vpd, *words.split())
+
+
+@pytest.mark.extras
+def test_source_holds_what_the_wheel_does_not(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "build", "--sdist", "--outdir", tmp_path, ROOT]
+    subprocess.run(build, check=True, capture_output=True, timeout=900)
+    (archive,) = tmp_path.glob("vpd_perception-*.tar.gz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path, filter="data")
+    root = tmp_path / archive.name.removesuffix(".tar.gz")
+    for folder in ("benchmarks", "experiments", "tests/benchmarks", "tests/experiments"):
+        ours = {path.name for path in (ROOT / folder).glob("*.py")}
+        assert ours and {path.name for path in (root / folder).glob("*.py")} == ours
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/experiments/test_captions.py"]
+    environment = os.environ | {"PYTHONPATH": str(root / "src")}
+    done = subprocess.run(tests, cwd=root, capture_output=True, text=True, env=environment, timeout=900)
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-3000:]
+    asked = subprocess.run(
+        [sys.executable, root / "experiments" / "pretrain.py", "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
+    assert asked.returncode == 0 and "diffusion" in asked.stdout, asked.stderr[-3000:]
