@@ -90,9 +90,11 @@ def _many(workers: int) -> Iterator[Callable[..., Iterable[None]]]:
 
 
 def _begin_worker() -> None:
-    """What a process that renders does first: it is quiet, has one thread, and dies of Ctrl-C without a word."""
+    """What a process that renders does first: it is quiet, has one thread, and dies of signals without a word."""
     quiet_libraries()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if hasattr(signal, "pthread_sigmask"):  # it may come from a server that they do not reach
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT, signal.SIGTERM])
     torch.set_num_threads(1)
 
 
