@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,8 @@ FLOORS = (
     ("cli",),
 )
 """From the ground up; rooms of one floor may use one another, as long as there is no circle of files."""
-MOST_AT_THE_TOP = 10
+MOST_AT_THE_TOP, MOST_NAMING_TASKS = 10, 12
+ASKS_FOR_THE_TASK = re.compile(r"isinstance\((self\.)?_?(model|fast)\b|\bconfig\.task [!=]= ")
 
 
 def module_name(path: Path) -> str:
@@ -92,3 +94,17 @@ def test_there_is_no_circle() -> None:
 
 def test_few_files_lie_outside_the_rooms() -> None:
     assert sum(path.parent == ROOT and not path.name.startswith("__") for path in MODULES.values()) <= MOST_AT_THE_TOP
+
+
+def test_few_files_know_which_tasks_there_are() -> None:
+    """A new task is one file and one line; so what names all of them is what is about all of them."""
+    classes, words = ("SegmentationModel", "ReferringModel", "DepthModel"), ('"segment"', '"refer"', '"depth"')
+    texts = {name: path.read_text(encoding="utf-8") for name, path in MODULES.items()}
+    naming = {
+        name
+        for name, text in texts.items()
+        if sum(word in text for word in classes) >= 2 or all(word in text for word in words)
+    }
+    assert len(naming) <= MOST_NAMING_TASKS, sorted(naming)
+    asking = [name for name, text in texts.items() if ASKS_FOR_THE_TASK.search(text) and not name.startswith("tasks")]
+    assert asking == [], "ask the model what differs, not which it is"

@@ -109,7 +109,6 @@ def _with_base(tensors: dict[str, Tensor], base: Base, folder: Path, encoder: Te
 def assign_weights(model: PerceptionModel[Any], tensors: Mapping[str, Tensor]) -> None:
     """Let a model from `build_model` have these tensors for weights; its text encoder may come from elsewhere."""
     model.load_state_dict(dict(tensors), strict=False, assign=True)
-    model.backbone.vae.requires_grad_(False)
 
 
 def build_model(config: TaskConfig, task: TaskKind | None = None) -> Any:

@@ -124,7 +124,7 @@ def fast_dtype(device: torch.device, fallback: torch.dtype = torch.float32) -> t
 
 def _copy_of(model: PerceptionModel) -> PerceptionModel:
     """The same network in eval mode, with the same tensors for weights, and without text encoder; nothing trains."""
-    twin: PerceptionModel = build_model(model.config)
+    twin: PerceptionModel = build_model(model.config, type(model))
     tensors = {key: value for key, value in model.state_dict().items() if not key.startswith("text_encoder.")}
     if model.config.backbone.lora is not None:  # merging them writes into weights
         tensors = {key: value.clone() for key, value in tensors.items()}

@@ -21,8 +21,8 @@ from vpd.errors import UsageError
 from vpd.evaluation.fit_changes import change_fit
 from vpd.evaluation.protocols import Protocol
 from vpd.inference.resize import fit_image, fitted_size
+from vpd.tasks.classes import check_classes
 from vpd.tasks.depth import DepthModel
-from vpd.tasks.new_classes import check_classes
 from vpd.tasks.referring import ReferringModel
 from vpd.tasks.segmentation import SegmentationModel
 

@@ -22,7 +22,6 @@ from vpd.inference.heap import free_heap, keep_heap
 from vpd.loading import build_model
 from vpd.optimising import optimise
 from vpd.tasks.model import PerceptionModel
-from vpd.tasks.referring import ReferringModel
 from vpd.version import __version__
 
 FORMAT_VERSION = 2
@@ -155,13 +154,8 @@ class _Bench:
         self.option, self.model, self.px, self.rounds = option, model, px, rounds
         self.runs: Any = option.of(model)
         self.device = model.device
-        generator = torch.Generator().manual_seed(0)
-        self.text: Tensor | None = None
-        self.words: dict[str, Any] = {}
-        if isinstance(model, ReferringModel):
-            shape = (1, model.config.token_length, model.backbone.text_dim)
-            self.text = torch.randn(shape, generator=generator)
-            self.words = {"text": _TEXT}
+        self.text = None if model.constant_prompts() is not None else model.example_prompts(1)
+        self.words = {"text": _TEXT} if "text" in model.words else {}
         pixels = np.random.default_rng(0).integers(0, 256, (px, px, 3), dtype=np.uint8)
         self.picture = Image.fromarray(pixels)
 
@@ -225,14 +219,12 @@ def count_gflop(model: PerceptionModel, arguments: Mapping[str, Any] | None = No
         arguments: Of `vpd.optimise`; none = the model as it is.
         px: Side of the picture, pixels.
     """
-    twin = build_model(model.config).eval()
+    twin = build_model(model.config, type(model)).eval()
     if arguments is not None:  # packed layers and compiled code do the same operations, and need data
         counted = {name: value for name, value in arguments.items() if name != "compile_mode"}
         twin = optimise(twin, **{**counted, "dtype": "float32"})
     images = torch.empty(1, 3, px, px, device="meta")
-    text = None
-    if isinstance(model, ReferringModel):
-        text = torch.empty(1, model.config.token_length, model.backbone.text_dim, device="meta")
+    text = None if model.constant_prompts() is not None else model.example_prompts(1).to("meta")
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         twin(images, text)
     return float(counter.get_total_flops() / 1e9)

@@ -83,8 +83,14 @@ def _describe_model(folder: Path) -> Facts:
     from vpd.model_folder import read_config
     from vpd.weights.untrusted import read_shapes
 
-    config: TaskConfig = read_config(folder, CONFIGS)
-    base = _read_json(folder / "config.json").get("base")
+    contents = _read_json(folder / "config.json")
+    kinds = CONFIGS
+    if contents.get("task") not in CONFIGS:  # of a task that was added; the table brings torch
+        from vpd.tasks.table import TASKS
+
+        kinds = {name: task.config_type for name, task in TASKS.items()}
+    config: TaskConfig = read_config(folder, kinds)
+    base = contents.get("base")
     base = base if isinstance(base, dict) else {}
     shapes = read_shapes(folder / "model.safetensors")
     text_file = folder / "text_encoder" / "model.safetensors"

@@ -27,7 +27,7 @@ from vpd.config import Recipe, Task
 from vpd.data.sample import SampleSet
 from vpd.datasets import ade20k, cityscapes, coco, folders, huggingface, kitti, nyu, records, refer, shards, world
 from vpd.datasets.layout import Layout
-from vpd.datasets.sample_reader import tasks_of
+from vpd.datasets.sample_reader import part_of, tasks_of
 from vpd.datasets.world import is_world
 from vpd.errors import UsageError
 from vpd.weights.shipped import WORLD
@@ -75,21 +75,21 @@ def open_data(
     if format is None:
         format = detect_format(root, task)  # noqa: A001
         logger.info("%s: %s layout", root, format)
-    if task is not None and (format not in LAYOUTS or task not in LAYOUTS[format].tasks):
+    if task is not None and (format not in LAYOUTS or part_of(task) not in LAYOUTS[format].parts):
         raise UsageError(f"{root}: format {format!r} is not for {task}; choose one of: {', '.join(formats_for(task))}")
     layout = find_layout(format)
     check_options(format, options)
     needed = {"task": task} if layout.takes_task else {}
     opened = layout.open(root, split, **needed, **options)
-    of_content = tasks_of(opened.parts or layout.parts)  # readers of several parts tell which they found
-    if task is not None and task not in of_content:
-        raise UsageError(f"{root}: its {split} split is for {' and '.join(of_content)}, not for {task}")
+    found = opened.parts or layout.parts  # readers of several parts tell which they found
+    if task is not None and part_of(task) not in found:
+        raise UsageError(f"{root}: its {split} split is for {' and '.join(tasks_of(found))}, not for {task}")
     return opened
 
 
 def formats_for(task: Task) -> list[str]:
     """Names of the layouts for a task."""
-    return [name for name, layout in LAYOUTS.items() if task in layout.tasks]
+    return [name for name, layout in LAYOUTS.items() if part_of(task) in layout.parts]
 
 
 def option_names(layout: Layout) -> list[str]:
@@ -124,7 +124,7 @@ def detect_format(root: str | Path, task: Task | None = None) -> str:
         return WORLD
     _must_be_folder(root)
     found = [name for name, layout in LAYOUTS.items() if layout.is_here(root)]
-    fitting = [name for name in found if task is None or task in LAYOUTS[name].tasks]
+    fitting = [name for name in found if task is None or part_of(task) in LAYOUTS[name].parts]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:

@@ -143,6 +143,19 @@ def tasks_of(parts: Iterable[str]) -> tuple[Any, ...]:
     return tuple(task for part, task in TASK_OF_PART.items() if part in parts)
 
 
+def part_of(task: str) -> str:
+    """The part of a sample that is the truth of a task.
+
+    Raises:
+        UsageError: If there is no such task.
+    """
+    if task in TASK_OF_PART.values():
+        return next(part for part, known in TASK_OF_PART.items() if known == task)
+    from vpd.tasks.table import find_task  # brings torch; only tasks that were added get here
+
+    return find_task(task).truth.removesuffix("_m")
+
+
 def check_same_size(what: str, values: NDArray[Any], place: object, size: tuple[int, ...], image: object) -> None:
     """Make sure that a part of a sample is as large as its image.
 

@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, Validation
 
 from vpd.config import Task
 from vpd.datasets.layout import Layout
+from vpd.datasets.sample_reader import TASK_OF_PART, part_of
 from vpd.errors import UsageError, wrong_fields
 from vpd.weights.shipped import WORLD
 
@@ -61,7 +62,7 @@ def open_world(
                 adapter.validate_python(value, strict=True)
         except ValidationError as error:
             raise UsageError(f"{root}: {name}={value!r}: {wrong_fields(error)[0].message}") from None
-    return WorldSamples(task, split, count or COUNTS[split], size_px, seed=seed)  # type: ignore[arg-type]
+    return WorldSamples(TASK_OF_PART[part_of(task)], split, count or COUNTS[split], size_px, seed=seed)  # type: ignore[arg-type]
 
 
 LAYOUT = Layout(

@@ -66,6 +66,8 @@ class Submission:
         elif isinstance(prediction, DepthPrediction):
             # the step of the file follows from the benchmark's range, not from the model's
             dataclasses.replace(prediction, max_depth_m=self._far_m or prediction.max_depth_m).save(path)
+        else:
+            prediction.save(path)
         return {"name": sample.name, "file": path.relative_to(self.folder).as_posix()}
 
     def write_index(self, records: Iterable[dict[str, Any] | None]) -> Path:

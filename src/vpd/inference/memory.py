@@ -103,8 +103,8 @@ def network_bytes(model: Any, images: tuple[int, int, int], text: tuple[int, ...
         text: Shape of the text embeddings; none = the model's own prompts.
     """
     is_packed = any(type(module).__name__ == "PackedConv2d" for module in model.modules())
-    config, small = model.config.model_dump_json(), model.backbone.small_encoder
-    encoder, merge_above = None if small is None else small.config, model.backbone.merge_above
+    config, small = model.config.model_dump_json(), getattr(model.backbone, "small_encoder", None)
+    encoder, merge_above = None if small is None else small.config, getattr(model.backbone, "merge_above", None)
     kinds: tuple[Any, ...] = (type(model), type(model.config), type(model.backbone))
     return _count(*kinds, config, encoder, merge_above, model.dtype, model.device, is_packed, images, text)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.resources import as_file, files
 
@@ -21,6 +22,10 @@ _SETS = {"ade20k": "ade20k_classes.json", "nyu": "nyu_scenes.json"}
 def imagenet_templates() -> tuple[str, ...]:
     """CLIP's 80 templates for zero-shot classification; the published NYU scene prompts average over them."""
     return tuple(json.loads((files("vpd.prompts") / "clip" / "imagenet_templates.json").read_text(encoding="utf-8")))
+
+
+EmbedNames = Callable[[TextEncoder, Sequence[str]], Tensor]
+"""A prompt provider: text encoder and names of classes or scenes -> their prompts `(n, d)`; `embed_names` is one."""
 
 
 def embed_names(

@@ -23,7 +23,7 @@ from vpd.inference.cache import FrozenCaches
 from vpd.inference.plan import Asked
 from vpd.metrics.depth import DepthMetrics
 from vpd.prompts.encoder import TextEncoder
-from vpd.prompts.names import embed_names
+from vpd.prompts.names import EmbedNames, embed_names
 from vpd.prompts.names import published_prompts as read_published_prompts
 from vpd.tasks.losses import LossSum, silog_loss_sum
 from vpd.tasks.model import PerceptionModel, recipe_backbone
@@ -100,6 +100,7 @@ class DepthModel(PerceptionModel[DepthPrediction]):
         gradient_checkpointing: bool = False,
         backbone_options: dict[str, Any] | None = None,
         published_prompts: bool = False,
+        embed: EmbedNames | None = None,
         **options: Any,
     ) -> DepthModel:
         """A model to train: pre-trained diffusion weights, a new head.
@@ -111,10 +112,9 @@ class DepthModel(PerceptionModel[DepthPrediction]):
             recipe: `reference` as published, or `default`.
             fit: How `predict` fits images; none = short side 480, square windows, each with its mirror image.
             gradient_checkpointing: Recompute the UNet's blocks in the backward pass.
-            backbone_options: `latent_scaling`, `detach_maps`, `map_scale` or `timestep`, where not as the recipe has
-                them.
-            published_prompts: Take the text embeddings that the published model was trained with, not the text
-                encoder's; for the scenes of NYU.
+            backbone_options: Those of `BACKBONE_OPTIONS` that are not as the recipe has them.
+            published_prompts: Take the embeddings that the published model was trained with; for the scenes of NYU.
+            embed: Makes the prompts, where neither; see `EmbedNames`.
             options: Other fields of `DepthConfig`.
 
         Raises:
@@ -132,9 +132,10 @@ class DepthModel(PerceptionModel[DepthPrediction]):
             **{"loss_over": "batch" if recipe == "reference" else "image", **options},
         )
         model = cls(config, backbone=backbone)
-        prompts = (
-            read_published_prompts(scenes, dim=backbone.text_dim) if published_prompts else embed_names(encoder, scenes)
-        )
+        if published_prompts:
+            prompts = read_published_prompts(scenes, dim=backbone.text_dim)
+        else:
+            prompts = embed(encoder, scenes) if embed else embed_names(encoder, scenes)
         model.scene_embeddings.copy_(prompts)
         return model
 

@@ -145,10 +145,6 @@ class PerceptionModel(Task[P], nn.Module):
                     predictions.append(self.answer(asked, seen, combined))
         return predictions if is_list else predictions[0]
 
-    def for_words(self, words: dict[str, Any]) -> tuple[PerceptionModel[P], dict[str, Any]]:
-        """Model and words for many calls of `predict` with the same words: what can be done once is done here."""
-        return self, words
-
     def add_lora(self, settings: LoraSettings) -> None:
         """Put low-rank layers on the UNet's attention and freeze its other weights; outputs stay what they were.
 

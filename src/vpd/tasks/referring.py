@@ -116,8 +116,7 @@ class ReferringModel(PerceptionModel[MaskPrediction]):
             recipe: `reference` as published, or `default`.
             fit: How `predict` fits images; none = squashed to 512x512, as the reference trains.
             gradient_checkpointing: Recompute the UNet's blocks in the backward pass.
-            backbone_options: `latent_scaling`, `detach_maps`, `map_scale` or `timestep`, where not as the recipe has
-                them.
+            backbone_options: Those of `BACKBONE_OPTIONS` that are not as the recipe has them.
             options: Other fields of `ReferConfig`, such as `token_length`.
 
         Raises:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.config import Fit, Recipe, SegmentConfig, unique_names
@@ -27,11 +27,11 @@ from vpd.inference.plan import Asked
 from vpd.inference.resize import mean_of_streams, resize_stream
 from vpd.metrics.segmentation import SegmentationMetrics
 from vpd.prompts.encoder import TextEncoder
-from vpd.prompts.names import PLAIN_TEMPLATE, check_templates, embed_names
+from vpd.prompts.names import PLAIN_TEMPLATE, EmbedNames, check_templates, embed_names
 from vpd.prompts.names import published_prompts as read_published_prompts
+from vpd.tasks.classes import asked_classes, check_classes, class_names, with_classes
 from vpd.tasks.losses import LossSum, segmentation_loss_sum
 from vpd.tasks.model import PerceptionModel, recipe_backbone
-from vpd.tasks.new_classes import check_classes, class_names, with_classes
 from vpd.tasks.predictions import SegmentationPrediction
 from vpd.tasks.task import Measures, Seen, truth_of
 from vpd.tensors import Batch
@@ -80,7 +80,7 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
     published_schedule: ClassVar = {"kind": "poly", "power": 1.0, "warmup_steps": 1500}
 
     config: SegmentConfig
-    head: FPNHead | OpenVocabularyHead
+    head: nn.Module
     class_embeddings: Tensor
 
     def __init__(
@@ -90,27 +90,30 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
         backbone: StableDiffusionBackbone,
         text_encoder: TextEncoder | None = None,
     ) -> None:
+        head = self.new_head(config, backbone)
+        super().__init__(config, backbone=backbone, head=head, text_encoder=text_encoder)
+        self.register_buffer("class_embeddings", torch.zeros(len(config.classes), backbone.text_dim))
+
+    @staticmethod
+    def new_head(config: SegmentConfig, backbone: Any) -> nn.Module:
+        """The head of a configuration: maps with attention -> logits `(b, n, h, w)` at the finest map's size."""
         num_classes = len(config.classes)
-        head: FPNHead | OpenVocabularyHead
         if config.head == "fpn":
-            head = FPNHead(
+            return FPNHead(
                 channels=backbone.channels_with_attention(num_classes),
                 out_channels=num_classes,
                 hidden_channels=config.head_channels,
                 dropout=config.dropout,
                 norm=config.head_norm,
             )
-        else:
-            head = OpenVocabularyHead(
-                channels=backbone.channels,
-                attention_strides=backbone.attention_strides,
-                text_dim=backbone.text_dim,
-                hidden_channels=config.head_channels,
-                dropout=config.dropout,
-                norm=config.head_norm,
-            )
-        super().__init__(config, backbone=backbone, head=head, text_encoder=text_encoder)
-        self.register_buffer("class_embeddings", torch.zeros(num_classes, backbone.text_dim))
+        return OpenVocabularyHead(
+            channels=backbone.channels,
+            attention_strides=backbone.attention_strides,
+            text_dim=backbone.text_dim,
+            hidden_channels=config.head_channels,
+            dropout=config.dropout,
+            norm=config.head_norm,
+        )
 
     @classmethod
     def from_diffusion(
@@ -124,6 +127,7 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
         templates: tuple[str, ...] | None = None,
         backbone_options: dict[str, Any] | None = None,
         published_prompts: bool = False,
+        embed: EmbedNames | None = None,
         **options: Any,
     ) -> SegmentationModel:
         """A model to train: pre-trained diffusion weights, a new head.
@@ -135,10 +139,9 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
             fit: How `predict` fits images; none = short side 512, whole image.
             gradient_checkpointing: Recompute the UNet's blocks in the backward pass.
             templates: Prompt sentences with `{}`; none = as the recipe has it (one, or CLIP's 80).
-            backbone_options: `latent_scaling`, `detach_maps`, `map_scale` or `timestep`, where not as the recipe has
-                them.
-            published_prompts: Take the text embeddings that the published model was trained with, not the text
-                encoder's; for the classes of ADE20K.
+            backbone_options: Those of `BACKBONE_OPTIONS` that are not as the recipe has them.
+            published_prompts: Take the embeddings that the published model was trained with; for the classes of ADE20K.
+            embed: Makes the prompts, where neither; see `EmbedNames`.
             options: Other fields of `SegmentConfig`.
 
         Raises:
@@ -157,11 +160,10 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
             **{"count_ignored": reference, **options},
         )
         model = cls(config, backbone=backbone, text_encoder=encoder if config.head == "open" else None)
-        prompts = (
-            read_published_prompts(classes, dim=backbone.text_dim)
-            if published_prompts
-            else embed_names(encoder, classes, templates=config.templates)
-        )
+        if published_prompts:
+            prompts = read_published_prompts(classes, dim=backbone.text_dim)
+        else:
+            prompts = embed(encoder, classes) if embed else embed_names(encoder, classes, templates=config.templates)
         model.class_embeddings.copy_(prompts)
         return model
 
@@ -173,16 +175,16 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
         adapted, text = self.read_prompts(text_embeds)
         padded, latents = self.padded(images, caches)
         features = self.backbone(padded, text, latents=latents)
-        if isinstance(self.head, FPNHead):
-            logits = self.head(features.with_attention(self.backbone.config.map_scale))
-        else:
+        if isinstance(self.head, OpenVocabularyHead):
             logits = self.head(features, adapted)
+        else:
+            logits = self.head(features.with_attention(self.backbone.config.map_scale))
         stride = self.backbone.strides[0]
         size = (logits.shape[-2] * stride, logits.shape[-1] * stride)
         return F.interpolate(logits, size, mode="bilinear", align_corners=False)[..., :height, :width]
 
     def with_classes(self, classes: Sequence[str], *, diffusion: str | Path | None = None) -> SegmentationModel:
-        """A model for other classes to train on; see `vpd.tasks.new_classes.with_classes`."""
+        """A model for other classes to train on; see `vpd.tasks.classes.with_classes`."""
         return with_classes(self, classes, diffusion=diffusion)
 
     def loss_sum(self, batch: Batch, *, caches: FrozenCaches | None = None) -> LossSum:
@@ -200,7 +202,7 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
 
     def prompts(self, number: int, *, classes: Sequence[str] | None = None, scores: bool = False) -> Asked:
         """See `Task`."""
-        embeds, names, keep = self._class_prompts(classes)
+        embeds, names, keep = asked_classes(self, classes)
         shape = None if embeds is None else tuple(embeds.shape)
         return Asked(
             text=lambda *_: embeds,
@@ -209,28 +211,6 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
             kept_bytes=3 + (8 * len(names) if scores else 0),
             words=_Wanted(names, keep, scores),
         )
-
-    def _class_prompts(self, classes: Sequence[str] | None) -> tuple[Tensor | None, tuple[str, ...], Tensor | None]:
-        """Text embeddings to run with (none = the model's own), names of the result, logits to keep (none = all)."""
-        own = self.config.classes
-        if classes is None:
-            return None, own, None
-        wanted = unique_names(classes)
-        if all(name in own for name in wanted):
-            keep = torch.tensor([own.index(name) for name in wanted], device=self.device)
-            return None, wanted, keep
-        unknown = [name for name in wanted if name not in own]
-        if self.config.head == "fpn":
-            raise UsageError(
-                f"This model's head was made for its {len(own)} classes and cannot predict {', '.join(unknown)}. "
-                f"It knows: {', '.join(own[:20])}{' ...' if len(own) > 20 else ''}. Choose among these, train on "
-                'with the new classes, or train a model with the "open" head.'
-            )
-        if self.text_encoder is None:
-            raise UsageError(
-                f"This model was saved without text encoder, so it cannot make prompts for {', '.join(unknown)}."
-            )
-        return embed_names(self.text_encoder, wanted, templates=self.config.templates), wanted, None
 
     def for_words(self, words: dict[str, Any]) -> tuple[SegmentationModel, dict[str, Any]]:
         """Prompts of new class names are made once, not for each call."""

@@ -106,8 +106,8 @@ class Task(Generic[P]):
     """Of its models."""
     backbone_type: ClassVar[type[Any]] = StableDiffusionBackbone
     """Of its backbones; another one has the same properties, `encode`, `read_text`, `from_config` and call."""
-    truth: ClassVar[Literal["labels", "mask", "depth_m"]]
-    """Part of a sample that it learns and is measured by."""
+    truth: ClassVar[str]
+    """Part of a sample that it learns and is measured by: `labels`, `mask` or `depth_m`."""
     words: ClassVar[tuple[str, ...]] = ()
     """Names of the words that `predict` takes, such as `text`."""
     reads_tokens: ClassVar[bool] = False
@@ -155,6 +155,10 @@ class Task(Generic[P]):
             copies = [((strip.clone() for strip in run.strips), run.is_mirrored) for run in seen.runs]
             strips = mean_of_streams(copies)
         return resize_stream(strips, first.height, *seen.size, rows=seen.rows)
+
+    def for_words(self, words: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Model and words for many calls of `predict` with the same words: what can be done once is done here."""
+        return self, words
 
     def constant_prompts(self) -> Tensor | None:
         """Prompts `(1, k, d)`, before the adapter, that `forward` takes where it is given none; none = it must be."""
@@ -213,9 +217,14 @@ class Task(Generic[P]):
         images, truths = [sample.image for sample in samples], [truth_of(sample, self.truth) for sample in samples]
         predictions = self.predict(images, batch_size=len(samples), **self.words_of(samples), **options)
         return [
-            (prediction, {"": measures.row("", sample, getattr(prediction, self.truth), truth)})
+            (prediction, {"": measures.row("", sample, self.measured(prediction), truth)})
             for sample, prediction, truth in zip(samples, predictions, truths, strict=True)
         ]
+
+    def measured(self, prediction: Any) -> Tensor:
+        """What of a prediction is held against the truth."""
+        found: Tensor = getattr(prediction, self.truth)
+        return found
 
     def own_caches(self) -> FrozenCaches | None:
         """Where a measuring keeps results of the frozen parts if nobody says otherwise; none = nowhere."""

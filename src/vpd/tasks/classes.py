@@ -1,4 +1,4 @@
-"""Classes of a segmentation model and those of data: whether they fit, and how a model goes on with others."""
+"""Classes of a segmentation model and other ones: whether data fit, what is asked for, how a model gets others."""
 
 from __future__ import annotations
 
@@ -62,6 +62,36 @@ def check_classes(of_data: Sequence[str], of_model: Sequence[str]) -> None:
 
 def _shorten(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def asked_classes(model: Any, classes: Sequence[str] | None) -> tuple[Tensor | None, tuple[str, ...], Tensor | None]:
+    """What a segmentation model must be run with for these classes.
+
+    Returns:
+        Text embeddings `(n, d)` (none = the model's own), names of the result, logits to keep (none = all).
+
+    Raises:
+        UsageError: If the model cannot predict one.
+    """
+    own = model.config.classes
+    if classes is None:
+        return None, own, None
+    wanted = unique_names(classes)
+    if all(name in own for name in wanted):
+        keep = torch.tensor([own.index(name) for name in wanted], device=model.device)
+        return None, wanted, keep
+    unknown = [name for name in wanted if name not in own]
+    if model.config.head == "fpn":
+        raise UsageError(
+            f"This model's head was made for its {len(own)} classes and cannot predict {', '.join(unknown)}. "
+            f"It knows: {', '.join(own[:20])}{' ...' if len(own) > 20 else ''}. Choose among these, train on "
+            'with the new classes, or train a model with the "open" head.'
+        )
+    if model.text_encoder is None:
+        raise UsageError(
+            f"This model was saved without text encoder, so it cannot make prompts for {', '.join(unknown)}."
+        )
+    return embed_names(model.text_encoder, wanted, templates=model.config.templates), wanted, None
 
 
 def with_classes(model: Any, classes: Sequence[str], *, diffusion: str | Path | None = None) -> Any:
