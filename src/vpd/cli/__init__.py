@@ -1,4 +1,7 @@
-"""The command `vpd`. Every verb is a function in a module of its own that imports what it needs when it runs."""
+"""The command `vpd`.
+
+Every verb is a function in a module of its own that imports what it needs when it runs.
+"""
 
 from __future__ import annotations
 

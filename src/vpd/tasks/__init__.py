@@ -1,1 +1,1 @@
-"""The three models: assembly, loss and prediction."""
+"""A task is one file: its model, loss, prediction, measuring and training settings; `table` lists those of the package."""
