@@ -1,1 +1,1 @@
-"""A task is one file: its model, loss, prediction, measuring and training settings; `table` lists those of the package."""
+"""A task is one file: model, loss, prediction, measuring, training settings; `table` lists those of the package."""

@@ -197,16 +197,15 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
     @classmethod
     def example_batch(cls, size: int, side_px: int) -> Batch:
         """See `Task`."""
-        labels = torch.zeros(size, side_px, side_px, dtype=torch.long)
-        return Batch(images=torch.rand(size, 3, side_px, side_px) * 2 - 1, names=["trial"] * size, labels=labels)
+        images, labels = torch.rand(size, 3, side_px, side_px) * 2 - 1, torch.zeros(size, side_px, side_px).long()
+        return Batch(images=images, names=["trial"] * size, labels=labels)
 
     def prompts(self, number: int, *, classes: Sequence[str] | None = None, scores: bool = False) -> Asked:
         """See `Task`."""
         embeds, names, keep = asked_classes(self, classes)
-        shape = None if embeds is None else tuple(embeds.shape)
         return Asked(
             text=lambda *_: embeds,
-            text_shape=lambda _: shape,
+            text_shape=lambda _: None if embeds is None else tuple(embeds.shape),
             channels=len(self.config.classes) if embeds is None else len(embeds),
             kept_bytes=3 + (8 * len(names) if scores else 0),
             words=_Wanted(names, keep, scores),
@@ -276,10 +275,10 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
 
     def go_on(self, samples: SampleSet, given: Mapping[str, Any], *, diffusion: str | None = None) -> SegmentationModel:
         """With the classes of the settings or the data; what the model knows of them it keeps."""
-        names = class_names(given.get("classes"), samples)
-        if names == self.config.classes:
+        names, own = class_names(given.get("classes"), samples), self.config.classes
+        if names == own:
             return self
-        added = [name for name in names if name not in self.config.classes]
+        added = [name for name in names if name not in own]
         logger.info("Classes now: %s; new: %s.", ", ".join(names), ", ".join(added) or "none")
         return self.with_classes(names, diffusion=diffusion)
 
