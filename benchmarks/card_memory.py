@@ -36,9 +36,9 @@ from vpd.loading import build_model
 from vpd.tasks.referring import ReferringModel
 from vpd.training.config import TrainConfig
 from vpd.training.gradients import Gradients
-from vpd.training.optimisers import STATE_BYTES, build_optimiser
+from vpd.training.optimisers import STATE_BYTES, build_optimiser, optimiser_groups
 from vpd.training.settings import resolve_config
-from vpd.training.step import LossOf, optimiser_groups, set_up
+from vpd.training.step import LossOf, set_up
 
 MODES = ("full", "lora", "frozen", "head")
 TEXT_ENCODER_BYTES = 123_060_480 * 4

@@ -19,9 +19,8 @@ from accelerate import Accelerator
 
 from vpd.inference.cache import FrozenCaches
 from vpd.tensors import Batch
+from vpd.training.auto_accumulate import peak_bytes, restart_peak
 from vpd.training.config import TrainConfig
-from vpd.training.memory import peak_bytes, restart_peak
-from vpd.training.progress import Interval
 from vpd.training.step import Stepper
 
 PARTS = ("forward", "backward", "optimiser")
@@ -75,7 +74,7 @@ def measure_steps(
     batches, runs, first_mib = repeat(batch), list[dict[str, float]](), start_mib(device)
     for step in range(steps + 1):
         before = start_mib(device)
-        taken = stepper.take(step, 1e-6, batches, Interval())
+        taken = stepper.take(step, 1e-6, batches)
         accelerator.mark("optimiser")
         names = ["began", *PARTS]
         run = {

@@ -17,7 +17,7 @@ from vpd.bench.machine import clock_of, now, peak_bytes, since
 from vpd.inference.heap import free_heap, keep_heap
 from vpd.loading import build_model
 from vpd.tasks.model import PerceptionModel
-from vpd.training import memory
+from vpd.training import auto_accumulate
 
 PARTS = ("encoder", "unet")
 CLOCKS = ("cpu_s", "wall_s")
@@ -88,9 +88,9 @@ def peak_mib(way: Way, images: Tensor, text: Tensor) -> dict[str, float]:
     """Most memory of each part over weights and inputs, MiB; of a way outside torch, of its process in the whole."""
     prepared, images = way.prepare(text), images.to(way.device, way.dtype)
     if not way.is_torch:
-        before = memory.restart_peak()
+        before = auto_accumulate.restart_peak()
         way.features(way.encode(images), prepared)
-        return {} if before is None else {"process": (memory.peak_bytes() - before) / 2**20}
+        return {} if before is None else {"process": (auto_accumulate.peak_bytes() - before) / 2**20}
     if way.device.type not in ("cpu", "cuda"):
         return {}
     latents = way.encode(images)

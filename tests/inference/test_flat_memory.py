@@ -14,7 +14,7 @@ from tiny import CLASSES
 from vpd import SegmentationModel
 from vpd.config import Fit
 from vpd.inference.heap import free_heap, return_heap
-from vpd.training.memory import restart_peak
+from vpd.training.auto_accumulate import restart_peak
 
 
 def tensors() -> tuple[int, int]:

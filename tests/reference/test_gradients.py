@@ -120,21 +120,18 @@ def test_checkpointing_gives_the_same_gradients(golden: Golden) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_three_optimiser_steps(golden: Golden, task: Task) -> None:
     """In float64: Adam turns rounding noise of small gradients into steps, 1.4e-4 of the third float32 loss."""
-    from vpd.training.optimisers import VALUES, build_optimiser, parameter_groups, set_learning_rate
+    from vpd.tasks.table import TASKS as KINDS
+    from vpd.training.optimisers import build_optimiser, parameter_groups, set_learning_rate
 
     stored = golden.entry(f"procedures/{FOLDERS[task]}.json", "three_steps")
     model = golden_model(golden, task, torch.float64).train()
     names = published_names(task, model.state_dict())
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    values = VALUES["reference"][task]
+    values, rule = KINDS[task].recipes["reference"], KINDS[task].published_rule
     groups = parameter_groups(
         model.named_parameters(),
-        task=task,
-        recipe="reference",
-        learning_rate=values.learning_rate,
-        weight_decay=values.weight_decay,
-        unet_lr_scale=values.unet_lr_scale,
-        published_name=names.__getitem__,
+        lambda name, parameter: rule(names[name], parameter),
+        **{name: values[name] for name in ("learning_rate", "weight_decay", "unet_lr_scale")},
     )
     optimiser = build_optimiser(groups)
     for step, wanted in enumerate(stored["loss"]):

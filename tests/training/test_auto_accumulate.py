@@ -22,12 +22,11 @@ from vpd.tasks.losses import LossSum
 from vpd.tasks.referring import ReferringModel
 from vpd.tasks.segmentation import SegmentationModel
 from vpd.tensors import Batch
-from vpd.training import auto_accumulate as batch_search
-from vpd.training import memory
+from vpd.training import auto_accumulate
 from vpd.training.auto_accumulate import find_accumulation
-from vpd.training.plan import micro_batch_size
 from vpd.training.run import train
 from vpd.training.settings import resolve_config
+from vpd.training.step import micro_batch_size
 from weights import assert_equal_weights
 
 HERE = SimpleNamespace(num_processes=1, device=torch.device("cpu"), gather=lambda tensor: tensor)
@@ -53,7 +52,7 @@ class Small(Toy):
 @pytest.fixture
 def by_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU: nothing is known of the memory before it is taken."""
-    monkeypatch.setattr(memory, "available_bytes", lambda: None)
+    monkeypatch.setattr(auto_accumulate, "available_bytes", lambda: None)
 
 
 def search(model: Toy, accelerator: Any = HERE, **changes: Any) -> int:
@@ -137,7 +136,7 @@ class Large(Toy):
 def test_main_memory_is_measured_with_the_smallest_batch(
     left_mb: int, wanted: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "available_bytes", lambda: left_mb * 2**20)
+    monkeypatch.setattr(auto_accumulate, "available_bytes", lambda: left_mb * 2**20)
     model = Large()
     if wanted is None:
         with pytest.raises(UsageError, match="Not even one sample of 16 px fits into the memory of cpu"):
@@ -160,7 +159,7 @@ def drop_library_pages() -> None:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells what a process takes")
 def test_pages_of_libraries_that_come_back_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     for left_mb, wanted in ((200, 2), (100, 4)):
-        monkeypatch.setattr(memory, "available_bytes", lambda left_mb=left_mb: left_mb * 2**20)
+        monkeypatch.setattr(auto_accumulate, "available_bytes", lambda left_mb=left_mb: left_mb * 2**20)
         drop_library_pages()
         assert search(Large(), batch_size=8) == wanted
 
@@ -172,7 +171,7 @@ def test_batch_that_is_too_small_for_batch_norm_is_passed_over(monkeypatch: pyte
             torch.nn.functional.batch_norm(batch.images.mean(dim=(2, 3)), None, None, training=True)
             return super().loss_sum(batch)
 
-    monkeypatch.setattr(memory, "available_bytes", lambda: 200 * 2**20)
+    monkeypatch.setattr(auto_accumulate, "available_bytes", lambda: 200 * 2**20)
     model = Pooled()
     assert search(model, batch_size=8) == 2
     assert model.sizes == [2, 2]
@@ -182,16 +181,16 @@ def test_batch_that_is_too_small_for_batch_norm_is_passed_over(monkeypatch: pyte
 
 def test_memory_that_is_left_is_what_system_and_group_allow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, path in (("_SYSTEM", tmp_path / "meminfo"), ("_GROUP", tmp_path), ("_PROCESS", tmp_path)):
-        monkeypatch.setattr(memory, name, path)
-    assert memory.available_bytes() is None and memory.restart_peak() is None
+        monkeypatch.setattr(auto_accumulate, name, path)
+    assert auto_accumulate.available_bytes() is None and auto_accumulate.restart_peak() is None
     (tmp_path / "meminfo").write_text("MemTotal:  9000 kB\nMemAvailable:  2000 kB\n")
-    assert memory.available_bytes() == 2000 * 1024
+    assert auto_accumulate.available_bytes() == 2000 * 1024
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("1000000\n")
-    assert memory.available_bytes() == 2000 * 1024
+    assert auto_accumulate.available_bytes() == 2000 * 1024
     for most, left in ((1_500_000, 500_000), (900_000, 0), (9_000_000, 2000 * 1024)):
         (tmp_path / "memory.max").write_text(f"{most}\n")
-        assert memory.available_bytes() == left
+        assert auto_accumulate.available_bytes() == left
 
 
 @pytest.mark.usefixtures("by_trial")
@@ -203,7 +202,7 @@ def test_what_the_optimiser_will_take_is_set_aside(monkeypatch: pytest.MonkeyPat
         reserved.append(size)
         return empty(size, **options)
 
-    monkeypatch.setattr(batch_search.torch, "empty", note)
+    monkeypatch.setattr(auto_accumulate.torch, "empty", note)
     values = sum(parameter.numel() for parameter in Small(9).parameters())
     for changes, each in (
         ({}, 8),

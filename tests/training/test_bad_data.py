@@ -20,7 +20,7 @@ from tiny_data import write_segment_data
 from vpd.data.sample import Sample
 from vpd.errors import UsageError
 from vpd.files.atomic import read_json_lines
-from vpd.training.bad_samples import look_at_some
+from vpd.training.bad_data import look_at_some
 from vpd.training.run import train
 
 

@@ -12,8 +12,8 @@ from toy import ToyData
 
 from tiny_data import write_segment_data
 from vpd.errors import UsageError
-from vpd.training.data_identity import data_identity
 from vpd.training.run import train
+from vpd.training.setup import data_identity
 
 
 class Named(ToyData):

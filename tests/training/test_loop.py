@@ -16,7 +16,8 @@ from vpd.files.atomic import read_json_lines
 from vpd.tasks.segmentation import SegmentationModel
 from vpd.training.config import TrainConfig
 from vpd.training.loop import Training
-from vpd.training.plan import micro_batch_size, schedule_of, step_seed, total_steps
+from vpd.training.schedules import schedule_of, total_steps
+from vpd.training.step import micro_batch_size, step_seed
 
 
 def test_accumulated_batches_are_one_large_batch(tmp_path: Path):

@@ -17,7 +17,7 @@ from vpd.config import Fit
 from vpd.errors import UsageError
 from vpd.tasks.segmentation import SegmentationModel
 from vpd.tensors import Batch
-from vpd.training.modes import freeze_parts
+from vpd.training.optimisers import freeze_parts
 from vpd.training.run import train
 from vpd.training.settings import resolve_config
 from weights import assert_equal_weights, weights

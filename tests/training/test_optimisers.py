@@ -13,7 +13,7 @@ from vpd.errors import UsageError
 from vpd.tasks.table import TASKS
 from vpd.training.checkpoints import read_checkpoint
 from vpd.training.loop import Training
-from vpd.training.optimisers import build_optimiser, parameter_groups, set_learning_rate
+from vpd.training.optimisers import build_optimiser, default_rule, parameter_groups, set_learning_rate
 
 GOLDEN_TASKS = {"segment": "seg", "refer": "refer", "depth": "depth"}
 
@@ -32,24 +32,15 @@ def named(*names, frozen=()):
     ]
 
 
-def groups_of(parameters, *, task="segment", recipe="default", published_name=None):
-    return parameter_groups(
-        parameters,
-        recipe=recipe,
-        learning_rate=1.0,
-        weight_decay=0.5,
-        unet_lr_scale=0.1,
-        published_name=published_name,
-        published_rule=TASKS[task].published_rule,
-    )
+def groups_of(parameters, rule=default_rule):
+    return parameter_groups(parameters, rule, learning_rate=1.0, weight_decay=0.5, unet_lr_scale=0.1)
 
 
 def by_name(groups):
     return {name: (group["lr_scale"], group["weight_decay"]) for group in groups for name, _ in group["params"]}
 
 
-@pytest.mark.parametrize("task", ["segment", "refer", "depth"])
-def test_default_groups_by_hand(task):
+def test_default_groups_by_hand():
     parameters = named(
         "adapter.gamma",
         "adapter.mlp.0.weight",
@@ -61,7 +52,7 @@ def test_default_groups_by_hand(task):
         "head.unet_like.weight",
         frozen=("backbone.vae.encoder.conv_in.weight",),
     )
-    assert by_name(groups_of(parameters, task=task)) == {
+    assert by_name(groups_of(parameters)) == {
         "adapter.gamma": (1.0, 0.0),
         "adapter.mlp.0.weight": (1.0, 0.5),
         "adapter.mlp.0.bias": (1.0, 0.0),
@@ -90,7 +81,8 @@ def test_lora_trains_at_the_full_rate_without_decay():
 
 def test_reference_groups_follow_the_published_names():
     published = {"ours.weight": "unet.norm.weight", "norm.weight": "unet.in_layers.0.weight"}
-    groups = groups_of(named(*published), recipe="reference", published_name=published.__getitem__)
+    rule = TASKS["segment"].published_rule
+    groups = groups_of(named(*published), lambda name, parameter: rule(published[name], parameter))
     assert by_name(groups) == {"ours.weight": (1.0, 0.0), "norm.weight": (0.1, 0.5)}
 
 
@@ -100,11 +92,6 @@ def test_each_rate_is_the_base_rate_times_its_scale():
     assert all(group["lr"] == group["lr_scale"] for group in groups)
 
 
-def test_reference_groups_need_published_names():
-    with pytest.raises(UsageError, match="published_name"):
-        groups_of(named("head.weight"), recipe="reference")
-
-
 def test_nothing_to_train_is_an_error():
     with pytest.raises(UsageError, match="Nothing to train"):
         groups_of(named("head.weight", frozen=("head.weight",)))
@@ -112,13 +99,12 @@ def test_nothing_to_train_is_an_error():
 
 def test_optimiser_keeps_the_groups_and_their_names():
     groups = groups_of(named("backbone.unet.conv_in.weight", "head.weight", "head.bias"))
-    optimiser = build_optimiser(groups, betas=(0.8, 0.9), eps=1e-6)
+    optimiser = build_optimiser(groups)
     assert [group["param_names"] for group in optimiser.param_groups] == [
         ["head.weight"],
         ["head.bias"],
         ["backbone.unet.conv_in.weight"],
     ]
-    assert {(group["betas"], group["eps"]) for group in optimiser.param_groups} == {((0.8, 0.9), 1e-6)}
 
 
 def test_set_learning_rate_keeps_the_scales():
@@ -227,8 +213,7 @@ def test_reference_groups_equal_golden(golden_case):
 
     values = TASKS[task].recipes["reference"]
     rates = {name: values[name] for name in ("learning_rate", "weight_decay", "unet_lr_scale")}
-    rule = TASKS[task].published_rule
-    groups = parameter_groups(parameters, recipe="reference", published_name=str, published_rule=rule, **rates)
+    groups = parameter_groups(parameters, TASKS[task].published_rule, **rates)
 
     ours = {(group["lr"], group["weight_decay"]): {name for name, _ in group["params"]} for group in groups}
     assert ours == wanted

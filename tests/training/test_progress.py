@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from vpd.files.atomic import read_json_lines
+from vpd.tensors import Batch
 from vpd.training.progress import Interval, Progress
+from vpd.training.step import Step
 
 
 def progress(folder: Path, *, start_step: int = 0, enabled: bool = True) -> Progress:
@@ -123,13 +126,12 @@ def test_notes_stand_in_the_log_only(tmp_path: Path):
     assert read_json_lines(tmp_path / "log.jsonl") == [{"step": 2, "kind": "skipped", "loss": None, "samples": ["a"]}]
 
 
-def test_interval_adds_up_and_begins_anew():
+def test_interval_adds_up():
     interval = Interval()
-    interval.add(1.0, 4)
-    interval.add(2.0, 4)
-    interval.wait_s = 1e9
-    assert interval.mean_loss == 1.5
+    batch = Batch(images=torch.zeros(4, 3, 8, 8), names=["a", "b", "c", "d"])
+    for loss in (1.0, 2.0, math.nan):  # the last one is skipped
+        interval.add(Step(loss, norm=1.0, parts=[(batch, loss)], wait_s=1e9))
+    assert (interval.mean_loss, interval.steps, interval.samples) == (1.5, 2, 8)
     pace = interval.pace(processes=2)
     assert pace["samples_per_s"] > 0 and pace["wait_share"] > 1
-    interval.restart()
-    assert (interval.steps, interval.samples, interval.wait_s) == (0, 0, 0.0) and math.isnan(interval.mean_loss)
+    assert math.isnan(Interval().mean_loss)

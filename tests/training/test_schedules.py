@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from vpd.errors import UsageError
 from vpd.tasks.table import TASKS
-from vpd.training.schedules import Schedule, poly_rate, recipe_schedule, rise_and_fall_rate
+from vpd.training.schedules import WARMUP_RATIO, Schedule, poly_rate, recipe_schedule, rise_and_fall_rate
 
 
 def schedule_of(task: str, recipe: str, **options: object) -> Schedule:
@@ -18,14 +18,9 @@ def test_poly_without_warmup_by_hand():
     assert rates == pytest.approx([2.0, 1.125, 0.5, 0.125, 0.0, 0.0])
 
 
-def test_poly_falls_to_its_floor():
-    assert poly_rate(2, peak=3.0, steps=4, floor=1.0) == 2.0
-    assert poly_rate(9, peak=3.0, steps=4, floor=1.0) == 1.0
-
-
 def test_warmup_multiplies_the_falling_rate():
-    rates = [poly_rate(step, peak=1.0, steps=4, warmup_steps=2, warmup_ratio=0.5) for step in range(4)]
-    assert rates == pytest.approx([0.5, 0.75 * 0.75, 0.5, 0.25])
+    rates = [poly_rate(step, peak=1.0, steps=4, warmup_steps=2) for step in range(4)]
+    assert rates == pytest.approx([1e-6, 0.75 * 0.5000005, 0.5, 0.25])
 
 
 def test_rise_and_fall_by_hand():
@@ -83,15 +78,14 @@ def test_segmentation_schedule_equals_golden(golden):
     cases = golden.json("procedures/seg.json")["lr_schedule"]
     assert cases
     for case in cases:
+        assert (case["min_lr"], case["warmup_ratio"]) == (0.0, WARMUP_RATIO)
         rates = [
             poly_rate(
                 step,
                 peak=case["base_lr"],
                 steps=case["max_iters"],
                 power=case["power"],
-                floor=case["min_lr"],
                 warmup_steps=case["warmup_iters"],
-                warmup_ratio=case["warmup_ratio"],
             )
             for step in case["iters"]
         ]

@@ -10,9 +10,8 @@ import yaml
 import vpd
 from vpd.tasks.table import TASKS
 from vpd.training.config import TrainConfig
-from vpd.training.plan import schedule_of
 from vpd.training.run import MAY_CHANGE
-from vpd.training.schedules import recipe_schedule
+from vpd.training.schedules import recipe_schedule, schedule_of
 from vpd.training.settings import read_settings, resolve_config
 
 FOLDER = Path(vpd.__file__).parent / "recipes"

@@ -32,10 +32,9 @@ from vpd.processes import find_processes
 from vpd.tensors import Batch
 from vpd.training.checkpoints import Checkpoint, latest_checkpoint
 from vpd.training.config import TrainConfig
-from vpd.training.data_identity import data_identity
 from vpd.training.loop import Training
-from vpd.training.progress import Interval
 from vpd.training.settings import read_settings
+from vpd.training.setup import data_identity
 from vpd.training.step import Stepper
 from vpd.weights.difference import weights_fingerprint
 from vpd.weights.sources import load_vae
@@ -239,7 +238,7 @@ def _steps_in(minutes: float, trial: Distillation, config: TrainConfig, batch: B
     took_s = []
     for _ in range(1 + _TIMED_STEPS):  # the first makes ready
         began_s = time.perf_counter()
-        stepper.take(0, config.learning_rate, repeat(batch), Interval())
+        stepper.take(0, config.learning_rate, repeat(batch))
         took_s.append(time.perf_counter() - began_s)
     stepper.close()
     pace_s = median(took_s[1:])

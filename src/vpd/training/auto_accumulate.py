@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
 from vpd.errors import UsageError
 from vpd.tasks.model import PerceptionModel
-from vpd.training import memory
 from vpd.training.config import TrainConfig
 from vpd.training.optimisers import STATE_BYTES
-from vpd.training.plan import micro_batch_size
-from vpd.training.step import LossOf, set_up
+from vpd.training.step import LossOf, micro_batch_size, set_up
 
 logger = logging.getLogger(__name__)
 
 _SIGNS = ("can't allocate memory", "not enough memory", "out of memory")
 """In what torch says where it has no exception of its own: CPU, Apple GPU."""
+_PROCESS, _SYSTEM, _GROUP = Path("/proc/self"), Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
 def find_accumulation(model: PerceptionModel, config: TrainConfig, accelerator: Accelerator) -> int:
@@ -40,15 +41,13 @@ def find_accumulation(model: PerceptionModel, config: TrainConfig, accelerator: 
     Raises:
         UsageError: If not even one sample fits, or the samples of a step cannot be shared out evenly.
     """
-    whole = config.model_copy(update={"accumulate": 1})
-    share = micro_batch_size(whole, accelerator.num_processes)
+    share = micro_batch_size(config.model_copy(update={"accumulate": 1}), accelerator.num_processes)
     set_up(model, config)
     model.to(accelerator.device).train()
     with _nothing_changed(model, accelerator.device):
         size = _Trials(model, config, accelerator).largest_of(share)
-    found = share // size if size else share + 1
-    on_device = torch.tensor([found], device=accelerator.device)
-    found = int(accelerator.gather(on_device).max())
+    own = torch.tensor([share // size if size else share + 1], device=accelerator.device)
+    found = int(accelerator.gather(own).max())
     if found > share:
         raise UsageError(
             f"Not even one sample of {config.crop_px} px fits into the memory of {accelerator.device}. Take "
@@ -62,20 +61,20 @@ class _Trials:
     """Passes of random samples, and the memory they take."""
 
     def __init__(self, model: PerceptionModel, config: TrainConfig, accelerator: Accelerator) -> None:
-        self._model, self._config, self._device = model, config, accelerator.device
+        self._model, self._crop_px, self._device = model, config.crop_px, accelerator.device
         self._loss_of = LossOf(model, config)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        values = sum(parameter.numel() for parameter in trained)
         average = 4 if config.ema_decay else 0
         buckets = 4 if accelerator.num_processes > 1 else 0  # in which DDP exchanges gradients
-        self._reserve_bytes = values * (STATE_BYTES[config.optimiser] + average + buckets)
+        each = STATE_BYTES[config.optimiser] + average + buckets
+        self._reserve_bytes = each * sum(parameter.numel() for parameter in trained)
         self._gradient_bytes = sum(parameter.nbytes for parameter in trained)
 
     def largest_of(self, share: int) -> int:
         """The largest divisor of a share that fits; 0 if none does."""
         sizes = [size for size in range(1, share + 1) if share % size == 0]
-        left = memory.available_bytes() if self._device.type == "cpu" else None
-        if left is not None and (taken := memory.restart_peak()) is not None:
+        left = available_bytes() if self._device.type == "cpu" else None
+        if left is not None and (taken := restart_peak()) is not None:
             return self._measured(sizes, left, taken)
         return next((size for size in reversed(sizes) if self._fits(size)), 0)
 
@@ -87,10 +86,9 @@ class _Trials:
             if len(sizes) == 1:
                 raise
             return self._measured(sizes[1:], left_bytes, taken_bytes)
-        activations = max(0, memory.peak_bytes() - taken_bytes - self._gradient_bytes)
+        activations = max(0, peak_bytes() - taken_bytes - self._gradient_bytes)
         fixed = self._reserve_bytes + self._gradient_bytes
-        fitting = [size for size in sizes if fixed + activations * size / sizes[0] <= left_bytes]
-        return max(fitting, default=0)
+        return max((size for size in sizes if fixed + activations * size / sizes[0] <= left_bytes), default=0)
 
     def _fits(self, size: int) -> bool:
         """By trying."""
@@ -111,7 +109,7 @@ class _Trials:
         return fits
 
     def _run(self, size: int) -> None:
-        batch = self._model.example_batch(size, self._config.crop_px).to(self._device)
+        batch = self._model.example_batch(size, self._crop_px).to(self._device)
         for _ in range(2):  # gradients of the first batch are there while the second is computed
             total, _ = self._loss_of(batch)
             total.backward()
@@ -128,3 +126,40 @@ def _nothing_changed(model: PerceptionModel, device: torch.device) -> Iterator[N
         finally:
             for buffer, value in zip(model.buffers(), before, strict=True):
                 buffer.copy_(value)
+
+
+def available_bytes() -> int | None:
+    """Main memory that may still be taken without swapping; none where the system, as others than Linux, is silent."""
+    try:
+        lines = dict(line.split(":", 1) for line in _SYSTEM.read_text().splitlines())
+        left = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+    try:
+        most, used = (int((_GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # there is no control group, or it has no limit
+        return left
+    return min(left, max(0, most - used))
+
+
+def restart_peak() -> int | None:
+    """Forget what this process took at most so far; returns what it has now, or none where the system is silent."""
+    with suppress(OSError, AttributeError, TypeError):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)  # or what was freed is taken again without being noticed
+    try:
+        (_PROCESS / "clear_refs").write_text("5")
+        return _own_bytes("VmRSS")
+    except OSError:
+        return None
+
+
+def peak_bytes() -> int:
+    """Main memory that this process took at most since `restart_peak`."""
+    return _own_bytes("VmHWM")
+
+
+def _own_bytes(name: str) -> int:
+    """A count of this process's memory without pages of files (libraries), which come and go as the system likes."""
+    lines = dict(line.split(":", 1) for line in (_PROCESS / "status").read_text().splitlines())
+    kilobytes, of_files = (int(lines[key].split()[0]) for key in (name, "RssFile"))
+    return (kilobytes - of_files) * 1024

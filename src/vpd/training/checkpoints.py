@@ -49,7 +49,7 @@ class Checkpoint:
     numbers: dict[str, Any]
     """What of the optimiser's state is not a tensor: name -> value."""
     data: dict[str, Any] | None = None
-    """Which samples it was trained on (`vpd.training.data_identity`); none = an older release wrote it."""
+    """Which samples it was trained on (`vpd.training.setup.data_identity`); none = an older release wrote it."""
 
 
 def save_checkpoint(
@@ -62,7 +62,7 @@ def save_checkpoint(
     tensors: Mapping[str, Mapping[str, Tensor]] | None = None,
     data: dict[str, Any] | None = None,
 ) -> Checkpoint:
-    """Write the state of a run after `step` optimiser steps, and compare what the disk gives back with it.
+    """Write the state of a run, and compare what the disk gives back with it.
 
     Args:
         root: Folder of the run's checkpoints.
@@ -72,9 +72,6 @@ def save_checkpoint(
         scores: Validation metrics measured at this step.
         tensors: Safetensors files that `save_model` writes: path in the folder -> all that it must hold.
         data: Which samples the run is trained on.
-
-    Returns:
-        The checkpoint.
 
     Raises:
         UsageError: If it cannot be written, or the disk gives back something else. Older ones are untouched.
@@ -146,9 +143,6 @@ def read_checkpoint(folder: Path, *, verify: bool) -> Checkpoint:
     Args:
         folder: A folder that `save_checkpoint` wrote.
         verify: Read every file and compare it with what was written, not sizes only.
-
-    Returns:
-        The checkpoint.
 
     Raises:
         ValueError: If a file is missing or differs from what was written.
@@ -272,8 +266,5 @@ def _is_same(one: Tensor, other: Tensor) -> bool:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,18 +21,16 @@ from vpd.inference.cache import FrozenCaches
 from vpd.model_folder import MODEL
 from vpd.processes import do_on_first, find_processes
 from vpd.tasks.model import PerceptionModel
-from vpd.training.bad_samples import BadSamples
-from vpd.training.bad_steps import BadSteps
+from vpd.training.bad_data import BadSamples, BadSteps
 from vpd.training.checkpoints import Checkpoint, add_scores
 from vpd.training.config import TrainConfig
-from vpd.training.data_identity import data_identity
 from vpd.training.ema import WeightAverage, averaged
-from vpd.training.plan import micro_batch_size, schedule_of, total_steps
 from vpd.training.progress import Interval, Progress
 from vpd.training.run_folder import RunFolder, summary
-from vpd.training.setup import build_caches
+from vpd.training.schedules import schedule_of, total_steps
+from vpd.training.setup import build_caches, data_identity
 from vpd.training.signals import StopRequest, stop_request
-from vpd.training.step import Step, Stepper
+from vpd.training.step import Step, Stepper, micro_batch_size
 
 logger = logging.getLogger(__name__)
 
@@ -87,8 +84,9 @@ class Training:
         training_caches, self.validation_caches = caches or build_caches(config, type(model))
         self.stepper = Stepper(model, config, self.accelerator, training_caches)
         self.average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
-        data = data_identity(train_set)
-        self.run_folder = RunFolder(folder, model, self.stepper.optimiser, config, self.average, data)
+        self.run_folder = RunFolder(
+            folder, model, self.stepper.optimiser, config, self.average, data_identity(train_set)
+        )
         self.bad_steps = BadSteps(folder, self.accelerator, config)
         self.bad_samples = BadSamples(folder, self.accelerator, samples=len(train_set), max_share=config.max_bad_share)
         if checkpoint:
@@ -108,8 +106,9 @@ class Training:
             SystemExit: After saving a checkpoint, if a signal asked to stop; status 143 for SIGTERM.
         """
         has_scores = self.validation_set is not None
-        prepare = partial(self.run_folder.prepare, self.start_step, self.steps, has_scores=has_scores)
-        do_on_first(self.accelerator, prepare)
+        do_on_first(
+            self.accelerator, lambda: self.run_folder.prepare(self.start_step, self.steps, has_scores=has_scores)
+        )
         # closing ends the processes that read samples, which no signal does, also after an error
         with (
             closing(self.stepper),
@@ -121,25 +120,35 @@ class Training:
             interval = Interval()
             for step in range(self.start_step, self.steps):
                 rate, began_s = self.schedule(step), time.perf_counter()
-                taken = self.stepper.take(step, rate, batches, interval)
+                taken = self.stepper.take(step, rate, batches)
+                interval.add(taken)
                 if self.average and not taken.is_bad:
                     self.average.update(step)
                 self._account(step + 1, taken, progress)
                 progress.advance(taken.loss, rate)
                 if step == self.start_step + 1:
                     progress.estimate(step + 1, time.perf_counter() - began_s)
-                self._after_step(step + 1, interval, progress, stop, {"learning_rate": rate, "grad_norm": taken.norm})
+                if step + 1 == self.steps or (step + 1) % self.config.log_every == 0:
+                    pace = interval.pace(self.accelerator.num_processes) | {"left_s": progress.left_s(step + 1)}
+                    state = {"loss": interval.mean_loss, "learning_rate": rate, "grad_norm": taken.norm}
+                    progress.record(step + 1, "train", state | pace)
+                    interval = Interval()
+                paused_s = time.perf_counter()
+                self._validate_and_save(step + 1, progress, stop)
+                interval.began_s += time.perf_counter() - paused_s
         self._save(self.run_folder.save_model)
-        if self.validation_set is not None:
-            self._tell_best()
-        if self.accelerator.is_main_process and (told := summary(self.folder)):
-            logger.warning("In this run: %s.", told)
+        self._tell_outcome()
         return self.folder / MODEL
 
-    def _tell_best(self) -> None:
-        best, score = self.run_folder.best(), self.model.score
-        if best and self.accelerator.is_main_process:
+    def _tell_outcome(self) -> None:
+        """Which checkpoint is best, and what of data and steps did not count."""
+        if not self.accelerator.is_main_process:
+            return
+        if self.validation_set is not None and (best := self.run_folder.best()):
+            score = self.model.score
             logger.info("Best: %s %.4f after step %d, %s.", score, best.scores[score], best.step, best.folder)
+        if told := summary(self.folder):
+            logger.warning("In this run: %s.", told)
 
     def _account(self, done: int, taken: Step, progress: Progress) -> None:
         """Tell of samples that were replaced and of a step that was skipped; too much of either ends the run."""
@@ -160,17 +169,9 @@ class Training:
         """Whether the validation set is measured after so many steps."""
         return self.validation_set is not None and (done == self.steps or done % self.config.validate_every == 0)
 
-    def _after_step(
-        self, done: int, interval: Interval, progress: Progress, stop: StopRequest, state: dict[str, float]
-    ) -> None:
-        """Log, validate, save and stop, whatever is due after so many steps."""
-        config, is_last = self.config, done == self.steps
-        if is_last or done % config.log_every == 0:
-            pace = interval.pace(self.accelerator.num_processes)
-            record = {"loss": interval.mean_loss, **state, **pace, "left_s": progress.left_s(done)}
-            progress.record(done, "train", record)
-            interval.restart()
-        paused, scores = time.perf_counter(), dict[str, float]()
+    def _validate_and_save(self, done: int, progress: Progress, stop: StopRequest) -> None:
+        """Whatever is due after so many steps; ends the run if a signal came."""
+        scores = dict[str, float]()
         if self._is_validated(done) and not self._agreed_signal(stop):
             try:
                 scores = self._validate(done, progress, stop)
@@ -178,31 +179,27 @@ class Training:
                 self._save(lambda: self.run_folder.save_if(True, done, {}))
                 raise
         signal = self._agreed_signal(stop)
-        is_due = is_last or signal > 0 or done % config.checkpoint_every == 0
+        is_due = done == self.steps or signal > 0 or done % self.config.checkpoint_every == 0
         if is_due or scores:
             self._save(lambda: self.run_folder.save_if(is_due, done, scores))
-        interval.began_s += time.perf_counter() - paused
         self._leave_on(signal, done)
 
     def _validate(self, done: int, progress: Progress, stop: StopRequest) -> dict[str, float]:
         """Metrics on the validation set, recorded, and pictures of a few samples; none if a signal cuts it short."""
-        if self.validation_set is None:
+        samples, config = self.validation_set, self.config
+        if samples is None:
             return {}
-        with self.stepper.whole_model():
-            return self._measure(done, self.validation_set, progress, stop)
-
-    def _measure(self, done: int, samples: SampleSet, progress: Progress, stop: StopRequest) -> dict[str, float]:
-        if self.accelerator.num_processes > 1:  # running statistics differ between processes
-            for buffer in self.model.buffers():
-                broadcast(buffer)
-        autocast = torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
-        with autocast, averaged(self.average):
+        autocast = torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+        with self.stepper.whole_model(), autocast, averaged(self.average):
+            if self.accelerator.num_processes > 1:  # running statistics differ between processes
+                for buffer in self.model.buffers():
+                    broadcast(buffer)
             try:
                 report = evaluate(
                     self.model,
                     samples,
-                    limit=self.config.validate_limit,
-                    workers=self.config.workers,
+                    limit=config.validate_limit,
+                    workers=config.workers,
                     accelerator=self.accelerator,
                     should_stop=lambda: stop.signal is not None,
                     caches=self.validation_caches,
@@ -212,17 +209,13 @@ class Training:
             metrics: dict[str, float] = report["metrics"]
             progress.record(done, "validation", metrics)
             self.on_validated(done, metrics)
-            if self.config.pictures and self.accelerator.is_main_process:
-                self._show_samples(done, samples, metrics[self.model.score], progress)
+            if config.pictures and self.accelerator.is_main_process:
+                caption = f"step {done}: {self.model.score} {metrics[self.model.score]:.4f}"
+                try:
+                    progress.show(done, sample_sheet(self.model, samples, count=config.pictures, caption=caption))
+                except UsageError as error:  # one cannot be read, and the other processes are going on
+                    logger.warning("No pictures after step %d: %s", done, error)
         return {name: value for name, value in metrics.items() if math.isfinite(value)}
-
-    def _show_samples(self, done: int, samples: SampleSet, score: float, progress: Progress) -> None:
-        """Pictures of a few samples; without them where one cannot be read, for the other processes are going on."""
-        caption = f"step {done}: {self.model.score} {score:.4f}"
-        try:
-            progress.show(done, sample_sheet(self.model, samples, count=self.config.pictures, caption=caption))
-        except UsageError as error:
-            logger.warning("No pictures after step %d: %s", done, error)
 
     def _stream(self) -> SampleStream:
         return SampleStream(

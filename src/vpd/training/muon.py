@@ -16,6 +16,10 @@ KERNEL_RATIO = 3.0
 """Learning rate of kernels over that of everything else."""
 LEAST_CHANNELS = 4
 """Kernels with no more channels on one side (pictures, latents) are left to Adam."""
+MOMENTUM = 0.95
+"""Share of the old momentum that kernels keep."""
+BETAS = (0.9, 0.99)
+"""Adam's."""
 
 
 class Muon(Optimizer):
@@ -28,8 +32,6 @@ class Muon(Optimizer):
     Args:
         groups: Of parameters; `split_kernels` says which are kernels.
         lr: Learning rate of Adam; kernels have `KERNEL_RATIO` times as much.
-        momentum: Share of the old momentum that kernels keep.
-        betas: Adam's.
         weight_decay: Kernels shrink by this times their learning rate.
         bf16: Orthogonalise in bfloat16, in a third of the time where the device is built for it.
 
@@ -38,16 +40,9 @@ class Muon(Optimizer):
     """
 
     def __init__(
-        self,
-        groups: Iterable[dict[str, Any]],
-        lr: float = 1e-3,
-        momentum: float = 0.95,
-        betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0.01,
-        bf16: bool = False,
+        self, groups: Iterable[dict[str, Any]], lr: float = 1e-3, weight_decay: float = 0.01, bf16: bool = False
     ) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "betas": betas, "weight_decay": weight_decay, "bf16": bf16}
-        super().__init__(groups, defaults)
+        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay, "bf16": bf16})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -92,9 +87,9 @@ def orthogonalise(matrix: Tensor) -> Tensor:
 def _move_kernel(weight: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
     if not state:
         state["momentum"] = torch.zeros_like(weight)
-    state["momentum"].lerp_(gradient, 1 - group["momentum"])
-    ahead = gradient.lerp(state["momentum"], group["momentum"])  # Nesterov's
-    matrix = ahead.flatten(1)
+    momentum = state["momentum"]
+    momentum.lerp_(gradient, 1 - MOMENTUM)
+    matrix = gradient.lerp(momentum, MOMENTUM).flatten(1)  # Nesterov's look ahead
     matrix = orthogonalise(matrix.bfloat16()).to(weight.dtype) if group["bf16"] else orthogonalise(matrix)
     rate = group["lr"] * KERNEL_RATIO
     weight.mul_(1 - rate * group["weight_decay"])
@@ -105,10 +100,9 @@ def _move_adam(weight: Tensor, gradient: Tensor, state: dict[str, Any], group: d
     if not state:
         state |= {"count": torch.zeros(()), "mean": torch.zeros_like(weight), "square": torch.zeros_like(weight)}
     state["count"] += 1
-    for name, value, beta in zip(("mean", "square"), (gradient, gradient.square()), group["betas"], strict=True):
+    unbiased = []
+    for name, value, beta in zip(("mean", "square"), (gradient, gradient.square()), BETAS, strict=True):
         state[name].lerp_(value, 1 - beta)
-    mean, square = (
-        state[name] / (1 - beta ** state["count"])
-        for name, beta in zip(("mean", "square"), group["betas"], strict=True)
-    )
+        unbiased.append(state[name] / (1 - beta ** state["count"]))
+    mean, square = unbiased
     weight.sub_(group["lr"] * mean / (square.sqrt() + 1e-8))

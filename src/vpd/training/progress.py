@@ -10,13 +10,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from PIL import Image
 from tqdm.auto import tqdm
 
 from vpd.files.atomic import append_json_line, atomic_write, read_json_lines
+from vpd.training.step import Step
 from vpd.training.trackers import Tracker, open_trackers
 
 logger = logging.getLogger(__name__)
@@ -38,26 +38,25 @@ class Interval:
     wait_s: float = 0.0
     """Seconds spent waiting for data."""
     began_s: float = field(default_factory=time.perf_counter)
-    """When the interval began."""
+    """When the interval began; later by what was no training."""
 
     @property
     def mean_loss(self) -> float:
         """Mean loss of the steps, NaN where there is none."""
         return self.loss / self.steps if self.steps else math.nan
 
-    def add(self, loss: float, samples: int) -> None:
+    def add(self, step: Step) -> None:
         """Count a step."""
-        self.loss, self.steps, self.samples = self.loss + loss, self.steps + 1, self.samples + samples
+        self.wait_s += step.wait_s
+        if not step.is_bad:
+            self.loss += step.loss
+            self.steps += 1
+            self.samples += sum(len(batch.names) for batch, _ in step.parts)
 
     def pace(self, processes: int) -> dict[str, float]:
         """Samples a second of all processes, and the share of the time that went into waiting for data."""
         seconds = max(1e-9, time.perf_counter() - self.began_s)
         return {"samples_per_s": self.samples * processes / seconds, "wait_share": self.wait_s / seconds}
-
-    def restart(self) -> None:
-        """Begin anew."""
-        self.loss, self.steps, self.samples, self.wait_s = 0.0, 0, 0, 0.0
-        self.began_s = time.perf_counter()
 
 
 class Progress:
@@ -87,9 +86,8 @@ class Progress:
         trackers: Sequence[str] = ("tensorboard",),
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        self._folder = folder
-        self._log = folder / "log.jsonl"
-        self._enabled = enabled
+        self._folder, self._log = folder, folder / "log.jsonl"
+        self._enabled, self._speaks = enabled, enabled and show_bar
         self._steps, self._start_step, self._began_s = steps, start_step, time.monotonic()
         self._trackers: list[Tracker] = []
         if enabled:
@@ -97,15 +95,12 @@ class Progress:
             self._trackers = open_trackers(trackers, folder, start_step=start_step, settings=settings)
             _forget_after(self._log, start_step)
         # None: a bar on a terminal only; in a log file a line now and then reads better
-        self._bar = tqdm(total=steps, initial=start_step, unit="step", disable=None if enabled and show_bar else True)
-        self._speaks = enabled and show_bar
+        self._bar = tqdm(total=steps, initial=start_step, unit="step", disable=None if self._speaks else True)
 
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._bar.close()
         for tracker in self._trackers:
             tracker.close()
@@ -116,10 +111,9 @@ class Progress:
         self._bar.update()
 
     def left_s(self, step: int) -> float:
-        """Seconds that the run will go on, at the mean pace since it was started, validations and checkpoints included.
+        """Seconds that the run will go on after so many steps, at the mean pace since it was started.
 
-        Args:
-            step: Steps done.
+        Validations and checkpoints are included.
         """
         return (time.monotonic() - self._began_s) / max(1, step - self._start_step) * (self._steps - step)
 
@@ -154,19 +148,11 @@ class Progress:
             kind: `train` or `validation`.
             values: Name -> number; NaN stands as null in the log.
         """
-        if not self._enabled:
-            return
         self.note(step, kind, values)
         if self._speaks and (self._bar.disable or kind != "train"):
             self._say(f"step {step}/{self._steps} {kind}: " + ", ".join(_worded(*item) for item in values.items()))
         for tracker in self._trackers:
             tracker.log(step, {f"{kind}/{name}": value for name, value in values.items()})
-
-    def _say(self, line: str) -> None:
-        if self._bar.disable:
-            logger.info("%s", line)
-        else:
-            self._bar.write(line, file=sys.stderr)
 
     def show(self, step: int, sheet: Image.Image) -> None:
         """Keep a sheet of sample pictures."""
@@ -179,6 +165,12 @@ class Progress:
         for tracker in self._trackers:
             tracker.show(step, "validation/samples", sheet)
 
+    def _say(self, line: str) -> None:
+        if self._bar.disable:
+            logger.info("%s", line)
+        else:
+            self._bar.write(line, file=sys.stderr)
+
 
 def _worded(name: str, value: float) -> str:
     """A value of the log for people."""
@@ -187,8 +179,7 @@ def _worded(name: str, value: float) -> str:
 
 def _forget_after(log: Path, step: int) -> None:
     """Drop the lines of steps that are about to be run again, and what a crash left torn."""
-    if not log.exists():
-        return
-    kept = [line for line in read_json_lines(log) if line["step"] <= step]
-    with atomic_write(log) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    if log.exists():
+        kept = [line for line in read_json_lines(log) if line["step"] <= step]
+        with atomic_write(log) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,13 @@ from vpd.processes import do_on_first, find_processes, worker_context
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.table import TaskKind, find_task
 from vpd.training.auto_accumulate import find_accumulation
-from vpd.training.bad_samples import look_at_some
+from vpd.training.bad_data import look_at_some
 from vpd.training.checkpoints import latest_checkpoint
 from vpd.training.config import TrainConfig
-from vpd.training.data_identity import check_same_data
 from vpd.training.loop import Training
 from vpd.training.run_folder import tell_no_run
 from vpd.training.settings import read_settings, resolve_config, write_config
-from vpd.training.setup import build_data, build_model, pin_sources, training_transform
+from vpd.training.setup import build_data, build_model, check_same_data, pin_sources, training_transform
 from vpd.training.trackers import check_trackers
 from vpd.version import __version__
 
@@ -78,7 +78,9 @@ def train(
         raise UsageError(f"{folder} already holds a training run. Go on with it by --resume, or give another folder.")
     has_settings = (folder / CONFIG).is_file()
     if resume and not has_progress and not has_settings:
-        tell_no_run(folder, can_start=_names_sources(layers))
+        given: Mapping[str, Any] = reduce(merge_settings, layers, {})
+        source = given.get("data")
+        tell_no_run(folder, can_start="model" in given and isinstance(source, Mapping) and "root" in source)
     saved = read_settings(folder / CONFIG) if resume and has_settings else {}
     kind = find_task(task)
     config = resolve_config(kind, saved, *layers)
@@ -86,32 +88,32 @@ def train(
     if has_progress:
         if config.accumulate == "auto":  # what was found when the run began holds for all of it
             config = config.model_copy(update={"accumulate": saved.get("accumulate", "auto")})
-        check_changes(resolve_config(kind, saved), config, folder / CONFIG)
+        _check_changes(resolve_config(kind, saved), config, folder / CONFIG)
     check_trackers(config.trackers)
     if config.workers:
         worker_context()  # its server imports while the model is read
     accelerator = find_processes()
     accelerator.wait_for_everyone()  # before the first process writes what the others have just looked for
-    train_set, validation_set = build_data(config) if data is None else data
+    data = data or build_data(config)
     if not has_progress:
-        look_at_some(train_set, max_share=config.max_bad_share)
+        look_at_some(data[0], max_share=config.max_bad_share)
     writable_folder(folder)
     with ExitStack() as held:
         do_on_first(accelerator, lambda: held.enter_context(only_run_in(folder)))
-        return _train_in(folder, config, kind, train_set, validation_set, accelerator, show_bar=show_bar)
+        return _train_in(folder, config, kind, data, accelerator, show_bar=show_bar)
 
 
 def _train_in(
     folder: Path,
     config: TrainConfig,
     task: TaskKind,
-    train_set: SampleSet,
-    validation_set: SampleSet | None,
+    data: tuple[SampleSet, SampleSet | None],
     accelerator: Accelerator,
     *,
     show_bar: bool,
 ) -> Path:
     """Train in a folder that no other run writes into."""
+    train_set, validation_set = data
     checkpoint = latest_checkpoint(folder / CHECKPOINTS)
     if checkpoint:
         check_same_data(checkpoint, train_set, config)
@@ -119,7 +121,7 @@ def _train_in(
         model: PerceptionModel[Any] = load(checkpoint.folder, device="cpu", dtype="float32", task=task)
     else:
         model = build_model(config, train_set, task)
-        model.config = model.config.model_copy(update={"notes": {**model.config.notes, "training": notes_of(config)}})
+        model.config = model.config.model_copy(update={"notes": {**model.config.notes, "training": _notes_of(config)}})
     if config.accumulate == "auto":
         config = config.model_copy(update={"accumulate": find_accumulation(model, config, accelerator)})
     if accelerator.is_main_process:
@@ -139,14 +141,6 @@ def _train_in(
     return training.run()
 
 
-def _names_sources(layers: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether settings say what to train on what, so that a run can start from them."""
-    given: Mapping[str, Any] = {}
-    for layer in layers:
-        given = merge_settings(given, layer)
-    return "model" in given and isinstance(data := given.get("data"), Mapping) and "root" in data
-
-
 def _tell(config: TrainConfig, processes: int) -> None:
     """The settings that decide how long and how large a run is, whoever chose them."""
     length = f"{config.steps} steps" if config.steps else f"{config.epochs:g} epochs"
@@ -157,7 +151,7 @@ def _tell(config: TrainConfig, processes: int) -> None:
     )
 
 
-def notes_of(config: TrainConfig) -> dict[str, Any]:
+def _notes_of(config: TrainConfig) -> dict[str, Any]:
     """What a trained model says of its training; no paths, since models travel."""
     told = {"data": Path(config.data.root).name, "split": config.data.split, "vpd": __version__}
     kept = {"recipe", "mode", "steps", "epochs", "batch_size", "learning_rate", "crop_px", "precision", "seed"}
@@ -165,17 +159,8 @@ def notes_of(config: TrainConfig) -> dict[str, Any]:
     return told | config.model_dump(mode="json", include=kept, exclude_none=True)
 
 
-def check_changes(before: TrainConfig, now: TrainConfig, path: Path) -> None:
-    """Make sure that a run goes on with the settings that decide its outcome.
-
-    Args:
-        before: Settings that the run was started with.
-        now: Settings that it is to go on with.
-        path: Where the former stand.
-
-    Raises:
-        UsageError: If a setting that may touch the weights has another value than before.
-    """
+def _check_changes(before: TrainConfig, now: TrainConfig, path: Path) -> None:
+    """Raise where a run goes on with other settings that may touch the weights than stand in the file it began with."""
     old, new = (_flat(config.model_dump(mode="json")) for config in (before, now))
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if forbidden := [key for key in changed if key not in MAY_CHANGE]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import logging
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vpd.errors import UsageError
@@ -17,7 +18,7 @@ from vpd.evaluation.evaluate import is_better
 from vpd.files.atomic import atomic_folder, read_json_lines
 from vpd.model_folder import CHECKPOINTS, CONFIG, MODEL, WEIGHTS_FILE, is_run
 from vpd.tasks.model import PerceptionModel
-from vpd.training.bad_samples import BAD_SAMPLES
+from vpd.training.bad_data import BAD_SAMPLES
 from vpd.training.checkpoints import (
     Checkpoint,
     clean_checkpoints,
@@ -26,13 +27,14 @@ from vpd.training.checkpoints import (
     scored_checkpoints,
 )
 from vpd.training.config import TrainConfig
-from vpd.training.disk import check_space, checkpoint_bytes, folder_bytes
 from vpd.training.ema import TRAINING_WEIGHTS_FILE, WeightAverage, averaged
 from vpd.training.optimisers import STATE_BYTES
-from vpd.training.plan import checkpoints_at_once
 from vpd.training.settings import write_config
 
 logger = logging.getLogger(__name__)
+
+_SLACK_BYTES = 32 * 2**20
+"""On the disk, for configuration, tokenizer, log and pictures."""
 
 
 def tell_no_run(folder: Path, *, can_start: bool) -> None:
@@ -49,10 +51,9 @@ def tell_no_run(folder: Path, *, can_start: bool) -> None:
     runs = {sibling.name: sibling for sibling in siblings if sibling != folder and is_run(sibling)}
     near = [str(runs[name]) for name in difflib.get_close_matches(folder.name, runs, n=3, cutoff=0.5)]
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    if can_start:
-        logger.info("%s holds no run to go on with: one starts there.%s", folder, hint)
-        return
-    raise UsageError(f"{folder} holds no run to go on with.{hint} To start one there, give --data and --model.")
+    if not can_start:
+        raise UsageError(f"{folder} holds no run to go on with.{hint} To start one there, give --data and --model.")
+    logger.info("%s holds no run to go on with: one starts there.%s", folder, hint)
 
 
 def summary(folder: Path) -> str:
@@ -82,12 +83,12 @@ class RunFolder:
         model: PerceptionModel,
         optimiser: Optimizer,
         config: TrainConfig,
-        average: WeightAverage | None = None,
-        data: dict[str, Any] | None = None,
+        average: WeightAverage | None,
+        data: dict[str, Any],
     ) -> None:
-        self._data = data
-        self._folder, self._root = folder, folder / CHECKPOINTS
+        self._folder, self._root, self._data = folder, folder / CHECKPOINTS, data
         self._model, self._optimiser, self._config, self._average = model, optimiser, config, average
+        self._score: str = getattr(model, "score", "")  # a small encoder has none
 
     def prepare(self, start_step: int, steps: int, *, has_scores: bool) -> None:
         """Remove remains, and make sure that the checkpoints of the whole run will find room.
@@ -144,11 +145,9 @@ class RunFolder:
 
     def best(self) -> Checkpoint | None:
         """The best of the checkpoints that were measured; none where nothing is."""
-        best, score, task = None, getattr(self._model, "score", None), type(self._model)
-        if score is None:
-            return None
-        for checkpoint in scored_checkpoints(self._root, score):
-            if best is None or is_better(task, checkpoint.scores[score], best.scores[score]):
+        best: Checkpoint | None = None
+        for checkpoint in scored_checkpoints(self._root, self._score):
+            if best is None or self._is_better(checkpoint.scores, best.scores):
                 best = checkpoint
         return best
 
@@ -167,8 +166,10 @@ class RunFolder:
         return size + (self._average.num_bytes if self._average else 0)
 
     def _is_best(self, scores: dict[str, float]) -> bool:
-        score, best, task = getattr(self._model, "score", None), self.best(), type(self._model)
-        return score in scores and (best is None or is_better(task, scores[score], best.scores[score]))
+        return self._score in scores and ((best := self.best()) is None or self._is_better(scores, best.scores))
+
+    def _is_better(self, new: dict[str, float], old: dict[str, float]) -> bool:
+        return is_better(type(self._model), new[self._score], old[self._score])
 
     def _write(self, folder: Path, training_weights: dict[str, Tensor] | None = None) -> None:
         """Write the model, the settings that it was trained with, and where it is an average what it trains on with."""
@@ -177,3 +178,52 @@ class RunFolder:
         if training_weights:
             contiguous = {name: value.contiguous() for name, value in training_weights.items()}
             save_file(contiguous, folder / TRAINING_WEIGHTS_FILE)
+
+
+def checkpoints_at_once(config: TrainConfig, start_step: int, steps: int, *, has_scores: bool) -> int:
+    """Most checkpoints that lie on the disk together: the newest, the best, and one that is being written.
+
+    Arguments as for `RunFolder.prepare`.
+    """
+    due = {steps, *range(0, steps + 1, config.checkpoint_every)}
+    if has_scores:
+        due |= set(range(0, steps + 1, config.validate_every))
+    written = sum(step > start_step for step in due) + (start_step > 0)
+    return min(written, config.keep + 1 + has_scores)
+
+
+def checkpoint_bytes(model: nn.Module, optimiser: Optimizer, *, state_bytes: int) -> int:
+    """Size of a checkpoint on the disk.
+
+    Args:
+        model: Whose parameters and buffers are written.
+        optimiser: Whose state is written.
+        state_bytes: What it will hold for each trained value, assumed before its first step.
+    """
+    weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    state = [value for entry in optimiser.state.values() for value in entry.values() if isinstance(value, Tensor)]
+    trained = sum(parameter.numel() for group in optimiser.param_groups for parameter in group["params"])
+    return weights + (sum(value.nbytes for value in state) if state else state_bytes * trained) + _SLACK_BYTES
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of everything below a folder that may not be there."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def check_space(folder: Path, needed_bytes: int, purpose: str) -> None:
+    """Make sure that a disk has room.
+
+    Args:
+        folder: On the disk in question.
+        needed_bytes: What is about to be written.
+        purpose: What it is, and what could make it less.
+
+    Raises:
+        UsageError: If there is less.
+    """
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < needed_bytes:
+        raise UsageError(
+            f"{folder} has {free_bytes / 1e9:.2f} GB free, and {needed_bytes / 1e9:.2f} GB are needed {purpose}"
+        )

@@ -1,4 +1,4 @@
-"""Learning rates over a training run.
+"""Steps and learning rates of a training run.
 
 A `Schedule` gives the absolute rate for the next optimiser step from the number of steps already taken, so
 the first step trains at `schedule(0)`. A parameter group trains at that rate times its `lr_scale`
@@ -7,59 +7,38 @@ the first step trains at `schedule(0)`. A parameter group trains at that rate ti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from vpd.config import Recipe
 from vpd.errors import UsageError
-from vpd.training.config import ScheduleSettings
+from vpd.tasks.table import TaskKind
+from vpd.training.config import ScheduleSettings, TrainConfig
 
 Schedule = Callable[[int], float]
 """Optimiser steps taken -> learning rate of a group with scale 1."""
+WARMUP_RATIO = 1e-6
+"""Factor of the very first step of a warm-up, as published."""
 
 
-def poly_rate(
-    step: int,
-    *,
-    peak: float,
-    steps: int,
-    power: float = 1.0,
-    floor: float = 0.0,
-    warmup_steps: int = 0,
-    warmup_ratio: float = 1e-6,
-) -> float:
-    """Fall from `peak` to `floor` as (1 - step / steps)^power, times a factor that first rises linearly to 1.
-
-    Args:
-        step: Optimiser steps taken.
-        peak: Rate at step 0 without warm-up.
-        steps: Steps of the whole run; from there on the rate is `floor`.
-        power: 1 = a straight line.
-        floor: Lowest rate after the warm-up.
-        warmup_steps: Steps of the warm-up, during which the fall already runs (as in mmsegmentation).
-        warmup_ratio: Factor of the very first step.
-    """
-    rate = floor + (peak - floor) * max(0.0, 1.0 - step / steps) ** power
-    if step >= warmup_steps:
-        return rate
-    return rate * (1.0 - (1.0 - step / warmup_steps) * (1.0 - warmup_ratio))
+def total_steps(config: TrainConfig, samples: int) -> int:
+    """Optimiser steps of the whole run on a data set of so many samples."""
+    if config.steps is not None:
+        return config.steps
+    return math.ceil((config.epochs or 0) * samples / config.batch_size)
 
 
-def rise_and_fall_rate(step: int, *, peak: float, floor: float, half_steps: int, power: float = 0.9) -> float:
-    """Rise from `floor` to `peak` over `half_steps` steps, fall over as many, stay at `floor`.
-
-    Args:
-        step: Optimiser steps taken.
-        peak: Largest rate, that of step `half_steps - 1`.
-        floor: Rate before the first step and from the last on.
-        half_steps: Steps of the rise.
-        power: Exponent of the share of the rise, or of the fall, that is done.
-    """
-    done = (step + 1) / half_steps  # the reference counts from 1
-    if done <= 1.0:
-        return floor + (peak - floor) * done**power
-    return max(floor, peak - (peak - floor) * (done - 1.0) ** power)
+def schedule_of(config: TrainConfig, task: TaskKind, *, samples: int) -> Schedule:
+    """Course of the learning rate over a data set of so many samples: the recipe's, or what the settings ask for."""
+    steps, peak = total_steps(config, samples), config.learning_rate
+    if config.schedule is not None:
+        return build_schedule(config.schedule, peak=peak, steps=steps)
+    steps_per_epoch = max(1, samples // config.batch_size)
+    return recipe_schedule(
+        config.recipe, task.published_schedule, peak=peak, steps=steps, steps_per_epoch=steps_per_epoch
+    )
 
 
 def recipe_schedule(
@@ -107,3 +86,35 @@ def build_schedule(
     if steps_per_epoch is not None and steps >= 2 * steps_per_epoch:
         half_steps = steps // steps_per_epoch // 2 * steps_per_epoch
     return partial(rise_and_fall_rate, peak=peak, floor=wanted.floor * peak, half_steps=half_steps, power=wanted.power)
+
+
+def poly_rate(step: int, *, peak: float, steps: int, power: float = 1.0, warmup_steps: int = 0) -> float:
+    """Fall from `peak` to 0 as (1 - step / steps)^power, times a factor that first rises linearly to 1.
+
+    Args:
+        step: Optimiser steps taken.
+        peak: Rate at step 0 without warm-up.
+        steps: Steps of the whole run; from there on the rate is 0.
+        power: 1 = a straight line.
+        warmup_steps: Steps of the warm-up, during which the fall already runs (as in mmsegmentation).
+    """
+    rate = peak * max(0.0, 1.0 - step / steps) ** power
+    if step >= warmup_steps:
+        return rate
+    return rate * (1.0 - (1.0 - step / warmup_steps) * (1.0 - WARMUP_RATIO))
+
+
+def rise_and_fall_rate(step: int, *, peak: float, floor: float, half_steps: int, power: float) -> float:
+    """Rise from `floor` to `peak` over `half_steps` steps, fall over as many, stay at `floor`.
+
+    Args:
+        step: Optimiser steps taken.
+        peak: Largest rate, that of step `half_steps - 1`.
+        floor: Rate before the first step and from the last on.
+        half_steps: Steps of the rise.
+        power: Exponent of the share of the rise, or of the fall, that is done.
+    """
+    done = (step + 1) / half_steps  # the reference counts from 1
+    if done <= 1.0:
+        return floor + (peak - floor) * done**power
+    return max(floor, peak - (peak - floor) * (done - 1.0) ** power)

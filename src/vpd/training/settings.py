@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, get_args
 
@@ -48,9 +49,6 @@ def read_settings(source: str | Path) -> Settings:
     Args:
         source: Path of the file, or the name of a shipped one.
 
-    Returns:
-        Its top-level mapping.
-
     Raises:
         UsageError: If it is not there, is not YAML, or holds no mapping.
     """
@@ -80,15 +78,10 @@ def resolve_config(task: str | TaskKind, *layers: Mapping[str, Any]) -> TrainCon
         task: What was asked for: the word of one of this package's tasks, or a task.
         layers: Settings, later ones over earlier ones; one of them may name the recipe.
 
-    Returns:
-        The complete configuration.
-
     Raises:
         UsageError: If a key is unknown, missing or wrong: all of them are listed, each with its path.
     """
-    given: Settings = {}
-    for layer in layers:
-        given = merge_settings(given, layer)
+    given: Settings = reduce(merge_settings, layers, {})
     kind = find_task(task)
     if given.get("task", kind.task) != kind.task:
         raise UsageError(f"The settings are for {given['task']}, but {kind.task} was asked for.")
@@ -116,12 +109,11 @@ def write_config(config: TrainConfig, path: Path) -> None:
 def _for_world(task: str, given: Mapping[str, Any]) -> Settings:
     """What suits rendered scenes, if they are the data: a recipe for photographs is of no use there."""
     data = given.get("data")
-    model, root = given.get("model"), data.get("root") if isinstance(data, Mapping) else None
-    if not _is_named_world(root):
+    if not (isinstance(data, Mapping) and _is_named_world(data.get("root"))):
         return {}
     shipped = read_settings(f"{WORLD}-{task}")
     ours = {key: shipped[key] for key in _OF_WORLD}
-    if _is_named_world(model):
+    if _is_named_world(given.get("model")):
         ours |= _RATES_OF_WORLD | {"model_options": shipped["model_options"]}
     return ours
 

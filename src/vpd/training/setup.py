@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from vpd.inference.cache import FrozenCaches, TensorCache
 from vpd.loading import check_task, is_adapted, load
 from vpd.tasks.model import BACKBONE_OPTIONS, PerceptionModel
 from vpd.tasks.table import TaskKind, find_task
+from vpd.training.checkpoints import Checkpoint
 from vpd.training.config import TrainConfig
 from vpd.weights.shipped import LICENCE, WORLD
 
@@ -50,16 +53,56 @@ def build_data(config: TrainConfig) -> tuple[SampleSet, SampleSet | None]:
         UsageError: If the data cannot be opened.
     """
     data = config.data
-    options = reader_options(data.format or "", config.recipe, data.options)
-    sets = [
-        open_data(data.root, config.task, format=data.format, split=split, **options) if split else None
-        for split in (data.split, data.validation_split)
-    ]
-    if sets[0] is None:
+    if not data.split:
         raise UsageError("data.split is empty: name the part of the data to train on, such as train.")
+    options = reader_options(data.format or "", config.recipe, data.options)
+    open_split = partial(open_data, data.root, config.task, format=data.format, **options)
+    train_set = open_split(split=data.split)
+    validation_set = open_split(split=data.validation_split) if data.validation_split else None
     told = f"validation on {data.validation_split}" if data.validation_split else "no validation"
     logger.info("Data: %s, format %s, training on %s, %s.", data.root, data.format, data.split, told)
-    return sets[0], sets[1]
+    return train_set, validation_set
+
+
+def data_identity(sample_set: SampleSet) -> dict[str, Any]:
+    """Number of the samples, and a hash of what tells them apart, in their order; none where nothing is known."""
+    digest, is_empty = hashlib.sha256(), True
+    keys = sample_set.sample_keys() if hasattr(sample_set, "sample_keys") else ()  # any class with samples will do
+    for key in keys:
+        digest.update(key.encode("utf-8", "surrogateescape") + b"\0")
+        is_empty = False
+    return {"samples": len(sample_set), "keys_sha256": None if is_empty else digest.hexdigest()}
+
+
+def check_same_data(checkpoint: Checkpoint, train_set: SampleSet, config: TrainConfig) -> None:
+    """Make sure that a run goes on with its samples, as the number of a step says which of them it takes.
+
+    Args:
+        checkpoint: Where it goes on; one of an older release, which does not tell, goes on with anything.
+        train_set: What it is to go on with.
+        config: Says whether that may be something else (`on_changed_data`).
+
+    Raises:
+        UsageError: If there are other samples, or another order of them.
+    """
+    before, now = checkpoint.data, data_identity(train_set)
+    if before is None:
+        return
+    hashes = (before["keys_sha256"], now["keys_sha256"])
+    if before["samples"] != now["samples"]:
+        what = f"had {before['samples']} samples and has {now['samples']} now"
+    elif None not in hashes and hashes[0] != hashes[1]:
+        what = f"still has {now['samples']} samples, but other names or another order"
+    else:
+        return
+    told = f"The training set {what} ({config.data.root}, {config.data.split})"
+    if config.on_changed_data == "stop":
+        raise UsageError(
+            f"{told}, so the run would go on with other steps than it was started for. Put the data back as they were; "
+            "or go on all the same by -s on_changed_data=go_on; or start a new run in another folder, from this one's "
+            f"model (--model {checkpoint.folder})."
+        )
+    logger.warning("%s; the run goes on with it from step %d.", told, checkpoint.step)
 
 
 def build_model(config: TrainConfig, train_set: SampleSet, task: TaskKind | None = None) -> PerceptionModel[Any]:
@@ -91,17 +134,16 @@ def build_model(config: TrainConfig, train_set: SampleSet, task: TaskKind | None
         )
     torch.manual_seed(config.seed)
     given = {name: getattr(config, name) for name in ("model", "classes", "scenes", "max_depth_m")}
+    fit = task.training_fit(config.recipe, config.crop_px)
     if is_adapted(config.model):
-        model = _load_adapted(config, task)
-        model = model.go_on(train_set, given, diffusion=config.diffusion)
-        fit = task.training_fit(config.recipe, config.crop_px)
+        model = _load_adapted(config, task).go_on(train_set, given, diffusion=config.diffusion)
         if fit.size_px != model.config.fit.size_px:
             logger.info("Images are now fitted to %d px instead of %d.", fit.size_px, model.config.fit.size_px)
             model.config = model.config.model_copy(update={"fit": fit})
     else:
         options = {
             "recipe": config.recipe,
-            "fit": task.training_fit(config.recipe, config.crop_px),
+            "fit": fit,
             "gradient_checkpointing": config.gradient_checkpointing,
             **config.model_options,
         }

@@ -10,6 +10,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -25,11 +26,7 @@ from vpd.training.checkpoints import Checkpoint, restore_optimiser
 from vpd.training.config import TrainConfig
 from vpd.training.fsdp import Shards, shard
 from vpd.training.gradients import Gradients
-from vpd.training.modes import freeze_parts
-from vpd.training.optimisers import build_optimiser, parameter_groups, set_learning_rate
-from vpd.training.plan import step_seed
-from vpd.training.progress import Interval
-from vpd.weights.key_names import published_names
+from vpd.training.optimisers import build_optimiser, freeze_parts, optimiser_groups, set_learning_rate
 
 
 class LossOf(nn.Module):
@@ -66,8 +63,10 @@ class Step:
     """Of the gradient, over all processes, before it was clipped."""
     parts: list[tuple[Batch, float]]
     """The batches of this process, each with the total of its loss."""
-    has_unreadable: bool
+    has_unreadable: bool = False
     """Whether samples of any process could not be read and were replaced."""
+    wait_s: float = 0.0
+    """Seconds that this process waited for the batches."""
 
     @property
     def is_bad(self) -> bool:
@@ -110,10 +109,12 @@ class Stepper:
         self._gradients = Gradients(self._optimiser, narrow=has_narrow_gradients(config, accelerator))
         self._buffers = list(trained.buffers()) if config.on_bad_loss == "skip" else []
         self._loss_of: nn.Module = loss_of if is_sharded else accelerator.prepare(loss_of)
-        self.optimiser = _new_optimiser(model, config) if is_sharded else self._optimiser
+        self._shards: Shards | None = None
+        self.optimiser = self._optimiser
         """Over the parameters of `model`. With shards, it has its state only within `whole_state`."""
-        shards = Shards(model, self.optimiser, trained, self._optimiser, accelerator) if is_sharded else None
-        self._shards = shards
+        if is_sharded:
+            self.optimiser = _new_optimiser(model, config)
+            self._shards = Shards(model, self.optimiser, trained, self._optimiser, accelerator)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Give the optimiser the state it had when a checkpoint was written.
@@ -137,7 +138,7 @@ class Stepper:
         """Leave the model to others; no step can be taken after it."""
         self._gradients.close()
 
-    def take(self, step: int, rate: float, batches: Iterator[Batch], interval: Interval) -> Step:
+    def take(self, step: int, rate: float, batches: Iterator[Batch]) -> Step:
         """Take one step, unless its loss or its gradient is NaN or infinite: then nothing changes.
 
         The gradient is that of the sum of all totals over the sum of all weights, of all batches and processes.
@@ -146,20 +147,17 @@ class Stepper:
             step: Steps taken before.
             rate: Learning rate of a group with scale 1.
             batches: As many as `accumulate` says are drawn.
-            interval: Where to count.
-
-        Returns:
-            What came of it.
         """
         torch.manual_seed(step_seed(self._config.seed, step, self._accelerator.process_index))
         set_learning_rate(self._optimiser, rate)
         buffers = [buffer.clone() for buffer in self._buffers]
         drawn: list[Batch] = []
         sums: list[Tensor] = []
+        wait_s = 0.0
         while len(drawn) < self._config.parts:
-            asked = time.perf_counter()
+            asked_s = time.perf_counter()
             batch = next(batches)
-            interval.wait_s += time.perf_counter() - asked
+            wait_s += time.perf_counter() - asked_s
             drawn.append(batch)
             is_last = len(drawn) == self._config.parts
             with nullcontext() if is_last else self._accelerator.no_sync(self._loss_of):
@@ -172,13 +170,12 @@ class Stepper:
         scale = self._accelerator.num_processes / (weight_sum or 1)  # DDP averages over processes
         norm = self._gradients.scale_and_measure(scale)
         parts = list(zip(drawn, totals, strict=True))
-        outcome = Step(total_sum / (weight_sum or 1), norm, parts, has_unreadable=unreadable > 0)
+        outcome = Step(total_sum / (weight_sum or 1), norm, parts, has_unreadable=unreadable > 0, wait_s=wait_s)
         if outcome.is_bad:
             for buffer, before in zip(self._buffers, buffers, strict=True):
                 buffer.copy_(before)
         else:
             self._gradients.step(self._config.clip_norm)
-            interval.add(outcome.loss, sum(len(batch.names) for batch in drawn))
         self._gradients.clear()
         return outcome
 
@@ -199,6 +196,26 @@ def set_up(model: Any, config: TrainConfig) -> None:
         model.backbone.compile()
 
 
+def micro_batch_size(config: TrainConfig, processes: int) -> int:
+    """Samples that one process takes through the network at a time.
+
+    Raises:
+        UsageError: If the samples of a step cannot be shared out evenly.
+    """
+    size, rest = divmod(config.batch_size, config.parts * processes)
+    if rest:
+        raise UsageError(
+            f"batch_size={config.batch_size} must be a multiple of accumulate={config.parts} times "
+            f"{processes} processes: it counts the samples of one step over all of them."
+        )
+    return size
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of everything random that a process does in a step, so that a resumed run repeats it."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
 def has_narrow_gradients(config: TrainConfig, accelerator: Accelerator) -> bool:
     """Whether gradients are kept in bfloat16: where they have no more digits, which takes half the memory."""
     return config.precision == "bf16" and config.parts == 1 and accelerator.num_processes == 1
@@ -206,30 +223,3 @@ def has_narrow_gradients(config: TrainConfig, accelerator: Accelerator) -> bool:
 
 def _new_optimiser(model: PerceptionModel, config: TrainConfig) -> Optimizer:
     return build_optimiser(optimiser_groups(model, config), kind=config.optimiser, momentum=config.momentum)
-
-
-def optimiser_groups(model: PerceptionModel, config: TrainConfig) -> list[dict[str, Any]]:
-    """The model's parameters in the groups of the recipe.
-
-    Raises:
-        UsageError: If the published groups are asked for, and the model is not built like the published one.
-    """
-    names: dict[str, str] = {}
-    if config.recipe == "reference":
-        own = [name for name, _ in model.named_parameters() if not name.startswith("text_encoder.")]
-        try:
-            names = published_names(config.task, own)
-        except KeyError as error:
-            raise UsageError(
-                f"recipe=reference sorts parameters as in the published model, and {error.args[0]}. "
-                "Use recipe=default for this model."
-            ) from error
-    return parameter_groups(
-        model.named_parameters(),
-        recipe=config.recipe,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        unet_lr_scale=config.unet_lr_scale,
-        published_name=names.__getitem__,
-        published_rule=getattr(model, "published_rule", None),
-    )

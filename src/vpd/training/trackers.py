@@ -102,8 +102,7 @@ class _WeightsAndBiases:
         from accelerate.tracking import WandBTracker
 
         PartialState()  # accelerate's tracker logs through it; the one of a run that has begun is taken
-        name = folder.resolve().name
-        options = {"name": name, "dir": str(folder), "id": _wandb_id(folder), "resume": "allow"}
+        options = {"name": folder.resolve().name, "dir": str(folder), "id": _wandb_id(folder), "resume": "allow"}
         self._tracker = WandBTracker(os.environ.get("WANDB_PROJECT", "vpd"), **options)
         try:
             self._tracker.start()
