@@ -12,7 +12,7 @@ import vpd
 from golden_models import FOLDERS, TASKS, golden_model, recipe_weights
 from golden_set import Golden
 from vpd.config import Task
-from vpd.convert import build_published, convert, read_published
+from vpd.convert import build_published, convert
 from vpd.errors import UsageError
 
 
@@ -120,16 +120,16 @@ def test_head_count(weights) -> None:
 def test_wrong_files(tmp_path: Path, weights) -> None:
     depth = write_published(tmp_path / "depth.pth", "depth", weights["depth"])
     with pytest.raises(UsageError, match="is a published depth checkpoint, not a segment one.*vpd convert depth"):
-        read_published("segment", depth)
+        convert("segment", depth, tmp_path / "model")
     refer = write_published(tmp_path / "refer.pth", "refer", weights["refer"])
     with pytest.raises(UsageError, match="holds no text encoder.*--diffusion"):
-        read_published("refer", refer)
+        convert("refer", refer, tmp_path / "model")
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(UsageError, match="is no published VPD checkpoint"):
-        read_published("depth", tmp_path / "other.safetensors")
+        convert("depth", tmp_path / "other.safetensors", tmp_path / "model")
     torch.save({"model": 3}, tmp_path / "number.pth")
     with pytest.raises(UsageError, match="'model' is no dictionary of weights"):
-        read_published("depth", tmp_path / "number.pth")
+        convert("depth", tmp_path / "number.pth", tmp_path / "model")
 
 
 ODD: dict[str, tuple[Task, str, torch.Tensor, str]] = {
@@ -185,24 +185,24 @@ def test_only_known_keys_are_dropped(weights) -> None:
 def test_another_text_width_is_refused(tmp_path: Path, weights, tiny_diffusion: Path) -> None:
     refer = write_published(tmp_path / "refer.pth", "refer", weights["refer"])
     with pytest.raises(UsageError, match="16 channels.*needs 64"):
-        read_published("refer", refer, diffusion=tiny_diffusion)
+        convert("refer", refer, tmp_path / "model", diffusion=tiny_diffusion)
     depth = write_published(tmp_path / "depth.pth", "depth", weights["depth"])
     with pytest.raises(UsageError, match="16 channels.*needs 64"):
-        read_published("depth", depth, diffusion=tiny_diffusion)
+        convert("depth", depth, tmp_path / "model", diffusion=tiny_diffusion)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_diffusion_model_that_is_not_there_is_named(tmp_path: Path, weights, task: Task) -> None:
     checkpoint = write_published(tmp_path / "file.pth", task, weights[task])
     with pytest.raises(UsageError, match="no/such/folder"):
-        read_published(task, checkpoint, diffusion="no/such/folder")
+        convert(task, checkpoint, tmp_path / "model", diffusion="no/such/folder")
 
 
 def test_a_converted_model_finds_its_text_encoder(
     tmp_path: Path, weights, text_source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = write_published(tmp_path / "file.pth", "segment", weights["segment"])
-    assert read_published("segment", checkpoint).config.backbone.source == str(checkpoint)
+    assert convert("segment", checkpoint, tmp_path / "model").config.backbone.source == str(checkpoint)
     monkeypatch.chdir(text_source.parent)
     convert("segment", checkpoint, tmp_path / "model", diffusion=text_source.name)
     monkeypatch.chdir(tmp_path)
@@ -225,7 +225,7 @@ def test_a_converted_model_finds_its_text_encoder(
 )
 def test_class_names_beside_the_weights(tmp_path: Path, weights, saved: Any, first: str) -> None:
     torch.save({"meta": {"CLASSES": saved}, "state_dict": weights["segment"]}, tmp_path / "file.pth")
-    assert read_published("segment", tmp_path / "file.pth").config.classes[0] == first
+    assert convert("segment", tmp_path / "file.pth", tmp_path / "model").config.classes[0] == first
 
 
 def test_known_names() -> None:

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from torch import Tensor
 
-from vpd.config import BackboneConfig, DepthConfig, ReferConfig, SegmentConfig, Task, TaskConfig
+from vpd.config import BackboneConfig, DepthConfig, ReferConfig, SegmentConfig, Task, TaskConfig, unique_names
+from vpd.datasets.annotations import shipped_json
 from vpd.errors import UsageError, wrong_fields
 from vpd.loading import build_model
 from vpd.prompts.encoder import TextEncoder
 from vpd.tasks import depth, referring, segmentation
 from vpd.tasks.model import PerceptionModel
-from vpd.weights.key_names import SIGNS, UNET_PREFIX, VAE_PREFIX, is_dropped, published_names
-from vpd.weights.single_file import as_linear, infer_unet_config, infer_vae_config, load_renamed
+from vpd.weights.key_names import ENCODER_PREFIX, PUBLISHED_UNET, PUBLISHED_VAE, SIGNS, is_dropped, published_names
+from vpd.weights.single_file import as_linear, infer_unet_config, infer_vae_config, load_renamed, with_prefix
 from vpd.weights.untrusted import read_tensor_file, tensors_only
 
 LICENCE = "weights: CreativeML Open RAIL-M (Stable Diffusion) and the terms of whoever trained them"
+_DECONV = re.compile(r"decoder\.deconv_layers\.(\d+)\.weight")
 _ENTRIES: dict[Task, str] = {"segment": "state_dict", "refer": "model", "depth": "model"}
 
 
@@ -53,20 +53,6 @@ def convert(
     Raises:
         UsageError: If the file is unreadable, of another task, or does not fit; every key is named.
     """
-    model = read_published(task, checkpoint, diffusion=diffusion, heads=heads, max_depth_m=max_depth_m)
-    model.save(out)
-    return model
-
-
-def read_published(
-    task: Task,
-    checkpoint: str | Path,
-    *,
-    diffusion: str | Path | None = None,
-    heads: int | None = None,
-    max_depth_m: float = 10.0,
-) -> PerceptionModel[Any]:
-    """The model in a published checkpoint, in float32; arguments and errors as for `convert`."""
     if task == "refer" and diffusion is None:
         raise UsageError(
             "A published referring checkpoint holds no text encoder: give the Stable Diffusion model it was trained "
@@ -85,6 +71,7 @@ def read_published(
         )
     if task == "refer":
         model.text_encoder = encoder
+    model.save(out)
     return model
 
 
@@ -117,10 +104,7 @@ def build_published(
     if not 0 < max_depth_m < math.inf:
         raise UsageError(f"max_depth_m={max_depth_m}: the largest depth must be a positive number of metres.")
     state = {key: as_linear(key, value) for key, value in state.items() if not is_dropped(key)}
-    unet, vae = (
-        {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        for prefix in (UNET_PREFIX[task], VAE_PREFIX[task])
-    )
+    unet, vae = (with_prefix(state, ENCODER_PREFIX[task] + part) for part in (PUBLISHED_UNET, PUBLISHED_VAE))
     try:
         backbone = BackboneConfig(
             unet=infer_unet_config(unet, origin=origin, heads=heads),
@@ -168,15 +152,15 @@ def _task_config(
             head_channels=_size(state, "classifier.conv1_1.weight", 1),
             **common,
         )
-    deconvs = [key for key in state if re.fullmatch(r"decoder\.deconv_layers\.\d+\.weight", key)]
-    deconvs = sorted((key for key in deconvs if state[key].ndim == 4), key=_number)
+    layers = {int(found[1]): value for key, value in state.items() if (found := _DECONV.fullmatch(key))}
+    deconvs = [value for _, value in sorted(layers.items()) if value.ndim == 4]
     return DepthConfig(
         scenes=_names("nyu_scenes.json", _size(state, "encoder.class_embeddings", 0), "scene"),
         max_depth_m=max_depth_m,
         fit=depth.REFERENCE_FIT,
         head_channels=_size(state, "last_layer_depth.0.weight", 1),
         feature_channels=_size(state, "encoder.out_layer.0.weight", 0),
-        deconv_channels=tuple(state[key].shape[1] for key in deconvs),
+        deconv_channels=tuple(weight.shape[1] for weight in deconvs),
         loss_over="batch",
         **common,
     )
@@ -222,8 +206,10 @@ def _class_names(meta: object) -> tuple[str, ...]:
     found = meta.get("CLASSES") if isinstance(meta, dict) else None
     if not isinstance(found, (list, tuple)) or not all(isinstance(name, str) for name in found):
         return ()
-    names = tuple(name.strip() for name in found)
-    return names if all(names) and len(set(names)) == len(names) else ()
+    try:
+        return unique_names(found)
+    except UsageError:
+        return ()
 
 
 def _absolute(source: str | Path) -> str:
@@ -234,9 +220,5 @@ def _absolute(source: str | Path) -> str:
 
 def _names(file: str, count: int, kind: str) -> tuple[str, ...]:
     """The known names if their number fits, else numbered ones."""
-    known = json.loads((files("vpd.data") / file).read_text(encoding="utf-8"))
+    known = shipped_json(file)
     return tuple(known) if len(known) == count else tuple(f"{kind}_{index}" for index in range(count))
-
-
-def _number(key: str) -> int:
-    return int(re.search(r"\.(\d+)\.", key)[1])  # type: ignore[index]

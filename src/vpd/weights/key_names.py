@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from vpd.config import Task
 
+_UNET, _VAE = "backbone.unet.", "backbone.vae."
 _RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -26,19 +27,16 @@ _VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "
 
 LDM_UNET = "model.diffusion_model."
 """Begin of the names of the UNet's weights in a single file of Stable Diffusion."""
-UNET_PREFIX: dict[Task, str] = {
-    "segment": "unet.unet.diffusion_model.",
-    "refer": "unet.unet.diffusion_model.",
-    "depth": "encoder.unet.unet.diffusion_model.",
+ENCODER_PREFIX: dict[Task, str] = {"segment": "", "refer": "", "depth": "encoder."}
+"""Begin of the names of everything before the head in a published checkpoint."""
+PUBLISHED_UNET, PUBLISHED_VAE = "unet.unet.diffusion_model.", "encoder_vq."
+"""What follows then for the two parts of the diffusion model."""
+_TEXT = {
+    "adapter.gamma": "gamma",
+    "adapter.mlp.": "text_adapter.fc.",
+    "class_embeddings": "class_embeddings",
+    "scene_embeddings": "class_embeddings",
 }
-VAE_PREFIX: dict[Task, str] = {
-    "segment": "encoder_vq.",
-    "refer": "encoder_vq.",
-    "depth": "encoder.encoder_vq.",
-}
-_ENCODER_PREFIX: dict[Task, str] = {"segment": "", "refer": "", "depth": "encoder."}
-_TEXT: dict[str, str] = {"adapter.gamma": "gamma", "adapter.mlp.": "text_adapter.fc."}
-_TEXT |= {"class_embeddings": "class_embeddings", "scene_embeddings": "class_embeddings"}
 _HEADS: dict[Task, list[tuple[str, str]]] = {
     "segment": [
         (r"head\.laterals\.(\d)\.", r"neck.lateral_convs.\1.conv."),
@@ -48,12 +46,8 @@ _HEADS: dict[Task, list[tuple[str, str]]] = {
         (r"head\.classifier\.", "decode_head.conv_seg."),
     ],
     "refer": [
-        (r"head\.stages\.0\.conv(\d)\.", r"classifier.conv\1_4."),
-        (r"head\.stages\.0\.norm(\d)\.", r"classifier.bn\1_4."),
-        (r"head\.stages\.1\.conv(\d)\.", r"classifier.conv\1_3."),
-        (r"head\.stages\.1\.norm(\d)\.", r"classifier.bn\1_3."),
-        (r"head\.stages\.2\.conv(\d)\.", r"classifier.conv\1_2."),
-        (r"head\.stages\.2\.norm(\d)\.", r"classifier.bn\1_2."),
+        *((rf"head\.stages\.{stage}\.conv(\d)\.", rf"classifier.conv\1_{4 - stage}.") for stage in range(3)),
+        *((rf"head\.stages\.{stage}\.norm(\d)\.", rf"classifier.bn\1_{4 - stage}.") for stage in range(3)),
         (r"head\.classifier\.", "classifier.conv1_1."),
     ],
     "depth": [
@@ -71,22 +65,9 @@ SIGNS: dict[Task, str] = {
     "depth": "decoder.deconv_layers.0.weight",
 }
 """A key that tells for which task a published checkpoint is."""
-_SCHEDULE = (
-    "betas",
-    "alphas_cumprod",
-    "alphas_cumprod_prev",
-    "sqrt_alphas_cumprod",
-    "sqrt_one_minus_alphas_cumprod",
-    "log_one_minus_alphas_cumprod",
-    "sqrt_recip_alphas_cumprod",
-    "sqrt_recipm1_alphas_cumprod",
-    "posterior_variance",
-    "posterior_log_variance_clipped",
-    "posterior_mean_coef1",
-    "posterior_mean_coef2",
-)
 _DROPPED = re.compile(
-    rf"sd_model\.({'|'.join(_SCHEDULE)})"
+    r"sd_model\.(betas|alphas_cumprod_prev|posterior_(variance|log_variance_clipped|mean_coef[12]))"
+    r"|sd_model\.(sqrt_|sqrt_one_minus_|log_one_minus_|sqrt_recip_|sqrt_recipm1_)?alphas_cumprod"
     r"|(encoder\.)?encoder_vq\.(decoder|post_quant_conv|loss)\..+"
     r"|(encoder\.)?unet\.unet\.diffusion_model\.out\.[02]\.(weight|bias)"
 )
@@ -97,16 +78,16 @@ def is_dropped(key: str) -> bool:
     return _DROPPED.fullmatch(key) is not None
 
 
-def ldm_unet_names(keys: Iterable[str]) -> dict[str, str]:
+def ldm_unet_names(keys: Collection[str]) -> dict[str, str]:
     """Diffusers key -> LDM key for all keys of one UNet; layer counts and attention are read off the keys."""
-    keys = list(keys)
-    found = [int(match[1]) for key in keys if (match := re.match(r"down_blocks\.\d+\.resnets\.(\d+)\.", key))]
-    layers = 1 + max(found, default=0)
-    with_attention = {int(m[1]) for key in keys if (m := re.match(r"up_blocks\.(\d+)\.attentions\.", key))}
-    return {key: _ldm_unet_name(key, layers=layers, with_attention=with_attention) for key in keys}
+    resnets = [match for key in keys if (match := re.match(r"down_blocks\.\d+\.resnets\.(\d+)\.", key))]
+    layers = 1 + max((int(match[1]) for match in resnets), default=0)
+    attentions = [match for key in keys if (match := re.match(r"up_blocks\.(\d+)\.attentions\.", key))]
+    with_attention = {int(match[1]) for match in attentions}
+    return {key: _ldm_unet_name(key, layers, with_attention) for key in keys}
 
 
-def _ldm_unet_name(key: str, *, layers: int, with_attention: set[int]) -> str:
+def _ldm_unet_name(key: str, layers: int, with_attention: set[int]) -> str:
     stem, _, last = key.rpartition(".")
     if stem in _UNET_STEMS:
         return f"{_UNET_STEMS[stem]}.{last}"
@@ -129,9 +110,7 @@ def _ldm_unet_name(key: str, *, layers: int, with_attention: set[int]) -> str:
 
 def _inside(kind: str, rest: list[str]) -> str:
     """Name inside a block: residual blocks differ, transformers are named alike."""
-    if kind == "resnets":
-        return f"{_RESNET[rest[0]]}.{rest[1]}"
-    return ".".join(rest)
+    return f"{_RESNET[rest[0]]}.{rest[1]}" if kind == "resnets" else ".".join(rest)
 
 
 def ldm_vae_name(key: str) -> str:
@@ -151,18 +130,18 @@ def published_names(task: Task, keys: Iterable[str]) -> dict[str, str]:
         KeyError: If a key is not one of a model with the published head.
     """
     keys = list(keys)
-    unet = ldm_unet_names(key.removeprefix("backbone.unet.") for key in keys if key.startswith("backbone.unet."))
+    unet = ldm_unet_names([key.removeprefix(_UNET) for key in keys if key.startswith(_UNET)])
     return {key: _published_name(task, key, unet) for key in keys}
 
 
 def _published_name(task: Task, key: str, unet: dict[str, str]) -> str:
-    if key.startswith("backbone.unet."):
-        return UNET_PREFIX[task] + unet[key.removeprefix("backbone.unet.")]
-    if key.startswith("backbone.vae."):
-        return VAE_PREFIX[task] + ldm_vae_name(key.removeprefix("backbone.vae."))
+    if key.startswith(_UNET):
+        return ENCODER_PREFIX[task] + PUBLISHED_UNET + unet[key.removeprefix(_UNET)]
+    if key.startswith(_VAE):
+        return ENCODER_PREFIX[task] + PUBLISHED_VAE + ldm_vae_name(key.removeprefix(_VAE))
     for ours, theirs in _TEXT.items():
         if key.startswith(ours):
-            return _ENCODER_PREFIX[task] + theirs + key.removeprefix(ours)
+            return ENCODER_PREFIX[task] + theirs + key.removeprefix(ours)
     for pattern, replacement in _HEADS[task]:
         renamed, count = re.subn(f"^{pattern}", replacement, key)
         if count:

@@ -66,11 +66,7 @@ def read_single_file(path: Path) -> SingleFile:
     if not isinstance(state, dict):
         raise UsageError(f"{path} is not a Stable Diffusion checkpoint: its `state_dict` is no dictionary.")
     tensors = tensors_only(state)
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-    unet, vae, text = part(LDM_UNET), part(_VAE), part(_TEXT)
+    unet, vae, text = (with_prefix(tensors, prefix) for prefix in (LDM_UNET, _VAE, _TEXT))
     if not unet or not vae:
         raise UsageError(
             f"{path} is not a Stable Diffusion checkpoint: it has no keys under {LDM_UNET} or {_VAE} "
@@ -78,6 +74,11 @@ def read_single_file(path: Path) -> SingleFile:
             "A published VPD checkpoint is read by `vpd convert`."
         )
     return SingleFile(path=path, unet=unet, vae=vae, text=text)
+
+
+def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose names begin so, by the rest of their names."""
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def _empty(model_class: Any, config: dict[str, Any], origin: Path) -> Any:
