@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,7 +20,6 @@ from vpd.model_folder import (
     WEIGHTS_FILE,
     Base,
     base_weights,
-    check_pair,
     encoder_weights,
     find_base,
     read_base,
@@ -31,7 +30,7 @@ from vpd.tasks.model import PerceptionModel
 from vpd.tasks.table import TASKS, TaskKind
 from vpd.weights.difference import put_back, weights_fingerprint
 from vpd.weights.shipped import ADAPTED, WORLD, shipped_model
-from vpd.weights.single_file import mismatches
+from vpd.weights.single_file import mismatches, shapes_of
 from vpd.weights.sources import download, is_hub_id
 
 _ALIGNMENT_BYTES = 64  # of a cache line, as torch allocates
@@ -76,12 +75,11 @@ def load(
             f"{folder / 'text_encoder'} makes embeddings of {model.text_encoder.dim} channels; the model needs "
             f"{model.backbone.text_dim}."
         )
-    check_pair(folder)
     tensors = _read_weights(folder / WEIGHTS_FILE)
     if base:
         tensors = _with_base(tensors, base, folder, model.text_encoder if base.text_encoder else None)
     expected = {key: value for key, value in model.state_dict().items() if not key.startswith("text_encoder.")}
-    problems = mismatches(tensors, expected, {key: key for key in expected})
+    problems = mismatches(shapes_of(tensors), shapes_of(expected))
     problems += [
         f"{key} holds {tensors[key].dtype}"
         for key, value in expected.items()
@@ -119,7 +117,7 @@ def build_model(config: TaskConfig, task: TaskKind | None = None) -> Any:
         task: Its class; none = the one of the table.
 
     Raises:
-        UsageError: If there is no such model.
+        UsageError: If the sizes in the configuration do not fit one another.
     """
     kind: Any = task or TASKS[config.task]
     try:
@@ -128,31 +126,16 @@ def build_model(config: TaskConfig, task: TaskKind | None = None) -> Any:
     except UsageError:
         raise
     except Exception as error:  # whatever diffusers and torch say of sizes that do not fit one another
-        reason = first_line(error)
-        raise UsageError(f"No model can be built from this configuration: {reason}") from error
+        raise UsageError(f"No model can be built from this configuration: {first_line(error)}") from error
 
 
 def check_task(model: PerceptionModel[Any], task: str, source: str | Path, *, verb: str) -> None:
-    """Make sure that a model is for the task that was asked for.
-
-    Args:
-        model: Of any task.
-        task: Word of what was asked for.
-        source: What the user calls the model.
-        verb: Of the command line, to be used with the model's own task.
-
-    Raises:
-        UsageError: If it is for another.
-    """
+    """Raise unless a model, which the user calls `source`, is for the task that `vpd VERB` was asked for."""
     if model.task != task:
         raise UsageError(
             f"{source} is a model for {model.task}, but {task} was asked for. "
             f"Use `vpd {verb} {model.task} ...`, or another model."
         )
-
-
-def _modified(path: Path) -> float:
-    return path.stat().st_mtime
 
 
 def find_model(source: str | Path) -> Path:
@@ -171,7 +154,8 @@ def find_model(source: str | Path) -> Path:
                 f"vpd train TASK --model {path} --data DIR --out DIR"
             )
         hint = f" It holds a training run: its model is {path / MODEL}." if (path / MODEL).is_dir() else ""
-        if not hint and (steps := sorted((path / CHECKPOINTS).glob(f"*/{CONFIG_FILE}"), key=_modified)):
+        steps = sorted((path / CHECKPOINTS).glob(f"*/{CONFIG_FILE}"), key=lambda step: step.stat().st_mtime)
+        if not hint and steps:
             hint = f" It holds a training run that is not finished; {steps[-1].parent} is how far it is."
         raise UsageError(f"{path} is not a model folder: it has no {CONFIG_FILE}.{hint}")
     if path.is_file():
@@ -204,20 +188,15 @@ def is_adapted(source: str | Path) -> bool:
 
 
 def find_device(device: str | torch.device) -> torch.device:
-    """The torch device of a name.
-
-    Raises:
-        UsageError: If there is no such device here.
-    """
+    """The torch device of a name; raises if there is no such device here."""
     if device == "auto":
         return torch.device(_devices_here()[0])
     try:
         found = torch.device(device)
         torch.ones(1, device=found).item()  # fails where there is nothing to compute with
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = first_line(error)
         known = ", ".join([*_devices_here(), "auto"])
-        raise UsageError(f"There is no device {device!r} here ({reason}). Known here: {known}.") from None
+        raise UsageError(f"There is no device {device!r} here ({first_line(error)}). Known here: {known}.") from None
     return found
 
 
@@ -227,12 +206,8 @@ def _devices_here() -> list[str]:
     return [name for name, there in is_here.items() if there]
 
 
-def find_dtype(dtype: str | torch.dtype | Literal["auto"]) -> torch.dtype:
-    """The torch type of a name.
-
-    Raises:
-        UsageError: If it is not one a model can run in.
-    """
+def find_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """The torch type of a name; raises if it is not one a model can run in."""
     if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
         return dtype
     if not isinstance(dtype, str) or dtype not in _DTYPES:

@@ -46,11 +46,7 @@ class Base(Frozen):
 
 
 def find_base(source: str) -> str | Path:
-    """Where a base is; only names that mean the same on any machine are followed, never a folder that lies here.
-
-    Raises:
-        UsageError: If the source is a path.
-    """
+    """Where a base is; raises for a folder that lies here, as only names are told that mean the same on any machine."""
     from vpd.weights.sources import is_hub_id  # brings torch
 
     if source == WORLD:
@@ -189,46 +185,38 @@ def is_run(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and ((folder / CHECKPOINTS).is_dir() or (folder / MODEL).is_dir())
 
 
-def check_pair(folder: Path) -> None:
-    """Make sure that configuration and weights were saved together.
-
-    Raises:
-        UsageError: If a save over another model was cut off between the two files.
-    """
-    contents = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    try:
-        with safe_open(folder / WEIGHTS_FILE, "pt") as weights:
-            saved_with = (weights.metadata() or {}).get(_PAIR)
-    except (OSError, SafetensorError):
-        return  # reading the weights says what is wrong with them
-    if saved_with and contents.get(_PAIR) and saved_with != contents[_PAIR]:
-        raise UsageError(
-            f"{folder / CONFIG_FILE} and {WEIGHTS_FILE} are of two different models: a save over an older model was "
-            "cut off. Save or copy the model again."
-        )
-
-
 def read_base(folder: Path) -> Base | None:
     """What of a model is not in its folder, which `read_config` has found to be one; none = nothing.
 
     Raises:
-        UsageError: If what the folder says of it is not valid.
+        UsageError: If what the folder says of it is not valid, or a save over another model was cut off between the
+            configuration and the weights.
     """
     path = folder / CONFIG_FILE
-    contents = json.loads(path.read_text(encoding="utf-8")).get(_BASE)
+    contents = json.loads(path.read_text(encoding="utf-8"))
+    saved_with = _pair_of(folder / WEIGHTS_FILE)
+    if saved_with and contents.get(_PAIR) and saved_with != contents[_PAIR]:
+        raise UsageError(
+            f"{path} and {WEIGHTS_FILE} are of two different models: a save over an older model was cut off. Save or "
+            "copy the model again."
+        )
     try:
-        return None if contents is None else Base.model_validate(contents)
+        return None if contents.get(_BASE) is None else Base.model_validate(contents[_BASE])
     except ValidationError as error:
         wrong = "; ".join(map(str, wrong_fields(error)))
         raise UsageError(f"{path} does not say well where its other weights are: {wrong}") from None
 
 
-def read_config(folder: Path, kinds: Mapping[str, type[TaskConfig]]) -> Any:
-    """The configuration of a model folder.
+def _pair_of(weights: Path) -> str | None:
+    try:
+        with safe_open(weights, "pt") as file:
+            return (file.metadata() or {}).get(_PAIR)
+    except (OSError, SafetensorError):
+        return None  # reading the weights says what is wrong with them
 
-    Args:
-        folder: The model's.
-        kinds: Task -> class of its configurations.
+
+def read_config(folder: Path, kinds: Mapping[str, type[TaskConfig]]) -> Any:
+    """The configuration of a model folder, of the class that `kinds` has for its task.
 
     Raises:
         UsageError: If it is damaged, or written by a newer version.

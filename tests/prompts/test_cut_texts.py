@@ -2,7 +2,7 @@
 
 import logging
 
-from vpd.prompts.encoder import CutTexts, TextEncoder
+from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.tokenizer import clip_tokenizer, token_lengths
 
 
@@ -15,20 +15,19 @@ def test_lengths_count_both_markers():
 def test_cut_texts_are_counted(tiny_diffusion, caplog):
     encoder = TextEncoder.from_pretrained(tiny_diffusion)
     encoder.tokens(["one two three four five six", "a cat"], length=8)  # exactly eight tokens
-    assert encoder.cut_texts.count == 0 and not caplog.records
+    assert encoder.cut_texts == 0 and not caplog.records
     encoder.tokens(["one two three four five six seven", "a cat", "dog " * 100], length=8)
-    assert encoder.cut_texts.count == 2
+    assert encoder.cut_texts == 2
     assert caplog.messages == [
         "The text 'one two three four five six seven' has 9 tokens; the model reads 8: its end is cut."
     ]
     encoder.pooled(["dog " * 100])
-    assert encoder.cut_texts.count == 3
+    assert encoder.cut_texts == 3
 
 
-def test_the_warning_does_not_come_for_every_text(caplog):
+def test_the_warning_does_not_come_for_every_text(tiny_diffusion, caplog):
     caplog.set_level(logging.WARNING)
-    tally = CutTexts()
-    for _ in range(120):
-        tally.add("long", 50, 40)
-    assert tally.count == 120
-    assert caplog.messages[1:] == ["10 texts were cut to 40 tokens so far.", "100 texts were cut to 40 tokens so far."]
+    encoder = TextEncoder.from_pretrained(tiny_diffusion)
+    encoder.tokens(["dog " * 100] * 120, length=8)
+    assert encoder.cut_texts == 120
+    assert caplog.messages[1:] == ["10 texts were cut to 8 tokens so far.", "100 texts were cut to 8 tokens so far."]

@@ -15,11 +15,7 @@ LORA_MARKS = (".lora_A.", ".lora_B.")
 def add_lora(unet: UNet2DConditionModel, settings: LoraSettings) -> None:
     """Put low-rank layers beside the attention's projections and freeze all other weights of the UNet.
 
-    An addition is zero at first: outputs stay what they were.
-
-    Args:
-        unet: Changed in place; the new weights lie on the devices of the old.
-        settings: Rank and scale.
+    The UNet is changed in place. An addition is zero at first: outputs stay what they were.
 
     Raises:
         UsageError: If PEFT is not installed.

@@ -34,11 +34,7 @@ class _Packed(nn.Module):
 
 
 class PackedConv2d(_Packed):
-    """`conv` on `(b, c, h, w)` in channels-last order, equal to it but for rounding (1e-6 in float32).
-
-    Args:
-        conv: With zeros as padding.
-    """
+    """A zero-padded `conv` on `(b, c, h, w)` in channels-last order, equal but for rounding (1e-6 in float32)."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -77,10 +73,9 @@ class PackedLinear(_Packed):
 
 
 def pack_layers(module: nn.Module) -> None:
-    """Put packed layers in the place of a module's own, wherever they gain by it; the weights must be final.
+    """Put packed layers in the place of a module's own, wherever they gain by it.
 
-    Args:
-        module: On the CPU, in bfloat16 or float32 and channels-last order; changed in place.
+    The module is on the CPU, in bfloat16 or float32 and channels-last order, and its weights are final.
     """
     for parent in list(module.modules()):
         for name, layer in list(parent.named_children()):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vpd.backbones.lora import add_lora, merge_lora
 from vpd.backbones.tiny_encoder import TinyEncoder
-from vpd.backbones.unet_walk import attention_levels, read_text, strip_unet, tap_channels, walk_unet
+from vpd.backbones.unet_walk import attention_levels, read_text, strip_unet, walk_unet
 from vpd.backbones.vae_walk import encode_mode, latent_stride, scale_latents, unscale_latents
 from vpd.config import BackboneConfig, LoraSettings, MapScale
 from vpd.errors import UsageError
@@ -93,48 +93,22 @@ class StableDiffusionBackbone(nn.Module):
         """A backbone with random weights."""
         check_unet(config.unet)
         options = config.model_dump(exclude={"unet", "vae", "lora"})
-        return cls(
-            unet=UNet2DConditionModel.from_config(config.unet),
-            vae=AutoencoderKL.from_config(config.vae),
-            lora=config.lora,
-            **options,
-        )
+        unet, vae = UNet2DConditionModel.from_config(config.unet), AutoencoderKL.from_config(config.vae)
+        return cls(unet=unet, vae=vae, lora=config.lora, **options)
 
     @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path,
-        *,
-        timestep: int = 1,
-        latent_scaling: Literal["none", "scaled"] = "scaled",
-        detach_maps: bool = False,
-        map_scale: MapScale = "probability",
-        gradient_checkpointing: bool = False,
-    ) -> StableDiffusionBackbone:
+    def from_pretrained(cls, source: str | Path, **options: Any) -> StableDiffusionBackbone:
         """The backbone of a Stable Diffusion 1.x or 2.x model, in float32.
 
         Args:
             source: A folder in diffusers layout, a hub id, or a single LDM file (`.safetensors`, `.ckpt`).
-            timestep: As for the class.
-            latent_scaling: As for the class.
-            detach_maps: As for the class.
-            map_scale: As for the class.
-            gradient_checkpointing: As for the class.
+            options: Of the class, such as `latent_scaling`.
 
         Raises:
             UsageError: If the source cannot be found or is of another family.
         """
         unet, vae = load_unet_and_vae(source)
-        return cls(
-            unet=unet,
-            vae=vae,
-            timestep=timestep,
-            latent_scaling=latent_scaling,
-            detach_maps=detach_maps,
-            map_scale=map_scale,
-            gradient_checkpointing=gradient_checkpointing,
-            source=str(source),
-        )
+        return cls(unet=unet, vae=vae, source=str(source), **options)
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -144,7 +118,7 @@ class StableDiffusionBackbone(nn.Module):
     @property
     def channels(self) -> tuple[int, ...]:
         """Channels of each map, finest first; text and vocabulary do not enter here."""
-        return tap_channels(self.unet.config)
+        return tuple(self.unet.config.block_out_channels)
 
     @property
     def attention_strides(self) -> tuple[int, ...]:

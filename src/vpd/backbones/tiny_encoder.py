@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from vpd.errors import UsageError, first_line, wrong_fields
 from vpd.files.atomic import atomic_write, read_json, write_json
+from vpd.weights.single_file import mismatches
 from vpd.weights.sources import download, is_hub_id
 from vpd.weights.untrusted import read_shapes
 
@@ -78,9 +79,6 @@ class TinyEncoderConfig(BaseModel, extra="ignore", frozen=True, use_attribute_do
 class TinyEncoder(nn.Module):
     """Pictures -> latents times the VAE's factor, by 3x3 convolutions alone; nine times fewer operations than SD's.
 
-    Args:
-        config: Its architecture.
-
     Shape:
         `(b, 3, H, W)` in [-1, 1], sides multiples of the latent stride -> `(b, latent_channels, h, w)`.
 
@@ -90,13 +88,8 @@ class TinyEncoder(nn.Module):
     def __init__(self, config: TinyEncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = EncoderTiny(
-            in_channels=config.in_channels,
-            out_channels=config.latent_channels,
-            num_blocks=config.num_encoder_blocks,
-            block_out_channels=config.encoder_block_out_channels,
-            act_fn=config.act_fn,
-        )
+        depths, widths = config.num_encoder_blocks, config.encoder_block_out_channels
+        self.encoder = EncoderTiny(config.in_channels, config.latent_channels, depths, widths, config.act_fn)
 
     def forward(self, images: Tensor) -> Tensor:
         """Latents of images; see the class for shapes."""
@@ -147,12 +140,7 @@ def load_tiny_encoder(source: str | Path) -> TinyEncoder:
 
 
 def save_tiny_encoder(encoder: TinyEncoder, folder: str | Path) -> None:
-    """Write a folder that `load_tiny_encoder` reads, and diffusers' `AutoencoderTiny` with a random decoder.
-
-    Args:
-        encoder: Stored in its own type.
-        folder: Made if missing.
-    """
+    """Write a folder that `load_tiny_encoder` reads, and diffusers' `AutoencoderTiny` with a random decoder."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
@@ -204,20 +192,14 @@ def _read_weights(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
             f"{path.parent} has pickled weights only (.bin), which are not read as they can run code. Convert them to "
             "safetensors where you trust them."
         )
-    header = read_shapes(path)
+    header = {name: entry for name, entry in read_shapes(path).items() if name.startswith("encoder.")}
     shapes = {name: shape for name, (_, shape) in header.items()}
-    problems = [f"missing {name}" for name in expected if name not in shapes]
-    problems += [
-        f"{name} has shape {shapes[name]}, needs {tuple(value.shape)}"
-        for name, value in expected.items()
-        if name in shapes and shapes[name] != value.shape
-    ]
+    problems = mismatches(shapes, {name: tuple(value.shape) for name, value in expected.items()})
     problems += [
         f"{name} is of type {header[name][0]}, needs one of {', '.join(_TYPES)}"
         for name in expected
         if name in header and header[name][0] not in _TYPES
     ]
-    problems += [f"unexpected {name}" for name in shapes if name.startswith("encoder.") and name not in expected]
     if problems:
         listed = "\n  ".join(problems[:20])
         raise UsageError(f"{path} does not fit its {CONFIG_FILE} ({len(problems)} keys); copy it again:\n  {listed}")

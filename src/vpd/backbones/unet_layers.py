@@ -69,11 +69,7 @@ def _gated(projected: Tensor) -> Tensor:
 
 
 class PackedGEGLU(nn.Module):
-    """diffusers' `GEGLU`, half of a linear layer times the GELU of the other half, with packed weights.
-
-    Args:
-        geglu: In bfloat16 on a CPU; its activation is exact GELU.
-    """
+    """diffusers' `GEGLU`, half of a linear layer times the exact GELU of the other half, packed in bfloat16."""
 
     def __init__(self, geglu: Layer) -> None:
         super().__init__()
@@ -195,11 +191,7 @@ def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
     For a few small operators this takes a fraction of the time of torch's own checkpointing, which swaps what every
     operator keeps. Gradients of gradients, and `torch.func`, do not go through it. A compiler decides by itself what to
-    keep, and gets the function as it is.
-
-    Args:
-        function: Neither random nor with weights of its own; its result is one tensor.
-        inputs: All that gradients flow to.
+    keep, and gets the function as it is: neither random nor with weights that are not among the inputs.
     """
     if torch.compiler.is_compiling():
         return function(*inputs)

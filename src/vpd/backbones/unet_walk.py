@@ -39,11 +39,6 @@ def attention_levels(config: dict[str, Any]) -> tuple[int, ...]:
     )
 
 
-def tap_channels(config: dict[str, Any]) -> tuple[int, ...]:
-    """Channels of the maps that `walk_unet` returns, finest first."""
-    return tuple(config["block_out_channels"])
-
-
 def walk_unet(
     unet: UNet2DConditionModel,
     latents: Tensor,
@@ -59,7 +54,7 @@ def walk_unet(
     Args:
         unet: A UNet that `check_unet` accepts.
         latents: `(b, 4, h, w)`, any size.
-        timestep: Diffusion timestep, the same for all images.
+        timestep: 0 to 999, the same for all images.
         text_embeds: `(b, k, d)` context, `(1, k, d)` if it is the same for all images; or what `read_text` made of it.
         gradient_checkpointing: Recompute blocks in the backward pass; the maps come out exactly once.
         detach_maps: Cut the maps from the graph.
@@ -105,7 +100,7 @@ def walk_unet(
     taps = []
     for index, block in enumerate(unet.up_blocks):
         level = len(unet.up_blocks) - 1 - index
-        tap = len(block.resnets) - 1 if level == 0 else 1
+        tap = 1 if level else len(block.resnets) - 1
         for position, (resnet, attention) in enumerate(_layers(block)):
             hidden = layer(torch.cat([hidden, skips.pop()], dim=1), resnet, attention, level)
             if position == tap:
@@ -126,12 +121,7 @@ def pack_feed_forward(unet: UNet2DConditionModel) -> None:
 
 
 def read_text(unet: UNet2DConditionModel, text_embeds: Tensor) -> tuple[LayerText, ...]:
-    """What each cross-attention layer makes of the text, in the order of the walk: constants for a fixed text.
-
-    Args:
-        unet: As for `walk_unet`.
-        text_embeds: `(1, k, d)` or `(b, k, d)`.
-    """
+    """What each cross-attention layer makes of a text `(1 or b, k, d)`, in the order of the walk."""
     blocks = (*unet.down_blocks, unet.mid_block, *unet.up_blocks)
     transformers = [layer for block in blocks for layer in getattr(block, "attentions", None) or ()]
     return tuple(
@@ -145,11 +135,8 @@ def read_text(unet: UNet2DConditionModel, text_embeds: Tensor) -> tuple[LayerTex
 def fold_timestep(unet: UNet2DConditionModel, timestep: int) -> None:
     """Add what a constant timestep gives to each residual block to the bias of its first convolution.
 
-    Equal but for rounding: 1e-6 of the features in float32. Changes layers of the UNet, not the tensors they had.
-
-    Args:
-        unet: Walked for this timestep alone afterwards.
-        timestep: 0 to 999.
+    Equal but for rounding: 1e-6 of the features in float32. Changes layers of the UNet, not the tensors they had; it
+    can be walked for this timestep alone afterwards.
     """
     resnets = [module for module in unet.modules() if isinstance(module, ResnetBlock2D)]
     embed = time_embedding(unet, timestep, unet.conv_in.weight[:1])

@@ -15,12 +15,8 @@ from vpd.backbones.unet_layers import residual_block
 def encode_mode(vae: AutoencoderKL, images: Tensor) -> Tensor:
     """Mode of the posterior, `(b, 4, h, w)`, without the factor of the latents; no gradient.
 
-    Bit-equal to `vae.encode(images).latent_dist.mode()`, but residual blocks take fewer passes over memory, and of
-    the posterior's eight channels the variances are left out.
-
-    Args:
-        vae: The autoencoder; its decoder is not used.
-        images: `(b, 3, H, W)` in [-1, 1], sides multiples of the latent stride.
+    Bit-equal to `vae.encode(images).latent_dist.mode()` of images `(b, 3, H, W)` in [-1, 1], sides multiples of the
+    latent stride; but residual blocks take fewer passes over memory, and the variances are left out.
     """
     encoder = vae.encoder
     hidden = encoder.conv_in(images)

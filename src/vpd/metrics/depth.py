@@ -68,8 +68,8 @@ def evaluated_pixels(
     Args:
         pred_m: `(H, W)` or `(1, H, W)`, metres.
         target_m: Same shape, metres; counts where min_depth_m < target_m < max_depth_m.
-        min_depth_m: Smallest depth that counts, metres.
-        max_depth_m: Largest depth that counts, metres.
+        min_depth_m: Exclusive, metres.
+        max_depth_m: Exclusive, metres.
         crop: See `crop_window`.
 
     Returns:
@@ -123,9 +123,7 @@ def depth_errors(pred_m: Tensor, target_m: Tensor) -> Tensor:
 
 
 class DepthMetrics(Accumulator):
-    """The nine errors of each image, averaged over images (not pixels).
-
-    Images without a pixel that counts are left out.
+    """The nine errors of each image, averaged over images (not pixels); those without a pixel that counts are left out.
 
     Args:
         min_depth_m: Smallest true depth that counts, metres.

@@ -12,14 +12,7 @@ THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def mask_areas(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixels in both and in either of two masks.
-
-    Args:
-        pred: Predicted masks, `(..., H, W)`; nonzero = inside.
-        target: True masks, same shape.
-
-    Returns:
-        Intersections and unions, `(...)` int64.
+    """Pixels in both and in either of two masks `(..., H, W)`, nonzero = inside; `(...)` int64 each.
 
     Raises:
         ValueError: If shapes differ.

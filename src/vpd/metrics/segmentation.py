@@ -10,13 +10,7 @@ from vpd.tensors import IGNORE_LABEL
 
 
 def reduce_zero_label(labels: Tensor) -> Tensor:
-    """ADE20K's labels 0..150 -> 0..149 with 0, "other objects", ignored.
-
-    Args:
-        labels: Any shape, uint8; 255 stays ignored.
-
-    Returns:
-        New uint8 tensor of the same shape.
+    """ADE20K's labels 0..150 -> 0..149 with 0, "other objects", ignored; any shape, 255 stays ignored.
 
     Raises:
         ValueError: If the labels are not uint8: the rule wraps around at 255.
@@ -28,15 +22,12 @@ def reduce_zero_label(labels: Tensor) -> Tensor:
 
 
 def confusion_matrix(pred: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Count pixels by true and predicted class.
+    """Pixels by true (rows) and predicted class (columns), `(n, n)` int64.
 
     Args:
         pred: Predicted classes, any shape, integers in 0..num_classes - 1.
         labels: True classes, same shape; 255 = ignored.
-        num_classes: Number of classes `n`.
-
-    Returns:
-        `(n, n)` int64: rows true class, columns predicted class.
+        num_classes: `n`.
 
     Raises:
         ValueError: If shapes differ, or a counted pixel has a class outside 0..num_classes - 1.
@@ -61,20 +52,11 @@ def confusion_matrix(pred: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     return cells.reshape(num_classes, num_classes)
 
 
-def class_areas(confusion: Tensor) -> Tensor:
-    """Pixels of each class: `(n, n)` confusion -> `(4, n)` intersection, union, predicted, true."""
-    intersection, predicted, true = confusion.diagonal(), confusion.sum(dim=0), confusion.sum(dim=1)
-    return torch.stack([intersection, predicted + true - intersection, predicted, true])
-
-
 class SegmentationMetrics(Accumulator):
     """mIoU, mAcc, aAcc and the values of each class, over all pixels of a data set.
 
     A class in neither prediction nor labels has IoU NaN; a class without labels has accuracy NaN. NaNs are
     left out of the means. All values are shares, not per cent.
-
-    Args:
-        num_classes: Number of classes.
     """
 
     def __init__(self, num_classes: int):
@@ -87,8 +69,8 @@ class SegmentationMetrics(Accumulator):
         Raises:
             ValueError: As `confusion_matrix`.
         """
-        intersection, _, predicted, true = class_areas(confusion_matrix(pred, labels, self.num_classes)).cpu()
-        return torch.stack([intersection, predicted, true])
+        confusion = confusion_matrix(pred, labels, self.num_classes).cpu()
+        return torch.stack([confusion.diagonal(), confusion.sum(dim=0), confusion.sum(dim=1)])
 
     def values(self, totals: Tensor) -> dict[str, Tensor]:
         """`mIoU`, `mAcc`, `aAcc`, and `IoU`, `Acc` in the order of the classes; totals `(..., 3, n)`."""

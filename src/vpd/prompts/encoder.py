@@ -16,38 +16,18 @@ from vpd.weights.single_file import read_single_file
 from vpd.weights.sources import find_source, load_part
 
 logger = logging.getLogger(__name__)
-
-
-class CutTexts:
-    """Counts texts that lose their end, and says so at the first, the 10th, the 100th, ... of them."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        """Texts so far; one that comes again counts again."""
-
-    def add(self, text: str, tokens: int, length: int) -> None:
-        """Count a text of `tokens` tokens of which the model reads `length`."""
-        self.count += 1
-        if self.count == 1:
-            logger.warning("The text %r has %d tokens; the model reads %d: its end is cut.", text, tokens, length)
-        elif str(self.count).strip("0") == "1":
-            logger.warning("%d texts were cut to %d tokens so far.", self.count, length)
+_AT_ONCE = 256  # texts
 
 
 class TextEncoder(nn.Module):
-    """Words -> embeddings; frozen, always in eval mode.
-
-    Args:
-        model: CLIP's text model.
-        tokenizer: Its tokenizer.
-    """
+    """Words -> embeddings, by CLIP's text model and its tokenizer; frozen, always in eval mode."""
 
     def __init__(self, model: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
-        self.cut_texts = CutTexts()
-        """How many texts lost their end; a tally for messages."""
+        self.cut_texts = 0
+        """How many texts lost their end so far, for messages; one that comes again counts again."""
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, dtype: torch.dtype = torch.float32) -> TextEncoder:
@@ -83,9 +63,9 @@ class TextEncoder(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def pooled(self, texts: list[str], *, batch_size: int = 256) -> Tensor:
+    def pooled(self, texts: list[str]) -> Tensor:
         """One embedding a text, `(n, dim)`: CLIP's output at the end-of-text token, not normalised."""
-        chunks = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
+        chunks = [texts[start : start + _AT_ONCE] for start in range(0, len(texts), _AT_ONCE)]
         return torch.cat([self.model(self._tokenize(chunk, None)).pooler_output for chunk in chunks])
 
     @torch.no_grad()
@@ -99,15 +79,18 @@ class TextEncoder(nn.Module):
 
     def _tokenize(self, texts: list[str], length: int | None) -> Tensor:
         limit = length or self.model.config.max_position_embeddings
-        encoded = self.tokenizer(
-            texts,
-            padding="max_length" if length else "longest",
-            max_length=limit,
-            truncation=True,
-            return_tensors="pt",
-        )
+        padding = "max_length" if length else "longest"
+        encoded = self.tokenizer(texts, padding=padding, max_length=limit, truncation=True, return_tensors="pt")
         full = [text for text, used in zip(texts, encoded.attention_mask.sum(dim=1), strict=True) if used == limit]
         for text, tokens in zip(full, token_lengths(self.tokenizer, full), strict=True):
             if tokens > limit:
-                self.cut_texts.add(text, tokens, limit)
+                self._tell_cut(text, tokens, limit)
         return encoded.input_ids.to(self.model.device)
+
+    def _tell_cut(self, text: str, tokens: int, limit: int) -> None:
+        """Count a text that is cut, and say so at the first, the 10th, the 100th, ... of them."""
+        self.cut_texts += 1
+        if self.cut_texts == 1:
+            logger.warning("The text %r has %d tokens; the model reads %d: its end is cut.", text, tokens, limit)
+        elif str(self.cut_texts).strip("0") == "1":
+            logger.warning("%d texts were cut to %d tokens so far.", self.cut_texts, limit)

@@ -48,7 +48,8 @@ def embed_names(
     if not words or not all(words):
         raise UsageError(f"Names to make prompts from must not be empty: got {list(names)}.")
     templates = check_templates(templates) if templates else imagenet_templates()
-    return torch.stack([_embed(encoder, word, templates) for word in words]).float()
+    sentences = [[template.replace("{}", word) for template in templates] for word in words]
+    return torch.stack([encoder.pooled(of_word).mean(dim=0) for of_word in sentences]).float()
 
 
 def check_templates(templates: tuple[str, ...]) -> tuple[str, ...]:
@@ -62,10 +63,6 @@ def check_templates(templates: tuple[str, ...]) -> tuple[str, ...]:
     if wrong := [template for template in templates if template.count("{}") != 1]:
         raise UsageError(f"A template needs `{{}}` once, for the name: got {wrong[0]!r}.")
     return tuple(templates)
-
-
-def _embed(encoder: TextEncoder, word: str, templates: tuple[str, ...]) -> Tensor:
-    return encoder.pooled([template.replace("{}", word) for template in templates]).mean(dim=0)
 
 
 def published_prompts(names: tuple[str, ...], *, dim: int) -> Tensor:

@@ -19,36 +19,25 @@ _NUM_MERGES = 48_894  # lines 1..48,894 of the file; 512 byte symbols and two ma
 
 def _byte_symbols() -> list[str]:
     """The 256 printable stand-ins for bytes, in CLIP's order (Radford et al. 2019, byte-level BPE)."""
-    printable = [
-        *range(ord("!"), ord("~") + 1),
-        *range(ord("¡"), ord("¬") + 1),
-        *range(ord("®"), ord("ÿ") + 1),
-    ]
-    others = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(others))]
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    return [chr(code) for code in (*printable, *range(256, 512 - len(printable)))]
 
 
 @lru_cache(maxsize=2)
-def _shipped_tokenizer(pad_token: str) -> CLIPTokenizer:
+def clip_tokenizer(pad_token: str = END_OF_TEXT) -> CLIPTokenizer:
+    """CLIP's tokenizer, built from the merges file that ships with this package; needs no network.
+
+    Args:
+        pad_token: What fills texts up: the end-of-text token, or `!` (id 0) in Stable Diffusion 2.x.
+    """
     with as_file(files("vpd.prompts") / "clip" / "bpe_simple_vocab_16e6.txt.gz") as path:
         lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
     merges = [tuple(line.split()) for line in lines[1 : _NUM_MERGES + 1]]
     symbols = _byte_symbols()
     words = symbols + [f"{symbol}</w>" for symbol in symbols] + ["".join(pair) for pair in merges]
     vocabulary = {word: index for index, word in enumerate([*words, "<|startoftext|>", END_OF_TEXT])}
-    return check_tokenizer(
-        CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77, pad_token=pad_token),
-        "the shipped merges file",
-    )
-
-
-def clip_tokenizer(*, pad_token: str = END_OF_TEXT) -> CLIPTokenizer:
-    """CLIP's tokenizer, built from the merges file that ships with this package; needs no network.
-
-    Args:
-        pad_token: What fills texts up: the end-of-text token, or `!` (id 0) in Stable Diffusion 2.x.
-    """
-    return _shipped_tokenizer(pad_token)
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77, pad_token=pad_token)
+    return _checked(tokenizer, "the shipped merges file")
 
 
 def load_tokenizer(folder: Path) -> CLIPTokenizer:
@@ -66,7 +55,7 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
             f"The tokenizer in {folder} cannot be read ({error}). Its files are missing or damaged: download the "
             "folder again, with vocab.json and merges.txt."
         ) from error
-    return check_tokenizer(tokenizer, str(folder))
+    return _checked(tokenizer, str(folder))
 
 
 def token_lengths(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> list[int]:
@@ -74,7 +63,7 @@ def token_lengths(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> list[int]:
     return [len(ids) for ids in tokenizer(list(texts), verbose=False).input_ids] if texts else []
 
 
-def check_tokenizer(tokenizer: CLIPTokenizer, origin: str) -> CLIPTokenizer:
+def _checked(tokenizer: CLIPTokenizer, origin: str) -> CLIPTokenizer:
     """`tokenizer` itself, if it has CLIP's vocabulary; transformers returns an empty one where files are missing."""
     if len(tokenizer) != VOCABULARY_SIZE:
         raise UsageError(

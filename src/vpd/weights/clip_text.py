@@ -51,9 +51,7 @@ def build_text_model(single: SingleFile) -> CLIPTextModel:
         )
     tensors = {key: value for key, value in tensors.items() if not key.endswith(_UNUSED)}
     kept = run_length(tensors, _LAYER) - skip_last
-    tensors = {
-        key: value for key, value in tensors.items() if not ((match := re.match(_LAYER, key)) and match[1] == str(kept))
-    }
+    tensors = {key: value for key, value in tensors.items() if not key.startswith(f"encoder.layers.{kept}.")}
     config = _infer_config(tensors, layers=kept, act=act, origin=str(single.path))
     try:
         with torch.device("meta"):  # shapes are compared before any memory is taken
@@ -108,8 +106,7 @@ def _from_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
         for pattern, replacement in _OPEN_CLIP:
             name = re.sub(pattern, replacement, name)
         if match := re.search(r"\.attn\.in_proj_(weight|bias)$", name):
-            parts = torch.chunk(value, 3, dim=0)
-            for part, tensor in zip("qkv", parts, strict=True):
+            for part, tensor in zip("qkv", value.chunk(3), strict=True):
                 tensors[name.replace(match[0], f".self_attn.{part}_proj.{match[1]}")] = tensor
         else:
             tensors[name] = value

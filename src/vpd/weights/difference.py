@@ -31,12 +31,7 @@ def weights_fingerprint(weights: Mapping[str, Tensor]) -> str:
 
 
 def leave_out(weights: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What must be stored: all that differs from the base, as low-rank factors where these say it (merged LoRA).
-
-    Args:
-        weights: Of the model, in float32.
-        base: Of the diffusion model.
-    """
+    """What must be stored: all that differs from the base, as low-rank factors where these say it (merged LoRA)."""
     stored = {}
     for name, value in weights.items():
         origin = base.get(name)
@@ -69,11 +64,9 @@ def _fit(up: Tensor, down: Tensor, origin: Tensor) -> bool:
 
 
 def low_rank(change: Tensor, *, scale: float) -> tuple[Tensor, Tensor] | None:
-    """Two factors `(m, r)`, `(r, n)` of a change `(m, n)`, exact to rounding; none where they save nothing.
+    """Two factors `(m, r)`, `(r, n)` of a change `(m, n)`; none where they save nothing.
 
-    Args:
-        change: What is to be written as a product.
-        scale: Size of the weights that it is added to; the error is about a millionth of the larger of the two.
+    The error is about a millionth of the change, or of the weights' `scale` where that is larger.
     """
     if change.ndim != 2:
         return None

@@ -25,9 +25,6 @@ LICENCE = "Apache-2.0"
 def shipped_diffusion(folder: Path = FOLDER) -> Path:
     """The folder of the text-to-image model, in diffusers layout without a tokenizer, which is CLIP's.
 
-    Args:
-        folder: Where it lies.
-
     Raises:
         UsageError: If a weight file is missing or not the one that was shipped.
     """
@@ -37,15 +34,7 @@ def shipped_diffusion(folder: Path = FOLDER) -> Path:
 
 @lru_cache(maxsize=len(ADAPTED))
 def shipped_model(name: str, folder: Path = FOLDER) -> Path:
-    """The folder of an adapted model.
-
-    Args:
-        name: One of `ADAPTED`.
-        folder: Where all shipped weights lie.
-
-    Raises:
-        UsageError: If a weight file is missing or not the one that was shipped.
-    """
+    """The folder of an adapted model, one of `ADAPTED`; raises as `shipped_diffusion`."""
     task = ADAPTED[name]
     _verify(folder, lambda path: path.split("/")[0] == task)
     return folder / task

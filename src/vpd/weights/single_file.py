@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from vpd.weights.untrusted import read_tensor_file, tensors_only
 
 _VAE, _TEXT = "first_stage_model.", "cond_stage_model."
 _SCALING_FACTOR = 0.18215  # of every Stable Diffusion 1.x and 2.x autoencoder
+
+Shapes = dict[str, tuple[int, ...]]
+"""Of tensors, by name."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +100,10 @@ def as_linear(key: str, value: Tensor) -> Tensor:
 
 
 def load_renamed(module: nn.Module, state: dict[str, Tensor], names: dict[str, str], *, origin: str) -> Any:
-    """Load `state` under other names, strictly, in float32.
+    """Load `state` into a module that may be on the meta device, strictly, in float32.
 
     Args:
-        module: Where to load to; may be on the meta device.
+        module: Where to load to.
         state: Their key -> tensor.
         names: Our key -> their key.
         origin: Where the weights came from, for messages.
@@ -107,7 +111,8 @@ def load_renamed(module: nn.Module, state: dict[str, Tensor], names: dict[str, s
     Raises:
         UsageError: If a key is missing or unexpected or a shape differs; every one is named.
     """
-    if problems := mismatches(state, module.state_dict(), names):
+    wanted = {names[ours]: value for ours, value in module.state_dict().items()}
+    if problems := mismatches(shapes_of(state), shapes_of(wanted)):
         raise UsageError(f"{origin} does not fit ({len(problems)} keys):\n  " + "\n  ".join(problems))
     tensors = {ours: state[theirs] for ours, theirs in names.items()}
     tensors = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
@@ -115,20 +120,20 @@ def load_renamed(module: nn.Module, state: dict[str, Tensor], names: dict[str, s
     return module
 
 
-def mismatches(state: dict[str, Tensor], expected: dict[str, Tensor], names: dict[str, str]) -> list[str]:
-    """Every way in which weights do not fit a module: missing and unexpected keys, other shapes; empty = they fit.
+def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
+    """Shape of each tensor, by name."""
+    return {name: tuple(value.shape) for name, value in tensors.items()}
 
-    Args:
-        state: Their key -> tensor.
-        expected: Our key -> tensor of the right shape; may be on the meta device.
-        names: Our key -> their key.
-    """
-    problems = [f"missing {theirs}" for theirs in names.values() if theirs not in state]
-    problems += [f"unexpected {key}" for key in sorted(set(state) - set(names.values()))]
-    for ours, theirs in names.items():
-        if theirs in state and state[theirs].shape != expected[ours].shape:
-            got, wanted = tuple(state[theirs].shape), tuple(expected[ours].shape)
-            problems.append(f"{theirs} has shape {got}, needs {wanted}")
+
+def mismatches(found: Shapes, wanted: Shapes) -> list[str]:
+    """Every way in which weights do not fit a module: missing and unexpected keys, other shapes; empty = they fit."""
+    problems = [f"missing {name}" for name in wanted if name not in found]
+    problems += [f"unexpected {name}" for name in sorted(found.keys() - wanted.keys())]
+    problems += [
+        f"{name} has shape {found[name]}, needs {shape}"
+        for name, shape in wanted.items()
+        if found.get(name, shape) != shape
+    ]
     return problems
 
 
@@ -138,12 +143,8 @@ def run_length(state: dict[str, Tensor], pattern: str) -> int:
     return next(number for number in range(len(numbers) + 1) if number not in numbers)
 
 
-def check_counts(levels: int, layers: int, state: dict[str, Tensor], *, origin: str) -> None:
-    """Refuse a file whose keys promise more layers than it has tensors, before anything is built from it.
-
-    Raises:
-        UsageError: If there are no layers, or more than tensors.
-    """
+def _check_counts(levels: int, layers: int, state: dict[str, Tensor], *, origin: str) -> None:
+    """Refuse a file whose keys promise more layers than it has tensors, before anything is built from it."""
     if not 0 < levels * layers <= len(state):
         raise UsageError(
             f"{origin} is no Stable Diffusion model: {levels} levels of {layers} layers in {len(state)} tensors. "
@@ -167,7 +168,7 @@ def infer_unet_config(state: dict[str, Tensor], *, origin: str, heads: int | Non
         ends = [block for block in blocks if f"input_blocks.{block}.0.op.weight" in state]
         layers = ends[0] - 1 if ends else len(blocks)
         firsts = [1] + [end + 1 for end in ends]
-        check_counts(len(firsts), layers, state, origin=origin)
+        _check_counts(len(firsts), layers, state, origin=origin)
         channels = [state[f"input_blocks.{first}.0.out_layers.3.weight"].shape[0] for first in firsts]
         with_attention = [f"input_blocks.{first}.1.norm.weight" in state for first in firsts]
         text_dim = state["middle_block.1.transformer_blocks.0.attn2.to_k.weight"].shape[1]
@@ -178,10 +179,8 @@ def infer_unet_config(state: dict[str, Tensor], *, origin: str, heads: int | Non
         raise UsageError(f"{origin} has no Stable Diffusion UNet in it: {error} is missing.") from None
     except IndexError:
         raise UsageError(f"{origin} has no Stable Diffusion UNet in it: its tensors have too few dimensions.") from None
-    if heads is None:
-        num_heads = [max(1, width // 64) for width in channels] if text_dim == 1024 else [8] * len(channels)
-    else:
-        num_heads = [heads] * len(channels)
+    usual = [max(1, width // 64) if text_dim == 1024 else 8 for width in channels]
+    num_heads = usual if heads is None else [heads] * len(channels)
     for width, count in zip(channels, num_heads, strict=True):
         if count < 1 or width < 1 or width % count:
             raise UsageError(f"{origin}: {width} channels cannot be split into {count} heads; give another --heads.")
@@ -209,7 +208,7 @@ def infer_vae_config(state: dict[str, Tensor], *, origin: str) -> dict[str, Any]
     try:
         levels = run_length(state, r"encoder\.down\.(\d+)\.")
         layers = run_length(state, r"encoder\.down\.0\.block\.(\d+)\.")
-        check_counts(levels, layers, state, origin=origin)
+        _check_counts(levels, layers, state, origin=origin)
         channels = [state[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in range(levels)]
         latent_channels = state["encoder.conv_out.weight"].shape[0] // 2
     except KeyError as error:

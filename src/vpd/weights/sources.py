@@ -168,7 +168,7 @@ def load_part(model_class: Any, folder: Path, *, unused: str, **options: Any) ->
         model_class: Class of diffusers or transformers.
         folder: Where its `config.json` and weights are.
         unused: Pattern of keys that may be missing, since nothing here uses them.
-        options: Further options of `from_pretrained`.
+        options: Of `from_pretrained`.
 
     Raises:
         UsageError: If the folder's files are damaged, incomplete or pickles.
@@ -210,10 +210,8 @@ def load_unet_and_vae(source: str | Path) -> tuple[UNet2DConditionModel, Autoenc
     if not isinstance(config, dict):
         raise UsageError(f"{path / 'unet' / 'config.json'} holds a {type(config).__name__}, not a configuration.")
     check_unet(config)
-    return (
-        load_part(UNet2DConditionModel, path / "unet", unused=r"conv_norm_out\.|conv_out\.", torch_dtype=torch.float32),
-        _load_vae(path),
-    )
+    unused = r"conv_norm_out\.|conv_out\."
+    return load_part(UNet2DConditionModel, path / "unet", unused=unused, torch_dtype=torch.float32), _load_vae(path)
 
 
 def check_unet(config: dict[str, Any]) -> None:
@@ -243,10 +241,7 @@ def load_vae(source: str | Path) -> AutoencoderKL:
         UsageError: If it is missing or damaged.
     """
     path = find_source(source)
-    if path.is_file():
-        return read_single_file(path).build_vae()
-    _check_part(path, "vae")
-    return _load_vae(path)
+    return read_single_file(path).build_vae() if path.is_file() else _load_vae(path)
 
 
 def _check_part(path: Path, part: str) -> None:
@@ -258,5 +253,6 @@ def _check_part(path: Path, part: str) -> None:
 
 
 def _load_vae(path: Path) -> AutoencoderKL:
+    _check_part(path, "vae")
     unused = r"decoder\.|post_quant_conv\."
     return load_part(AutoencoderKL, path / "vae", unused=unused, torch_dtype=torch.float32)

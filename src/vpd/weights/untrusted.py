@@ -31,9 +31,7 @@ _REFUSED = re.compile(r"GLOBAL (\w+(?:\.\w+)*) (?:was|whose)")
 
 
 def read_shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Type and shape of every tensor in a safetensors file, such as `("F32", (320, 4, 3, 3))`, by name.
-
-    Reads the file's header alone: a few kilobytes of a file of gigabytes.
+    """Type and shape of every tensor in a safetensors file, such as `("F32", (320, 4, 3, 3))`, read off its header.
 
     Raises:
         UsageError: If the file is missing, truncated or no safetensors file.
