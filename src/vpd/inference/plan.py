@@ -53,7 +53,7 @@ class Asked:
     """What the task needs to make predictions of the outputs."""
 
 
-class Step(NamedTuple):
+class Group(NamedTuple):
     """Pictures that are predicted together."""
 
     pictures: list[tuple[int, Image.Image]]
@@ -104,26 +104,26 @@ class Planner:
     memory_bytes: int | None
     """None = as much as it takes."""
 
-    def steps(self, sources: Sequence[Any], fit: Fit, batch_size: int) -> Iterator[Step]:
+    def groups(self, sources: Sequence[Any], fit: Fit, batch_size: int) -> Iterator[Group]:
         """The pictures in their order; neighbours of equal fitted size together as far as memory allows.
 
         Raises:
             BudgetError: If there is no way to predict a picture within the budget.
             UsageError: If a picture cannot be read.
         """
-        cuts, group = plain_windows(fit), list[tuple[int, Image.Image]]()
+        cuts, pictures = plain_windows(fit), list[tuple[int, Image.Image]]()
         batch_size = batch_size if fit.scales == (1.0,) else 1
         for number, source in enumerate(sources):
             picture = read_image(source)
-            if group and not self._go_together([*(member for _, member in group), picture], fit, batch_size):
-                yield Step(group, fit, cuts)
-                group = []
-            if group or self._fits(fit, [_size(picture)]):
-                group.append((number, picture))
+            if pictures and not self._go_together([*(member for _, member in pictures), picture], fit, batch_size):
+                yield Group(pictures, fit, cuts)
+                pictures = []
+            if pictures or self._fits(fit, [_size(picture)]):
+                pictures.append((number, picture))
             else:
                 yield self._alone(number, picture, fit)
-        if group:
-            yield Step(group, fit, cuts)
+        if pictures:
+            yield Group(pictures, fit, cuts)
 
     def _fits(self, fit: Fit, sizes: Sequence[tuple[int, int]]) -> bool:
         """Whether pictures can be run all at once."""
@@ -197,15 +197,15 @@ class Planner:
             return False
         return self._fits(fit, sizes)
 
-    def _alone(self, number: int, picture: Image.Image, fit: Fit) -> Step:
+    def _alone(self, number: int, picture: Image.Image, fit: Fit) -> Group:
         """How a picture is run that is too big to be run as ever."""
         if self.asked.smaller is not None:
             return self._smaller(number, picture, fit)
-        group, size = [(number, picture)], _size(picture)
+        pictures, size = [(number, picture)], _size(picture)
         rows = self.rows(picture.width)
         for those in (most_rows(picture.width), rows):  # with as many as ever, probabilities are the same to the bit
             if self.memory_bytes is None or self.stream_bytes(fit, size, rows=those) <= self.memory_bytes:
-                return Step(group, fit, plain_windows(fit), those)
+                return Group(pictures, fit, plain_windows(fit), those)
         multiple = self.model.output_multiple_px
         largest = min(max(fitted_size(fit, *size, max(fit.scales))), fit.window_px or 2**31)
         sides = range(SMALLEST * multiple, largest, multiple)
@@ -216,9 +216,9 @@ class Planner:
             raise self._error(size, fit, needed, f"in windows of {sides[0]} px" if cuts else "as a whole")
         warnings.warn(WINDOWS_WARNING, stacklevel=2)
         windows = cuts[fitting - 1]
-        return Step(group, fit, windows, rows, windows.describe())
+        return Group(pictures, fit, windows, rows, windows.describe())
 
-    def _smaller(self, number: int, picture: Image.Image, fit: Fit) -> Step:
+    def _smaller(self, number: int, picture: Image.Image, fit: Fit) -> Group:
         """How a picture is run that must be seen as a whole."""
         size, multiple = _size(picture), self.model.output_multiple_px
         usual = min(fitted_size(fit, *size))
@@ -235,7 +235,7 @@ class Planner:
         warnings.warn(SMALLER_WARNING, stacklevel=2)
         chosen = fits[fitting - 1]
         note = f"at a short side of {min(fitted_size(chosen, *size))} px instead of {usual} px"
-        return Step([(number, picture)], chosen, plain_windows(chosen), note=note)
+        return Group([(number, picture)], chosen, plain_windows(chosen), note=note)
 
     def _error(self, size: tuple[int, int], fit: Fit, needed: int, how: str) -> BudgetError:
         height, width = fitted_size(fit, *size)
@@ -247,8 +247,8 @@ class Planner:
 
 def plan(
     model: Any, asked: Asked, sources: Sequence[Any], fit: Fit, batch_size: int, memory: Memory | None = None
-) -> Iterator[Step]:
-    """Steps for pictures, within a budget if there is one.
+) -> Iterator[Group]:
+    """Groups of pictures, within a budget if there is one.
 
     Args:
         model: Who predicts.
@@ -264,7 +264,7 @@ def plan(
     if batch_size < 1:
         raise UsageError(f"batch_size={batch_size}: give 1 or more.")
     memory_bytes = None if memory is None else parse_memory(memory)
-    return Planner(model=model, asked=asked, memory_bytes=memory_bytes).steps(sources, fit, batch_size)
+    return Planner(model=model, asked=asked, memory_bytes=memory_bytes).groups(sources, fit, batch_size)
 
 
 def plain_windows(fit: Fit) -> PlainWindows | None:

@@ -126,22 +126,22 @@ class PerceptionModel(Task[P], nn.Module):
         sources, is_list = as_list(images)
         asked, predictions = self.prompts(len(sources), **words), list[P]()
         with self.predicting():
-            for step in plan(self, asked, sources, self.fit_at(size), batch_size, memory):
-                text = asked.text([number for number, _ in step.pictures], caches)
+            for group in plan(self, asked, sources, self.fit_at(size), batch_size, memory):
+                text = asked.text([number for number, _ in group.pictures], caches)
                 runs: list[Run] = []
                 total: Tensor | None = None
-                for pixels, height, is_mirrored in step.variants():
-                    strips = run_windows(self, pixels, text, step.cuts, rows=step.rows or None, caches=caches)
-                    if step.rows:  # one picture, of which nothing is kept as a whole
+                for pixels, height, is_mirrored in group.variants():
+                    strips = run_windows(self, pixels, text, group.cuts, rows=group.rows or None, caches=caches)
+                    if group.rows:  # one picture, of which nothing is kept as a whole
                         runs.append(Run((strip[0] for strip in strips), height, is_mirrored))
                         continue
                     runs.append(Run(torch.cat(list(strips), dim=-2), height, is_mirrored))
-                    if len(step.fit.scales) > 1:  # kept one at a time: together they would take more than their sum
-                        seen = Seen(*step.pictures[0], [runs.pop().of(0)], step.rows, step.note)
+                    if len(group.fit.scales) > 1:  # kept one at a time: together they would take more than their sum
+                        seen = Seen(*group.pictures[0], [runs.pop().of(0)], group.rows, group.note)
                         total = _add(total, self.combine(asked, seen), *seen.size)
-                for place, (number, image) in enumerate(step.pictures):
-                    seen = Seen(number, image, [run.of(place) for run in runs], step.rows, step.note)
-                    combined = self.combine(asked, seen) if total is None else iter([total.div_(step.num_variants)])
+                for place, (number, image) in enumerate(group.pictures):
+                    seen = Seen(number, image, [run.of(place) for run in runs], group.rows, group.note)
+                    combined = self.combine(asked, seen) if total is None else iter([total.div_(group.num_variants)])
                     predictions.append(self.answer(asked, seen, combined))
         return predictions if is_list else predictions[0]
 
