@@ -13,9 +13,9 @@ from torch import Tensor
 
 from experiments.claims_arms import FACTORS, LABELS, TASKS, Arm, paper_model, tiers
 from experiments.claims_runs import metric_of, unpack_rows
+from experiments.paired_intervals import Difference, half_width, paired_differences
 from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write, read_json_lines, writable_folder
-from vpd.metrics.intervals import Difference, half_width, paired_differences
 from vpd.tasks.table import find_task
 
 METRIC: dict[str, str] = {name: find_task(name).score for name in TASKS}

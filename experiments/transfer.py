@@ -30,12 +30,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where it is run by its path, `experiments` is found by this
 from experiments.claims_models import read_backbones, read_pairs, weights_hash
+from experiments.paired_intervals import half_width
 from vpd.datasets.layouts import open_data
 from vpd.errors import UsageError
 from vpd.evaluation.evaluate import evaluate
 from vpd.files.atomic import append_json_line, read_json_lines
 from vpd.loading import load
-from vpd.metrics.intervals import half_width
 from vpd.tasks.table import TASKS
 from vpd.training.run import train
 
