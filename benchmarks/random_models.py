@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.bench.random_models import SD15
+from vpd.bench.measuring import SD15
 from vpd.config import BackboneConfig, DepthConfig, Fit, ReferConfig, SegmentConfig, Task
 from vpd.errors import UsageError
 from vpd.tasks.segmentation import SegmentationModel

@@ -22,7 +22,7 @@ from random_models import random_config
 from step_costs import PARTS, each_in_a_process, measure_steps
 from torch import Tensor
 
-from vpd.bench.random_models import with_random_weights
+from vpd.bench.measuring import with_random_weights
 from vpd.config import LoraSettings
 from vpd.inference.cache import FrozenCaches, TensorCache
 from vpd.tasks.referring import ReferringModel
@@ -72,7 +72,7 @@ def measure(way: str, given: argparse.Namespace) -> dict[str, Any]:
     kind = ReferenceWay if way == "reference" else OwnWay
     wanted = random_config("refer", given.size)
     backbone = wanted.backbone.model_copy(update={"latent_scaling": "none"})  # as published
-    model: Any = with_random_weights(kind, wanted.model_copy(update={"backbone": backbone}))
+    model: Any = with_random_weights(wanted.model_copy(update={"backbone": backbone}), kind)
     if config.mode == "lora":
         model.add_lora(LoraSettings())
     generator = torch.Generator().manual_seed(0)

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where it is run by its path, `experiments` is found by this
-from vpd.cli import quiet_libraries
-from vpd.cli.failures import describe
+from vpd.cli import describe, quiet_libraries
 from vpd.cli.options import DeviceOption, OutOption
 
 if TYPE_CHECKING:

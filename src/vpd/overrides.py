@@ -15,11 +15,15 @@ Settings = dict[str, Any]
 _EITHER_OR = ({"steps", "epochs"},)
 
 
-def parse_overrides(words: Sequence[str]) -> Settings:
+def parse_overrides(
+    words: Sequence[str], *, option: str = "-s", expected: str = "key=value, as in -s data.split=train"
+) -> Settings:
     """Settings from words like `data.split=train`: a dotted path, and a value in YAML.
 
     Args:
-        words: What stood behind each `-s`.
+        words: What stood behind each option.
+        option: The option, for messages.
+        expected: What it takes, for messages.
 
     Returns:
         Nested settings.
@@ -31,11 +35,11 @@ def parse_overrides(words: Sequence[str]) -> Settings:
     for word in words:
         path, equals, text = word.partition("=")
         if not equals or not path:
-            raise UsageError(f"-s {word}: expected key=value, as in -s data.split=train.")
+            raise UsageError(f"{option} {word}: expected {expected}.")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise UsageError(f"-s {word}: {text!r} is not a YAML value.") from error
+            raise UsageError(f"{option} {word}: {text!r} is not a YAML value.") from error
         for key in reversed(path.split(".")):
             value = {key: value}
         settings = merge_settings(settings, value)

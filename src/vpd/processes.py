@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import atexit
 import gc
+import logging
 import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 
 import torch
@@ -101,3 +103,15 @@ def do_on_first(accelerator: Accelerator, work: Callable[[], object]) -> None:
     broadcast_object_list(failure)
     if failure[0] is not None:
         raise failure[0]
+
+
+@contextmanager
+def logging_at(level: int, name: str) -> Iterator[None]:
+    """Let a logger, and those below it, say nothing under a level while the block runs."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -13,11 +13,6 @@ from vpd.cli.doctor import Finding, diagnose
 Command = Callable[..., Any]
 
 
-def only(findings: object) -> Finding:
-    (finding,) = findings  # type: ignore[misc]
-    return finding
-
-
 def test_this_installation_is_well():
     findings = list(diagnose())
     assert [finding for finding in findings if finding.verdict == "bad"] == []
@@ -30,7 +25,7 @@ def test_a_torchvision_that_does_not_fit_is_the_cause(tmp_path: Path, monkeypatc
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "torchvision", raising=False)
-    finding = only(doctor.check_torchvision())
+    finding = doctor.check_torchvision()
     assert finding.verdict == "bad"
     assert "nms does not exist" in finding.message
     assert "pip uninstall torchvision" in finding.message
@@ -62,21 +57,21 @@ def test_running_from_sources_is_said(monkeypatch: pytest.MonkeyPatch):
         raise metadata.PackageNotFoundError
 
     monkeypatch.setattr(metadata, "requires", requires)
-    finding = only(doctor.check_packages())
+    (finding,) = doctor.check_packages()
     assert finding.verdict == "warn"
     assert "not installed" in finding.message
 
 
 def test_a_library_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    finding = only(doctor.check_imports())
+    finding = doctor.check_imports()
     assert (finding.verdict, finding.subject) == ("bad", "diffusers")
     assert "cannot be imported" in finding.message
 
 
 def test_an_empty_tokenizer_is_seen(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("vpd.prompts.tokenizer.clip_tokenizer", lambda: lambda _: SimpleNamespace(input_ids=[0, 1]))
-    finding = only(doctor.check_tokenizer())
+    finding = doctor.check_tokenizer()
     assert finding.verdict == "bad"
     assert "wrong tokens [0, 1]" in finding.message
 
@@ -86,7 +81,7 @@ def test_a_tokenizer_that_cannot_be_built_is_said(monkeypatch: pytest.MonkeyPatc
         raise FileNotFoundError("no merges")
 
     monkeypatch.setattr("vpd.prompts.tokenizer.clip_tokenizer", fail)
-    finding = only(doctor.check_tokenizer())
+    finding = doctor.check_tokenizer()
     assert finding.verdict == "bad"
     assert "no merges" in finding.message
 
@@ -94,9 +89,9 @@ def test_a_tokenizer_that_cannot_be_built_is_said(monkeypatch: pytest.MonkeyPatc
 def test_the_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "models--stable-diffusion-v1-5--stable-diffusion-v1-5").mkdir()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert "holds stable-diffusion-v1-5/stable-diffusion-v1-5" in only(doctor.check_hub_cache()).message
+    assert "holds stable-diffusion-v1-5/stable-diffusion-v1-5" in doctor.check_hub_cache().message
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    finding = only(doctor.check_hub_cache())
+    finding = doctor.check_hub_cache()
     assert finding.verdict == "warn"
     assert "HF_HUB_OFFLINE is set" in finding.message
 
@@ -104,7 +99,7 @@ def test_the_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_hub_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "file").touch()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "file" / "hub"))
-    finding = only(doctor.check_hub_cache())
+    finding = doctor.check_hub_cache()
     assert finding.verdict == "warn"
     assert "Set HF_HOME" in finding.message
 
@@ -113,9 +108,9 @@ def test_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1e9))
-    assert "1.0 GB free" in only(doctor.check_hub_cache()).message
+    assert "1.0 GB free" in doctor.check_hub_cache().message
     monkeypatch.setattr("os.sysconf", lambda _: 2**15)
-    assert only(doctor.check_memory()).verdict == "warn"
+    assert doctor.check_memory().verdict == "warn"
 
 
 @pytest.mark.parametrize(
@@ -123,8 +118,8 @@ def test_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 )
 def test_the_processors_bfloat16(tmp_path: Path, flags: str, said: str):
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : {flags}\n")
-    assert said in only(doctor.check_processor(tmp_path / "cpuinfo")).message
-    assert "not told" in only(doctor.check_processor(tmp_path / "absent")).message
+    assert said in doctor.check_processor(tmp_path / "cpuinfo").message
+    assert "not told" in doctor.check_processor(tmp_path / "absent").message
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 import vpd
-from vpd.cli import GROUPS, VERBS
-from vpd.cli.failures import describe
+from vpd.cli import GROUPS, VERBS, describe
 from vpd.errors import UsageError
 
 Command = Callable[..., Any]

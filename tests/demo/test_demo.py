@@ -11,7 +11,7 @@ from PIL import Image
 
 from vpd.cli import main
 from vpd.demo.demo import run_demo
-from vpd.demo.line_chart import line_chart
+from vpd.demo.page import line_chart
 from vpd.demo.race import ARMS, Race, run_race
 
 SCENES = 20

@@ -18,8 +18,7 @@ from vpd.config import Fit
 from vpd.data.sample import Sample
 from vpd.drawing.overlays import UNKNOWN_COLOUR
 from vpd.errors import UsageError
-from vpd.evaluation.fit_changes import change_fit
-from vpd.evaluation.protocols import Protocol
+from vpd.evaluation.protocols import Protocol, change_fit
 from vpd.inference.resize import fit_image, fitted_size
 from vpd.tasks.classes import check_classes
 from vpd.tasks.depth import DepthModel

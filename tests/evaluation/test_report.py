@@ -20,7 +20,7 @@ from vpd.evaluation.report import (
     class_rows,
     count_words,
     interval_words,
-    metric_lines,
+    metric_rows,
     ranked,
     spread,
     write_report,
@@ -67,13 +67,12 @@ def test_metrics_stand_under_what_was_measured():
     both = report(
         metrics={"oIoU": 0.5, "oIoU_squashed": 0.25}, intervals={}, protocol={"": "original", "_squashed": "squashed"}
     )
-    assert list(metric_lines(both)) == [
-        ("original", "", ""),
-        ("oIoU", "50.00 %", ""),
-        ("squashed", "", ""),
-        ("oIoU_squashed", "25.00 %", ""),
+    assert list(metric_rows(both)) == [
+        ("Original", [("oIoU", "50.00 %", "")]),
+        ("Squashed", [("oIoU_squashed", "25.00 %", "")]),
     ]
-    assert ("mIoU", "50.00 %", "40.00 % to 60.00 %") in list(metric_lines(report()))
+    ((_, rows),) = metric_rows(report())
+    assert ("mIoU", "50.00 %", "40.00 % to 60.00 %") in rows
 
 
 def test_classes_stand_from_best_to_worst():

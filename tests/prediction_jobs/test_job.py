@@ -15,9 +15,8 @@ from many_images import Jobs, assert_same_outputs, lines_of, wait_until, write_p
 from vpd.errors import UsageError
 from vpd.files.atomic import read_json_lines
 from vpd.loading import load
-from vpd.prediction_jobs.job import PredictionJob
+from vpd.prediction_jobs.job import PredictionJob, Share
 from vpd.prediction_jobs.manifest import MANIFEST
-from vpd.prediction_jobs.share import Share
 from vpd.prediction_jobs.worker import Outcome, Predictor, model_fingerprint
 from vpd.tasks.predictions import SegmentationPrediction
 

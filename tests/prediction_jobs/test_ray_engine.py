@@ -59,13 +59,13 @@ def test_more_workers_than_there_is_room_for(device: str, workers: int | None, s
 
 def test_workers_refuse_another_model_and_say_what_they_cannot_write(tmp_path: Path):
     model = write_quick_model(tmp_path)
-    common = {"model": str(model), "out": str(tmp_path / "out"), "model_name": "m", "options": {}}
-    common |= {"device": "cpu", "dtype": "auto"}
+    loading = {"source": str(model), "device": "cpu", "dtype": "auto"}
+    predicting = {"out": str(tmp_path / "out"), "model_name": "m", "options": {}}
     row = {"chunk": json.dumps([[str(write_pictures(tmp_path / "photos", 1) / "part-0" / "0.png"), "a", True]])}
     fingerprint = Predictor(vpd.load(model), tmp_path, model_name="m", options={}).origin["fingerprint"]
 
     def answer(fingerprint: str) -> dict[str, Any]:
-        (result,) = Worker(**common, fingerprint=fingerprint)(row)
+        (result,) = Worker(loading, predicting, fingerprint)(row)
         return json.loads(result["result"])
 
     assert "is not the same model on every node" in answer("another")["refused"]

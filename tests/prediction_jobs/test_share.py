@@ -1,7 +1,7 @@
 import pytest
 
 from vpd.errors import UsageError
-from vpd.prediction_jobs.share import Share, parse_share
+from vpd.prediction_jobs.job import Share, parse_share
 
 
 def array(**values: str) -> dict[str, str]:

@@ -12,9 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-_MATRIX_SIDE = {"cuda": 8192}  # large enough to fill a card for a millisecond
-_MATRIX_SIDE_ELSEWHERE = 2048
-
 
 def clock_of(device: torch.device) -> str:
     """The figure that times are compared by: CPU seconds of all threads, so that a busy machine does not count."""
@@ -84,7 +81,7 @@ def machine_peaks(
     Returns:
         `matrix`, and `convolution`: 3x3 with a quarter of the channels at a 64 x 64 map.
     """
-    size = size or _MATRIX_SIDE.get(device.type, _MATRIX_SIDE_ELSEWHERE)
+    size = size or (8192 if device.type == "cuda" else 2048)  # large enough to fill a card for a millisecond
     channels = size // 4
     order = torch.preserve_format if dtype == torch.float32 else torch.channels_last
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))

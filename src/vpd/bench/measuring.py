@@ -17,11 +17,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vpd.backbones.tiny_encoder import TinyEncoder, load_tiny_encoder
 from vpd.bench.machine import clock_of, describe_machine, machine_peaks, now, peak_bytes, since
+from vpd.config import BackboneConfig, Fit, SegmentConfig, TaskConfig
 from vpd.errors import UsageError
 from vpd.inference.heap import free_heap, keep_heap
 from vpd.loading import build_model
 from vpd.optimising import optimise
 from vpd.tasks.model import PerceptionModel
+from vpd.tasks.table import TaskKind
 from vpd.version import __version__
 
 FORMAT_VERSION = 2
@@ -30,7 +32,27 @@ PARTS = ("network", "predict")
 _LEAST_SECONDS = 0.1  # shorter runs are repeated until they take as long, or the clock would be what is measured
 _SLOW_SECONDS = 1.0
 _TEXT = "the red ball on the left"
-Say = Callable[[str], None]
+SD15: dict[str, dict[str, Any]] = {
+    "unet": {
+        "layers_per_block": 2,
+        "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        "block_out_channels": (320, 640, 1280, 1280),
+        "cross_attention_dim": 768,
+        "attention_head_dim": 8,
+        "sample_size": 64,
+    },
+    "vae": {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "block_out_channels": (128, 256, 512, 512),
+        "layers_per_block": 2,
+        "latent_channels": 4,
+        "scaling_factor": 0.18215,
+        "sample_size": 512,
+    },
+}
+"""Arguments of diffusers' UNet and autoencoder that make those of Stable Diffusion 1.5."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +66,6 @@ class Option:
     """Of `vpd.optimise`; none = the model as it is."""
     keeps_heap: bool = False
     """Whether freed memory is kept while it runs."""
-
-    def of(self, model: PerceptionModel) -> PerceptionModel:
-        """The model that runs."""
-        return model if self.arguments is None else optimise(model, **self.arguments)
 
 
 def find_options(
@@ -83,7 +101,7 @@ def measure_speed(
     batches: Sequence[int] | None = None,
     encoder: str | None = None,
     is_compiled: bool = False,
-    say: Say = lambda line: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """All figures of a model on its device, as a dictionary for JSON.
 
@@ -112,8 +130,7 @@ def measure_speed(
     for option in options:
         say(f"{option.name} ...")
         try:
-            bench = _Bench(option, model, px=side, rounds=rounds)
-            figures, output = bench.measure(batches)
+            figures, output = _measure(option, model, px=side, rounds=rounds, batches=batches)
         except UsageError:
             raise
         except Exception as error:  # whatever torch.compile misses on this machine
@@ -145,67 +162,66 @@ def measure_speed(
     }
 
 
-class _Bench:
-    """One option of a model, ready to be measured."""
-
-    def __init__(self, option: Option, model: PerceptionModel, *, px: int, rounds: int) -> None:
-        if option.keeps_heap:
-            keep_heap()
-        self.option, self.model, self.px, self.rounds = option, model, px, rounds
-        self.runs: Any = option.of(model)
-        self.device = model.device
-        self.text = None if model.constant_prompts() is not None else model.example_prompts(1)
-        self.words = {"text": _TEXT} if "text" in model.words else {}
-        pixels = np.random.default_rng(0).integers(0, 256, (px, px, 3), dtype=np.uint8)
-        self.picture = Image.fromarray(pixels)
-
-    def measure(self, batches: Sequence[int] | None) -> tuple[dict[str, Any], Tensor]:
-        """Figures, and what the network makes of one picture, float32 on the CPU."""
-        first, output = self._network(1)
-        if batches is None:
-            usual = (1, 4, 16) if self.device.type == "cuda" else (1, 4)
-            batches = usual if first["wall_s"]["median"] <= _SLOW_SECONDS else (1,)
-        points = [first if batch == 1 else self._network(batch)[0] for batch in batches]
-        return {
-            "how": self.option.how,
-            "dtype": str(self.runs.dtype).removeprefix("torch."),
-            "gflop": count_gflop(self.model, self.option.arguments, px=self.px),
-            "network": dict(first),
-            "predict": self._time(lambda: self.runs.predict(self.picture, size=self.px, **self.words)),
-            "batches": points,
-        }, output
+def _measure(
+    option: Option, model: PerceptionModel, *, px: int, rounds: int, batches: Sequence[int] | None
+) -> tuple[dict[str, Any], Tensor]:
+    """Figures of one option, and what its network makes of one picture, float32 on the CPU."""
+    if option.keeps_heap:
+        keep_heap()
+    runs: Any = model if option.arguments is None else optimise(model, **option.arguments)
+    prompts, device = _example_prompts(model), model.device
 
     @torch.no_grad()
-    def _network(self, batch: int) -> tuple[dict[str, Any], Tensor]:
-        """Figures of random pictures that go through the network together, and what it makes of them."""
-        images = torch.rand(batch, 3, self.px, self.px, generator=torch.Generator().manual_seed(1)) * 2 - 1
-        images = images.to(self.device, self.runs.dtype)
-        text = None if self.text is None else self.text.to(images)
-        output = self.runs(images, text).float().cpu()
-        figures: dict[str, Any] = {"batch": batch, **self._time(lambda: self.runs(images, text))}
+    def network(batch: int) -> tuple[dict[str, Any], Tensor]:
+        images = torch.rand(batch, 3, px, px, generator=torch.Generator().manual_seed(1)) * 2 - 1
+        images = images.to(device, runs.dtype)
+        text = None if prompts is None else prompts.to(images)
+        output = runs(images, text).float().cpu()
+        figures: dict[str, Any] = {"batch": batch, **_time(lambda: runs(images, text), device, rounds)}
         figures["images_per_s"] = batch / figures["wall_s"]["median"]
         return figures, output
 
-    def _time(self, run: Callable[[], Any]) -> dict[str, Any]:
-        """Median, least and most of the seconds of a run, and its most memory over the weights."""
-        for _ in range(3 if self.device.type == "cuda" else 0):  # kernels are chosen, graphs recorded
-            run()
-        peak = peak_bytes(run, self.device)
-        began = now(self.device)
+    first, output = network(1)
+    if batches is None:
+        usual = (1, 4, 16) if device.type == "cuda" else (1, 4)
+        batches = usual if first["wall_s"]["median"] <= _SLOW_SECONDS else (1,)
+    points = [first if batch == 1 else network(batch)[0] for batch in batches]
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (px, px, 3), dtype=np.uint8))
+    words = {"text": _TEXT} if "text" in model.words else {}
+    return {
+        "how": option.how,
+        "dtype": str(runs.dtype).removeprefix("torch."),
+        "gflop": count_gflop(model, option.arguments, px=px),
+        "network": dict(first),
+        "predict": _time(lambda: runs.predict(picture, size=px, **words), device, rounds),
+        "batches": points,
+    }, output
+
+
+def _example_prompts(model: PerceptionModel) -> Tensor | None:
+    """Prompts for the network, where it has none of its own."""
+    return None if model.constant_prompts() is not None else model.example_prompts(1)
+
+
+def _time(run: Callable[[], Any], device: torch.device, rounds: int) -> dict[str, Any]:
+    """Median, least and most of the seconds of a run, and its most memory over the weights."""
+    for _ in range(3 if device.type == "cuda" else 0):  # kernels are chosen, graphs recorded
         run()
-        times = min(100, math.ceil(_LEAST_SECONDS / max(since(began, self.device)["wall_s"], 1e-9))) or 1
-        rounds = []
-        for _ in range(self.rounds):
-            began = now(self.device)
-            for _ in range(times):
-                run()
-            rounds.append(since(began, self.device, times))
-        columns = {clock: [seconds[clock] for seconds in rounds] for clock in rounds[0]}
-        spread = {
-            clock: {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
-            for clock, seconds in columns.items()
-        }
-        return {**spread, "peak_mib": None if peak is None else peak / 2**20}
+    peak = peak_bytes(run, device)
+    began = now(device)
+    run()
+    times = min(100, math.ceil(_LEAST_SECONDS / max(since(began, device)["wall_s"], 1e-9))) or 1
+    measured = []
+    for _ in range(rounds):
+        began = now(device)
+        for _ in range(times):
+            run()
+        measured.append(since(began, device, times))
+    figures: dict[str, Any] = {}
+    for clock in began:
+        seconds = [found[clock] for found in measured]
+        figures[clock] = {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
+    return {**figures, "peak_mib": None if peak is None else peak / 2**20}
 
 
 @torch.no_grad()
@@ -223,10 +239,9 @@ def count_gflop(model: PerceptionModel, arguments: Mapping[str, Any] | None = No
     if arguments is not None:  # packed layers and compiled code do the same operations, and need data
         counted = {name: value for name, value in arguments.items() if name != "compile_mode"}
         twin = optimise(twin, **{**counted, "dtype": "float32"})
-    images = torch.empty(1, 3, px, px, device="meta")
-    text = None if model.constant_prompts() is not None else model.example_prompts(1).to("meta")
+    images, prompts = torch.empty(1, 3, px, px, device="meta"), _example_prompts(model)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        twin(images, text)
+        twin(images, None if prompts is None else prompts.to(images))
     return float(counter.get_total_flops() / 1e9)
 
 
@@ -238,3 +253,26 @@ def _compare(found: dict[str, Any], rates: dict[str, dict[str, float]], clock: s
             figures[part]["times_faster"] = first[part][clock]["median"] / figures[part][clock]["median"]
         rate = figures["gflop"] / figures["network"][clock]["median"]
         figures["share_of_peak"] = rate / rates[figures["dtype"]]["matrix"]
+
+
+def random_sd15() -> PerceptionModel:
+    """A segmentation model of Stable Diffusion 1.5's size, 150 classes, 512 px, with random weights and prompts."""
+    names = tuple(f"class {number}" for number in range(150))
+    return with_random_weights(SegmentConfig(classes=names, backbone=BackboneConfig(**SD15), fit=Fit()))
+
+
+def with_random_weights(config: TaskConfig, task: TaskKind | None = None) -> Any:
+    """A model in eval mode, filled in one pass: diffusers' own draw takes a minute at Stable Diffusion's size.
+
+    Args:
+        config: Of the model.
+        task: Its class; none = the one of the table.
+    """
+    model = build_model(config, task).to_empty(device="cpu")
+    with torch.no_grad():
+        for name, value in (*model.named_parameters(), *model.named_buffers()):
+            if value.ndim > 1:
+                value.normal_(std=value[0].numel() ** -0.5)
+            else:
+                value.fill_(float(name.endswith(("weight", "running_var"))))
+    return model.eval()

@@ -12,12 +12,16 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from vpd.cli import bench, convert, data, demo, doctor, evaluate, export, info, predict, pretrain, train
+from vpd.errors import UsageError, wrong_fields
 from vpd.version import __version__
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "predict": (predict.predict, "Predict images or folders; goes on if stopped."),
@@ -32,6 +36,7 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
 }
 """Name of each verb -> its function, and one line for the list of verbs."""
 GROUPS = {"data": data.app, "pretrain": pretrain.app}
+DEBUG_VARIABLE = "VPD_DEBUG"
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -48,8 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         build_app()(args=arguments, prog_name="vpd")
     except Exception as error:
-        from vpd.cli.failures import DEBUG_VARIABLE, describe
-
         message = None if os.environ.get(DEBUG_VARIABLE) else describe(error)
         if message is None:
             raise
@@ -62,7 +65,7 @@ def quiet_libraries() -> None:
     """Show what `vpd` logs, and of other packages errors only; `VPD_DEBUG` lets them speak."""
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
     logging.getLogger("vpd").setLevel(logging.INFO)
-    if os.environ.get("VPD_DEBUG"):
+    if os.environ.get(DEBUG_VARIABLE):
         return
     warnings.simplefilter("ignore")
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # where torchao is installed, others import it
@@ -75,6 +78,39 @@ def _show_version(is_wanted: bool) -> None:
     if is_wanted:
         print(f"vpd {__version__}")
         raise typer.Exit
+
+
+def describe(error: Exception) -> str | None:
+    """What to tell the user about an error that the request or the machine caused; none = a mistake of ours."""
+    from pydantic import ValidationError  # takes long to import
+
+    if isinstance(error, ValidationError):
+        return _describe_fields(error)
+    if isinstance(error, UsageError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror is not None:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, OSError):
+        return str(error) or type(error).__name__
+    # torch's errors, told without importing it
+    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+        return "The device has not enough memory. Use a smaller --batch or --size, or --device cpu."
+    if isinstance(error, ValueError):
+        return f"{error} ({DEBUG_VARIABLE}=1 shows where)"
+    return None
+
+
+def _describe_fields(error: ValidationError) -> str:
+    """Every wrong key with its path, what is wrong with it and what it was."""
+    lines = []
+    for field in wrong_fields(error):
+        message = "unknown key" if field.kind == "extra_forbidden" else field.message
+        given = repr(field.given)
+        shown = "" if field.kind == "missing" else f" (got {given if len(given) <= 60 else given[:57] + '...'})"
+        lines.append(f"{field.path or 'value'}: {message}{shown}")
+    if len(lines) == 1:
+        return f"{error.title}: {lines[0]}"
+    return f"{error.title} has {len(lines)} wrong keys:\n  " + "\n  ".join(lines)
 
 
 def build_app() -> typer.Typer:
@@ -102,7 +138,7 @@ def _frame(
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error arose, as VPD_DEBUG=1 does.")] = False,
 ) -> None:
     if debug:
-        os.environ["VPD_DEBUG"] = "1"
+        os.environ[DEBUG_VARIABLE] = "1"
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:

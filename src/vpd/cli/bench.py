@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import os
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from vpd.cli.options import DeviceOption, model_source
-
-
-class SizeName(StrEnum):
-    """Models with random weights."""
-
-    sd15 = "sd15"
+from vpd.errors import UsageError
 
 
 def bench(
@@ -29,7 +23,7 @@ def bench(
         ),
     ] = None,
     size: Annotated[
-        SizeName | None,
+        Literal["sd15"] | None,
         typer.Option(
             metavar="sd15",
             help="Instead of --model: random weights of Stable Diffusion 1.5's size. Needs 8 GB, and minutes on a CPU.",
@@ -67,8 +61,6 @@ def bench(
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler tells each start, and reads this as it is loaded
 
-    from vpd.errors import UsageError
-
     if model is not None and size is not None:
         raise UsageError("--size makes a model with random weights. Give it or --model, not both.")
     together = None if batches is None else read_numbers("--batches", batches)
@@ -76,8 +68,7 @@ def bench(
     import torch
 
     import vpd
-    from vpd.bench.measuring import measure_speed
-    from vpd.bench.random_models import random_sd15
+    from vpd.bench.measuring import measure_speed, random_sd15
     from vpd.bench.report import describe, write_report
     from vpd.loading import find_device
     from vpd.model_folder import results_folder
@@ -111,8 +102,6 @@ def read_numbers(option: str, words: str) -> tuple[int, ...]:
     Raises:
         UsageError: If they are no whole numbers above 0.
     """
-    from vpd.errors import UsageError
-
     parts = [part.strip() for part in words.split(",")]
     if not all(part.isdecimal() and int(part) for part in parts):
         raise UsageError(f"{option} {words}: give whole numbers above 0 with commas between them, such as 1,4,16.")

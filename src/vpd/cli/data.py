@@ -9,16 +9,13 @@ from typing import Annotated
 
 import typer
 
+from vpd.cli.options import LayoutOption
+
 app = typer.Typer(help="Look after data sets.", no_args_is_help=True, rich_markup_mode=None)
 
 _SHOWN = 20
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the data set.", show_default=False)]
-
-
-@app.callback()
-def _group() -> None:
-    """Look after data sets."""
 
 
 @app.command()
@@ -32,10 +29,7 @@ def check(
         ),
     ],
     folder: FolderArgument,
-    options: Annotated[
-        list[str] | None,
-        typer.Option("--set", "-s", metavar="KEY=VALUE", help="Option of the layout, such as -s split_by=google."),
-    ] = None,
+    options: LayoutOption = None,
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the report, with every problem, as JSON.")
     ] = None,

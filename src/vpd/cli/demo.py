@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from vpd.errors import UsageError
+
 
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder to write into.")] = Path("demo"),
@@ -24,8 +26,6 @@ def demo(
 
     Needs no weights, no data, no GPU and no network: the models come with the package. They know rendered scenes only.
     """
-    from vpd.errors import UsageError
-
     if prompt is not None and (train or not prompt.strip()):
         raise UsageError("--prompt needs some words, and goes without --train.")
     command = "vpd" if shutil.which("vpd") else f"{sys.executable} -m vpd"

@@ -7,27 +7,28 @@ import importlib.util
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import typer
 
 from vpd.errors import first_line
 from vpd.version import __version__
 
-Verdict = Literal["ok", "warn", "bad"]
 DISTRIBUTION = "vpd-perception"
+_EXTRAS = {"train": "tensorboard", "nyu": "h5py", "figures": "matplotlib"}
+_LIBRARIES = ("torch", "transformers", "diffusers", "accelerate")
+_FAST_BF16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16", "bf16": "NEON BF16"}  # as /proc/cpuinfo has them
 _NEEDED_FREE_GB = 10
 _NEEDED_MEMORY_GB = 8
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """One line of a diagnosis."""
 
-    verdict: Verdict
+    verdict: Literal["ok", "warn", "bad"]
     """`bad` = something will not work; `warn` = something works less well."""
     subject: str
     """What was looked at."""
@@ -45,19 +46,17 @@ def doctor() -> None:
         print(f"{finding.verdict:<5} {finding.subject}: {finding.message}", flush=True)
         verdicts.append(finding.verdict)
     bad, warned = verdicts.count("bad"), verdicts.count("warn")
-    if bad or warned:
-        print(f"{bad} bad, {warned} to look at.")
-    else:
-        print("All is well.")
+    print(f"{bad} bad, {warned} to look at." if bad or warned else "All is well.")
     if bad:
         raise typer.Exit(1)
 
 
 def diagnose() -> Iterator[Finding]:
     """Every check, the ones that explain later failures first."""
-    checks: tuple[Callable[[], Iterator[Finding]], ...] = (
-        check_python,
-        check_packages,
+    found = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield Finding("ok", "python", f"{found}; vpd {__version__}")
+    yield from check_packages()
+    for check in (
         check_torchvision,
         check_imports,
         check_device,
@@ -65,30 +64,22 @@ def diagnose() -> Iterator[Finding]:
         check_memory,
         check_tokenizer,
         check_hub_cache,
-    )
-    for check in checks:
-        yield from check()
-
-
-def check_python() -> Iterator[Finding]:
-    """Version of Python and of this package."""
-    found = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
-    yield Finding("ok", "python", f"{found}; vpd {__version__}")
+    ):
+        if (finding := check()) is not None:
+            yield finding
 
 
 def check_packages() -> Iterator[Finding]:
     """Installed versions of what this package requires, and of its extras."""
-    from importlib import metadata
-
     from packaging.requirements import Requirement
 
     try:
-        lines = metadata.requires(DISTRIBUTION) or []
+        requirements = [Requirement(line) for line in metadata.requires(DISTRIBUTION) or []]
     except metadata.PackageNotFoundError:
         yield Finding("warn", "packages", f"{DISTRIBUTION} is not installed (run from its sources): versions unknown.")
         return
     found = []
-    for requirement in map(Requirement, lines):
+    for requirement in requirements:
         if requirement.marker is not None:  # an extra
             continue
         try:
@@ -101,140 +92,123 @@ def check_packages() -> Iterator[Finding]:
         else:
             yield Finding("bad", requirement.name, f"{version} does not fit. Run: pip install '{requirement}'")
     yield Finding("ok", "packages", ", ".join(found))
-    for extra, module in (("train", "tensorboard"), ("nyu", "h5py"), ("figures", "matplotlib")):
+    for extra, module in _EXTRAS.items():
         if importlib.util.find_spec(module) is None:
             hint = f"pip install '{DISTRIBUTION}[{extra}]'"
             yield Finding("ok", f"extra {extra}", f"not installed; where you need {module}: {hint}")
 
 
-def check_torchvision() -> Iterator[Finding]:
+def check_torchvision() -> Finding:
     """A torchvision that does not fit torch makes transformers and diffusers fail to import."""
-    from importlib import metadata
-
     if importlib.util.find_spec("torchvision") is None:
-        yield Finding("ok", "torchvision", "not installed, and not needed")
-        return
-    try:
-        importlib.import_module("torchvision")
-    except Exception as error:  # a broken binary raises whatever it likes
-        yield Finding(
-            "bad",
-            "torchvision",
-            f"is installed but does not fit torch ({first_line(error)}), so transformers and diffusers cannot be "
-            "imported either. vpd does not need it. Run: pip uninstall torchvision",
-        )
-    else:
-        yield Finding("ok", "torchvision", f"{metadata.version('torchvision')} fits torch; not needed")
+        return Finding("ok", "torchvision", "not installed, and not needed")
+    reason = _why_not("torchvision")
+    if not reason:
+        return Finding("ok", "torchvision", f"{metadata.version('torchvision')} fits torch; not needed")
+    return Finding(
+        "bad",
+        "torchvision",
+        f"is installed but does not fit torch ({reason}), so transformers and diffusers cannot be imported either. "
+        "vpd does not need it. Run: pip uninstall torchvision",
+    )
 
 
-def check_imports() -> Iterator[Finding]:
+def check_imports() -> Finding:
     """The large libraries load."""
-    for name in ("torch", "transformers", "diffusers", "accelerate"):
-        try:
-            importlib.import_module(name)
-            if name == "diffusers":  # loads its models lazily
-                importlib.import_module("diffusers.models.unets.unet_2d_condition")
-        except Exception as error:  # whatever is wrong with it
-            yield Finding("bad", name, f"cannot be imported: {first_line(error)}. Install it again.")
-            return
-    yield Finding("ok", "imports", "torch, transformers, diffusers and accelerate load")
+    for name in (*_LIBRARIES, "diffusers.models.unets.unet_2d_condition"):  # diffusers loads its models lazily
+        if reason := _why_not(name):
+            return Finding("bad", name.partition(".")[0], f"cannot be imported: {reason}. Install it again.")
+    return Finding("ok", "imports", f"{', '.join(_LIBRARIES[:-1])} and {_LIBRARIES[-1]} load")
 
 
-def check_device() -> Iterator[Finding]:
-    """Where models will run."""
+def _why_not(module: str) -> str:
+    """Why a module cannot be imported; empty if it can."""
     try:
-        import torch
-    except Exception:  # named by check_imports
-        return
+        importlib.import_module(module)
+    except Exception as error:  # a broken binary raises whatever it likes
+        return first_line(error)
+    return ""
+
+
+def check_device() -> Finding | None:
+    """Where models will run."""
+    if _why_not("torch"):  # named by check_imports
+        return None
+    import torch
+
     if torch.cuda.is_available():
         gigabytes = torch.cuda.get_device_properties(0).total_memory / 2**30
-        yield Finding("ok", "device", f"{torch.cuda.get_device_name(0)}, {gigabytes:.0f} GB; CUDA {torch.version.cuda}")
-    elif torch.backends.mps.is_available():
-        yield Finding("ok", "device", "Apple GPU (mps)")
-    elif torch.version.cuda:
-        yield Finding(
-            "warn",
-            "device",
-            f"torch was built for CUDA {torch.version.cuda} but sees no GPU: is there one, and does `nvidia-smi` show "
-            "a driver that is new enough? Models run on the CPU.",
+        return Finding(
+            "ok", "device", f"{torch.cuda.get_device_name(0)}, {gigabytes:.0f} GB; CUDA {torch.version.cuda}"
         )
-    else:
-        yield Finding("ok", "device", f"CPU, {torch.get_num_threads()} threads; this torch has no GPU support")
+    if torch.backends.mps.is_available():
+        return Finding("ok", "device", "Apple GPU (mps)")
+    if not torch.version.cuda:
+        return Finding("ok", "device", f"CPU, {torch.get_num_threads()} threads; this torch has no GPU support")
+    return Finding(
+        "warn",
+        "device",
+        f"torch was built for CUDA {torch.version.cuda} but sees no GPU: is there one, and does `nvidia-smi` show "
+        "a driver that is new enough? Models run on the CPU.",
+    )
 
 
-def check_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Iterator[Finding]:
+def check_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
     """Whether bfloat16 is fast on this CPU; only Linux tells."""
     if not cpuinfo.exists():
-        yield Finding("ok", "processor", f"{platform.processor() or platform.machine()}; features not told")
-        return
-    flags = set(cpuinfo.read_text(errors="replace").split())
-    fast = [
-        name
-        for flag, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX-512 BF16"), ("bf16", "NEON BF16"))
-        if flag in flags
-    ]
-    if fast:
-        yield Finding("ok", "processor", f"fast bfloat16 ({', '.join(fast)}): predict and eval use it with --fast")
-    else:
-        yield Finding("ok", "processor", "no fast bfloat16: stay with float32 on the CPU")
+        return Finding("ok", "processor", f"{platform.processor() or platform.machine()}; features not told")
+    words = set(cpuinfo.read_text(errors="replace").split())
+    if fast := ", ".join(name for flag, name in _FAST_BF16.items() if flag in words):
+        return Finding("ok", "processor", f"fast bfloat16 ({fast}): predict and eval use it with --fast")
+    return Finding("ok", "processor", "no fast bfloat16: stay with float32 on the CPU")
 
 
-def check_memory() -> Iterator[Finding]:
+def check_memory() -> Finding | None:
     """Main memory against what a model of Stable Diffusion's size takes."""
     try:
         gigabytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     except (AttributeError, ValueError, OSError):  # not on every system
-        return
-    if gigabytes < _NEEDED_MEMORY_GB:
-        yield Finding(
-            "warn", "memory", f"{gigabytes:.1f} GB: models of Stable Diffusion's size want {_NEEDED_MEMORY_GB} GB."
-        )
-    else:
-        yield Finding("ok", "memory", f"{gigabytes:.0f} GB")
+        return None
+    if gigabytes >= _NEEDED_MEMORY_GB:
+        return Finding("ok", "memory", f"{gigabytes:.0f} GB")
+    wanted = f"models of Stable Diffusion's size want {_NEEDED_MEMORY_GB} GB."
+    return Finding("warn", "memory", f"{gigabytes:.1f} GB: {wanted}")
 
 
-def check_tokenizer() -> Iterator[Finding]:
+def check_tokenizer() -> Finding:
     """CLIP's tokenizer is whole; transformers hands out an empty one, silently, where files are missing."""
     try:
         from vpd.prompts.tokenizer import VOCABULARY_SIZE, clip_tokenizer
 
         ids = clip_tokenizer()("a photo of a dog").input_ids
     except Exception as error:  # whatever is wrong with transformers or the shipped file
-        yield Finding("bad", "tokenizer", f"CLIP's tokenizer cannot be built: {first_line(error)}. Install vpd again.")
-        return
-    if ids != [49406, 320, 1125, 539, 320, 1929, 49407]:
-        yield Finding(
-            "bad",
-            "tokenizer",
-            f"CLIP's tokenizer gives wrong tokens {ids}: this version of transformers reads it differently. "
-            "Run: pip install 'transformers>=5,<6'",
-        )
-    else:
-        yield Finding("ok", "tokenizer", f"CLIP's, {VOCABULARY_SIZE:,} tokens")
+        return Finding("bad", "tokenizer", f"CLIP's tokenizer cannot be built: {first_line(error)}. Install vpd again.")
+    if ids == [49406, 320, 1125, 539, 320, 1929, 49407]:
+        return Finding("ok", "tokenizer", f"CLIP's, {VOCABULARY_SIZE:,} tokens")
+    return Finding(
+        "bad",
+        "tokenizer",
+        f"CLIP's tokenizer gives wrong tokens {ids}: this version of transformers reads it differently. "
+        "Run: pip install 'transformers>=5,<6'",
+    )
 
 
-def check_hub_cache() -> Iterator[Finding]:
+def check_hub_cache() -> Finding | None:
     """Where downloaded models are kept, whether it can be written, and what is in it."""
-    try:
-        from huggingface_hub import constants
-    except ImportError:  # named by check_packages
-        return
+    if _why_not("huggingface_hub.constants"):  # named by check_packages
+        return None
+    from huggingface_hub import constants
+
     cache = Path(constants.HF_HUB_CACHE)
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        yield Finding(
-            "warn", "hub cache", f"{cache} cannot be written, so nothing can be downloaded. Set HF_HOME to a folder."
-        )
-        return
-    models = sorted(path.name[len("models--") :].replace("--", "/") for path in cache.glob("models--*"))
-    held = f"holds {', '.join(models)}" if models else "is empty"
+        remedy = "so nothing can be downloaded. Set HF_HOME to a folder."
+        return Finding("warn", "hub cache", f"{cache} cannot be written, {remedy}")
+    models = sorted(path.name.removeprefix("models--").replace("--", "/") for path in cache.glob("models--*"))
+    held = f"{cache} holds {', '.join(models)}" if models else f"{cache} is empty"
     if constants.HF_HUB_OFFLINE:
-        yield Finding(
-            "warn", "hub cache", f"{cache} {held}; HF_HUB_OFFLINE is set: only these and folders can be used."
-        )
-        return
+        return Finding("warn", "hub cache", f"{held}; HF_HUB_OFFLINE is set: only these and folders can be used.")
     free_gb = shutil.disk_usage(existing).free / 1e9
     if free_gb < _NEEDED_FREE_GB:
-        yield Finding("warn", "hub cache", f"{cache} {held}; {free_gb:.1f} GB free: a model takes 2 to 5 GB.")
-    else:
-        yield Finding("ok", "hub cache", f"{cache} {held}; {free_gb:.0f} GB free")
+        return Finding("warn", "hub cache", f"{held}; {free_gb:.1f} GB free: a model takes 2 to 5 GB.")
+    return Finding("ok", "hub cache", f"{held}; {free_gb:.0f} GB free")

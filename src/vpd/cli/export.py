@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from vpd.cli.options import OutOption
 
 
-class TargetName(StrEnum):
-    """What can be written; the words of `vpd.export`."""
-
-    torch = "torch"
-    onnx = "onnx"
-    openvino = "openvino"
-
-
-class PromptsName(StrEnum):
-    """Where prompts come from; the words of `vpd.export`."""
-
-    constant = "constant"
-    input = "input"
-
-
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, or hub id of one.", show_default=False)],
-    to: Annotated[TargetName, typer.Option("--to", help="torch: .pt2 file.", show_default=False)],
+    to: Annotated[
+        Literal["torch", "onnx", "openvino"], typer.Option("--to", help="torch: .pt2 file.", show_default=False)
+    ],
     out: OutOption,
     prompts: Annotated[
-        PromptsName | None,
+        Literal["constant", "input"] | None,
         typer.Option(
             help="constant: the model's classes, or the mean of its scenes, in the graph (default, but for refer); "
             "input: the graph takes embeddings.",
@@ -50,15 +36,15 @@ def export(
     """
     from vpd.exporting.formats import check_target
 
-    check_target(to.value)
+    check_target(to)
     import vpd
 
     loaded = vpd.load(model, device="cpu")
     report = vpd.export(
         loaded,
         out,
-        target=to.value,
-        prompts=None if prompts is None else prompts.value,
+        target=to,
+        prompts=prompts,
         text_encoder=text_encoder,
         tolerance=tolerance,
     )
@@ -67,4 +53,4 @@ def export(
             f"{check.network}, {check.trial}: differs by {check.max_error:.1e}, "
             f"{check.relative_error:.1e} of the largest output"
         )
-    print(f"{out}: {loaded.config.task} model for {to.value}, {report.bytes / 1e6:.1f} MB. What goes in: export.json")
+    print(f"{out}: {loaded.config.task} model for {to}, {report.bytes / 1e6:.1f} MB. What goes in: export.json")

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from vpd.errors import UsageError
+
 TaskArgument = Annotated[
     str,
     typer.Argument(
@@ -56,32 +58,41 @@ MemoryOption = Annotated[
         "blended without seams (refer: at a smaller size), and the manifest says so.",
     ),
 ]
+FormatOption = Annotated[
+    str | None, typer.Option(metavar="F", help="Layout of the data; detected and printed when not given.")
+]
+LayoutOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Option of the layout, such as -s split_by=google."),
+]
+BatchOption = Annotated[int, typer.Option(min=1, metavar="N", help="Images that run together.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on where a run in the same folder was stopped.")]
 
 
-def fast_options(*, fast: bool, dtype: str, encoder: str | None) -> dict[str, Any] | None:
-    """Arguments for `vpd.optimise`; none where the model shall run as it is."""
-    return {"dtype": dtype, "encoder": encoder} if fast or encoder is not None else None
-
-
-def use_heap(*, fast: bool, keep: bool, memory: str | None = None) -> None:
+def speed_options(
+    *, fast: bool, dtype: str, encoder: str | None, keep_heap: bool, memory: str | None
+) -> tuple[dict[str, Any] | None, str]:
     """Set this process's memory as the options say.
+
+    Returns:
+        Arguments for `vpd.optimise`, none where the model shall run as it is; and the type to load the model in.
 
     Raises:
         UsageError: If a budget is no size, or freed memory shall be kept in spite of it.
     """
+    from vpd.inference import heap
+    from vpd.inference.memory import parse_memory
+
+    is_fast = fast or encoder is not None
     if memory is not None:
-        from vpd.errors import UsageError
-        from vpd.inference.heap import return_heap
-        from vpd.inference.memory import parse_memory
-
         parse_memory(memory)
-        if keep:
+        if keep_heap:
             raise UsageError("--keep-heap keeps what --memory must bound. Give one of the two.")
-        return_heap()
-    elif fast or keep:
-        from vpd.inference.heap import keep_heap
-
-        keep_heap()
+        heap.return_heap()
+    elif is_fast or keep_heap:
+        heap.keep_heap()
+    # constants are folded before they are rounded
+    return ({"dtype": dtype, "encoder": encoder}, "auto") if is_fast else (None, dtype)
 
 
 def model_source(model: str, task: str) -> str:
@@ -89,3 +100,16 @@ def model_source(model: str, task: str) -> str:
     from vpd.tasks.table import find_task
 
     return f"world-{find_task(task).task}" if model == "world" else model
+
+
+def load_model(model: str, task: str, *, verb: str, device: str, dtype: str) -> Any:
+    """The model a user means, on its device.
+
+    Raises:
+        UsageError: If it cannot be loaded, or is for another task.
+    """
+    from vpd.loading import check_task, load
+
+    loaded = load(model_source(model, task), device=device, dtype=dtype)
+    check_task(loaded, task, model, verb=verb)
+    return loaded

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from vpd.cli.options import (
+    BatchOption,
     DeviceOption,
     DtypeOption,
     EncoderOption,
@@ -20,18 +20,11 @@ from vpd.cli.options import (
     ModelOption,
     OutOption,
     TaskArgument,
-    fast_options,
+    load_model,
     model_source,
-    use_heap,
+    speed_options,
 )
 from vpd.errors import UsageError
-
-
-class Engine(StrEnum):
-    """What runs the model."""
-
-    local = "local"
-    ray = "ray"
 
 
 def predict(
@@ -60,14 +53,16 @@ def predict(
     encoder: EncoderOption = None,
     keep_heap: KeepHeapOption = False,
     memory: MemoryOption = None,
-    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Images that run together.")] = 1,
+    batch: BatchOption = 1,
     shard: Annotated[
         str | None,
         typer.Option(
             metavar="I/N", help="Do the I-th of N shares, from 1/N to N/N; slurm: that of a job array's member."
         ),
     ] = None,
-    engine: Annotated[Engine, typer.Option(help="ray: several models at once, here or on a cluster.")] = Engine.local,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="ray: several models at once, here or on a cluster.")
+    ] = "local",
     workers: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="--engine ray: models at once; one for each GPU if not given."),
@@ -82,45 +77,39 @@ def predict(
     names = None if classes is None else [name.strip() for name in classes.split(",")]
     words = {"text": text, "classes": names, "scene": scene}
     _check_words(task, words)
-    speed = fast_options(fast=fast, dtype=dtype, encoder=encoder)
-    use_heap(fast=speed is not None, keep=keep_heap, memory=memory)
-    if workers is not None and engine is not Engine.ray:
+    speed, dtype = speed_options(fast=fast, dtype=dtype, encoder=encoder, keep_heap=keep_heap, memory=memory)
+    if workers is not None and engine != "ray":
         raise UsageError("--workers belongs to --engine ray; without it, share the work by --shard.")
     from tqdm import tqdm
 
-    import vpd
-    from vpd.loading import check_task
     from vpd.model_folder import refuse_models
-    from vpd.prediction_jobs.job import PredictionJob
+    from vpd.prediction_jobs.job import PredictionJob, parse_share
     from vpd.prediction_jobs.manifest import MANIFEST
     from vpd.prediction_jobs.ray_engine import RayPredictor, check_ray
-    from vpd.prediction_jobs.share import parse_share
     from vpd.prediction_jobs.worker import Predictor
     from vpd.weights.shipped import ADAPTED
 
     share = None if shard is None else parse_share(shard, os.environ)
-    if engine is Engine.ray:
+    if engine == "ray":
         check_ray()
     refuse_models(out, or_runs=True)  # before a model is loaded for it
     source = model_source(model, task)
     # with Ray, the workers have the device; here the model only tells what it is and refuses what it cannot do
-    dtype = dtype if speed is None else "auto"  # constants are folded before they are rounded
-    loaded = vpd.load(source, device=device if engine is Engine.local else "cpu", dtype=dtype)
-    check_task(loaded, task, model, verb="predict")
+    place = device if engine == "local" else "cpu"
+    loaded = load_model(model, task, verb="predict", device=place, dtype=dtype)
     options = {**words, "size": size, "memory": memory}
     predictor = Predictor(loaded, out, model_name=model, options=options, fast=speed)
     job = PredictionJob(sources, out, predictor.origin, batch_size=batch, share=share)
     run = predictor.run
     del loaded  # what runs may be another
-    if engine is Engine.ray:
+    if engine == "ray":
         origin = predictor.origin
         del predictor
         places: dict[str, Any] = {"device": device, "dtype": dtype, "fast": speed, "workers": workers}
         run = RayPredictor(source, out, origin=origin, options=options, **places).run
-    total, pending = len(job.own_items), len(job.pending)
+    total, there = len(job.own_items), len(job.own_items) - len(job.pending)
     skipped = predicted = missed = 0
     notes: Counter[str] = Counter()
-    there = total - pending
     if source in ADAPTED:
         print(f"{model} is for rendered scenes; what it makes of photographs means nothing.", file=sys.stderr)
     with tqdm(total=total, initial=there, unit="image", disable=None) as bar:

@@ -7,20 +7,13 @@ from typing import Annotated
 
 import typer
 
-from vpd.cli.options import DeviceOption, OutOption
+from vpd.cli.options import DeviceOption, OutOption, ResumeOption
 
-app = typer.Typer(help="Train a small network from pictures.", no_args_is_help=True, rich_markup_mode=None)
-
-
-MinutesOption = Annotated[float | None, typer.Option(metavar="M", help="Minutes; 10 if no steps, or as begun.")]
-StepsOption = Annotated[int | None, typer.Option(metavar="N", help="Steps; same seed and steps, same weights.")]
-CropOption = Annotated[int, typer.Option(metavar="N", help="Side of the training crops, pixels.")]
-SeedOption = Annotated[int, typer.Option(metavar="S", help="Of weights and draws.")]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on where a run in the same folder was stopped.")]
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()
-def _group() -> None:
+def _group() -> None:  # or its one command would be the group
     """Train a small network from pictures."""
 
 
@@ -41,10 +34,10 @@ def encoder(
         ),
     ],
     out: OutOption,
-    minutes: MinutesOption = None,
-    steps: StepsOption = None,
-    size: CropOption = 128,
-    seed: SeedOption = 0,
+    minutes: Annotated[float | None, typer.Option(metavar="M", help="Minutes; 10 if no steps, or as begun.")] = None,
+    steps: Annotated[int | None, typer.Option(metavar="N", help="Steps; same seed and steps, same weights.")] = None,
+    size: Annotated[int, typer.Option(metavar="N", help="Side of the training crops, pixels.")] = 128,
+    seed: Annotated[int, typer.Option(metavar="S", help="Of weights and draws.")] = 0,
     device: DeviceOption = "auto",
     resume: ResumeOption = False,
 ) -> None:

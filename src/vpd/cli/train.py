@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from vpd.cli.options import OutOption, TaskArgument
+from vpd.cli.options import FormatOption, OutOption, ResumeOption, TaskArgument
+from vpd.errors import UsageError
 
 
 def train(
@@ -16,9 +17,7 @@ def train(
     data: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder of the data set, or `world`: rendered scenes.")
     ] = None,
-    format: Annotated[  # noqa: A002, the option's name
-        str | None, typer.Option(metavar="F", help="Layout of the data; detected and printed when not given.")
-    ] = None,
+    format: FormatOption = None,  # noqa: A002, the option's name
     model: Annotated[
         str | None,
         typer.Option(
@@ -40,7 +39,7 @@ def train(
         list[str] | None,
         typer.Option("--set", "-s", metavar="KEY=VALUE", help="One setting, such as -s steps=2000; may be repeated."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a run in the same folder was stopped.")] = False,
+    resume: ResumeOption = False,
 ) -> None:
     """Train a model; settings that are not given are those of the recipe (-s recipe=reference: as published).
 
@@ -51,7 +50,6 @@ def train(
 
     import torch
 
-    from vpd.errors import UsageError
     from vpd.overrides import parse_overrides
     from vpd.processes import leave_processes
     from vpd.training.run import train as run_training

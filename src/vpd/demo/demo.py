@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.config import Task
-from vpd.demo.baselines import blind_score
+from vpd.data.sample import Sample, SampleSet
 from vpd.demo.page import Section, write_page
 from vpd.demo.samples import draw_samples
 from vpd.drawing.overlays import contact_sheet
@@ -22,7 +24,9 @@ from vpd.inference.attention_maps import word_maps
 from vpd.loading import load
 from vpd.model_folder import results_folder
 from vpd.prompts.encoder import TextEncoder
+from vpd.tasks.model import PerceptionModel
 from vpd.tasks.table import TASKS
+from vpd.tasks.task import truth_of
 from vpd.weights.shipped import WORLD, shipped_diffusion
 from vpd.world.dataset import WorldSamples
 
@@ -38,6 +42,8 @@ PROMPT = (
 SEED = 7
 """Of the fresh scenes."""
 _SHOWN, _SAMPLES, _EXPRESSIONS, _WORDS = 3, 4, 3, 4
+_BLIND_SCENES = 100
+"""Training scenes from which the best constant answer is taken."""
 _WORD_PX = 192
 """Long side of the pictures of attention to words."""
 _BLIND: dict[Task, str] = {
@@ -168,3 +174,39 @@ def _show_samples(prompt: str) -> Section:
     pictures = [Image.fromarray(pixels) for pixels in draw_samples([prompt] * _SAMPLES)]
     picture = contact_sheet([pictures], caption=f"Samples for “{prompt}”")
     return Section("Samples", f"“{prompt}”", picture)
+
+
+def blind_score(model: PerceptionModel, samples: WorldSamples) -> float:
+    """What an answer reaches that does not look at the picture, or does not listen to the expression.
+
+    Args:
+        model: Whose task it is; for `refer` it is given the expressions of other pictures.
+        samples: What the model was measured on.
+
+    Returns:
+        mIoU of the most frequent class; RMSE of the mean depth, metres; or oIoU with exchanged expressions.
+    """
+    if samples.task == "refer":
+        return float(evaluate(model, _ExchangedTexts(samples), batch_size=10)["metrics"][model.score])
+    train = WorldSamples(samples.task, "train", _BLIND_SCENES, SIZE_PX)
+    truths = np.stack([truth_of(train[index], model.truth) for index in range(_BLIND_SCENES)])
+    answer = float(np.mean(truths)) if samples.task == "depth" else int(np.bincount(truths.ravel()).argmax())
+    metrics = model.measures(samples).metrics[""]
+    for index in range(len(samples)):
+        truth = torch.from_numpy(truth_of(samples[index], model.truth))
+        metrics.update(torch.full_like(truth, answer), truth)
+    return float(metrics.compute()[model.score])  # type: ignore[arg-type]
+
+
+class _ExchangedTexts(SampleSet):
+    """A set in which every sample has the expressions of the next."""
+
+    def __init__(self, samples: SampleSet) -> None:
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        other = self._samples[(index + 1) % len(self._samples)]
+        return replace(self._samples[index], texts=other.texts)

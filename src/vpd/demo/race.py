@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,12 +14,12 @@ import torch
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.config import Fit
 from vpd.data.geometric import RandomFlip
-from vpd.demo.line_chart import line_chart
-from vpd.demo.page import write_html
+from vpd.demo.page import line_chart, write_html
 from vpd.evaluation.evaluate import evaluate
 from vpd.files.atomic import write_json
 from vpd.inference.cache import FrozenCaches, TensorCache
 from vpd.model_folder import results_folder
+from vpd.processes import logging_at
 from vpd.tasks.segmentation import SegmentationModel
 from vpd.training.config import TrainConfig
 from vpd.training.loop import Training
@@ -81,7 +80,8 @@ def run_race(
         write_json(out / "training.json", {"steps": race.steps, "mIoU": race.miou})
         on_measured(arm, step, metrics["mIoU"])
 
-    with TemporaryDirectory() as scratch, _silent_training():
+    # what trainings tell of their folders, which go, is of no use to anybody
+    with TemporaryDirectory() as scratch, logging_at(logging.WARNING, "vpd.training"):
         for arm in reversed(ARMS):  # the pre-trained one comes last, and is seen to pass the other
             model = _new_model(is_random=arm == "random")
             note(arm, 0, evaluate(model.eval(), fresh, batch_size=20, caches=latents)["metrics"])
@@ -96,18 +96,6 @@ def run_race(
                 on_validated=partial(note, arm),
             ).run()
     return page, race
-
-
-@contextmanager
-def _silent_training() -> Iterator[None]:
-    """Let trainings say warnings only: what they tell of their folders, which go, is of no use to anybody."""
-    logger = logging.getLogger("vpd.training")
-    before = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _new_model(*, is_random: bool) -> SegmentationModel:

@@ -66,14 +66,13 @@ def sample_latents(
     return latents
 
 
-def draw_samples(
-    texts: Sequence[str], *, steps: int = 30, guidance: float = 3.0, seed: int = 0
-) -> list[NDArray[np.uint8]]:
-    """Pictures that the shipped model makes of texts, `(64, 64, 3)` RGB; options as for `sample_latents`."""
+def draw_samples(texts: Sequence[str], *, seed: int = 0) -> list[NDArray[np.uint8]]:
+    """Pictures that the shipped model makes of texts, `(64, 64, 3)` RGB; `seed` is of the noise."""
     folder = shipped_diffusion()
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).eval()
-    encoder = TextEncoder.from_pretrained(folder)
-    latents = sample_latents(unet, encoder, noise_schedule(), texts, steps=steps, guidance=guidance, seed=seed)
+    latents = sample_latents(
+        unet, TextEncoder.from_pretrained(folder), noise_schedule(), texts, guidance=3.0, seed=seed
+    )
     return to_pictures(load_vae(folder), latents)
 
 

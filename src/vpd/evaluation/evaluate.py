@@ -19,8 +19,7 @@ from vpd.config import Fit
 from vpd.data.sample import Sample, SampleSet
 from vpd.data.workers import NumberedSamples, Readers
 from vpd.errors import UsageError
-from vpd.evaluation.protocols import Protocol
-from vpd.evaluation.sheets import draw_sheet
+from vpd.evaluation.protocols import Protocol, draw_sheet
 from vpd.inference.cache import FrozenCaches
 from vpd.inference.memory import Memory
 from vpd.metrics.intervals import bootstrap_intervals
@@ -119,8 +118,7 @@ class Evaluation:
             return {}
         totals = self.rows().sum(dim=0)
         values = self.protocol.metrics[""].values(totals)
-        shares = totals[2] / totals[2].sum()
-        columns = (values["IoU"].tolist(), values["Acc"].tolist(), shares.tolist())
+        columns = (values["IoU"].tolist(), values["Acc"].tolist(), (totals[2] / totals[2].sum()).tolist())
         rows = zip(self.classes, *columns, strict=True)
         return {name: {"IoU": iou, "Acc": accuracy, "share": share} for name, iou, accuracy, share in rows}
 
@@ -239,32 +237,18 @@ def _take(
         for numbered in batches:
             if should_stop is not None and should_stop():
                 return [], None, True
-            entries += _count(protocol, numbered, keep)
+            samples = [_readable(sample) for _, sample in numbered]
+            for (index, _), sample, (prediction, rows) in zip(
+                numbered, samples, protocol.measure(samples), strict=True
+            ):
+                record = keep(sample, prediction) if keep else None
+                entries.append(Entry(index, sample.name, sample.group, rows, record, prediction.note, sample.texts))
     except (UsageError, OSError) as error:
         return [], error, False
     return entries, None, False
 
 
-def _count(
-    protocol: Protocol,
-    numbered: Sequence[tuple[int, Sample | UsageError]],
-    keep: Callable[[Sample, Prediction], dict[str, Any]] | None,
-) -> list[Entry]:
-    """The table's entries of a batch."""
-    samples = []
-    for _, sample in numbered:
-        if isinstance(sample, UsageError):
-            raise sample
-        samples.append(sample)
-    return [
-        Entry(
-            index,
-            sample.name,
-            sample.group,
-            rows,
-            keep(sample, prediction) if keep else None,
-            note=prediction.note,
-            texts=sample.texts,
-        )
-        for (index, _), sample, (prediction, rows) in zip(numbered, samples, protocol.measure(samples), strict=True)
-    ]
+def _readable(sample: Sample | UsageError) -> Sample:
+    if isinstance(sample, UsageError):
+        raise sample
+    return sample

@@ -1,12 +1,19 @@
-"""How a model is measured on a data set: what is predicted for a sample, which metrics count it, how it is shown."""
+"""How a model is measured on a data set: how it fits images, what counts a sample, and how samples look on a sheet."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from PIL import Image
+from pydantic import ValidationError
+
+from vpd.config import Fit
 from vpd.data.sample import Sample, SampleSet
-from vpd.drawing.overlays import Shown
+from vpd.drawing.overlays import Shown, contact_sheet
+from vpd.drawing.text import Colour
+from vpd.errors import UsageError, wrong_fields
 from vpd.inference.cache import FrozenCaches
 from vpd.inference.memory import Memory
 from vpd.tasks.model import PerceptionModel
@@ -51,3 +58,48 @@ class Protocol:
         words = self._model.words_of([sample])
         (prediction,) = self._model.predict([sample.image], **words, memory=self._options["memory"])
         return self._model.shown(sample, prediction)
+
+
+def draw_sheet(
+    protocol: Protocol, samples: Sequence[Sample], *, words: Sequence[str] = (), caption: str = ""
+) -> Image.Image:
+    """Image, truth and prediction of samples below one another, with what the colours mean.
+
+    Args:
+        protocol: Predicts and draws.
+        samples: At least one.
+        words: A line below each sample, or none.
+        caption: Words above all.
+    """
+    legend: Counter[tuple[Colour, str]] = Counter()
+    rows, lines, scales_m = [], [], []
+    for place, sample in enumerate(samples):
+        shown = protocol.shown(sample)
+        legend += shown.legend
+        rows.append([Image.fromarray(sample.image), shown.truth, shown.prediction])
+        lines.append(" · ".join(part for part in (words[place] if words else "", shown.words) if part))
+        scales_m.append(shown.scale_m)
+    titles = ("image", "truth", "prediction")
+    return contact_sheet(rows, titles, words=lines, scales_m=scales_m, legend=legend, caption=caption)
+
+
+def change_fit(model: PerceptionModel[Any], changes: Mapping[str, Any]) -> None:
+    """Fit images differently from now on, such as `{"scales": [0.5, 1, 1.5], "flip": True}` for segmentation.
+
+    Args:
+        model: Whose `config.fit` changes.
+        changes: Fields of `Fit`.
+
+    Raises:
+        UsageError: If a field is unknown, a value is wrong, or the task cannot do it; the model stays as it was.
+    """
+    if unknown := sorted(set(changes) - set(Fit.model_fields)):
+        raise UsageError(f"Unknown keys of the fit: {', '.join(unknown)}. Known: {', '.join(Fit.model_fields)}.")
+    settings = model.config.model_dump()
+    settings["fit"] |= changes
+    try:
+        model.config = type(model.config).model_validate(settings)
+    except ValidationError as error:
+        problems = "; ".join(map(str, wrong_fields(error)))
+        given = ", ".join(f"{name}={value}" for name, value in changes.items())
+        raise UsageError(f"Images cannot be fitted by {given}: {problems}.") from error

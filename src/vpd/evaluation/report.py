@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from vpd.config import Fit
 from vpd.data.sample import SampleSet
 from vpd.drawing.text import one_line
 from vpd.evaluation.evaluate import Evaluation
-from vpd.evaluation.sheets import draw_sheet
+from vpd.evaluation.protocols import draw_sheet
 from vpd.files.atomic import atomic_write, write_json
 from vpd.metrics.depth import ERRORS
 from vpd.tasks.table import TaskKind
@@ -38,6 +38,10 @@ def write_report(folder: Path, report: Mapping[str, Any], evaluation: Evaluation
     scores = evaluation.scores()
     name = evaluation.task.score
     order = ranked([score[name] for score in scores], evaluation.task)
+
+    def words(place: int) -> str:
+        return f"{evaluation.table[place].name} · {name.removeprefix('o')} {write_value(name, scores[place][name])}"
+
     write_json(folder / SCORES, dict(report))
     with atomic_write(folder / SAMPLES) as temporary, temporary.open("w", encoding="utf-8") as file:
         for entry, score in zip(evaluation.table, scores, strict=True):
@@ -49,13 +53,13 @@ def write_report(folder: Path, report: Mapping[str, Any], evaluation: Evaluation
     sheets = {"worst": order, "typical": middle, "best": order[::-1]} if order else {}
     for kind, candidates in sheets.items():
         places = spread(candidates, evaluation.groups)[:SHOWN]
-        words = [_words(evaluation, place, scores[place][name]) for place in places]
         samples = [sample_set[evaluation.table[place].index] for place in places]
         caption = f"{kind} of {len(order)} samples by {name}, first of each group"
         with atomic_write(folder / f"{kind}.png") as temporary:
-            draw_sheet(evaluation.protocol, samples, words=words, caption=caption).save(temporary)
+            sheet = draw_sheet(evaluation.protocol, samples, words=list(map(words, places)), caption=caption)
+            sheet.save(temporary)
     worst = [
-        " · ".join((_words(evaluation, place, scores[place][name]), *map(_quoted, evaluation.table[place].texts)))
+        " · ".join((words(place), *(f"“{text}”" for text in evaluation.table[place].texts)))
         for place in order[:_LISTED]
     ]
     with atomic_write(folder / PAGE) as temporary:
@@ -77,17 +81,63 @@ def spread(places: Sequence[int], groups: Sequence[Hashable]) -> list[int]:
     return [*firsts.values(), *(place for place in places if firsts[groups[place]] != place)]
 
 
-def metric_lines(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Name, value and 95 % interval of each metric, shares in per cent; a line with a heading has no value."""
+def screen_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """Metrics with their intervals and a line for each class, in columns for a terminal; `report` as above."""
+    yield f"{report['data']} ({report['format']}, {report['split']}): {count_words(report)}, {report['model']}"
+    yield f"Images: {_fit_words(report)}."
+    for note, count in report.get("notes", {}).items():
+        yield f"To stay within the memory, {count} of them were run {note}: no published protocol."
+    classes = [(one_line(name), values) for name, values in class_rows(report)]  # nothing for the terminal to obey
+    width = max(len(name) for name in (*report["metrics"], *(name for name, _ in classes))) + 2
+    for heading, rows in metric_rows(report):
+        yield f"\n{heading}\n{'':<{width}}{'value':>11}   95 % interval"
+        for name, value, interval in rows:
+            yield f"{name:<{width}}{value:>11}   {interval}".rstrip()
+    yield interval_words(report)
+    if classes:
+        yield f"\n{'class':<{width}}" + "".join(f"{column:>11}" for column in classes[0][1])
+    for name, values in classes:
+        yield f"{name:<{width}}" + "".join(f"{value:>11}" for value in values.values())
+
+
+def _page(report: Mapping[str, Any], worst: Sequence[str], sheets: Sequence[str]) -> Iterator[str]:
+    """Lines of the report as Markdown."""
+    yield f"# {report['task']}: {_plain(report['model'])} on {_plain(report['data'])}, {_plain(report['split'])}"
+    yield from ("", f"{count_words(report)}. {interval_words(report)}")
+    for heading, rows in metric_rows(report):
+        yield from ("", f"**{heading}**", "", *_table(("metric", "value", "95 % interval"), rows, "--:"))
+    if classes := class_rows(report):
+        cells = ((_plain(name), *values.values()) for name, values in classes)
+        yield from ("", "## Classes", "", *_table(("class", *classes[0][1]), cells, "--:"))
+        yield from ("", "`share`: of the labelled pixels. –: the class is in neither labels nor predictions.")
+    yield from ("", "## Worst samples", "")
+    for number, line in enumerate(worst, start=1):
+        yield f"{number}. {_plain(line)}"
+    for sheet in sheets:
+        yield from ("", f"## {sheet.capitalize()}", "", f"![{sheet} samples]({sheet}.png)")
+    settings = {"layout": report["format"], **report["settings"]}
+    told = (("images", _fit_words(report)), *((name, _plain(str(value))) for name, value in settings.items()))
+    yield from ("", "## Settings", "", *_table(("setting", "value"), told, "---"))
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], rule: str) -> Iterator[str]:
+    """A table in Markdown; `rule` is that of all columns but the first."""
+    yield f"| {' | '.join(header)} |"
+    yield f"|{'|'.join(['---', *[rule] * (len(header) - 1)])}|"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def metric_rows(report: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
+    """What was measured, and name, value and 95 % interval of its metrics, shares in per cent."""
     endings = report["protocol"]
+    of_ending: dict[str, list[tuple[str, str, str]]] = {ending: [] for ending in endings}
+    for name, value in report["metrics"].items():
+        interval = report["intervals"].get(name, ())
+        row = (name, write_value(name, value), " to ".join(write_value(name, end) for end in interval))
+        of_ending[max(filter(name.endswith, endings), key=len)].append(row)
     for ending, words in endings.items():
-        yield words, "", ""
-        for name, value in report["metrics"].items():
-            if ending != max((other for other in endings if name.endswith(other)), key=len):
-                continue
-            interval = report["intervals"].get(name)
-            ends = " to ".join(write_value(name, end) for end in interval) if interval else ""
-            yield name, write_value(name, value), ends
+        yield words[:1].upper() + words[1:], of_ending[ending]
 
 
 def class_rows(report: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
@@ -108,6 +158,12 @@ def interval_words(report: Mapping[str, Any]) -> str:
     return f"Intervals: 95 %, bootstrap over {of_what}."
 
 
+def count_words(report: Mapping[str, Any]) -> str:
+    """How many samples were measured, of how many."""
+    samples, available = report["samples"], report["available"]
+    return f"{samples} samples" if samples == available else f"The first {samples} of {available} samples"
+
+
 def write_value(name: str, value: float) -> str:
     """A metric as people read it."""
     if math.isnan(value):
@@ -119,55 +175,8 @@ def write_value(name: str, value: float) -> str:
     return f"{100 * value:.2f} %"
 
 
-def _words(evaluation: Evaluation, place: int, score: float) -> str:
-    name = evaluation.task.score
-    return f"{evaluation.table[place].name} · {name.removeprefix('o')} {write_value(name, score)}"  # overall: of all
-
-
-def _quoted(text: str) -> str:
-    return f"“{text}”"
-
-
-def _page(report: Mapping[str, Any], worst: Sequence[str], sheets: Sequence[str]) -> Iterator[str]:
-    """Lines of the report as Markdown."""
-    yield f"# {report['task']}: {_plain(report['model'])} on {_plain(report['data'])}, {_plain(report['split'])}"
-    yield ""
-    yield f"{count_words(report)}. {interval_words(report)}"
-    for name, value, interval in metric_lines(report):
-        if value:
-            yield f"| {name} | {value} | {interval} |"
-        else:
-            yield from (
-                "",
-                f"**{name[:1].upper()}{name[1:]}**",
-                "",
-                "| metric | value | 95 % interval |",
-                "|---|--:|--:|",
-            )
-    if rows := class_rows(report):
-        columns = list(rows[0][1])
-        yield from ("", "## Classes", "", f"| class | {' | '.join(columns)} |", "|---|" + "--:|" * len(columns))
-        for name, values in rows:
-            yield f"| {_plain(name)} | {' | '.join(values.values())} |"
-        yield from ("", "`share`: of the labelled pixels. –: the class is in neither labels nor predictions.")
-    yield from (
-        "",
-        "## Worst samples",
-        "",
-        *(f"{number}. {_plain(line)}" for number, line in enumerate(worst, start=1)),
-    )
-    for sheet in sheets:
-        yield from ("", f"## {sheet.capitalize()}", "", f"![{sheet} samples]({sheet}.png)")
-    yield from ("", "## Settings", "", "| setting | value |", "|---|---|")
-    yield f"| images | {Fit.model_validate(report['fit']).describe()} |"
-    for name, value in {"layout": report["format"], **report["settings"]}.items():
-        yield f"| {name} | {_plain(str(value))} |"
-
-
-def count_words(report: Mapping[str, Any]) -> str:
-    """How many samples were measured, of how many."""
-    samples, available = report["samples"], report["available"]
-    return f"{samples} samples" if samples == available else f"The first {samples} of {available} samples"
+def _fit_words(report: Mapping[str, Any]) -> str:
+    return Fit.model_validate(report["fit"]).describe()
 
 
 def _plain(text: str) -> str:

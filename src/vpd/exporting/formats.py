@@ -6,8 +6,7 @@ The only file that needs onnx, onnxruntime, onnxscript and openvino (`pip instal
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from vpd.errors import UsageError
 from vpd.exporting.networks import Network, Target
+from vpd.processes import logging_at
 
 Run = Callable[..., Tensor]
 
@@ -63,7 +63,7 @@ def write(network: Network, path: Path, target: Target) -> None:
     size = sum(tensor.nbytes for tensor in (*program.state_dict.values(), *program.constants.values()))
     names: dict[str, Any] = {"input_names": list(network.inputs), "output_names": [network.output]}
     onnx_path = path.with_suffix(".onnx")
-    with _quiet():
+    with logging_at(logging.ERROR, "torch.onnx"):  # it notes, say, that torchvision is not there
         converted: Any = torch.onnx.export(program, (), dynamo=True, verbose=False, **names)
         converted.save(onnx_path, external_data=size > _MOST_BYTES_IN_ONE)
     if target == "openvino":
@@ -108,15 +108,3 @@ def onnx_session(path: Path, *, threads: int | None = None) -> Any:
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's notes, such as that torchvision is not there."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

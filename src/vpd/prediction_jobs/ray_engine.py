@@ -61,16 +61,14 @@ class RayPredictor:
         if ":" in device:
             raise UsageError(f"With Ray, each worker has a GPU of its own: give --device cuda instead of {device}.")
         self._workers, self._device = workers, device
-        self._arguments = {
-            "model": _seen_from_anywhere(model),
+        self._loading = {"source": _seen_from_anywhere(model), "device": device, "dtype": dtype}
+        self._predicting = {
             "out": str(Path(out).resolve()),
             "model_name": origin["model"],
-            "fingerprint": origin["fingerprint"],
             "options": dict(options),
-            "device": device,
-            "dtype": dtype,
             "fast": None if fast is None else {**fast, "encoder": _seen_from_anywhere(fast.get("encoder"))},
         }
+        self._fingerprint = origin["fingerprint"]
 
     def run(self, chunks: Iterable[Chunk]) -> Iterator[Outcome]:
         """Predict chunks; yields each image when its files are written, in any order, and some twice.
@@ -88,7 +86,7 @@ class RayPredictor:
             tasks = min(len(rows), _MOST_TASKS)
             results = ray.data.from_items(rows, override_num_blocks=tasks).flat_map(
                 Worker,
-                fn_constructor_kwargs=self._arguments,
+                fn_constructor_args=(self._loading, self._predicting, self._fingerprint),
                 compute=ray.data.ActorPoolStrategy(size=needs.pop("workers")),
                 **needs,
             )
@@ -128,51 +126,34 @@ class Worker:
     """A model in an actor of its own: what comes in and goes out are rows of Ray Data.
 
     Args:
-        model: Model folder, or hub id of one.
-        out: Folder to write into.
-        model_name: What the manifest calls the model.
+        loading: Arguments of `vpd.load`.
+        predicting: Arguments of `Predictor`.
         fingerprint: What the model must have; another is refused when the first row comes.
-        options: Arguments of the model's `predict`.
-        device: As for `vpd.load`.
-        dtype: As for `vpd.load`.
-        fast: As for `Predictor`.
     """
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        out: str,
-        model_name: str,
-        fingerprint: str,
-        options: dict[str, Any],
-        device: str,
-        dtype: str,
-        fast: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, loading: dict[str, Any], predicting: dict[str, Any], fingerprint: str) -> None:
         from vpd.loading import load
 
         self._refused = ""
-        if options.get("memory"):
+        if predicting["options"].get("memory"):
             return_heap()
         try:
-            loaded = load(model, device=device, dtype=dtype)
-            self._predictor = Predictor(loaded, out, model_name=model_name, options=options, fast=fast)
+            self._predictor = Predictor(load(**loading), **predicting)
         except UsageError as error:  # raised here, it would make Ray start the actor again and again
             self._refused = str(error)
             return
         if self._predictor.origin["fingerprint"] != fingerprint:
-            self._refused = f"{model} is not the same model on every node. Put it where all see it."
+            self._refused = f"{loading['source']} is not the same model on every node. Put it where all see it."
 
     def __call__(self, row: dict[str, str]) -> list[dict[str, str]]:
         """Predict the chunk of a row."""
-        if self._refused:
-            return [{"result": json.dumps({"refused": self._refused})}]
-        try:
-            outcomes = list(self._predictor.run([_decode(row["chunk"])]))
-        except OSError as error:
-            return [{"result": json.dumps({"refused": f"A worker cannot go on: {error}"})}]
-        return [{"result": json.dumps(asdict(outcome))} for outcome in outcomes]
+        results: list[dict[str, Any]] = [{"refused": self._refused}]
+        if not self._refused:
+            try:
+                results = [asdict(outcome) for outcome in self._predictor.run([_decode(row["chunk"])])]
+            except OSError as error:
+                results = [{"refused": f"A worker cannot go on: {error}"}]
+        return [{"result": json.dumps(result)} for result in results]
 
 
 def check_ray() -> None:

@@ -105,7 +105,9 @@ class Predictor:
         }
         """What every manifest line says of how the prediction was made."""
         self._model, self._call_options = model.for_words(given)
-        _check_options(self._model, self._call_options)
+        asked = {name: value for name, value in self._call_options.items() if name in self._model.words}
+        self._model.predict([], **self._call_options)  # refuses what it cannot do before anything is listed or written
+        self._model.prompts(1, **asked).text([0], None)
         self._one_by_one = False
         self._is_frugal = "memory" in given
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="vpd-files")
@@ -160,27 +162,24 @@ class Predictor:
         """Predictions of a chunk; where memory does not suffice, of one image after the other, or why there is none."""
         if not images:
             return
-        if self._one_by_one and len(images) > 1:
-            for image in images:
-                yield from self._predict([image])
-            return
-        try:
-            predictions = self._model.predict(list(images), batch_size=len(images), **self._call_options)
-        except BudgetError as error:  # one of them is too big; chunks to come may hold none such
-            reason = str(error)
-        except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            reason = "not enough memory; give --memory or a smaller --size"
-            if len(images) > 1:
-                logger.warning("not enough memory for %d images at once; going on one by one", len(images))
-                self._one_by_one = True
-        else:
-            yield from predictions
-            return
-        if len(images) == 1:
-            yield reason
-            return
+        if len(images) == 1 or not self._one_by_one:
+            try:
+                yield from self._model.predict(list(images), batch_size=len(images), **self._call_options)
+                return
+            except BudgetError as error:  # one of them is too big; chunks to come may hold none such
+                reason = str(error)
+            except (MemoryError, RuntimeError) as error:
+                # torch's on the CPU has no type of its own
+                is_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+                if not is_memory and "can't allocate memory" not in str(error):
+                    raise
+                reason = "not enough memory; give --memory or a smaller --size"
+                if len(images) > 1:
+                    logger.warning("not enough memory for %d images at once; going on one by one", len(images))
+                    self._one_by_one = True
+            if len(images) == 1:
+                yield reason
+                return
         for image in images:
             yield from self._predict([image])
 
@@ -216,12 +215,6 @@ def model_fingerprint(config: str, weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _check_options(model: PerceptionModel[Any], options: Mapping[str, Any]) -> None:
-    """Let the model refuse what it cannot do before anything is listed or written."""
-    model.predict([], **options)
-    model.prompts(1, **{name: options[name] for name in model.words if name in options}).text([0], None)
-
-
 def _read(item: Item) -> _Picture:
     """Read an image, and its size as a file; 0 where there is none, which reading it will say better."""
     try:
@@ -229,8 +222,3 @@ def _read(item: Item) -> _Picture:
     except OSError:
         size_bytes = 0
     return _Picture(item, size_bytes, read_image(item.source))
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out: Python's, the accelerator's, or torch's on the CPU, which has no type of its own."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
