@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from way import Way, in_order
 
-from vpd.exporting.formats import onnx_session, write
+from vpd.exporting.formats import write
 from vpd.exporting.networks import MAX_BATCH, Network
 from vpd.optimising import optimise
 from vpd.tasks.model import PerceptionModel
@@ -99,4 +100,8 @@ def _session(
     )
     path = folder / f"{name}.onnx"
     write(network, path, "onnx")
-    return onnx_session(path, threads=torch.get_num_threads())
+    runtime = import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # or waiting would count as CPU seconds
+    return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

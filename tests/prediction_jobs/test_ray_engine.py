@@ -13,7 +13,7 @@ import vpd
 from many_images import assert_same_outputs, lines_of, wait_until, write_pictures, write_quick_model
 from vpd.errors import UsageError
 from vpd.prediction_jobs.output_names import Item
-from vpd.prediction_jobs.ray_engine import RayPredictor, Worker, check_ray, worker_needs
+from vpd.prediction_jobs.ray_engine import Worker, check_ray, predict_by_ray, worker_needs
 from vpd.prediction_jobs.worker import Chunk, Predictor
 
 ORIGIN = {"model": "m", "fingerprint": "f"}
@@ -28,7 +28,7 @@ def test_ray_must_be_installed(monkeypatch: pytest.MonkeyPatch):
 def test_one_gpu_of_several_is_no_device_of_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("vpd.prediction_jobs.ray_engine.check_ray", lambda: None)
     with pytest.raises(UsageError, match="give --device cuda instead of cuda:1"):
-        RayPredictor("m", tmp_path, origin=ORIGIN, options={}, device="cuda:1")
+        list(predict_by_ray([], model="m", out=tmp_path, origin=ORIGIN, options={}, device="cuda:1"))
 
 
 @pytest.mark.parametrize(
@@ -149,9 +149,9 @@ class TestRay:
         assert len(listed) == len(set(listed)) == 11
 
     def test_what_a_worker_refuses_ends_the_run(self, words: list[object], tmp_path: Path):
-        engine = RayPredictor(str(words[4]), tmp_path, origin=ORIGIN, options={}, device="abacus")
+        given = {"model": str(words[4]), "out": tmp_path, "origin": ORIGIN, "options": {}, "device": "abacus"}
         with pytest.raises(UsageError, match="There is no device 'abacus' here"):
-            list(engine.run([one_picture(tmp_path)]))
+            list(predict_by_ray([one_picture(tmp_path)], **given))
 
 
 def workers_of(pid: int) -> list[int]:

@@ -73,11 +73,7 @@ def find_options(
 ) -> list[Option]:
     """The options that are measured on a device, the model as it is first.
 
-    Args:
-        device: Where the model runs; on a CPU keeping freed memory is an option, and part of `--fast`.
-        encoder: A small encoder to try.
-        encoder_name: Its name.
-        is_compiled: Whether to try `torch.compile`, which takes minutes.
+    On a CPU keeping freed memory is one of them, and part of `--fast`; `torch.compile` takes minutes.
     """
     is_cpu = device.type == "cpu"
     options = [Option("exact", "as it is")]

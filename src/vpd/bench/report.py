@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,7 @@ _WORTH_IT = 1.1  # times faster; less is within what runs differ by
 
 
 def write_report(result: dict[str, Any], out: Path) -> list[str]:
-    """Write the files of a measurement into a folder; returns their names.
-
-    Args:
-        result: From `vpd.bench.measuring.measure_speed`, with the `model`'s name.
-        out: Made if missing.
-    """
+    """Write what `measure_speed` found, with the `model`'s name, into a folder; returns the names of the files."""
     folder = writable_folder(out)
     write_json(folder / JSON_FILE, result)
     with atomic_write(folder / TABLE_FILE) as temporary:
@@ -32,11 +26,12 @@ def describe(result: dict[str, Any]) -> str:
     machine, options = result["machine"], result["options"]
     where = machine["cpu"] if machine["device"] == "cpu" else machine["device"]
     reached = ", ".join(f"{rate['matrix']:.0f} in {name}" for name, rate in result["peak_gflop_per_s"].items())
+    whose = "one core" if result["clock"] == "cpu_s" else "the device"
     lines = [
         f"{result['model']} ({result['task']}), a picture of {result['px']}x{result['px']} px, "
         f"median of {result['rounds']}",
         f"{where}, threads: {machine['threads']}, cores: {machine['cores']}, torch {machine['torch']}; "
-        f"matrix products reach {reached} GFLOP a second of {_clock_words(result)}",
+        f"matrix products reach {reached} GFLOP a second of {whose}",
         "",
         _options_table(result),
     ]
@@ -45,20 +40,21 @@ def describe(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *(f"* {line}" for line in _notes(result))])
 
 
-def _clock_words(result: dict[str, Any]) -> str:
-    return "one core" if result["clock"] == "cpu_s" else "the device"
-
-
 def _options_table(result: dict[str, Any]) -> str:
     clocks = {"wall_s": "s", "cpu_s": "CPU s"} if result["clock"] == "cpu_s" else {"wall_s": "s"}
     rows = [["option", "how", "type", *(f"{part}, {unit}" for part in PARTS for unit in clocks.values())]]
-    rows[0] += [f"times faster: {_pair(PARTS)}", "share of peak", f"memory, MiB: {_pair(PARTS)}", "output differs by"]
+    rows[0] += [
+        f"times faster: {', '.join(PARTS)}",
+        "share of peak",
+        f"memory, MiB: {', '.join(PARTS)}",
+        "output differs by",
+    ]
     for name, figures in result["options"].items():
         parts = [figures[part] for part in PARTS]
         rows.append([name, figures["how"], figures["dtype"]])
         rows[-1] += [_short(part[clock]["median"]) for part in parts for clock in clocks]
-        rows[-1].append(_pair(f"{part['times_faster']:.2f}" for part in parts))
-        rows[-1] += [f"{figures['share_of_peak']:.0%}", _pair(_mib(part["peak_mib"]) for part in parts)]
+        rows[-1].append(", ".join(f"{part['times_faster']:.2f}" for part in parts))
+        rows[-1] += [f"{figures['share_of_peak']:.0%}", ", ".join(_mib(part["peak_mib"]) for part in parts)]
         rows[-1].append(f"{figures['difference']:.1e}" if figures["difference"] else "nothing")
     return _table(rows)
 
@@ -92,10 +88,6 @@ def _table(rows: list[list[str]]) -> str:
     lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     rule = "-|-".join("-" * width for width in widths)
     return "\n".join([f"| {lines[0]} |", f"|-{rule}-|", *(f"| {line} |" for line in lines[1:])])
-
-
-def _pair(words: Iterable[str]) -> str:
-    return ", ".join(words)
 
 
 def _mib(value: float | None) -> str:

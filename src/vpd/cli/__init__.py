@@ -43,10 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit.
 
     Exit status: 0 all done; 1 some inputs failed, each named; 2 the request is wrong, one message says how;
-    130 interrupted; 143 stopped by SIGTERM.
-
-    Args:
-        arguments: Words after `vpd`; none = those of the process.
+    130 interrupted; 143 stopped by SIGTERM. Without arguments, those of the process count.
     """
     quiet_libraries()
     signal.signal(signal.SIGTERM, _stop)

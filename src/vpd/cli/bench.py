@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -81,14 +82,9 @@ def bench(
     torch.manual_seed(0)
     source = model_source(model or "world", "segment")
     loaded = random_sd15().to(place) if size else vpd.load(source, device=place)
+    say = partial(print, flush=True)
     result = measure_speed(
-        loaded,
-        px=px,
-        rounds=rounds,
-        batches=together,
-        encoder=encoder,
-        is_compiled=compiled,
-        say=lambda line: print(line, flush=True),
+        loaded, px=px, rounds=rounds, batches=together, encoder=encoder, is_compiled=compiled, say=say
     )
     result = {"model": "random weights, sd15" if size else source, **result}
     print(f"\n{describe(result)}")

@@ -40,14 +40,7 @@ def export(
     import vpd
 
     loaded = vpd.load(model, device="cpu")
-    report = vpd.export(
-        loaded,
-        out,
-        target=to,
-        prompts=prompts,
-        text_encoder=text_encoder,
-        tolerance=tolerance,
-    )
+    report = vpd.export(loaded, out, target=to, prompts=prompts, text_encoder=text_encoder, tolerance=tolerance)
     for check in report.checks:
         print(
             f"{check.network}, {check.trial}: differs by {check.max_error:.1e}, "

@@ -52,7 +52,7 @@ def describe_source(source: str | Path) -> Facts:
         return _describe_file(path)
     if (path / "unet").is_dir():
         return _describe_diffusion(path)
-    if (path / "config.json").is_file() and _read_json(path / "config.json").get("_class_name") == "AutoencoderTiny":
+    if _read_json(path / "config.json").get("_class_name") == "AutoencoderTiny":
         return _describe_encoder(path)
     if not (path / "config.json").is_file():
         from vpd.loading import find_model  # shipped models and hub ids; says what is wrong with the rest
@@ -68,12 +68,11 @@ def _describe_encoder(folder: Path) -> Facts:
     from vpd.backbones.tiny_encoder import load_tiny_encoder
 
     encoder = load_tiny_encoder(folder)
-    values = sum(parameter.numel() for parameter in encoder.parameters())
     return {
         "small encoder": str(folder),
         "latents": f"stride {encoder.config.latent_stride}, {encoder.config.latent_channels} channels; whose VAE makes "
         "the same, its files do not tell",
-        "parameters": _millions(values),
+        "parameters": _millions(sum(parameter.numel() for parameter in encoder.parameters())),
         "use": f"vpd predict TASK ... --encoder {folder}",
     }
 
@@ -93,11 +92,13 @@ def _describe_model(folder: Path) -> Facts:
     base = contents.get("base")
     base = base if isinstance(base, dict) else {}
     shapes = read_shapes(folder / "model.safetensors")
-    text_file = folder / "text_encoder" / "model.safetensors"
-    text_shapes = read_shapes(text_file) if text_file.is_file() else {}
     weights = {name: entry for name, entry in shapes.items() if not name.endswith(_BUFFERS)}
-    vae = {name: entry for name, entry in weights.items() if name.startswith("backbone.vae.")}
-    num_own, num_vae, num_text = (_count(shape for _, shape in part.values()) for part in (weights, vae, text_shapes))
+    num_own = _count(shape for _, shape in weights.values())
+    frozen = [shape for name, (_, shape) in weights.items() if name.startswith("backbone.vae.")]
+    num_vae = _count(frozen)
+    text_file = folder / "text_encoder" / "model.safetensors"
+    if text_file.is_file():
+        frozen += [shape for _, shape in read_shapes(text_file).values()]
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     types = ", ".join(sorted({dtype for dtype, _ in weights.values()}))
     return {
@@ -113,7 +114,7 @@ def _describe_model(folder: Path) -> Facts:
         "text encoder": "yes" if (folder / "text_encoder").is_dir() or base.get("text_encoder") else "none",
         "parameters": f"{_millions(num_own)} of its own ({types}), the others are those of its base"
         if base
-        else f"{_millions(num_own - num_vae)} trainable, {_millions(num_vae + num_text)} frozen ({types})",
+        else f"{_millions(num_own - num_vae)} trainable, {_millions(_count(frozen))} frozen ({types})",
         **({"base": _short(base.get("source"))} if base else {}),
         "files": f"{size / 1e6:,.1f} MB",
         "licence": config.licence,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import typer
@@ -83,9 +84,9 @@ def predict(
     from tqdm import tqdm
 
     from vpd.model_folder import refuse_models
-    from vpd.prediction_jobs.job import PredictionJob, parse_share
+    from vpd.prediction_jobs.job import Engine, PredictionJob, parse_share
     from vpd.prediction_jobs.manifest import MANIFEST
-    from vpd.prediction_jobs.ray_engine import RayPredictor, check_ray
+    from vpd.prediction_jobs.ray_engine import check_ray, predict_by_ray
     from vpd.prediction_jobs.worker import Predictor
     from vpd.weights.shipped import ADAPTED
 
@@ -100,13 +101,12 @@ def predict(
     options = {**words, "size": size, "memory": memory}
     predictor = Predictor(loaded, out, model_name=model, options=options, fast=speed)
     job = PredictionJob(sources, out, predictor.origin, batch_size=batch, share=share)
-    run = predictor.run
+    run: Engine = predictor.run
     del loaded  # what runs may be another
     if engine == "ray":
-        origin = predictor.origin
+        made: dict[str, Any] = {"model": source, "out": out, "origin": predictor.origin, "options": options}
+        run = partial(predict_by_ray, **made, device=device, dtype=dtype, fast=speed, workers=workers)
         del predictor
-        places: dict[str, Any] = {"device": device, "dtype": dtype, "fast": speed, "workers": workers}
-        run = RayPredictor(source, out, origin=origin, options=options, **places).run
     total, there = len(job.own_items), len(job.own_items) - len(job.pending)
     skipped = predicted = missed = 0
     notes: Counter[str] = Counter()

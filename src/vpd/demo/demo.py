@@ -179,12 +179,8 @@ def _show_samples(prompt: str) -> Section:
 def blind_score(model: PerceptionModel, samples: WorldSamples) -> float:
     """What an answer reaches that does not look at the picture, or does not listen to the expression.
 
-    Args:
-        model: Whose task it is; for `refer` it is given the expressions of other pictures.
-        samples: What the model was measured on.
-
-    Returns:
-        mIoU of the most frequent class; RMSE of the mean depth, metres; or oIoU with exchanged expressions.
+    It is the mIoU of the most frequent class, the RMSE of the mean depth in metres, or the model's own oIoU with
+    exchanged expressions.
     """
     if samples.task == "refer":
         return float(evaluate(model, _ExchangedTexts(samples), batch_size=10)["metrics"][model.score])

@@ -51,14 +51,7 @@ def write_page(path: Path, sections: Sequence[Section]) -> None:
 
 
 def write_html(path: Path, title: str, body: str, *, refresh_s: int | None = None) -> None:
-    """Write a page around a body of HTML.
-
-    Args:
-        path: The file.
-        title: Of the browser's tab.
-        body: HTML, already escaped.
-        refresh_s: Seconds after which a browser loads it again; none = never.
-    """
+    """Write a page around a body of HTML, which a browser loads again after `refresh_s` seconds, if told."""
     refresh = f'<meta http-equiv="refresh" content="{refresh_s}">' if refresh_s else ""
     page = (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">{refresh}<title>{escape(title)}</title>'
@@ -77,15 +70,7 @@ def _data_uri(picture: Image.Image) -> str:
 def line_chart(
     curves: Mapping[str, Sequence[tuple[float, float]]], *, x_label: str, y_label: str, x_end: float, y_end: float
 ) -> str:
-    """Curves from the origin's corner, each with its name at its end.
-
-    Args:
-        curves: Name -> points `(x, y)`, x ascending.
-        x_label: Words below.
-        y_label: Words above the axis.
-        x_end: Largest x.
-        y_end: Largest y.
-    """
+    """SVG of curves, name -> points `(x, y)` with x ascending, on axes from 0; each has its name at its end."""
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = _LEFT + (_WIDTH - _LEFT - 130) * x / x_end

@@ -63,14 +63,7 @@ class Protocol:
 def draw_sheet(
     protocol: Protocol, samples: Sequence[Sample], *, words: Sequence[str] = (), caption: str = ""
 ) -> Image.Image:
-    """Image, truth and prediction of samples below one another, with what the colours mean.
-
-    Args:
-        protocol: Predicts and draws.
-        samples: At least one.
-        words: A line below each sample, or none.
-        caption: Words above all.
-    """
+    """Image, truth and prediction of samples below one another, with what the colours mean; `words` has a line each."""
     legend: Counter[tuple[Colour, str]] = Counter()
     rows, lines, scales_m = [], [], []
     for place, sample in enumerate(samples):

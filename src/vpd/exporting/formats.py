@@ -48,13 +48,7 @@ def check_target(target: str) -> None:
 
 
 def write(network: Network, path: Path, target: Target) -> None:
-    """Trace a graph and write it.
-
-    Args:
-        network: What to trace.
-        path: The file, with the suffix of the format; weights may come to lie beside it.
-        target: The format.
-    """
+    """Trace a graph and write it; the path has the suffix of the format, and weights may come to lie beside it."""
     with torch.no_grad():
         program = torch.export.export(network.module, network.example, dynamic_shapes=network.dynamic, strict=False)
     if target == "torch":
@@ -77,14 +71,12 @@ def write(network: Network, path: Path, target: Target) -> None:
 def read(path: Path, target: Target) -> Run:
     """A function that runs a written graph on the CPU in float32: tensors in the order of its inputs -> its output.
 
-    Args:
-        path: A file that `write` wrote. A .pt2 is read by `torch.export.load`, which trusts it: no others' files here.
-        target: Its format.
+    A .pt2 is read by `torch.export.load`, which trusts it: give no files but those that `write` wrote.
     """
     if target == "torch":
         return torch.export.load(path).module()
     if target == "onnx":
-        session = onnx_session(path)
+        session = import_module("onnxruntime").InferenceSession(path, providers=["CPUExecutionProvider"])
         names = [slot.name for slot in session.get_inputs()]
         return lambda *inputs: torch.from_numpy(
             session.run(None, {name: value.numpy() for name, value in zip(names, inputs, strict=True)})[0]
@@ -92,19 +84,3 @@ def read(path: Path, target: Target) -> Run:
     core = import_module("openvino").Core()
     compiled = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})  # or it takes bfloat16: 1e-2
     return lambda *inputs: torch.from_numpy(compiled([value.numpy() for value in inputs])[0].copy())
-
-
-def onnx_session(path: Path, *, threads: int | None = None) -> Any:
-    """ONNX Runtime ready to run a file on the CPU.
-
-    Args:
-        path: A file that `write` wrote.
-        threads: How many compute; they then sleep while they wait, so that CPU seconds are those of work. None = as
-            many as there are cores.
-    """
-    runtime = import_module("onnxruntime")
-    options = runtime.SessionOptions()
-    if threads is not None:
-        options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

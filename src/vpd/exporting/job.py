@@ -101,10 +101,7 @@ def export(
     if not tolerance > 0:
         raise UsageError(f"tolerance={tolerance}: give a number above 0, such as {TOLERANCE}.")
     prompts = find_prompts(model, prompts)
-    networks = [
-        image_network(model, prompts, target=target),
-        *([text_network(model)] if text_encoder else []),
-    ]
+    networks = [image_network(model, prompts, target=target), *([text_network(model)] if text_encoder else [])]
     checks: list[Check] = []
     with atomic_folder(folder, remedy="export again") as partial, model.predicting():
         for network in networks:
@@ -118,9 +115,8 @@ def export(
         if prompts == "input" and len(own := model.own_prompts()):
             np.save(partial / PROMPTS_FILE, own.cpu().numpy(), allow_pickle=False)
         facts = describe(model, networks, target=target, prompts=prompts)
-        write_json(
-            partial / FACTS_FILE, {**facts, "tolerance": tolerance, "parity": [asdict(check) for check in checks]}
-        )
+        facts |= {"tolerance": tolerance, "parity": [asdict(check) for check in checks]}
+        write_json(partial / FACTS_FILE, facts)
         size = sum(path.stat().st_size for path in partial.iterdir())
     return ExportReport(folder=folder, checks=tuple(checks), bytes=size)
 

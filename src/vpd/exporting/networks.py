@@ -52,9 +52,9 @@ class Network:
 class _TextGraph(nn.Module):
     """Token ids -> one embedding a token, or the embedding at the end-of-text token."""
 
-    def __init__(self, encoder: TextEncoder, *, pooled: bool) -> None:
+    def __init__(self, model: nn.Module, *, pooled: bool) -> None:
         super().__init__()
-        self.model, self.pooled = copy.deepcopy(encoder.model).to("cpu"), pooled
+        self.model, self.pooled = model, pooled
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """`(b, k)` -> `(b, k, d)` or `(b, d)`."""
@@ -99,11 +99,6 @@ def image_network(model: PerceptionModel, prompts: Prompts, *, target: Target) -
     """Images, and prompts where they are an input, -> what the model's `forward` gives.
 
     The graph is that of `vpd.optimise` in float32, on the CPU: its error counts in the comparison with the model.
-
-    Args:
-        model: Any of the three.
-        prompts: `constant` or `input`.
-        target: What it will be written as.
     """
     fast = optimise(model, dtype="float32").to("cpu")
     fast.text_encoder = None
@@ -158,9 +153,7 @@ def text_network(model: PerceptionModel) -> Network:
             "Referring models have one, and segmentation models with the open head."
         )
 
-    def original(token_ids: Tensor) -> Tensor:
-        found = encoder.model(token_ids.to(model.device))
-        return found.pooler_output if pooled else found.last_hidden_state
+    original = _TextGraph(encoder.model, pooled=pooled)
 
     def trials() -> Iterator[Trial]:
         for number in (1, 3):
@@ -168,8 +161,8 @@ def text_network(model: PerceptionModel) -> Network:
 
     return Network(
         name="text_encoder",
-        module=_TextGraph(encoder, pooled=pooled),
-        original=original,
+        module=copy.deepcopy(original).to("cpu"),
+        original=lambda ids: original(ids.to(model.device)),
         inputs=("token_ids",),
         output="text_embeds",
         example=(token_ids(encoder, TEXTS[:2], length),),

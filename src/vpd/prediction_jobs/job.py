@@ -18,7 +18,7 @@ from vpd.prediction_jobs.output_names import Item, name_outputs
 from vpd.prediction_jobs.worker import Chunk, Outcome
 
 Engine = Callable[[Iterable[Chunk]], Iterable[Outcome]]
-"""What predicts chunks: `Predictor.run`, or `RayPredictor.run`. The order of its outcomes does not matter."""
+"""What predicts chunks: `Predictor.run`, or `predict_by_ray`. The order of its outcomes does not matter."""
 _SLURM = ("ID", "MIN", "MAX", "COUNT")
 
 

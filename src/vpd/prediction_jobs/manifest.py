@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,8 +125,9 @@ def _read(opened: Sequence[tuple[Path, BinaryIO]], origin: Mapping[str, Any]) ->
                 entry = Entry(line["data"].removesuffix(DATA_SUFFIX), line.get("source_bytes"), number, start, len(raw))
                 _add(record.done, line["source"], entry)
             start += len(raw)
-    for source in _with_shared_names(record.done):
-        del record.done[source]
+    names = Counter(entry.name.casefold() for entry in record.done.values())
+    if len(names) < len(record.done):  # jobs that saw different lists gave one name twice: none of them is trusted
+        record.done = {source: entry for source, entry in record.done.items() if names[entry.name.casefold()] == 1}
     record.skipped.difference_update(record.done)
     return record
 
@@ -156,16 +158,6 @@ def _add(done: dict[str, Entry], source: str, entry: Entry) -> None:
         except OSError:
             pass  # gone: the later line counts
     done[source] = entry
-
-
-def _with_shared_names(done: Mapping[str, Entry]) -> Collection[str]:
-    """Images whose outputs have the name of another's, as jobs may give that saw different lists: none is trusted."""
-    if len({entry.name.casefold() for entry in done.values()}) == len(done):
-        return ()
-    by_name: dict[str, list[str]] = {}
-    for source, entry in done.items():
-        by_name.setdefault(entry.name.casefold(), []).append(source)
-    return [source for sharers in by_name.values() if len(sharers) > 1 for source in sharers]
 
 
 def _check_origin(line: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:

@@ -24,14 +24,26 @@ _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY
 _MOST_TASKS = 10_000  # what a task has done is listed together: the fewer chunks in one, the less is done again
 
 
-class RayPredictor:
-    """What `Predictor` is, spread over Ray actors that load the model once each.
+def predict_by_ray(
+    chunks: Iterable[Chunk],
+    *,
+    model: str,
+    out: str | Path,
+    origin: Mapping[str, Any],
+    options: Mapping[str, Any],
+    device: str = "auto",
+    dtype: str = "auto",
+    fast: Mapping[str, Any] | None = None,
+    workers: int | None = None,
+) -> Iterator[Outcome]:
+    """What `Predictor.run` does, spread over Ray actors that load the model once each.
 
     Where `RAY_ADDRESS` names a cluster, the run takes place there, and every node must see model, images and output
     folder under the same paths; otherwise on this machine. Actors that die are started again and given the same
     images again, whose files come out the same.
 
     Args:
+        chunks: What to predict.
         model: Model folder, or hub id of one.
         out: Folder to write into.
         origin: `Predictor.origin` of the same model, for the fingerprint that the workers' models must have.
@@ -41,60 +53,41 @@ class RayPredictor:
         fast: As for `Predictor`.
         workers: Models that run at once; none = one for each GPU, or one.
 
+    Yields:
+        Each image when its files are written, in any order, and some twice.
+
     Raises:
-        UsageError: If Ray is not installed, or the device is one of several GPUs.
+        UsageError: If Ray is not installed, the device is one of several GPUs, the cluster has not enough GPUs or
+            processors, or a worker cannot load the model or write.
     """
+    check_ray()
+    if ":" in device:
+        raise UsageError(f"With Ray, each worker has a GPU of its own: give --device cuda instead of {device}.")
+    loading = {"source": _seen_from_anywhere(model), "device": device, "dtype": dtype}
+    predicting = {
+        "out": str(Path(out).resolve()),
+        "model_name": origin["model"],
+        "options": dict(options),
+        "fast": None if fast is None else {**fast, "encoder": _seen_from_anywhere(fast.get("encoder"))},
+    }
+    rows = [{"chunk": _encode(chunk)} for chunk in chunks]
+    if not rows:
+        return
+    import ray
 
-    def __init__(
-        self,
-        model: str,
-        out: str | Path,
-        *,
-        origin: Mapping[str, Any],
-        options: Mapping[str, Any],
-        device: str = "auto",
-        dtype: str = "auto",
-        fast: Mapping[str, Any] | None = None,
-        workers: int | None = None,
-    ) -> None:
-        check_ray()
-        if ":" in device:
-            raise UsageError(f"With Ray, each worker has a GPU of its own: give --device cuda instead of {device}.")
-        self._workers, self._device = workers, device
-        self._loading = {"source": _seen_from_anywhere(model), "device": device, "dtype": dtype}
-        self._predicting = {
-            "out": str(Path(out).resolve()),
-            "model_name": origin["model"],
-            "options": dict(options),
-            "fast": None if fast is None else {**fast, "encoder": _seen_from_anywhere(fast.get("encoder"))},
-        }
-        self._fingerprint = origin["fingerprint"]
-
-    def run(self, chunks: Iterable[Chunk]) -> Iterator[Outcome]:
-        """Predict chunks; yields each image when its files are written, in any order, and some twice.
-
-        Raises:
-            UsageError: If the cluster has not enough GPUs or processors, or a worker cannot load the model or write.
-        """
-        rows = [{"chunk": _encode(chunk)} for chunk in chunks]
-        if not rows:
-            return
-        import ray
-
-        with _cluster() as resources:
-            needs = worker_needs(resources, device=self._device, workers=self._workers)
-            tasks = min(len(rows), _MOST_TASKS)
-            results = ray.data.from_items(rows, override_num_blocks=tasks).flat_map(
-                Worker,
-                fn_constructor_args=(self._loading, self._predicting, self._fingerprint),
-                compute=ray.data.ActorPoolStrategy(size=needs.pop("workers")),
-                **needs,
-            )
-            for row in results.iter_rows():
-                result = json.loads(row["result"])
-                if "refused" in result:
-                    raise UsageError(result["refused"])
-                yield Outcome(**result)
+    with _cluster() as resources:
+        needs = worker_needs(resources, device=device, workers=workers)
+        results = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_TASKS)).flat_map(
+            Worker,
+            fn_constructor_args=(loading, predicting, origin["fingerprint"]),
+            compute=ray.data.ActorPoolStrategy(size=needs.pop("workers")),
+            **needs,
+        )
+        for row in results.iter_rows():
+            result = json.loads(row["result"])
+            if "refused" in result:
+                raise UsageError(result["refused"])
+            yield Outcome(**result)
 
 
 def _seen_from_anywhere(source: str | None) -> str | None:
@@ -103,12 +96,7 @@ def _seen_from_anywhere(source: str | None) -> str | None:
 
 
 def worker_needs(resources: Mapping[str, float], *, device: str, workers: int | None) -> dict[str, Any]:
-    """How many workers there will be, and what each asks the cluster for.
-
-    Args:
-        resources: What the cluster has, as Ray names it: `CPU`, `GPU`.
-        device: `auto` = GPUs where there are any.
-        workers: How many; none = one for each GPU, or one.
+    """How many workers there will be, and what each asks the cluster for, of what it has (`CPU`, `GPU`).
 
     Raises:
         UsageError: If there are fewer GPUs, or processors where none are wanted.
