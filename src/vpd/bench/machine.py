@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,12 +54,11 @@ def peak_bytes(run: Callable[[], Any], device: torch.device) -> int | None:
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """What the figures depend on."""
-    cpu_facts = Path("/proc/cpuinfo")
-    lines = cpu_facts.read_text(encoding="utf-8").splitlines() if cpu_facts.is_file() else []
-    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
+    facts = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").is_file() else ""
+    name = re.search(r"model name\s*: *(.*\S)", facts)
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "cpu": f"{names[0] if names else platform.processor()} ({torch.backends.cpu.get_cpu_capability()})",
+        "cpu": f"{name[1] if name else platform.processor()} ({torch.backends.cpu.get_cpu_capability()})",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -70,16 +70,10 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 def machine_peaks(
     device: torch.device, dtype: torch.dtype, *, size: int | None = None, repeats: int = 5
 ) -> dict[str, float]:
-    """Most that this machine reaches, in 1e9 operations a second of `clock_of`.
-
-    Args:
-        device: Of the machine.
-        dtype: Of weights and maps.
-        size: Side of the square matrices that are multiplied; none = 8192 on a CUDA GPU, 2048 elsewhere.
-        repeats: Tries, of which the best counts.
+    """Most that this machine reaches, the best of some tries, in 1e9 operations a second of `clock_of`.
 
     Returns:
-        `matrix`, and `convolution`: 3x3 with a quarter of the channels at a 64 x 64 map.
+        `matrix`: of square matrices of side `size`; `convolution`: 3x3, a quarter as many channels, 64 x 64 maps.
     """
     size = size or (8192 if device.type == "cuda" else 2048)  # large enough to fill a card for a millisecond
     channels = size // 4

@@ -64,20 +64,23 @@ def name_outputs(sources: Sequence[str], out: Path, *, taken: Mapping[str, str])
     if inside in roots:
         raise UsageError(f"{out} is searched for images and cannot take the output as well. Give another --out.")
     is_searched = any(inside.startswith(root) for root in roots)
-    images = search_images(sources)
-    if in_out := [image for image in images if image.startswith(inside)]:
-        made = set(taken.values())
-        left_out = {
-            image
-            for image in in_out
-            if _is_output(image.removeprefix(inside), made) or (is_searched and image not in outright)
-        }
-        images = [image for image in images if image not in left_out]
+    made = set(taken.values())
+    images, in_out = [], set()
+    for image in search_images(sources):
+        if image.startswith(inside):
+            if _is_output(image.removeprefix(inside), made) or (is_searched and image not in outright):
+                continue
+            in_out.add(image)
+        images.append(image)
     if not images:
         raise UsageError(f"All images in {', '.join(sources)} are outputs of {out}; there is nothing to predict.")
     items = list(_assign(images, roots, taken))
-    if in_out:
-        _check_sources_stay(items, inside)
+    for item in items if in_out else ():
+        for output in (inside + item.data.replace("/", os.sep), inside + item.picture.replace("/", os.sep)):
+            if output in in_out:
+                raise UsageError(
+                    f"The output for {item.source} would overwrite the image {output}. Give another --out."
+                )
     return items
 
 
@@ -96,16 +99,6 @@ def _assign(images: Sequence[str], roots: Sequence[str], taken: Mapping[str, str
                 name = f"{plain}_{hashlib.sha256(os.fsencode(image)).hexdigest()[:8]}"
             used.add(name.casefold())
         yield Item(source=image, name=name)
-
-
-def _check_sources_stay(items: Sequence[Item], inside: str) -> None:
-    sources = {item.source for item in items}
-    for item in items:
-        for output in (inside + item.data.replace("/", os.sep), inside + item.picture.replace("/", os.sep)):
-            if output in sources:
-                raise UsageError(
-                    f"The output for {item.source} would overwrite the image {output}. Give another --out."
-                )
 
 
 def _is_output(path: str, made: Collection[str]) -> bool:
