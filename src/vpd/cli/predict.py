@@ -107,7 +107,7 @@ def predict(
         made: dict[str, Any] = {"model": source, "out": out, "origin": predictor.origin, "options": options}
         run = partial(predict_by_ray, **made, device=device, dtype=dtype, fast=speed, workers=workers)
         del predictor
-    total, there = len(job.own_items), len(job.own_items) - len(job.pending)
+    total, there = job.total, job.total - len(job.pending)
     skipped = predicted = missed = 0
     notes: Counter[str] = Counter()
     if source in ADAPTED:

@@ -64,12 +64,7 @@ class Figure:
     interval: tuple[float, float]
     """Its 95 % interval over scenes."""
     blind: float
-    """What `blind_words` reaches."""
-
-    @property
-    def blind_words(self) -> str:
-        """The answer that does not look, or does not listen."""
-        return _BLIND[self.task]
+    """What an answer reaches that does not look, or does not listen."""
 
     def write(self, value: float) -> str:
         """The number with its unit."""
@@ -79,7 +74,7 @@ class Figure:
         """All of it in one line."""
         low, high = map(self.write, self.interval)
         name = self.metric.upper() if self.task == "depth" else self.metric
-        return f"{name} {self.write(self.score)} [{low} to {high}]; {self.write(self.blind)} by {self.blind_words}"
+        return f"{name} {self.write(self.score)} [{low} to {high}]; {self.write(self.blind)} by {_BLIND[self.task]}"
 
 
 @dataclass(frozen=True)
@@ -97,11 +92,7 @@ class DemoReport:
 
 
 def run_demo(
-    out: str | Path,
-    *,
-    prompt: str = PROMPT,
-    scenes: int = SCENES,
-    watch: Watch = lambda task, batches: batches,
+    out: str | Path, *, prompt: str = PROMPT, scenes: int = SCENES, watch: Watch = lambda task, batches: batches
 ) -> DemoReport:
     """Predict, measure, draw. Needs no network and writes into `out` only; the same call gives the same figures.
 
@@ -129,7 +120,7 @@ def run_demo(
     write_page(page, sections)
     with atomic_write(sheet) as temporary:
         stack([section.picture for section in sections]).save(temporary)
-    numbers = {f.task: {f.metric: f.score, "interval": list(f.interval), f.blind_words: f.blind} for f in figures}
+    numbers = {f.task: {f.metric: f.score, "interval": list(f.interval), _BLIND[f.task]: f.blind} for f in figures}
     write_json(out / "metrics.json", {"scenes": scenes, **numbers})
     return DemoReport(page, sheet, folder, figures)
 

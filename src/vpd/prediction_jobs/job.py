@@ -76,22 +76,16 @@ class PredictionJob:
         done = read_manifests(self.out, origin).done
         self.items = name_outputs(sources, self.out, taken={source: entry.name for source, entry in done.items()})
         """All images, those of other shares too."""
-        self._own = [place for place in range(len(self.items)) if share is None or share.has(place // batch_size)]
-        self._pending = [place for place in self._own if not self._is_done(self.items[place], done)]
+        own = [place for place in range(len(self.items)) if share is None or share.has(place // batch_size)]
+        self.total = len(own)
+        """How many of them are this job's."""
+        self._pending = [place for place in own if not self._is_done(self.items[place], done)]
+        self.pending = [self.items[place] for place in self._pending]
+        """Those of these that were not finished when the job was made."""
         folder = results_folder(self.out)
         if share is not None:
             folder = writable_folder(self.out / SHARDS)
         self._manifest = folder / (MANIFEST if share is None else share.manifest)
-
-    @property
-    def own_items(self) -> list[Item]:
-        """The images that are this job's."""
-        return [self.items[place] for place in self._own]
-
-    @property
-    def pending(self) -> list[Item]:
-        """Those of them that were not finished when the job was made."""
-        return [self.items[place] for place in self._pending]
 
     def run(self, engine: Engine) -> Iterator[Outcome]:
         """Predict what is missing; yields each image when it is listed or skipped.
