@@ -22,7 +22,8 @@ def caption(rendering: Rendering) -> str:
     place = f"a room with {_enumerate(surfaces)}" if surfaces else "a room"
     things = [f"{an(noun_phrase(seen.thing))} {place_of(seen)}" for seen in seen_things(rendering)]
     holding = f": {_enumerate(things)}" if things else ""
-    return f"{place}, lit from the {rendering.scene.light.side}{holding}"
+    side = "left" if rendering.scene.light.towards[0] < 0 else "right"
+    return f"{place}, lit from the {side}{holding}"
 
 
 def short_caption(rendering: Rendering, rng: np.random.Generator) -> str:
@@ -47,7 +48,7 @@ def short_caption(rendering: Rendering, rng: np.random.Generator) -> str:
         if how < 0.2:
             return f"{article(noun)} {place_of(one)}"
         if how < 0.6 and others:
-            relations = [words for words, (holds, _) in RELATIONS.items() if holds(one, others[0])] or ["and"]
+            relations = [words for words, holds in RELATIONS.items() if holds(one, others[0])] or ["and"]
             relation = relations[int(rng.integers(len(relations)))]
             return f"{article(noun)} {relation} {article(_some_words(others[0].thing, rng))}"
     return f"a photo of {article(noun)}." if rng.random() < 0.5 else article(noun)

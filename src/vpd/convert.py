@@ -85,19 +85,11 @@ def build_published(
     max_depth_m: float = 10.0,
     classes: Sequence[str] = (),
 ) -> PerceptionModel[Any]:
-    """A model of published architecture with the weights of a published state dict.
+    """A model of published architecture with the weights of a published state dict, for `convert`; raises as it does.
 
-    Args:
-        task: What it was trained for.
-        state: Published key -> tensor.
-        origin: Where it came from, for messages and the record.
-        source: Diffusion model to record; none = `origin`.
-        heads: As for `convert`.
-        max_depth_m: As for `convert`.
-        classes: Class names of a segmentation model; ADE20K's or numbered ones where their number does not fit.
-
-    Raises:
-        UsageError: If keys are missing or unexpected or shapes do not fit; every one is named.
+    `origin`, where the state dict came from, stands in messages and in the model's notes; `source` is the diffusion
+    model that its configuration names, none = `origin`. Where the number of `classes` does not fit, ADE20K's or
+    numbered ones are taken.
     """
     if heads is not None and heads < 1:
         raise UsageError(f"heads={heads}: the number of attention heads must be at least 1.")

@@ -112,9 +112,7 @@ def assign_weights(model: PerceptionModel[Any], tensors: Mapping[str, Tensor]) -
 def build_model(config: TaskConfig, task: TaskKind | None = None) -> Any:
     """The model of a configuration on the meta device: it has shapes but no weights yet.
 
-    Args:
-        config: Of the model.
-        task: Its class; none = the one of the table.
+    Its class is `task`, or the one of the table.
 
     Raises:
         UsageError: If the sizes in the configuration do not fit one another.

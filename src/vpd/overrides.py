@@ -12,7 +12,7 @@ from vpd.errors import UsageError
 Settings = dict[str, Any]
 """Nested, as YAML has them."""
 
-_EITHER_OR = ({"steps", "epochs"},)
+_EITHER_OR = {"steps", "epochs"}  # the one replaces the other
 
 
 def parse_overrides(
@@ -24,9 +24,6 @@ def parse_overrides(
         words: What stood behind each option.
         option: The option, for messages.
         expected: What it takes, for messages.
-
-    Returns:
-        Nested settings.
 
     Raises:
         UsageError: If a word has no `=`, or its value is not YAML.
@@ -48,10 +45,8 @@ def parse_overrides(
 
 def merge_settings(under: Mapping[str, Any], over: Mapping[str, Any]) -> Settings:
     """`under` with everything that `over` says put in its place, mappings key by key."""
-    merged = dict(under)
-    for pair in _EITHER_OR:
-        if over.keys() & pair:  # the one replaces the other
-            merged = {key: value for key, value in merged.items() if key not in pair}
+    replaced = _EITHER_OR if over.keys() & _EITHER_OR else set()
+    merged = {key: value for key, value in under.items() if key not in replaced}
     for key, value in over.items():
         old = merged.get(key)
         merged[key] = merge_settings(old, value) if isinstance(old, dict) and isinstance(value, dict) else value

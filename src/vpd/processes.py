@@ -51,10 +51,8 @@ def worker_context() -> BaseContext:
 def find_processes(device: torch.device | None = None) -> Accelerator:
     """Device and other processes of this run, as torchrun or SLURM set them up; autocast is left to `LossOf`.
 
-    A group of processes that is made here is left when Python ends; one that was there before is its maker's.
-
-    Args:
-        device: Where to compute, for a run of one process; none = on the best device. The first call decides.
+    A group of processes that is made here is left when Python ends; one that was there before is its maker's. A device
+    is for a run of one process, none = the best; the first call decides.
     """
     is_new = not distributed.is_initialized()
     if device is not None:
@@ -88,12 +86,7 @@ def _leave_at_exit() -> None:
 
 
 def do_on_first(accelerator: Accelerator, work: Callable[[], object]) -> None:
-    """Do something on the first process; the others wait for it, and fail if it fails.
-
-    Raises:
-        OSError: In all processes, if the work raises it.
-        UsageError: Likewise.
-    """
+    """Do something on the first process; the others wait for it, and raise what it raises (OSError, UsageError)."""
     failure: list[Exception | None] = [None]
     if accelerator.is_main_process:
         try:

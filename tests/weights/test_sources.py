@@ -153,7 +153,7 @@ def test_half_precision_variant_is_no_weight_file(hub: Callable, tmp_path: Path,
         find_source(HUB_ID)
 
 
-@pytest.mark.parametrize("needed", ["config.json", ("config.json", "a.txt|b.txt")])
+@pytest.mark.parametrize("needed", [("config.json",), ("config.json", "a.txt|b.txt")])
 def test_repository_of_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needed) -> None:
     def empty(hub_id: str, *, local_files_only: bool = False, **options) -> str:
         if local_files_only:

@@ -63,7 +63,7 @@ def test_every_word_occurs():
         assert min(counts.values()) > 0.25 * len(things) / len(words)
     assert {scene.room.floor_pattern for scene in scenes} == set(FLOOR_PATTERNS)
     assert {scene.room.wall_colour for scene in scenes} == set(SURFACE_COLOURS)
-    assert {scene.light.side for scene in scenes} == {"left", "right"}
+    assert {scene.light.towards[0] < 0 for scene in scenes} == {True, False}
 
 
 def test_crowded_scenes_hold_objects_that_are_alike():

@@ -33,6 +33,16 @@ _CLASS_COLOURS = (
 _LIGHTNESS = (0.96, -0.74)
 _CHROMA = (0.075, 0.60, -1.08, 0.50)
 _HUE_DEG = (105.0, -150.0, -60.0, 30.0)
+_LAB_TO_CONES = (
+    (1, 0.3963377774, 0.2158037573),
+    (1, -0.1055613458, -0.0638541728),
+    (1, -0.0894841775, -1.2914855480),
+)
+_CONES_TO_LINEAR = (
+    (4.0767416621, -3.3077115913, 0.2309699292),
+    (-1.2684380046, 2.6097574011, -0.3413193965),
+    (-0.0041960863, -0.7034186147, 1.7076147010),
+)
 
 
 @lru_cache(maxsize=1)
@@ -55,21 +65,7 @@ def _oklab_to_rgb(
     lightness: NDArray[np.floating], green_red: NDArray[np.floating], blue_yellow: NDArray[np.floating]
 ) -> NDArray[np.uint8]:
     """OKLab to 8-bit sRGB, clipped (https://bottosson.github.io/posts/oklab/)."""
-    lab = np.stack([lightness, green_red, blue_yellow])
-    cones = np.array(
-        [
-            [1, 0.3963377774, 0.2158037573],
-            [1, -0.1055613458, -0.0638541728],
-            [1, -0.0894841775, -1.2914855480],
-        ]
-    )
-    to_linear = np.array(
-        [
-            [4.0767416621, -3.3077115913, 0.2309699292],
-            [-1.2684380046, 2.6097574011, -0.3413193965],
-            [-0.0041960863, -0.7034186147, 1.7076147010],
-        ]
-    )
-    linear = (to_linear @ (cones @ lab) ** 3).clip(0, 1)
+    cones = np.array(_LAB_TO_CONES) @ np.stack([lightness, green_red, blue_yellow])
+    linear = (np.array(_CONES_TO_LINEAR) @ cones**3).clip(0, 1)
     encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     return (encoded * 255).round().astype(np.uint8).T

@@ -39,10 +39,7 @@ class Shown:
 def segmentation_picture(image: Image.Image, labels: NDArray[np.integer], classes: Sequence[str]) -> Image.Image:
     """The image tinted by class, above a legend of the classes in it and their share of its pixels.
 
-    Args:
-        image: RGB.
-        labels: `(H, W)` index into `classes`; anything else is drawn grey and left out of the legend.
-        classes: Class names.
+    Labels `(H, W)` that are no index into `classes` are drawn grey and left out of the legend.
 
     Raises:
         ValueError: If image and labels differ in size.
@@ -55,15 +52,11 @@ def segmentation_picture(image: Image.Image, labels: NDArray[np.integer], classe
     entries = [
         (_colour(label), f"{_shorten(classes[label])} {_percent(counts[label] / labels.size)}") for label in present
     ]
-    if len(entries) > _MAX_LEGEND:
-        rest = sum(counts[label] for label in present[_MAX_LEGEND:]) / labels.size
-        entries = [
-            *entries[:_MAX_LEGEND],
-            (UNKNOWN_COLOUR, f"{len(present) - _MAX_LEGEND} more {_percent(rest)}"),
-        ]
+    if rest := present[_MAX_LEGEND:]:
+        share = _percent(counts[rest].sum() / labels.size)
+        entries = [*entries[:_MAX_LEGEND], (UNKNOWN_COLOUR, f"{len(rest)} more {share}")]
     picture = enlarge(tinted)
-    font_px = font_px_for(*picture.size)
-    return stack([picture, legend_strip(entries, max(picture.width, 14 * font_px), font_px)]) if entries else picture
+    return stack([picture, legend_strip(entries, *_strip_size(picture))]) if entries else picture
 
 
 def colour_labels(labels: NDArray[np.integer], num_classes: int) -> Image.Image:
@@ -81,20 +74,10 @@ def class_legend(labels: NDArray[np.integer], classes: Sequence[str]) -> Counter
 
 
 def mask_picture(image: Image.Image, mask: NDArray[np.bool_], text: str) -> Image.Image:
-    """The image with the mask tinted and outlined, the rest darkened, above the expression.
-
-    Args:
-        image: RGB.
-        mask: `(H, W)`, true inside the object.
-        text: The expression.
-
-    Raises:
-        ValueError: If image and mask differ in size.
-    """
+    """What `tint_mask` draws, above the expression; raises as it does."""
     drawn = tint_mask(image, mask)
-    font_px = font_px_for(*drawn.size)
-    words = f"“{text}” · {_percent(float(mask.mean()))}" if mask.any() else f"“{text}” · not found"
-    return stack([drawn, caption_strip(words, max(drawn.width, 14 * font_px), font_px)])
+    found = _percent(float(mask.mean())) if mask.any() else "not found"
+    return stack([drawn, caption_strip(f"“{text}” · {found}", *_strip_size(drawn))])
 
 
 def tint_mask(image: Image.Image, mask: NDArray[np.bool_]) -> Image.Image:
@@ -116,16 +99,10 @@ def tint_mask(image: Image.Image, mask: NDArray[np.bool_]) -> Image.Image:
 
 
 def depth_picture(depth_m: NDArray[np.floating]) -> Image.Image:
-    """Depth in colours above a scale in metres, which leaves out 1 % of the pixels on either side.
-
-    Args:
-        depth_m: `(H, W)` metres; 0 or not finite = not known, drawn grey.
-    """
+    """Depth `(H, W)` in colours above a scale in metres, which leaves out 1 % of the pixels on either side."""
     near_m, far_m = depth_range(depth_m)
     picture = enlarge(colour_depth(depth_m, near_m, far_m))
-    font_px = font_px_for(*picture.size)
-    width = max(picture.width, 14 * font_px)
-    return stack([picture, scale_strip(depth_colours(), near_m, far_m, width, font_px)])
+    return stack([picture, scale_strip(depth_colours(), near_m, far_m, *_strip_size(picture))])
 
 
 def colour_depth(depth_m: NDArray[np.floating], near_m: float, far_m: float) -> Image.Image:
@@ -180,11 +157,9 @@ def contact_sheet(
     cells = [[_fit(picture, cell_px) for picture in row] for row in rows]
     cell_width = max(cell.width for row in cells for cell in row)
     width = gap + (cell_width + gap) * columns.pop()
-    drawn = (
-        [_row([caption_strip(title, cell_width, font_px) for title in titles], cell_width, gap, width)]
-        if titles
-        else []
-    )
+    drawn = []
+    if titles:
+        drawn.append(_row([caption_strip(title, cell_width, font_px) for title in titles], cell_width, gap, width))
     for place, row in enumerate(cells):
         drawn.append(_row(row, cell_width, gap, width))
         if scales_m and (scale := scales_m[place]):
@@ -218,6 +193,12 @@ def _fit(picture: Image.Image, cell_px: int) -> Image.Image:
     return picture.convert("RGB").resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)
 
 
+def _strip_size(picture: Image.Image) -> tuple[int, int]:
+    """Width of the words below a picture and height of their letters, pixels."""
+    font_px = font_px_for(*picture.size)
+    return max(picture.width, 14 * font_px), font_px
+
+
 def enlarge(picture: Image.Image) -> Image.Image:
     """A picture too small to look at, larger by a whole factor."""
     factor = max(1, SMALLEST_PX // max(picture.size))
@@ -228,8 +209,8 @@ def _known(depth_m: NDArray[np.floating]) -> NDArray[np.bool_]:
     return np.isfinite(depth_m) & (depth_m > 0)
 
 
-def _colour(label: int) -> tuple[int, int, int]:
-    red, green, blue = (int(value) for value in class_colours()[label % 256])
+def _colour(label: int) -> Colour:
+    red, green, blue = class_colours()[label % 256].tolist()
     return red, green, blue
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 
 import numpy as np
@@ -27,13 +28,7 @@ def font_px_for(width: int, height: int) -> int:
 
 
 def legend_strip(entries: Sequence[tuple[Colour, str]], width: int, font_px: int) -> Image.Image:
-    """Swatches with their words, in as many rows as they need.
-
-    Args:
-        entries: Colour and words of each swatch, in reading order.
-        width: Wanted width, pixels; the strip is wider where a single entry needs it.
-        font_px: Height of letters.
-    """
+    """Swatches with their words, in as many rows as they need; wider than `width` where a single entry needs it."""
     gap = font_px // 2
     words = [one_line(text) for _, text in entries]
     font = _font(font_px, "".join(words))
@@ -132,8 +127,6 @@ def _font(size_px: int, text: str) -> Font:
 @lru_cache(maxsize=32)
 def _load_font(size_px: int, is_latin: bool) -> Font:
     for name in () if is_latin else _WORLD_FONTS:
-        try:
+        with suppress(OSError):  # not on this system
             return ImageFont.truetype(name, size_px)
-        except OSError:  # not on this system
-            continue
     return ImageFont.load_default(size_px)

@@ -28,15 +28,12 @@ _ABANDONED_S = 3600
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Write a file so that a reader, or a crash at any moment, sees the old file or the new one whole.
 
-    Args:
-        path: The file to write; its folder must exist.
-
     Yields:
         A temporary path in the same folder and with the same suffix, to be written by the caller. It becomes
         `path` when the block ends, and is removed when the block raises.
 
     Raises:
-        FileNotFoundError: If there is no such folder.
+        FileNotFoundError: If the folder does not exist.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -67,8 +64,7 @@ def atomic_folder(folder: Path, *, remedy: str = "go on with --resume") -> Itera
         remedy: What to do, once the disk has what it needs, where it cannot be written.
 
     Yields:
-        An empty folder beside it to write into. It is forced to the disk and becomes `folder` when the block
-        ends, and is removed when the block raises.
+        An empty folder beside it to write into. It becomes `folder` when the block ends, and is removed when it raises.
 
     Raises:
         UsageError: If something cannot be written, as on a full disk.
@@ -147,10 +143,8 @@ def read_json_lines(path: str | Path) -> list[Any]:
         return []
     values = []
     for line in path.read_bytes().split(b"\n"):
-        try:
+        with suppress(ValueError):  # empty, or torn
             values.append(json.loads(line))
-        except ValueError:  # empty, or torn
-            continue
     return values
 
 
@@ -158,12 +152,6 @@ def writable_folder(path: str | Path) -> Path:
     """The folder, made where it is missing, once it is certain that files can be written into it.
 
     Removes unfinished files that a killed run left in it more than an hour ago.
-
-    Args:
-        path: Folder to write into.
-
-    Returns:
-        The same folder.
 
     Raises:
         UsageError: If it is a file, cannot be made, or takes no files.

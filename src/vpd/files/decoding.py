@@ -60,23 +60,15 @@ class Encoded:
 def decode_file(path: Path | Encoded, formats: tuple[str, ...]) -> tuple[Image.Image, str]:
     """The decoded first picture of a file, in the file's own colour mode, and the raw mode it was stored in.
 
-    Args:
-        path: Image file, or one inside another file.
-        formats: Pillow's names of the formats that are allowed.
-
     Raises:
         UsageError: If there is no such file, or it is empty, too large, truncated, or no image.
     """
     try:
-        if isinstance(path, Encoded):
-            is_empty = not path.content
-        else:
-            if not path.exists():
-                raise UsageError(f"{path}: no such file")
-            if not path.is_file():
-                raise UsageError(f"{path}: not a file; an image file is needed here")
-            is_empty = path.stat().st_size == 0
-        if is_empty:
+        if isinstance(path, Path) and not path.exists():
+            raise UsageError(f"{path}: no such file")
+        if isinstance(path, Path) and not path.is_file():
+            raise UsageError(f"{path}: not a file; an image file is needed here")
+        if not (path.content if isinstance(path, Encoded) else path.stat().st_size):
             raise UsageError(f"{path}: the file is empty")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of sizes that we allow and of odd metadata
@@ -90,8 +82,8 @@ def decode_file(path: Path | Encoded, formats: tuple[str, ...]) -> tuple[Image.I
     except UnidentifiedImageError:
         raise UsageError(f"{path}: not an image that can be read here ({', '.join(formats)})") from None
     except Image.DecompressionBombError as error:
-        pixels = int(re.search(r"\d+", str(error) + " 0").group()) / 1e6  # type: ignore[union-attr]
-        raise UsageError(_too_large(str(path), pixels)) from None
+        pixels = int(re.findall(r"\d+", f"{error} 0")[0])
+        raise UsageError(_too_large(str(path), pixels / 1e6)) from None
     except OSError as error:
         what = error.strerror or f"damaged image, {first_line(error)}"
         raise UsageError(f"{path}: cannot be read ({what})") from error
@@ -143,13 +135,11 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 def _to_8_bit(values: np.ndarray) -> np.ndarray:
     """Grey values of any kind as uint8, full scale guessed from the type or the largest value."""
-    if values.dtype.kind == "u":
-        full = 65535.0
-    else:
-        values_are_float = values.dtype.kind == "f"
+    full = _FULL_SCALES[-1]
+    if values.dtype.kind != "u":
+        scales = _FULL_SCALES if values.dtype.kind == "f" else _FULL_SCALES[-1:]
         values = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
         top = float(values.max())
-        scales = _FULL_SCALES if values_are_float else _FULL_SCALES[2:]
         full = next((scale for scale in scales if top <= 2 * scale), top)  # a little over the scale is overexposed
     return np.clip(np.rint(values * (255.0 / full)), 0, 255).astype(np.uint8)
 

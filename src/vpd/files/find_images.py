@@ -84,12 +84,7 @@ def _images_matching(pattern: str) -> set[str]:
 
 def _in_order(images: Iterable[str]) -> list[str]:
     """Natural order, the same in every process: what counts as equal (`1.png` and `01.png`) by its letters."""
-    return sorted(sorted(images), key=_natural_order)
-
-
-def _natural_order(path: str) -> str:
-    """Sorting key in which numbers inside names count as numbers."""
-    return re.sub("[0-9]+", _number_key, path.lower())
+    return sorted(sorted(images), key=lambda path: re.sub("[0-9]+", _number_key, path.lower()))
 
 
 def _number_key(number: re.Match[str]) -> str:

@@ -28,18 +28,14 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
 
 def read_image(source: str | Path | Encoded | Image.Image | NDArray[Any]) -> Image.Image:
-    """An upright RGB picture from a file, a PIL image or an array.
+    """RGB picture: turned as its EXIF orientation says, 16 bits scaled to 8, transparent parts on white.
 
     Args:
         source: Path or encoded file; PIL image of any mode; or array `(H, W)`, `(H, W, 3)` or `(H, W, 4)`, uint8 or
             uint16.
 
-    Returns:
-        RGB picture: turned as its EXIF orientation says, 16 bits scaled to 8, transparent parts on white.
-
     Raises:
-        UsageError: If the file is missing, empty, damaged, too large or no image, or the array is of another
-            form.
+        UsageError: If the file is missing, empty, damaged, too large or no image, or the array of another form.
     """
     if isinstance(source, np.ndarray):
         return _image_of_array(source)
@@ -109,11 +105,7 @@ def to_pixels(images: Tensor) -> NDArray[np.uint8]:
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int]]:
-    """Pad right and bottom with zeros (mid-grey in [-1, 1]), as the reference does.
-
-    Args:
-        images: `(b, c, H, W)`.
-        multiple: What height and width shall be multiples of.
+    """Pad `(b, c, H, W)` right and bottom with zeros (mid-grey in [-1, 1]) to multiples, as the reference does.
 
     Returns:
         The padded images and the size `(H, W)` before, to crop results to.

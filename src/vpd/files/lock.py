@@ -29,10 +29,7 @@ def only_run_in(folder: Path) -> Iterator[None]:
     """Hold a folder, so that no other run writes into it; the hold ends with the process, however that ends.
 
     It is a lock of the system's (`flock`, which Linux hands on to the server for folders on NFS; `msvcrt.locking` on
-    Windows). Where a file system has none, a warning says so, and nothing is held.
-
-    Args:
-        folder: Must exist.
+    Windows). Where a file system has none, a warning says so, and nothing is held. The folder must exist.
 
     Raises:
         UsageError: If another run holds it; says which.

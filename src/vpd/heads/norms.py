@@ -12,13 +12,7 @@ _LEAST_CHANNELS = 8
 
 
 def build_norm(kind: HeadNorm, channels: int) -> nn.Module:
-    """The normalisation after a convolution with so many channels.
-
-    Args:
-        kind: `batch` = BatchNorm; `group` = GroupNorm of at most 32 groups that each have at least 8 channels (one
-            group where there are fewer).
-        channels: Channels of the maps.
-    """
+    """`batch` = BatchNorm; `group` = GroupNorm of at most 32 groups of 8 channels or more (one if there are fewer)."""
     if kind == "batch":
         return nn.BatchNorm2d(channels)
     most = max(1, min(_MOST_GROUPS, channels // _LEAST_CHANNELS))

@@ -61,19 +61,10 @@ def kb_crop(maps: Tensor) -> Tensor:
 def evaluated_pixels(
     pred_m: Tensor, target_m: Tensor, *, min_depth_m: float, max_depth_m: float, crop: Crop | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Predicted and true depth of the pixels that count.
+    """Predicted and true depth of the pixels of the crop with min_depth_m < target_m < max_depth_m, all in metres.
 
-    Infinite predictions become `max_depth_m` and NaN `min_depth_m` first; nothing is clipped to the range.
-
-    Args:
-        pred_m: `(H, W)` or `(1, H, W)`, metres.
-        target_m: Same shape, metres; counts where min_depth_m < target_m < max_depth_m.
-        min_depth_m: Exclusive, metres.
-        max_depth_m: Exclusive, metres.
-        crop: See `crop_window`.
-
-    Returns:
-        Two float64 vectors of the same length.
+    Infinite predictions become `max_depth_m` and NaN `min_depth_m` first; nothing is clipped to the range. Two maps
+    `(H, W)` or `(1, H, W)` -> two float64 vectors of the same length.
 
     Raises:
         ValueError: If shapes differ, and as `crop_window`.

@@ -11,14 +11,7 @@ from vpd.tensors import LayerText
 
 
 class TextAdapter(nn.Module):
-    """`t' = t + gamma * MLP(t)` (paper, section 3.2).
-
-    Args:
-        dim: Width of the text embeddings.
-
-    Shape:
-        `(..., dim) -> (..., dim)`
-    """
+    """`t' = t + gamma * MLP(t)` (paper, section 3.2): `(..., dim) -> (..., dim)`."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -31,11 +31,7 @@ class TextEncoder(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, dtype: torch.dtype = torch.float32) -> TextEncoder:
-        """The text encoder and tokenizer of a diffusion model.
-
-        Args:
-            source: Folder, hub id or single file.
-            dtype: Type of the weights.
+        """The text encoder and tokenizer of a diffusion model: a folder, hub id or single file.
 
         Raises:
             UsageError: If the source has no text encoder, a damaged one, or a tokenizer that is not CLIP's.

@@ -100,13 +100,7 @@ def as_linear(key: str, value: Tensor) -> Tensor:
 
 
 def load_renamed(module: nn.Module, state: dict[str, Tensor], names: dict[str, str], *, origin: str) -> Any:
-    """Load `state` into a module that may be on the meta device, strictly, in float32.
-
-    Args:
-        module: Where to load to.
-        state: Their key -> tensor.
-        names: Our key -> their key.
-        origin: Where the weights came from, for messages.
+    """Load `state` into a module that may be on the meta device, strictly, in float32; `names` are our key -> theirs.
 
     Raises:
         UsageError: If a key is missing or unexpected or a shape differs; every one is named.
@@ -155,10 +149,8 @@ def _check_counts(levels: int, layers: int, state: dict[str, Tensor], *, origin:
 def infer_unet_config(state: dict[str, Tensor], *, origin: str, heads: int | None = None) -> dict[str, Any]:
     """Configuration of diffusers' UNet, from the shapes of LDM's tensors.
 
-    Args:
-        state: LDM key -> tensor.
-        origin: Where the weights came from, for messages.
-        heads: Attention heads of every layer; none = 8, or 64 channels a head where the text is 1024 wide.
+    The shapes do not tell the attention heads of a layer: `heads`, or 8, or 64 channels a head where the text is 1024
+    wide.
 
     Raises:
         UsageError: If the keys are not those of a Stable Diffusion UNet.

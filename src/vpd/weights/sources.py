@@ -96,7 +96,7 @@ def is_hub_id(source: str | Path) -> bool:
     return str(source).count("/") == 1 and not str(source).startswith((".", "/", "~"))
 
 
-def download(hub_id: str, patterns: list[str], *, needed: str | tuple[str, ...]) -> Path:
+def download(hub_id: str, patterns: list[str], *, needed: tuple[str, ...]) -> Path:
     """Local snapshot of a hub repository: the cached one if all that is needed is there, else a download.
 
     Args:
@@ -107,7 +107,6 @@ def download(hub_id: str, patterns: list[str], *, needed: str | tuple[str, ...])
     Raises:
         UsageError: If it is neither cached nor reachable, or lacks what is needed.
     """
-    needed = (needed,) if isinstance(needed, str) else needed
     options: dict[str, Any] = {"allow_patterns": patterns, "ignore_patterns": _VARIANTS}
     try:
         folder = Path(snapshot_download(hub_id, local_files_only=True, **options))

@@ -70,7 +70,7 @@ def matching(thing: Thing, attributes: Sequence[str], seen: Sequence[Seen]) -> t
     return tuple(other for other in seen if all(getattr(other.thing, a) == getattr(thing, a) for a in attributes))
 
 
-def distinguishing_attributes(target: Seen, seen: Sequence[Seen]) -> tuple[tuple[str, ...], ...]:
+def _distinguishing_attributes(target: Seen, seen: Sequence[Seen]) -> tuple[tuple[str, ...], ...]:
     """Every smallest choice of attributes that is true of the target alone; empty where it has a double."""
     found: list[tuple[str, ...]] = []
     for count in range(1, len(ATTRIBUTES) + 1):
@@ -84,14 +84,9 @@ def distinguishing_attributes(target: Seen, seen: Sequence[Seen]) -> tuple[tuple
 def definite_phrases(target: Seen, seen: Sequence[Seen]) -> tuple[str, ...]:
     """Phrases that are true of the target alone: the shortest, and the same with the shape named.
 
-    Args:
-        target: The object to name.
-        seen: Every object in the picture.
-
-    Returns:
-        `the cube`, `the red object`, `the red cube`, ..., those with a shape first; empty where it has a double.
+    Those with a shape come first: `the cube`, `the red cube`, ..., `the red object`; none where it has a double.
     """
-    shortest = distinguishing_attributes(target, seen)
+    shortest = _distinguishing_attributes(target, seen)
     with_shape = [attributes if "shape" in attributes else (*attributes, "shape") for attributes in shortest]
     choices = (*sorted(with_shape, key=len), *shortest)
     phrases = [f"the {noun_phrase(target.thing, attributes)}" for attributes in choices]
@@ -99,48 +94,45 @@ def definite_phrases(target: Seen, seen: Sequence[Seen]) -> tuple[str, ...]:
 
 
 Relation = Callable[[Seen, Seen], bool]
+"""Whether the first clearly stands so to the second."""
 
 
-def is_left_of(one: Seen, other: Seen) -> bool:
-    """Whether `one` is clearly to the left of `other`."""
+def _left_of(one: Seen, other: Seen) -> bool:
     return other.across - one.across >= CLEARLY_BESIDE
 
 
-def is_right_of(one: Seen, other: Seen) -> bool:
-    """Whether `one` is clearly to the right of `other`."""
-    return is_left_of(other, one)
+def _right_of(one: Seen, other: Seen) -> bool:
+    return _left_of(other, one)
 
 
-def is_in_front_of(one: Seen, other: Seen) -> bool:
-    """Whether `one` is clearly nearer than `other`."""
+def _in_front_of(one: Seen, other: Seen) -> bool:
     return other.depth_m - one.depth_m >= CLEARLY_DEEPER_M
 
 
-def is_behind(one: Seen, other: Seen) -> bool:
-    """Whether `one` is clearly farther away than `other`."""
-    return is_in_front_of(other, one)
+def _behind(one: Seen, other: Seen) -> bool:
+    return _in_front_of(other, one)
 
 
-def is_larger(one: Seen, other: Seen) -> bool:
+def _larger(one: Seen, other: Seen) -> bool:
     """Whether `one` covers clearly more of the picture, and is no smaller itself."""
     return one.share >= CLEARLY_LARGER * other.share and one.thing.radius_m >= other.thing.radius_m
 
 
 SUPERLATIVES: dict[str, Relation] = {
-    "leftmost": is_left_of,
-    "rightmost": is_right_of,
-    "nearest": is_in_front_of,
-    "farthest": is_behind,
-    "largest": is_larger,
+    "leftmost": _left_of,
+    "rightmost": _right_of,
+    "nearest": _in_front_of,
+    "farthest": _behind,
+    "largest": _larger,
 }
 """Word -> how its object stands to every other that the noun fits."""
-RELATIONS: dict[str, tuple[Relation, Relation]] = {
-    "to the left of": (is_left_of, is_right_of),
-    "to the right of": (is_right_of, is_left_of),
-    "in front of": (is_in_front_of, is_behind),
-    "behind": (is_behind, is_in_front_of),
+RELATIONS: dict[str, Relation] = {
+    "to the left of": _left_of,
+    "to the right of": _right_of,
+    "in front of": _in_front_of,
+    "behind": _behind,
 }
-"""Words -> how its object stands to the other one, and how everything else that the noun fits must stand."""
+"""Words -> how its object stands to the other one; the other stands so to everything else that the noun fits."""
 HEADS = ((), ("shape",), ("colour",), ("colour", "shape"))
 """Attributes named in the noun phrase of a superlative or relation."""
 
@@ -190,6 +182,6 @@ def _relations(target: Seen, landmark: Seen, rivals: Sequence[Seen]) -> Iterator
     """Relations to a landmark that hold for the target and clearly fail for its rivals."""
     others = [rival for rival in rivals if rival is not landmark]
     if others:  # else the noun phrase means the target or the landmark itself, and the relation says too little
-        for words, (holds, fails) in RELATIONS.items():
-            if holds(target, landmark) and all(fails(other, landmark) for other in others):
+        for words, holds in RELATIONS.items():
+            if holds(target, landmark) and all(holds(landmark, other) for other in others):
                 yield words

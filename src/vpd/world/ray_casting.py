@@ -79,13 +79,7 @@ def from_unit(thing: Thing, normals: Array) -> Array:
 
 
 def hit_distance(shape: str, origin: Array, rays: Array) -> Array:
-    """Distance along each ray to the unit shape, from outside it; infinity where it is missed.
-
-    Args:
-        shape: One of the world's shapes.
-        origin: Start of the rays, `(3, ...)`, broadcast against them.
-        rays: Directions, `(3, ...)`.
-    """
+    """Distance along rays `(3, ...)` to the unit shape from an origin outside it, `(3, ...)`; infinity = missed."""
     with np.errstate(divide="ignore", invalid="ignore"):
         if shape == "cone":
             return _hit_cone(origin, rays)
@@ -215,10 +209,7 @@ def _window(camera: Camera, thing: Thing, height_px: int, width_px: int) -> tupl
     if forward <= bound:  # beside or behind the camera: no bound
         return slice(0, height_px), slice(0, width_px)
     focal_px = camera.focal * float(np.sqrt(height_px * width_px))
-    return (
-        _span(-up, bound, forward, focal_px, height_px),
-        _span(across, bound, forward, focal_px, width_px),
-    )
+    return _span(-up, bound, forward, focal_px, height_px), _span(across, bound, forward, focal_px, width_px)
 
 
 def _span(offset: float, bound: float, forward: float, focal_px: float, size_px: int) -> slice:

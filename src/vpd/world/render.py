@@ -50,11 +50,7 @@ class Rendering:
 
 
 def render(scene: Scene, size_px: int | tuple[int, int] = 128) -> Rendering:
-    """Render a scene.
-
-    Args:
-        scene: What to render.
-        size_px: Side of the picture, or its height and width, pixels.
+    """The picture of a scene, of a side or of a height and width in pixels.
 
     Raises:
         ValueError: If a side is not at least one pixel.
@@ -84,13 +80,7 @@ def shade(scene: Scene, hits: Hits) -> Array:
 
 
 def light_share(scene: Scene, points: Array, instances: NDArray[np.uint8]) -> Array:
-    """1 where nothing stands between a point and the light, else 0.
-
-    Args:
-        scene: The scene.
-        points: `(3, H, W)` points of surfaces, metres.
-        instances: `(H, W)` whose surface it is: 0 the room, i + 1 object i.
-    """
+    """1 where nothing stands between the light and points `(3, H, W)` of the surfaces of `instances`, else 0."""
     lit = np.ones(instances.shape, dtype=np.float32)
     light = np.array(scene.light.towards, dtype=np.float32)
     for index, thing in enumerate(scene.things):

@@ -49,13 +49,9 @@ CROWDED_STYLE = SceneStyle(things=(3, 5), share_attributes=True)
 
 
 def sample_scene(seed: int, index: int, style: SceneStyle = DEFAULT_STYLE, *, attempt: int = 0) -> Scene:
-    """The scene of a seed and an index: always the same one.
+    """The scene of a set's seed and of an index, both >= 0: always the same one.
 
-    Args:
-        seed: Seed of the whole set, >= 0.
-        index: Number of the scene in the set, >= 0.
-        style: What kind of scene.
-        attempt: Another scene for the same place, where the first does not serve.
+    Another `attempt` is another scene for the same place, where the first does not serve.
 
     Raises:
         ValueError: If no scene of this style can be found.
@@ -70,13 +66,10 @@ def sample_scene(seed: int, index: int, style: SceneStyle = DEFAULT_STYLE, *, at
 
 def _is_well_filled(scene: Scene, style: SceneStyle) -> bool:
     """Whether objects cover their share of a small picture and none is hidden."""
-    shares = np.bincount(cast(scene, REFERENCE_PX, REFERENCE_PX).instances.ravel(), minlength=len(scene.things) + 1)[
-        1:
-    ] / (REFERENCE_PX * REFERENCE_PX)
+    instances = cast(scene, REFERENCE_PX, REFERENCE_PX).instances
+    shares = np.bincount(instances.ravel(), minlength=len(scene.things) + 1)[1:] / instances.size
     focal, camera_x = scene.camera.focal, scene.camera.x_m
-    whole = [
-        2.6 * (thing.radius_m * focal) ** 2 / ((thing.x_m - camera_x) ** 2 + thing.z_m**2) for thing in scene.things
-    ]
+    whole = [2.6 * (one.radius_m * focal) ** 2 / ((one.x_m - camera_x) ** 2 + one.z_m**2) for one in scene.things]
     enough = all(share >= max(style.visible, style.unhidden * area) for share, area in zip(shares, whole, strict=True))
     return enough and style.coverage[0] <= shares.sum() <= style.coverage[1]
 

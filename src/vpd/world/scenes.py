@@ -104,11 +104,6 @@ class Light:
     ambient: float = 0.45
     """Share of the light that reaches every surface."""
 
-    @property
-    def side(self) -> str:
-        """Word for where it comes from."""
-        return "left" if self.towards[0] < 0 else "right"
-
 
 @dataclass(frozen=True)
 class Scene:
