@@ -112,12 +112,10 @@ def _without_base(
 
     from vpd.weights.difference import leave_out, weights_fingerprint
 
-    for value in weights.values():
-        if value.is_floating_point() and value.dtype != torch.float32:
-            found = str(value.dtype).removeprefix("torch.")
-            raise UsageError(
-                f"This model is {found}; load it in float32 to save it without its base (base={source!r})."
-            )
+    types = [value.dtype for value in weights.values() if value.is_floating_point() and value.dtype != torch.float32]
+    if types:
+        found = str(types[0]).removeprefix("torch.")
+        raise UsageError(f"This model is {found}; load it in float32 to save it without its base (base={source!r}).")
     of_base, of_text = base_weights(source), shared_encoder(text_encoder, source)
     told = Base(source=source, fingerprint=weights_fingerprint({**of_base, **of_text}), text_encoder=bool(of_text))
     return leave_out(weights, of_base), told

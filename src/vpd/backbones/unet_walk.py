@@ -34,9 +34,8 @@ def attention_levels(config: dict[str, Any]) -> tuple[int, ...]:
 
     At 512 px these are the maps of 32x32 and 16x16; the finest is left out as in the reference.
     """
-    return tuple(
-        level for level, kind in enumerate(config["down_block_types"]) if level and kind == "CrossAttnDownBlock2D"
-    )
+    kinds = config["down_block_types"]
+    return tuple(level for level, kind in enumerate(kinds) if level and kind == "CrossAttnDownBlock2D")
 
 
 def walk_unet(
@@ -124,11 +123,8 @@ def read_text(unet: UNet2DConditionModel, text_embeds: Tensor) -> tuple[LayerTex
     """What each cross-attention layer makes of a text `(1 or b, k, d)`, in the order of the walk."""
     blocks = (*unet.down_blocks, unet.mid_block, *unet.up_blocks)
     transformers = [layer for block in blocks for layer in getattr(block, "attentions", None) or ()]
-    return tuple(
-        read_layer_text(block.attn2, text_embeds)
-        for transformer in transformers
-        for block in transformer.transformer_blocks
-    )
+    layers = [block.attn2 for transformer in transformers for block in transformer.transformer_blocks]
+    return tuple(read_layer_text(layer, text_embeds) for layer in layers)
 
 
 @torch.no_grad()

@@ -52,22 +52,15 @@ class DeconvHead(nn.Module):
             nn.Conv2d(fine, fine, kernel_size=3, stride=2, padding=1),
         )
         self.reduce_middle = nn.Sequential(nn.Conv2d(middle, middle, kernel_size=3, stride=2, padding=1))
-        self.fuse = nn.Sequential(
-            nn.Conv2d(sum(channels), feature_channels, kernel_size=1),
-            nn.GroupNorm(16, feature_channels),
-            nn.ReLU(),
-        )
+        join = nn.Conv2d(sum(channels), feature_channels, kernel_size=1)
+        self.fuse = nn.Sequential(join, nn.GroupNorm(16, feature_channels), nn.ReLU())
         widths = [feature_channels, *deconv_channels]
         self.deconvs = nn.Sequential()
         for in_channels, out_channels in pairwise(widths):
-            self.deconvs.append(nn.ConvTranspose2d(in_channels, out_channels, kernel_size=2, stride=2, bias=False))
-            self.deconvs.append(build_norm(norm, out_channels))
-            self.deconvs.append(nn.ReLU())
-        self.widen = nn.Sequential(
-            nn.Conv2d(widths[-1], head_channels, kernel_size=3, padding=1),
-            build_norm(norm, head_channels),
-            nn.ReLU(),
-        )
+            deconv = nn.ConvTranspose2d(in_channels, out_channels, kernel_size=2, stride=2, bias=False)
+            self.deconvs.extend([deconv, build_norm(norm, out_channels), nn.ReLU()])
+        widen = nn.Conv2d(widths[-1], head_channels, kernel_size=3, padding=1)
+        self.widen = nn.Sequential(widen, build_norm(norm, head_channels), nn.ReLU())
         self.predictor = nn.Sequential(
             nn.Conv2d(head_channels, head_channels, kernel_size=3, padding=1),
             nn.ReLU(),

@@ -47,9 +47,8 @@ class FPNHead(nn.Module):
     ) -> None:
         super().__init__()
         self.laterals = nn.ModuleList(nn.Conv2d(width, hidden_channels, kernel_size=1) for width in channels)
-        self.outputs = nn.ModuleList(
-            nn.Conv2d(hidden_channels, hidden_channels, kernel_size=3, padding=1) for _ in channels
-        )
+        outputs = (nn.Conv2d(hidden_channels, hidden_channels, kernel_size=3, padding=1) for _ in channels)
+        self.outputs = nn.ModuleList(outputs)
         self.towers = nn.ModuleList(_tower(level, hidden_channels, norm) for level in range(len(channels)))
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(hidden_channels, out_channels, kernel_size=1)

@@ -43,11 +43,7 @@ class OpenVocabularyHead(nn.Module):
     ) -> None:
         super().__init__()
         self.pixels = FPNHead(
-            channels=channels,
-            out_channels=embed_dim,
-            hidden_channels=hidden_channels,
-            dropout=dropout,
-            norm=norm,
+            channels=channels, out_channels=embed_dim, hidden_channels=hidden_channels, dropout=dropout, norm=norm
         )
         self.text = nn.Sequential(nn.LayerNorm(text_dim), nn.Linear(text_dim, embed_dim))
         nn.init.kaiming_normal_(self.pixels.classifier.weight, nonlinearity="linear")

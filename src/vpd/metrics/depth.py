@@ -17,13 +17,9 @@ ERRORS = ("d1", "d2", "d3", "abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "s
 
 
 def crop_window(crop: Crop | None, height: int, width: int) -> tuple[slice, slice]:
-    """Rows and columns that a benchmark counts.
+    """Rows and columns of a depth map that a benchmark counts; after `kb_crop` where that is used.
 
-    Args:
-        crop: `nyu`: rows 45:471, columns 41:601, made for 480x640; `garg`, `eigen`: fractions of the size,
-            for KITTI; none: everything.
-        height: Rows of the depth map, after `kb_crop` where that is used, as in the reference.
-        width: Its columns.
+    `nyu`: rows 45:471, columns 41:601, made for 480x640; `garg`, `eigen`: fractions of the size, for KITTI; none: all.
 
     Raises:
         ValueError: If the crop is unknown, or nothing is left of a map of this size.

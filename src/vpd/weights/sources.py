@@ -219,9 +219,7 @@ def check_unet(config: dict[str, Any]) -> None:
     Raises:
         UsageError: If the UNet is not of the Stable Diffusion 1.x / 2.x family.
     """
-    strange = [
-        f"{name}={config[name]!r}" for name in _MUST_BE_UNSET if config.get(name) not in _HARMLESS and name in config
-    ]
+    strange = [f"{name}={config[name]!r}" for name in _MUST_BE_UNSET if config.get(name) not in _HARMLESS]
     down, up = config.get("down_block_types", ()), config.get("up_block_types", ())
     strange += [name for name in (*down, *up) if name not in (*_DOWN_BLOCKS, *_UP_BLOCKS)]
     if config.get("mid_block_type", "UNetMidBlock2DCrossAttn") != "UNetMidBlock2DCrossAttn":
