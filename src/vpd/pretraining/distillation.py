@@ -50,18 +50,9 @@ class Distillation(nn.Module):
 def distillation_config(
     *, model: str, images: str, size_px: int, steps: int, seed: int, workers: int, use_bf16: bool
 ) -> TrainConfig:
-    """How a small encoder is trained.
+    """How a small encoder is trained; arguments as for `pretrain_encoder`.
 
     Muon halves the error that AdamW leaves after as many steps. The rate is right for a network without norms.
-
-    Args:
-        model: Whose VAE.
-        images: Where the pictures are from.
-        size_px: Side of the crops, pixels.
-        steps: Optimiser steps.
-        seed: Of weights and draws.
-        workers: Processes that read.
-        use_bf16: Whether to compute in bfloat16 where autocast does.
     """
     return TrainConfig(
         task="encoder",  # none of perception

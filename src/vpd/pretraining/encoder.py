@@ -127,9 +127,8 @@ def pretrain_encoder(
             steps = int(read_settings(checkpoint.folder / CONFIG)["steps"])
         elif minutes is not None or steps is None:
             trial = Distillation(new_encoder(form, seed=seed), wanted)
-            in_time = _steps_in(
-                minutes or DEFAULT_MINUTES, trial, config, _first_batch(train_set, transform, config), accelerator
-            )
+            batch = _first_batch(train_set, transform, config)
+            in_time = _steps_in(minutes or DEFAULT_MINUTES, trial, config, batch, accelerator)
             steps = min(in_time, steps or in_time)
         config = config.model_copy(update={"steps": steps})
         if checkpoint:
@@ -165,11 +164,7 @@ def find_teacher(model: str | Path) -> AutoencoderKL:
 
 
 def encoder_form(teacher: AutoencoderKL, model: str | Path) -> TinyEncoderConfig:
-    """The form of an encoder that makes a VAE's latents.
-
-    Args:
-        teacher: The VAE.
-        model: Whose it is, for the error.
+    """The form of an encoder that makes the latents of a model's VAE.
 
     Raises:
         UsageError: If there is none for the VAE's stride.

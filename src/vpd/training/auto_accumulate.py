@@ -30,13 +30,9 @@ def find_accumulation(model: PerceptionModel, config: TrainConfig, accelerator: 
 
     Runs forward and backward passes of random samples at full size, beside the memory that the optimiser will take.
     A GPU tries the whole share first, then its halves, thirds and so on. Linux kills a process that takes too much
-    main memory, so on a CPU the smallest share is measured and the others follow by arithmetic. Weights, BatchNorm's
-    statistics and random generators are afterwards as before.
-
-    Args:
-        model: Whom to train; moves to the device.
-        config: How to train.
-        accelerator: Device and other processes; the one with the least memory decides.
+    main memory, so on a CPU the smallest share is measured and the others follow by arithmetic. Of several processes
+    the one with the least memory decides. Weights, BatchNorm's statistics and random generators are afterwards as
+    before, but the model is on the device.
 
     Raises:
         UsageError: If not even one sample fits, or the samples of a step cannot be shared out evenly.

@@ -33,12 +33,8 @@ _LOOKED_AT = 12
 def look_at_some(sample_set: SampleSet, *, max_share: float) -> None:
     """Read a few samples, spread evenly, before anything that takes long: a wrong class list shows in most of them.
 
-    Args:
-        sample_set: What to train on.
-        max_share: Share of the whole set that may be unreadable; where it is 0, none may.
-
     Raises:
-        UsageError: If more than half cannot be read, or any where none may.
+        UsageError: If more than half cannot be read, or any where none may (`max_share` is 0).
     """
     problems, number = list[str](), min(_LOOKED_AT, len(sample_set))
     for place in range(number):
@@ -99,12 +95,9 @@ class BadSamples:
 
 
 class BadSteps:
-    """Decides what becomes of a run after a step that could not be taken.
+    """Decides what becomes of a run after a step that could not be taken; all processes agree on it.
 
-    Args:
-        folder: The run's folder; gets `bad-batches/`.
-        accelerator: Other processes, with which all is agreed on.
-        config: Says whether to stop or skip.
+    A run that stops leaves `bad-batches/` in its folder.
     """
 
     def __init__(self, folder: Path, accelerator: Accelerator, config: TrainConfig) -> None:
@@ -113,11 +106,7 @@ class BadSteps:
         self._in_a_row = 0
 
     def note(self, number: int, step: Step) -> list[str]:
-        """Take note of a step, on all processes together.
-
-        Args:
-            number: Of the step, counted from 1.
-            step: What came of it.
+        """Take note of a step, counted from 1, on all processes together.
 
         Returns:
             Names of the samples to blame where the step was skipped; empty for a good step.

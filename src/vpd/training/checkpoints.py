@@ -138,11 +138,7 @@ def scored_checkpoints(root: Path, score: str) -> list[Checkpoint]:
 
 
 def read_checkpoint(folder: Path, *, verify: bool) -> Checkpoint:
-    """Read the state of a checkpoint.
-
-    Args:
-        folder: A folder that `save_checkpoint` wrote.
-        verify: Read every file and compare it with what was written, not sizes only.
+    """Read the state of a checkpoint; `verify` compares all that is in its files with what was written, not sizes only.
 
     Raises:
         ValueError: If a file is missing or differs from what was written.
@@ -167,11 +163,7 @@ def read_checkpoint(folder: Path, *, verify: bool) -> Checkpoint:
 
 
 def restore_optimiser(checkpoint: Checkpoint, optimiser: Optimizer) -> None:
-    """Give the optimiser the state it had when the checkpoint was written.
-
-    Args:
-        checkpoint: Where to read from.
-        optimiser: A fresh optimiser over the same parameters, with their names (`param_names`).
+    """Give a fresh optimiser over the same parameters the state it had when the checkpoint was written.
 
     Raises:
         UsageError: If the checkpoint's parameters are not those of the optimiser.

@@ -28,7 +28,7 @@ class WeightAverage:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
+        self._decay = decay
         self._parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self._averages = {name: value.detach().clone() for name, value in self._parameters.items()}
 
@@ -39,13 +39,12 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights of a step.
+        """Take in the weights after a step, whose number counts from 0.
 
-        Args:
-            step: Steps taken before. The first ones average over fewer steps than `decay` says, or the average
-                would hold on to the random weights of a new head.
+        The first ones average over fewer steps than `decay` says, or the average would hold on to the random weights
+        of a new head.
         """
-        decay = min(self.decay, (1 + step) / (10 + step))
+        decay = min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self._averages.values()), list(self._parameters.values()), 1 - decay)
 
     def exchange(self) -> dict[str, Tensor]:

@@ -40,7 +40,7 @@ def shard(module: nn.Module, unet: nn.Module, accelerator: Accelerator) -> None:
     Args:
         module: What computes the loss.
         unet: The UNet inside it.
-        accelerator: The processes and their devices.
+        accelerator: Of the processes.
 
     Raises:
         UsageError: If there is only one process, or torch is too old.
@@ -118,7 +118,8 @@ class Shards:
 
     def scatter_optimiser(self) -> None:
         """Give the optimiser in shards the state of the whole one, which loses it."""
-        number = {theirs: place for place, theirs in enumerate(_parameters(self._optimiser))}
+        parameters = [parameter for group in self._optimiser.param_groups for parameter in group["params"]]
+        number = {theirs: place for place, theirs in enumerate(parameters)}  # as the optimiser's state counts them
         state: dict[int, dict[str, Any]] = {}
         for ours, theirs in self._pairs:
             for name, value in self._whole_optimiser.state.get(ours, {}).items():
@@ -142,11 +143,6 @@ def gathered(value: Any) -> Any:
     if isinstance(value, DTensor):
         value = value.full_tensor()
     return value.detach().cpu() if isinstance(value, Tensor) else value
-
-
-def _parameters(optimiser: Optimizer) -> list[nn.Parameter]:
-    """In the order in which the optimiser's state counts them."""
-    return [parameter for group in optimiser.param_groups for parameter in group["params"]]
 
 
 def _cut_like(value: Tensor, parameter: Any) -> DTensor:

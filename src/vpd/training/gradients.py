@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from vpd.training.fsdp import gathered
 
@@ -33,11 +32,11 @@ class Gradients:
         self._optimiser = optimiser
         self._parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
         self._narrow: dict[nn.Parameter, Tensor] = {}
-        self._hooks: list[RemovableHandle] = []
-        if narrow:
-            for parameter in self._parameters:
-                if parameter.ndim > 1 and parameter.dtype == torch.float32:
-                    self._hooks.append(parameter.register_post_accumulate_grad_hook(self._take))
+        self._hooks = [
+            parameter.register_post_accumulate_grad_hook(self._take)
+            for parameter in self._parameters
+            if narrow and parameter.ndim > 1 and parameter.dtype == torch.float32
+        ]
 
     def close(self) -> None:
         """Leave the parameters as they were: their next gradients are anybody's."""
@@ -53,11 +52,8 @@ class Gradients:
         for gradient in wide:
             gradient.mul_(scale)
         if self._narrow:  # one by one, and in the same order as without
-            wide = [
-                nn.utils.get_total_norm([gradient])
-                for gradient in map(self._widened, self._parameters)
-                if gradient is not None
-            ]
+            widened = map(self._widened, self._parameters)
+            wide = [nn.utils.get_total_norm([gradient]) for gradient in widened if gradient is not None]
         self._norm = nn.utils.get_total_norm(wide)
         return float(gathered(self._norm))
 

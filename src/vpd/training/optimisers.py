@@ -30,10 +30,6 @@ def freeze_parts(model: nn.Module, mode: Mode) -> None:
     does not record: in mode `head` nothing up to the features, in mode `frozen` what the UNet does before it sees
     the text, since the text adapter learns through the UNet.
 
-    Args:
-        model: A task model; for `lora` one whose UNet has low-rank layers.
-        mode: `full`, `lora`, `frozen` or `head`.
-
     Raises:
         UsageError: If the UNet has no low-rank layers to train.
     """

@@ -120,9 +120,7 @@ class Progress:
     def estimate(self, step: int, took_s: float) -> None:
         """Say how long a long run will take, after its second step: nobody waits for days to learn of them.
 
-        Args:
-            step: Steps done.
-            took_s: Seconds of the last of them. The first one also starts readers and the device, and compiles.
+        The first one, whose seconds do not tell, also starts readers and the device, and compiles.
         """
         left_s = took_s * (self._steps - step)
         if self._speaks and left_s > _LONG_S:
@@ -130,24 +128,12 @@ class Progress:
             self._say(f"The second step took {took_s:.1f} s: at this pace, {left} for the other {self._steps - step}.")
 
     def note(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
-        """Add a line to the log only.
-
-        Args:
-            step: Steps done.
-            kind: What the line is about.
-            values: Name -> anything that JSON has a word for.
-        """
+        """Add a line to the log only, with anything that JSON has a word for."""
         if self._enabled:
             append_json_line(self._log, {"step": step, "kind": kind, **values})
 
     def record(self, step: int, kind: str, values: Mapping[str, float]) -> None:
-        """Add a line to the log and a point to each curve.
-
-        Args:
-            step: Steps done.
-            kind: `train` or `validation`.
-            values: Name -> number; NaN stands as null in the log.
-        """
+        """Add a line of a kind (`train`, `validation`) to the log, NaN as null, and a point to each curve."""
         self.note(step, kind, values)
         if self._speaks and (self._bar.disable or kind != "train"):
             self._say(f"step {step}/{self._steps} {kind}: " + ", ".join(_worded(*item) for item in values.items()))

@@ -40,12 +40,8 @@ _SLACK_BYTES = 32 * 2**20
 def tell_no_run(folder: Path, *, can_start: bool) -> None:
     """Say that a folder holds no run that could be resumed, and name runs whose folders are called like it.
 
-    Args:
-        folder: Where a run was looked for.
-        can_start: Whether one will be started instead.
-
     Raises:
-        UsageError: If none will.
+        UsageError: If none can be started there instead.
     """
     siblings = folder.parent.iterdir() if folder.parent.is_dir() else ()
     runs = {sibling.name: sibling for sibling in siblings if sibling != folder and is_run(sibling)}
@@ -113,12 +109,7 @@ class RunFolder:
         )
 
     def save_if(self, is_due: bool, done: int, scores: dict[str, float]) -> None:
-        """Write a checkpoint if it is due or the best so far, and remove those that are not kept.
-
-        Args:
-            is_due: Write in any case.
-            done: Steps done.
-            scores: What was measured after them, or empty.
+        """Write a checkpoint if it is due or the best so far by its scores, and remove those that are not kept.
 
         Raises:
             UsageError: If it cannot be written.
@@ -193,13 +184,7 @@ def checkpoints_at_once(config: TrainConfig, start_step: int, steps: int, *, has
 
 
 def checkpoint_bytes(model: nn.Module, optimiser: Optimizer, *, state_bytes: int) -> int:
-    """Size of a checkpoint on the disk.
-
-    Args:
-        model: Whose parameters and buffers are written.
-        optimiser: Whose state is written.
-        state_bytes: What it will hold for each trained value, assumed before its first step.
-    """
+    """Size of a checkpoint on the disk; before its first step an optimiser counts as `state_bytes` a trained value."""
     weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     state = [value for entry in optimiser.state.values() for value in entry.values() if isinstance(value, Tensor)]
     trained = sum(parameter.numel() for group in optimiser.param_groups for parameter in group["params"])
@@ -212,15 +197,10 @@ def folder_bytes(folder: Path) -> int:
 
 
 def check_space(folder: Path, needed_bytes: int, purpose: str) -> None:
-    """Make sure that a disk has room.
-
-    Args:
-        folder: On the disk in question.
-        needed_bytes: What is about to be written.
-        purpose: What it is, and what could make it less.
+    """Make sure that the disk of a folder has room for a purpose, which also says what could make it less.
 
     Raises:
-        UsageError: If there is less.
+        UsageError: If it has not.
     """
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < needed_bytes:

@@ -91,12 +91,7 @@ def build_schedule(
 def poly_rate(step: int, *, peak: float, steps: int, power: float = 1.0, warmup_steps: int = 0) -> float:
     """Fall from `peak` to 0 as (1 - step / steps)^power, times a factor that first rises linearly to 1.
 
-    Args:
-        step: Optimiser steps taken.
-        peak: Rate at step 0 without warm-up.
-        steps: Steps of the whole run; from there on the rate is 0.
-        power: 1 = a straight line.
-        warmup_steps: Steps of the warm-up, during which the fall already runs (as in mmsegmentation).
+    During the warm-up, of `warmup_steps`, the fall already runs, as in mmsegmentation.
     """
     rate = peak * max(0.0, 1.0 - step / steps) ** power
     if step >= warmup_steps:
@@ -105,14 +100,9 @@ def poly_rate(step: int, *, peak: float, steps: int, power: float = 1.0, warmup_
 
 
 def rise_and_fall_rate(step: int, *, peak: float, floor: float, half_steps: int, power: float) -> float:
-    """Rise from `floor` to `peak` over `half_steps` steps, fall over as many, stay at `floor`.
+    """Rise from `floor` to `peak`, at step `half_steps - 1`, fall over as many steps, and stay at `floor`.
 
-    Args:
-        step: Optimiser steps taken.
-        peak: Largest rate, that of step `half_steps - 1`.
-        floor: Rate before the first step and from the last on.
-        half_steps: Steps of the rise.
-        power: Exponent of the share of the rise, or of the fall, that is done.
+    Rise and fall go by the share of them that is done, to the `power`.
     """
     done = (step + 1) / half_steps  # the reference counts from 1
     if done <= 1.0:

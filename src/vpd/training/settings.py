@@ -126,11 +126,10 @@ def _explain(field: WrongField) -> str:
     """What is wrong with one setting, and what to do about it."""
     location, path = field.place, field.path
     if field.kind == "extra_forbidden":
-        known = _known_keys(location[:-1])
         if len(location) == 1 and any(str(location[0]) in option_names(layout) for layout in LAYOUTS.values()):
             return f"unknown key {path} (an option of the data's layout: data.options.{path})"
         prefix = "".join(f"{part}." for part in location[:-1])
-        places = {key: f"{prefix}{key}" for key in known}
+        places = {key: f"{prefix}{key}" for key in _known_keys(location[:-1])}
         if len(location) == 1:
             places = {key: f"model_options.backbone_options.{key}" for key in BACKBONE_OPTIONS} | places
         near = difflib.get_close_matches(str(location[-1]), places, n=1)

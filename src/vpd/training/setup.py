@@ -77,13 +77,10 @@ def data_identity(sample_set: SampleSet) -> dict[str, Any]:
 def check_same_data(checkpoint: Checkpoint, train_set: SampleSet, config: TrainConfig) -> None:
     """Make sure that a run goes on with its samples, as the number of a step says which of them it takes.
 
-    Args:
-        checkpoint: Where it goes on; one of an older release, which does not tell, goes on with anything.
-        train_set: What it is to go on with.
-        config: Says whether that may be something else (`on_changed_data`).
+    A checkpoint of an older release, which does not tell its samples, goes on with any.
 
     Raises:
-        UsageError: If there are other samples, or another order of them.
+        UsageError: If there are other samples, or another order of them, and `on_changed_data` says to stop.
     """
     before, now = checkpoint.data, data_identity(train_set)
     if before is None:

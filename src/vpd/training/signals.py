@@ -40,17 +40,17 @@ def stop_request() -> Iterator[StopRequest]:
         yield request
         return
     before = {number: signal.getsignal(number) for number in _SIGNALS}
-    asked_s = 0.0
+    is_first, asked_s = os.environ.get("RANK", "0") == "0", 0.0
 
     def note(number: int, _frame: FrameType | None) -> None:
         nonlocal asked_s
         if request.signal is None:
             request.signal, asked_s = number, time.monotonic()
-            if os.environ.get("RANK", "0") == "0":
+            if is_first:
                 logger.info("Asked to stop: saving after the step that is under way.")
         elif time.monotonic() - asked_s > _SAME_REQUEST_S:
             usual = before[signal.Signals(number)]
-            if os.environ.get("RANK", "0") == "0" and usual is not signal.SIG_IGN:
+            if is_first and usual is not signal.SIG_IGN:
                 logger.info("Asked again: ending at once; what came after the last checkpoint is not saved.")
             signal.signal(number, usual)
             signal.raise_signal(number)

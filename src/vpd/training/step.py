@@ -117,11 +117,7 @@ class Stepper:
             self._shards = Shards(model, self.optimiser, trained, self._optimiser, accelerator)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Give the optimiser the state it had when a checkpoint was written.
-
-        Raises:
-            UsageError: If the checkpoint's parameters are not those of the model.
-        """
+        """Give the optimiser its state of a checkpoint; errors as of `restore_optimiser`."""
         restore_optimiser(checkpoint, self.optimiser)
         if self._shards:
             self._shards.scatter_optimiser()

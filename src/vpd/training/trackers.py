@@ -8,7 +8,7 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,58 +20,6 @@ logger = logging.getLogger(__name__)
 
 WANDB_ID = "wandb-id.txt"
 """File of a run: its name at Weights & Biases, under which a resumed run goes on."""
-
-
-class Tracker(Protocol):
-    """Takes curves and pictures."""
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a point to each curve."""
-
-    def show(self, step: int, name: str, picture: Image.Image) -> None:
-        """Add a picture."""
-
-    def close(self) -> None:
-        """Write what is left."""
-
-
-def check_trackers(names: Sequence[str]) -> None:
-    """Make sure that the trackers that were asked for are installed; without TensorBoard a run goes on all the same.
-
-    Raises:
-        UsageError: If Weights & Biases is not.
-    """
-    if "wandb" in names and importlib.util.find_spec("wandb") is None:
-        raise UsageError(
-            "trackers names wandb, which is not installed: pip install wandb (or vpd-perception[wandb]), "
-            "or leave it out."
-        )
-
-
-def open_trackers(
-    names: Sequence[str], folder: Path, *, start_step: int, settings: Mapping[str, Any] | None = None
-) -> list[Tracker]:
-    """Open the trackers of a run.
-
-    Args:
-        names: `tensorboard`, `wandb`.
-        folder: The run's folder.
-        start_step: Steps that were done before.
-        settings: What to tell of the run's settings.
-
-    Raises:
-        UsageError: If Weights & Biases cannot start.
-    """
-    check_trackers(names)
-    trackers: list[Tracker] = []
-    if "tensorboard" in names:
-        try:
-            trackers.append(_TensorBoard(folder / "tensorboard", purge_step=start_step + 1))
-        except ImportError:
-            logger.warning("TensorBoard is not installed: curves go to log.jsonl only (pip install tensorboard).")
-    if "wandb" in names:
-        trackers.append(_WeightsAndBiases(folder, settings or {}))
-    return trackers
 
 
 class _TensorBoard:
@@ -124,6 +72,43 @@ class _WeightsAndBiases:
 
     def close(self) -> None:
         self._tracker.finish()
+
+
+Tracker = _TensorBoard | _WeightsAndBiases
+"""Takes points of curves (`log`) and pictures (`show`); `close` writes what is left."""
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Make sure that the trackers that were asked for are installed; without TensorBoard a run goes on all the same.
+
+    Raises:
+        UsageError: If Weights & Biases is not.
+    """
+    if "wandb" in names and importlib.util.find_spec("wandb") is None:
+        raise UsageError(
+            "trackers names wandb, which is not installed: pip install wandb (or vpd-perception[wandb]), "
+            "or leave it out."
+        )
+
+
+def open_trackers(
+    names: Sequence[str], folder: Path, *, start_step: int, settings: Mapping[str, Any] | None = None
+) -> list[Tracker]:
+    """Open trackers (`tensorboard`, `wandb`) of the run in a folder, of which so many steps were done before.
+
+    Raises:
+        UsageError: If Weights & Biases cannot start.
+    """
+    check_trackers(names)
+    trackers: list[Tracker] = []
+    if "tensorboard" in names:
+        try:
+            trackers.append(_TensorBoard(folder / "tensorboard", purge_step=start_step + 1))
+        except ImportError:
+            logger.warning("TensorBoard is not installed: curves go to log.jsonl only (pip install tensorboard).")
+    if "wandb" in names:
+        trackers.append(_WeightsAndBiases(folder, settings or {}))
+    return trackers
 
 
 def _wandb_id(folder: Path) -> str:
