@@ -20,7 +20,7 @@ from random_models import SIZES
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from vpd import ReferringModel, StableDiffusionBackbone
-from vpd.config import Fit, ReferConfig
+from vpd.config import ReferConfig, Resize
 from vpd.datasets.layouts import open_data
 from vpd.evaluation.evaluate import measure
 from vpd.inference.cache import FrozenCaches, TensorCache
@@ -34,7 +34,7 @@ def build_model(size: str, px: int) -> ReferringModel:
     width = parts["unet"]["cross_attention_dim"]
     text = TEXT if size == "sd15" else TEXT | {"hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 2}
     backbone = StableDiffusionBackbone(unet=UNet2DConditionModel(**parts["unet"]), vae=AutoencoderKL(**parts["vae"]))
-    config = ReferConfig(backbone=backbone.config, fit=Fit(mode="squash", size_px=px))
+    config = ReferConfig(backbone=backbone.config, fit=Resize(mode="squash", size_px=px))
     encoder = TextEncoder(CLIPTextModel(CLIPTextConfig(**text)), clip_tokenizer())
     return ReferringModel(config, backbone=backbone, text_encoder=encoder).eval()
 

@@ -30,7 +30,7 @@ from vpd.data.transforms import CROP_PX
 from vpd.files.atomic import read_json_lines, write_json
 from vpd.training.loop import Training
 from vpd.training.settings import resolve_config
-from vpd.training.setup import build_data, build_model, pin_sources, training_transform
+from vpd.training.setup import build_data, pin_sources, start_model, training_transform
 
 SETTINGS = {
     "segment": {"data": {"root": "camvid"}, "crop_px": 256},
@@ -72,7 +72,7 @@ def measure(task: str, data: Path, diffusion: Path, folder: Path, workers: int, 
     settings |= {"learning_rate": 1e-3, "unet_lr_scale": 1.0, "batch_size": 8}
     config = pin_sources(resolve_config(task, settings))
     train_set, _ = build_data(config)
-    model = build_model(config, train_set)
+    model = start_model(config, train_set)
     transform = training_transform(config, model)
     sample_s = cpu_of_samples(train_set, transform)
     published = config.model_copy(update={"crop_px": CROP_PX[task]})

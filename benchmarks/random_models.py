@@ -8,7 +8,7 @@ import torch
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.bench.measuring import SD15
-from vpd.config import BackboneConfig, DepthConfig, Fit, ReferConfig, SegmentConfig, Task
+from vpd.config import BackboneConfig, DepthConfig, ReferConfig, Resize, SegmentConfig, Task
 from vpd.errors import UsageError
 from vpd.tasks.segmentation import SegmentationModel
 
@@ -39,7 +39,7 @@ def random_config(task: Task, size: str, num_classes: int = 1) -> Any:
     """
     if size not in SIZES:
         raise UsageError(f"Unknown size {size!r}. Choose one of: {', '.join(SIZES)}.")
-    shared: dict[str, Any] = {"backbone": BackboneConfig(**SIZES[size]), "fit": Fit()}
+    shared: dict[str, Any] = {"backbone": BackboneConfig(**SIZES[size]), "fit": Resize()}
     names = tuple(f"class {number}" for number in range(num_classes))
     if task == "segment":
         return SegmentConfig(classes=names, **shared)

@@ -13,7 +13,7 @@ from torch import Tensor
 from experiments.claims_arms import Arm
 from experiments.frozen_features import FrozenBackbone
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.config import DepthConfig, Fit, ReferConfig, SegmentConfig
+from vpd.config import DepthConfig, ReferConfig, Resize, SegmentConfig
 from vpd.errors import UsageError
 from vpd.inference.cache import FrozenCaches, TensorCache
 from vpd.prompts.encoder import TextEncoder
@@ -181,7 +181,7 @@ def build_model(arm: Arm, sources: Sources, *, size_px: int, seed: int) -> Perce
     """The model of an arm, its new weights drawn from the seed."""
     backbone, encoder = sources.backbone(arm), sources.encoder(arm)
     torch.manual_seed(seed)
-    fit = Fit(mode="squash", size_px=size_px)
+    fit = Resize(mode="squash", size_px=size_px)
     model: PerceptionModel
     if arm.task == "segment":
         kind = ClassShuffledModel if arm.prompt == "shuffled" else SegmentationModel

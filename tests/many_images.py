@@ -15,7 +15,7 @@ from PIL import Image
 import vpd
 from tiny import write_tiny_diffusion
 from vpd.cli import main
-from vpd.config import Fit
+from vpd.config import Resize
 
 
 def write_pictures(folder: Path, number: int) -> Path:
@@ -31,7 +31,7 @@ def write_pictures(folder: Path, number: int) -> Path:
 def write_quick_model(folder: Path) -> Path:
     """A segmenter that takes a few milliseconds an image."""
     diffusion = write_tiny_diffusion(folder / "diffusion", block_out_channels=(8, 8, 8, 8))
-    options = {"classes": ["sky", "tree", "car"], "head_channels": 8, "fit": Fit(size_px=32)}
+    options = {"classes": ["sky", "tree", "car"], "head_channels": 8, "fit": Resize(size_px=32)}
     vpd.SegmentationModel.from_diffusion(diffusion, **options).save(folder / "model")
     return folder / "model"
 

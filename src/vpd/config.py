@@ -45,7 +45,7 @@ Names = Annotated[tuple[str, ...], AfterValidator(unique_names)]
 """Names of classes or scenes: at least one, none empty, none twice."""
 
 
-class Fit(Frozen):
+class Resize(Frozen):
     """How an image is brought to the scale a model was trained at, and cut into windows."""
 
     mode: Literal["resize_short", "squash", "native"] = "resize_short"
@@ -67,7 +67,7 @@ class Fit(Frozen):
     """Segmentation averages the probabilities at these multiples of the fitted size; windows keep their side."""
 
     @model_validator(mode="after")
-    def _check_windows(self) -> Fit:
+    def _check_windows(self) -> Resize:
         if (self.window_px is None) != (self.stride_px is None):
             raise ValueError("window_px and stride_px go together: give both or neither")
         if self.window_px and self.stride_px and self.stride_px > self.window_px:
@@ -151,7 +151,7 @@ class TaskConfig(Frozen):
     """`reference` = as published, quirks included; `default` = what we recommend."""
     backbone: BackboneConfig
     """The diffusion model."""
-    fit: Fit
+    fit: Resize
     """How `predict` fits an image of any size."""
     head_norm: HeadNorm = "batch"
     """Normalisation in the head. `batch`: BatchNorm, as published; `group`: GroupNorm, with which training does not
@@ -211,7 +211,7 @@ class ReferConfig(TaskConfig):
 
     @field_validator("fit")
     @classmethod
-    def _check_fit(cls, fit: Fit) -> Fit:
+    def _check_fit(cls, fit: Resize) -> Resize:
         if fit.flip or fit.scales != (1.0,):
             raise ValueError("referring averages neither scales nor mirror images, which swap left and right")
         return fit
@@ -245,7 +245,7 @@ class DepthConfig(TaskConfig):
 
     @field_validator("fit")
     @classmethod
-    def _check_fit(cls, fit: Fit) -> Fit:
+    def _check_fit(cls, fit: Resize) -> Resize:
         if fit.scales != (1.0,):
             raise ValueError("depth does not average scales; flip and windows it does")
         return fit

@@ -12,7 +12,7 @@ from torch import Tensor
 import vpd
 from tiny import CLASSES, TEXT_DIM
 from vpd import SegmentationModel, StableDiffusionBackbone, UsageError
-from vpd.config import Fit, LoraSettings
+from vpd.config import LoraSettings, Resize
 
 LORA = LoraSettings(rank=2, alpha=4)
 
@@ -110,7 +110,7 @@ def test_merged_layers_are_plain_weights(backbone: StableDiffusionBackbone) -> N
 
 def test_model_with_layers_reads_back_bit_equal(tiny_diffusion: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = SegmentationModel.from_diffusion(tiny_diffusion, classes=CLASSES, fit=Fit(size_px=64), head_channels=8)
+    model = SegmentationModel.from_diffusion(tiny_diffusion, classes=CLASSES, fit=Resize(size_px=64), head_channels=8)
     model.add_lora(LORA)
     learn(model.backbone)
     model.save(tmp_path)

@@ -17,7 +17,7 @@ from vpd import SegmentationModel, StableDiffusionBackbone, UsageError, export
 from vpd.backbones.tiny_encoder import TinyEncoder, TinyEncoderConfig, save_tiny_encoder
 from vpd.cli import main
 from vpd.cli.info import describe_source
-from vpd.config import Fit, SegmentConfig
+from vpd.config import Resize, SegmentConfig
 from vpd.inference.memory import network_bytes
 from vpd.optimising import fast_dtype, optimise
 
@@ -29,7 +29,7 @@ RANDOM = TinyEncoderConfig(encoder_block_out_channels=(8,) * 4, num_encoder_bloc
 def model() -> SegmentationModel:
     torch.manual_seed(0)
     backbone = StableDiffusionBackbone(unet=tiny_unet(), vae=linear_vae(scaling_factor=0.5, shift_factor=0.1))
-    config = SegmentConfig(backbone=backbone.config, classes=CLASSES, fit=Fit(mode="native"), head_channels=8)
+    config = SegmentConfig(backbone=backbone.config, classes=CLASSES, fit=Resize(mode="native"), head_channels=8)
     made = SegmentationModel(config, backbone=backbone).eval()
     torch.nn.init.normal_(made.class_embeddings)
     return made

@@ -12,12 +12,14 @@ import torch
 import vpd
 from tiny import CLASSES
 from vpd import UsageError
-from vpd.config import Fit
+from vpd.config import Resize
 
 
 @pytest.fixture(scope="module")
 def folder(tiny_diffusion: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = vpd.SegmentationModel.from_diffusion(tiny_diffusion, classes=CLASSES, head_channels=8, fit=Fit(size_px=64))
+    model = vpd.SegmentationModel.from_diffusion(
+        tiny_diffusion, classes=CLASSES, head_channels=8, fit=Resize(size_px=64)
+    )
     model.save(folder := tmp_path_factory.mktemp("model") / "segment")
     return folder
 

@@ -17,7 +17,7 @@ from ways import find_ways
 
 from tiny import CLASSES, tiny_unet, tiny_vae
 from vpd import SegmentationModel, StableDiffusionBackbone, UsageError
-from vpd.config import Fit, SegmentConfig
+from vpd.config import Resize, SegmentConfig
 
 EXACT = ("reference", "diffusers", "exact", "fast-float32")
 
@@ -25,7 +25,7 @@ EXACT = ("reference", "diffusers", "exact", "fast-float32")
 def make_model(**unet: Any) -> SegmentationModel:
     torch.manual_seed(0)
     backbone = StableDiffusionBackbone(unet=tiny_unet(**unet), vae=tiny_vae())
-    config = SegmentConfig(backbone=backbone.config, classes=CLASSES, fit=Fit(), head_channels=8)
+    config = SegmentConfig(backbone=backbone.config, classes=CLASSES, fit=Resize(), head_channels=8)
     return SegmentationModel(config, backbone=backbone).eval()
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 import vpd
 import vpd.loading  # what other packages print when they are imported is none of a command's words
 from vpd.cli import main
-from vpd.config import Fit
+from vpd.config import Resize
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def vpd_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
 def models(tiny_diffusion: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folder of a tiny model with random weights for each task."""
     root = tmp_path_factory.mktemp("models")
-    common: dict[str, Any] = {"fit": Fit(size_px=64), "licence": "Apache-2.0", "notes": {"made_by": "the tests"}}
+    common: dict[str, Any] = {"fit": Resize(size_px=64), "licence": "Apache-2.0", "notes": {"made_by": "the tests"}}
     sizes = {"head_channels": 16, "feature_channels": 16, "deconv_channels": (8, 8, 8)}
     made = {
         "segment": vpd.SegmentationModel.from_diffusion(

@@ -14,7 +14,7 @@ import torch
 from vpd.backbones.tiny_encoder import TinyEncoder, TinyEncoderConfig, save_tiny_encoder
 from vpd.bench import measuring
 from vpd.bench.measuring import SD15, with_random_weights
-from vpd.config import BackboneConfig, Fit, SegmentConfig
+from vpd.config import BackboneConfig, Resize, SegmentConfig
 from vpd.errors import UsageError
 from vpd.inference.heap import free_heap, keep_heap
 from vpd.loading import load
@@ -148,7 +148,7 @@ def test_random_weights_of_a_size() -> None:
     narrow = {"unet": {"block_out_channels": (32, 32, 64, 64), "cross_attention_dim": 32, "attention_head_dim": 2}}
     narrow["vae"] = {"block_out_channels": (32, 32, 32, 32)}
     sizes = {part: {**SD15[part], **changes} for part, changes in narrow.items()}
-    config = SegmentConfig(classes=("one", "two"), backbone=BackboneConfig(**sizes), fit=Fit())
+    config = SegmentConfig(classes=("one", "two"), backbone=BackboneConfig(**sizes), fit=Resize())
     model = with_random_weights(config)
     assert not model.training
     labels = model.predict(torch.zeros(64, 64, 3, dtype=torch.uint8).numpy(), size=64).labels

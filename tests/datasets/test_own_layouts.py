@@ -17,7 +17,7 @@ from vpd.errors import UsageError
 from vpd.tasks.depth import DepthModel
 from vpd.tasks.table import TASKS
 from vpd.training.settings import resolve_config
-from vpd.training.setup import build_data, build_model, pin_sources, training_transform
+from vpd.training.setup import build_data, pin_sources, start_model, training_transform
 
 DEPTH_HEAD = {"head_channels": 16, "feature_channels": 16, "deconv_channels": [8, 8, 8]}
 
@@ -101,7 +101,7 @@ def built(root: Path, model: Path, **settings: Any) -> DepthModel:
     given = {"crop_px": 64, "steps": 1, "batch_size": 2, **settings}
     config = pin_sources(resolve_config("depth", given, {"model": str(model), "data": {"root": str(root)}}))
     samples, _ = build_data(config)
-    made = build_model(config, samples)
+    made = start_model(config, samples)
     stream = SampleStream(samples, training_transform(config, made), seed=0, batch_size=2)
     assert isinstance(made, DepthModel) and made.loss(next(iter(stream))).isfinite()
     return made

@@ -15,7 +15,7 @@ from PIL import Image
 
 from hand_made import Samples, labelled
 from tiny_data import CLASSES, write_depth_data, write_refer_data, write_segment_data
-from vpd.config import Fit
+from vpd.config import Resize
 from vpd.data.sample import CountedDepth, Sample
 from vpd.datasets.layouts import open_data
 from vpd.errors import UsageError
@@ -31,13 +31,13 @@ GREY = Image.new("RGB", (1, 1))
 @pytest.fixture(scope="module")
 def models(tiny_diffusion: Path) -> dict[str, Any]:
     small = {"head_channels": 16, "feature_channels": 16, "deconv_channels": (8, 8, 8)}
-    windows = Fit(size_px=64, window_px=64, stride_px=32, flip=True)
+    windows = Resize(size_px=64, window_px=64, stride_px=32, flip=True)
     return {
         "segment": SegmentationModel.from_diffusion(
-            tiny_diffusion, classes=CLASSES, head_channels=8, fit=Fit(size_px=64)
+            tiny_diffusion, classes=CLASSES, head_channels=8, fit=Resize(size_px=64)
         ),
         "refer": ReferringModel.from_diffusion(
-            tiny_diffusion, head_channels=8, token_length=8, fit=Fit(mode="squash", size_px=64)
+            tiny_diffusion, head_channels=8, token_length=8, fit=Resize(mode="squash", size_px=64)
         ),
         "depth": DepthModel.from_diffusion(tiny_diffusion, scenes=("kitchen",), max_depth_m=20.0, fit=windows, **small),
     }

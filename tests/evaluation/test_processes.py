@@ -17,7 +17,7 @@ import pytest
 import vpd
 from hand_made import labelled
 from tiny_data import CLASSES, write_depth_data, write_refer_data, write_segment_data
-from vpd.config import Fit
+from vpd.config import Resize
 from vpd.errors import UsageError
 from vpd.evaluation.evaluate import Interrupted, evaluate
 
@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 def models(tiny_diffusion: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
     small = {"head_channels": 16, "feature_channels": 16, "deconv_channels": (8, 8, 8)}
-    square, short = Fit(mode="squash", size_px=64), Fit(size_px=64)
+    square, short = Resize(mode="squash", size_px=64), Resize(size_px=64)
     made: dict[str, Any] = {
         "segment": vpd.SegmentationModel.from_diffusion(tiny_diffusion, classes=CLASSES, head_channels=8, fit=short),
         "refer": vpd.ReferringModel.from_diffusion(tiny_diffusion, token_length=8, head_channels=8, fit=square),

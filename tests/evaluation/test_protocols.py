@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from hand_made import Samples
-from vpd.config import Fit
+from vpd.config import Resize
 from vpd.data.sample import Sample
 from vpd.drawing.overlays import UNKNOWN_COLOUR
 from vpd.errors import UsageError
@@ -35,7 +35,7 @@ def picture(height: int = 50, width: int = 70) -> np.ndarray:
 @pytest.fixture(scope="module")
 def models(tiny_diffusion: Path) -> dict[str, Any]:
     torch.manual_seed(0)
-    fit, square = Fit(size_px=64), Fit(mode="squash", size_px=64)
+    fit, square = Resize(size_px=64), Resize(mode="squash", size_px=64)
     small = {"head_channels": 16, "feature_channels": 16, "deconv_channels": (8, 8, 8)}
     return {
         "segment": SegmentationModel.from_diffusion(tiny_diffusion, classes=CLASSES, head_channels=8, fit=fit),
@@ -90,11 +90,11 @@ def test_one_scale_is_that_scale(segmenter: SegmentationModel):
 
 
 def test_scales_multiply_every_size_of_the_fit():
-    assert fitted_size(Fit(), 375, 500, 1.75) == (896, 1195)
-    assert fitted_size(Fit(max_long_px=1024), 100, 1000, 0.5) == (51, 512)
-    assert fitted_size(Fit(mode="squash", size_px=64), 10, 99, 0.5) == (32, 32)
-    assert fitted_size(Fit(mode="native"), 375, 500, 0.5) == (188, 250)
-    assert fitted_size(Fit(mode="native"), 1, 1, 0.1) == (1, 1)
+    assert fitted_size(Resize(), 375, 500, 1.75) == (896, 1195)
+    assert fitted_size(Resize(max_long_px=1024), 100, 1000, 0.5) == (51, 512)
+    assert fitted_size(Resize(mode="squash", size_px=64), 10, 99, 0.5) == (32, 32)
+    assert fitted_size(Resize(mode="native"), 375, 500, 0.5) == (188, 250)
+    assert fitted_size(Resize(mode="native"), 1, 1, 0.1) == (1, 1)
 
 
 def test_windows_keep_their_side_at_every_scale(segmenter: SegmentationModel):
@@ -152,7 +152,7 @@ def test_samples_are_shown_with_what_their_colours_mean(segmenter, referrer, dep
 
 def test_a_fit_is_changed_by_known_keys_only(segmenter, referrer, depth_model):
     change_fit(segmenter, {"size_px": 96, "window_px": 64, "stride_px": 32})
-    assert segmenter.config.fit == Fit(size_px=96, window_px=64, stride_px=32)
+    assert segmenter.config.fit == Resize(size_px=96, window_px=64, stride_px=32)
     with pytest.raises(UsageError, match=r"Unknown keys of the fit: sizes\. Known: mode, size_px, .*scales"):
         change_fit(segmenter, {"sizes": 3})
     for model, changes, problem in (
@@ -170,13 +170,13 @@ def test_a_fit_is_changed_by_known_keys_only(segmenter, referrer, depth_model):
 
 
 def test_a_fit_says_what_it_does():
-    fit = Fit(scales=(0.5, 1.25), window_px=512, stride_px=341, flip=True)
+    fit = Resize(scales=(0.5, 1.25), window_px=512, stride_px=341, flip=True)
     assert fit.describe() == (
         "short side to 512 px, long side at most 2048 px, times 0.5, 1.25, in windows of 512 px every 341 px, "
         "averaged with the mirror image"
     )
-    assert Fit(mode="squash", size_px=64).describe() == "squashed to 64x64 px"
-    assert Fit(mode="native").describe() == "at their own size"
+    assert Resize(mode="squash", size_px=64).describe() == "squashed to 64x64 px"
+    assert Resize(mode="native").describe() == "at their own size"
 
 
 def test_classes_of_data_and_model_must_agree(caplog: pytest.LogCaptureFixture):

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from hand_made import Samples
-from vpd.config import Fit
+from vpd.config import Resize
 from vpd.data.sample import Sample
 from vpd.evaluation.evaluate import measure
 from vpd.evaluation.report import (
@@ -48,7 +48,7 @@ def report(**changes: Any) -> dict[str, Any]:
             "good": {"IoU": 0.9, "Acc": 0.95, "share": 0.7},
         },
         "protocol": {"": "labels at the size of the images"},
-        "fit": Fit().model_dump(mode="json"),
+        "fit": Resize().model_dump(mode="json"),
         **changes,
     }
 
@@ -102,7 +102,7 @@ def test_one_of_each_group_comes_first():
 def test_a_folder_of_segmentation(tiny_diffusion: Path, tmp_path: Path):
     torch.manual_seed(0)
     classes = ("sky", "a *bold* | class", "tree")
-    model = SegmentationModel.from_diffusion(tiny_diffusion, classes=classes, head_channels=8, fit=Fit(size_px=64))
+    model = SegmentationModel.from_diffusion(tiny_diffusion, classes=classes, head_channels=8, fit=Resize(size_px=64))
     generator = np.random.default_rng(0)
     samples = Samples(
         Sample(
@@ -137,7 +137,7 @@ def test_a_folder_of_segmentation(tiny_diffusion: Path, tmp_path: Path):
 
 def test_the_worst_expressions_are_said(tiny_diffusion: Path, tmp_path: Path):
     model = ReferringModel.from_diffusion(
-        tiny_diffusion, token_length=8, head_channels=8, fit=Fit(mode="squash", size_px=64)
+        tiny_diffusion, token_length=8, head_channels=8, fit=Resize(mode="squash", size_px=64)
     )
     samples = Samples(
         Sample(f"ref_{index}", np.zeros((40, 60, 3), np.uint8), mask=np.ones((40, 60), bool), texts=(text,))
@@ -153,7 +153,7 @@ def test_the_worst_expressions_are_said(tiny_diffusion: Path, tmp_path: Path):
 
 def test_a_folder_in_which_nothing_counted_has_no_pictures(tiny_diffusion: Path, tmp_path: Path):
     small = {"head_channels": 16, "feature_channels": 16, "deconv_channels": (8, 8, 8)}
-    model = DepthModel.from_diffusion(tiny_diffusion, scenes=("kitchen",), fit=Fit(size_px=64), **small)
+    model = DepthModel.from_diffusion(tiny_diffusion, scenes=("kitchen",), fit=Resize(size_px=64), **small)
     samples = Samples([Sample("dark", np.zeros((40, 60, 3), np.uint8), depth_m=np.zeros((40, 60), np.float32))])
     evaluation = measure(model, samples)
     write_report(tmp_path, {**evaluation.report(), **TOLD}, evaluation, samples)
@@ -169,7 +169,7 @@ def test_sheets_show_the_samples_they_say(tiny_diffusion: Path, tmp_path: Path, 
         lambda _, samples, **words: shown.append([sample.name for sample in samples]) or Image.new("RGB", (1, 1)),
     )
     small = {"head_channels": 16, "feature_channels": 16, "deconv_channels": (8, 8, 8)}
-    model = DepthModel.from_diffusion(tiny_diffusion, scenes=("kitchen",), fit=Fit(size_px=64), **small)
+    model = DepthModel.from_diffusion(tiny_diffusion, scenes=("kitchen",), fit=Resize(size_px=64), **small)
     depths = {"near": 4.0, "middle": 2.0, "far": 0.1}
     samples = Samples(
         Sample(name, np.zeros((40, 60, 3), np.uint8), depth_m=np.full((40, 60), depth_m, np.float32))

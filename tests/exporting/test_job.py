@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import vpd
 from tiny import CLASSES, write_tiny_diffusion
-from vpd.config import Fit
+from vpd.config import Resize
 from vpd.errors import UsageError
 from vpd.exporting.formats import SUFFIXES, check_target, read
 from vpd.exporting.networks import image_step_px
@@ -40,16 +40,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PerceptionMode
     small = {"block_out_channels": (8, 16), "layers_per_block": 1}
     two = write_tiny_diffusion(root / "two", **blocks, **small)
     four = write_tiny_diffusion(root / "four", block_out_channels=(16, 16, 16, 16), layers_per_block=1)
-    fit = Fit(size_px=60)
+    fit = Resize(size_px=60)
     depth = {"head_channels": 8, "feature_channels": 16, "deconv_channels": (8, 8, 8)}
     made: dict[str, PerceptionModel] = {
         "segment": vpd.SegmentationModel.from_diffusion(two, classes=CLASSES, head_channels=8, fit=fit),
         "open": vpd.SegmentationModel.from_diffusion(two, classes=CLASSES, head="open", head_channels=8),
         "refer": vpd.ReferringModel.from_diffusion(
-            two, token_length=8, head_channels=8, fit=Fit(mode="squash", size_px=56)
+            two, token_length=8, head_channels=8, fit=Resize(mode="squash", size_px=56)
         ),
         "depth": vpd.DepthModel.from_diffusion(
-            four, scenes=["kitchen", "office"], fit=Fit(size_px=60, flip=True, antialias=False), **depth
+            four, scenes=["kitchen", "office"], fit=Resize(size_px=60, flip=True, antialias=False), **depth
         ),
     }
     for model in made.values():

@@ -13,7 +13,7 @@ from torch import Tensor
 from tiny import CLASSES, write_tiny_diffusion
 from tiny_data import write_refer_data
 from vpd import DepthModel, ReferringModel, SegmentationModel
-from vpd.config import Fit
+from vpd.config import Resize
 from vpd.datasets.layouts import open_data
 from vpd.evaluation.evaluate import measure
 from vpd.files.atomic import read_json_lines
@@ -74,7 +74,7 @@ def test_keys_tell_pixels_types_sizes_texts_and_precision_apart() -> None:
 @pytest.fixture(scope="module")
 def referrer(tiny_diffusion: Path) -> ReferringModel:
     torch.manual_seed(0)
-    fit = Fit(mode="squash", size_px=64)
+    fit = Resize(mode="squash", size_px=64)
     return ReferringModel.from_diffusion(tiny_diffusion, fit=fit, head_channels=8, token_length=12)
 
 
@@ -110,7 +110,7 @@ def test_sentences_of_one_image_encode_it_once(referrer: ReferringModel, monkeyp
 
 def test_every_task_predicts_the_same_from_kept_latents(tiny_diffusion: Path) -> None:
     torch.manual_seed(0)
-    windows = Fit(size_px=64, max_long_px=256, window_px=64, stride_px=32, flip=True)
+    windows = Resize(size_px=64, max_long_px=256, window_px=64, stride_px=32, flip=True)
     models = (
         SegmentationModel.from_diffusion(tiny_diffusion, classes=CLASSES, fit=windows, head_channels=8),
         DepthModel.from_diffusion(tiny_diffusion, scenes=["room"], fit=windows, head_channels=16, feature_channels=32),

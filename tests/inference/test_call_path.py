@@ -12,7 +12,7 @@ import torch
 
 import vpd
 from vpd.backbones import stable_diffusion
-from vpd.config import Fit
+from vpd.config import Resize
 
 ROOT = str(Path(vpd.__file__).parent)
 WORDS: dict[str, dict[str, Any]] = {"segment": {}, "refer": {"text": "the dog"}, "depth": {}}
@@ -21,7 +21,7 @@ WORDS: dict[str, dict[str, Any]] = {"segment": {}, "refer": {"text": "the dog"},
 @pytest.fixture(scope="module")
 def models(tiny_diffusion: Path) -> dict[str, Any]:
     torch.manual_seed(0)
-    whole, windows = Fit(size_px=64), Fit(size_px=64, window_px=64, stride_px=32, flip=True)
+    whole, windows = Resize(size_px=64), Resize(size_px=64, window_px=64, stride_px=32, flip=True)
     options: dict[str, Any] = {"head_channels": 16}
     return {
         "segment": vpd.SegmentationModel.from_diffusion(tiny_diffusion, classes=["a", "b"], fit=windows, **options),

@@ -12,7 +12,7 @@ import torch
 
 from tiny import CLASSES
 from vpd import SegmentationModel
-from vpd.config import Fit
+from vpd.config import Resize
 from vpd.inference.heap import free_heap, return_heap
 from vpd.training.auto_accumulate import restart_peak
 
@@ -29,7 +29,7 @@ def tensors() -> tuple[int, int]:
 def test_memory_is_flat(tiny_diffusion: Path, number: int) -> None:
     """Mixed sizes, alone and in batches, with and without a budget: no tensor is left, the process does not grow."""
     torch.manual_seed(0)
-    fit = Fit(size_px=64, max_long_px=256)
+    fit = Resize(size_px=64, max_long_px=256)
     model = SegmentationModel.from_diffusion(tiny_diffusion, classes=CLASSES, fit=fit, head_channels=8).eval()
     draw, pixels = random.Random(0), np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
     sizes = [(draw.randint(20, 400), draw.randint(20, 400)) for _ in range(12)]

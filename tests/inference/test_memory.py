@@ -7,7 +7,7 @@ import torch
 
 from tiny import CLASSES
 from vpd import SegmentationModel, UsageError, optimise
-from vpd.config import Fit
+from vpd.config import Resize
 from vpd.inference.memory import LiveBytes, format_memory, network_bytes, parse_memory
 
 
@@ -45,7 +45,7 @@ def test_live_bytes_by_hand() -> None:
 def model(tiny_diffusion: Path) -> SegmentationModel:
     torch.manual_seed(0)
     return SegmentationModel.from_diffusion(
-        tiny_diffusion, classes=CLASSES, fit=Fit(mode="native"), head_channels=8
+        tiny_diffusion, classes=CLASSES, fit=Resize(mode="native"), head_channels=8
     ).eval()
 
 

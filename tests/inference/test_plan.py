@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tiny import CLASSES
 from vpd import DepthModel, ReferringModel, SegmentationModel, UsageError
-from vpd.config import Fit
+from vpd.config import Resize
 from vpd.inference import plan as planning
 from vpd.inference.memory import BudgetError, LiveBytes
 from vpd.inference.plan import Planner
@@ -38,7 +38,7 @@ def _no_allowance(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def models(tiny_diffusion: Path) -> dict[str, Any]:
     torch.manual_seed(0)
-    native = Fit(mode="native")
+    native = Resize(mode="native")
     options: dict[str, Any] = {"fit": native, "head_channels": 8}
     return {
         "segment": SegmentationModel.from_diffusion(tiny_diffusion, classes=CLASSES, **options).eval(),
@@ -71,7 +71,7 @@ def planner(model: PerceptionModel, memory_bytes: int = 10**6) -> Planner:
     return Planner(model=model, asked=model.prompts(1, **WORDS[model.task]), memory_bytes=memory_bytes)
 
 
-def least(model: PerceptionModel, side: int, fit: Fit | None = None, size: tuple[int, int] = SIZE) -> int:
+def least(model: PerceptionModel, side: int, fit: Resize | None = None, size: tuple[int, int] = SIZE) -> int:
     """A budget in which windows of this side fit, and no larger ones."""
     memory, windows = 10**6, SmoothWindows(side, side // 4)
     for _ in range(20):  # strips take a share of the budget
@@ -104,7 +104,7 @@ def test_strips_are_the_same_to_the_bit(
 ) -> None:
     """One pass, or the model's own windows, whose logits are not kept as a whole."""
     model, image = models["segment"], picture(101, 143)
-    fit = Fit.model_validate({"mode": mode, "size_px": 64, "antialias": antialias, **changes})
+    fit = Resize.model_validate({"mode": mode, "size_px": 64, "antialias": antialias, **changes})
     monkeypatch.setattr(model, "config", model.config.model_copy(update={"fit": fit}))
     monkeypatch.setattr("vpd.inference.resize.STRIP_PIXELS", 1500)
     wanted = model.predict(image, scores=True)
@@ -120,7 +120,7 @@ def test_strips_of_depth_are_the_same_to_the_bit(
     models: dict[str, Any], monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     model, image = models["depth"], picture(101, 143)
-    fit = Fit.model_validate({"size_px": 192, **changes})
+    fit = Resize.model_validate({"size_px": 192, **changes})
     monkeypatch.setattr(model, "config", model.config.model_copy(update={"fit": fit}))
     wanted = model.predict(image)
     monkeypatch.setattr(Planner, "whole_bytes", lambda *_: 10**15)
@@ -133,7 +133,7 @@ def test_windows_stay_within_the_budget(
     models: dict[str, Any], monkeypatch: pytest.MonkeyPatch, task: str, flip: bool
 ) -> None:
     model = models[task]
-    monkeypatch.setattr(model, "config", model.config.model_copy(update={"fit": Fit(mode="native", flip=flip)}))
+    monkeypatch.setattr(model, "config", model.config.model_copy(update={"fit": Resize(mode="native", flip=flip)}))
     for side in (256, 320):
         memory = least(model, side)
         made = model.predict(picture(), memory=memory, **WORDS[task])  # counts, which is not to be counted
@@ -149,7 +149,7 @@ def test_windows_stay_within_the_budget(
 
 def test_windows_at_several_scales(models: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model = models["segment"]
-    fit = Fit(mode="native", scales=(0.5, 1.0, 1.5), flip=True)
+    fit = Resize(mode="native", scales=(0.5, 1.0, 1.5), flip=True)
     monkeypatch.setattr(model, "config", model.config.model_copy(update={"fit": fit}))
     memory = least(model, 320, fit)
     made = model.predict(picture(), memory=memory, scores=True)
@@ -214,7 +214,7 @@ def test_batches_are_as_large_as_fit(models: dict[str, Any], monkeypatch: pytest
 
 def test_referring_is_run_smaller(models: dict[str, Any]) -> None:
     model = models["refer"]
-    fit = Fit(mode="resize_short", size_px=256, max_long_px=1024)
+    fit = Resize(mode="resize_short", size_px=256, max_long_px=1024)
     memory = planner(model).whole_bytes(fit, [(500, 700)])
     made = model.predict(picture(500, 700), text="the dog", memory=memory)
     with LiveBytes() as live:

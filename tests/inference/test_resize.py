@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from vpd.config import Fit
+from vpd.config import Resize
 from vpd.inference import resize as inference
 from vpd.inference.resize import fit_image, fitted_size, resize_stream
 
@@ -22,23 +22,23 @@ def test_strips_equal_interpolation(monkeypatch: pytest.MonkeyPatch, size: tuple
 
 
 def test_fitted_sizes() -> None:
-    assert fitted_size(Fit(), 375, 500) == (512, 683)
-    assert fitted_size(Fit(), 97, 1013) == (196, 2048)
-    assert fitted_size(Fit(), 1, 10_000) == (1, 2048)
-    assert fitted_size(Fit(mode="squash", size_px=64), 97, 1013) == (64, 64)
-    assert fitted_size(Fit(mode="native"), 97, 1013) == (97, 1013)
+    assert fitted_size(Resize(), 375, 500) == (512, 683)
+    assert fitted_size(Resize(), 97, 1013) == (196, 2048)
+    assert fitted_size(Resize(), 1, 10_000) == (1, 2048)
+    assert fitted_size(Resize(mode="squash", size_px=64), 97, 1013) == (64, 64)
+    assert fitted_size(Resize(mode="native"), 97, 1013) == (97, 1013)
 
 
 @pytest.mark.parametrize("antialias", [True, False])
 def test_pixels_are_scaled_to_minus_one_and_one(antialias: bool) -> None:
     white = Image.fromarray(np.full((30, 40, 3), 255, dtype=np.uint8))
-    pixels = fit_image(white, Fit(size_px=15, max_long_px=60, antialias=antialias))
+    pixels = fit_image(white, Resize(size_px=15, max_long_px=60, antialias=antialias))
     assert pixels.shape == (1, 3, 15, 20)
     assert torch.equal(pixels, torch.ones_like(pixels))
 
 
 def test_windows_that_leave_gaps_are_refused() -> None:
     with pytest.raises(ValueError, match="leaves gaps"):
-        Fit(window_px=10, stride_px=11)
+        Resize(window_px=10, stride_px=11)
     with pytest.raises(ValueError, match="go together"):
-        Fit(window_px=10)
+        Resize(window_px=10)

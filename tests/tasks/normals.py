@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from vpd.config import Fit, Recipe, TaskConfig
+from vpd.config import Recipe, Resize, TaskConfig
 from vpd.data.geometric import RandomCrop
 from vpd.data.sample import Sample, SampleSet
 from vpd.data.transforms import Pipeline
@@ -154,5 +154,5 @@ class NormalsModel(PerceptionModel[NormalsPrediction]):
         return Pipeline((RandomCrop(crop_px),), pad_px=crop_px)
 
     @classmethod
-    def training_fit(cls, recipe: Recipe, crop_px: int) -> Fit:
-        return Fit(size_px=crop_px, max_long_px=4 * crop_px)
+    def training_fit(cls, recipe: Recipe, crop_px: int) -> Resize:
+        return Resize(size_px=crop_px, max_long_px=4 * crop_px)

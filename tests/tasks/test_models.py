@@ -10,11 +10,11 @@ from PIL import Image
 import vpd
 from tiny import CLASSES
 from vpd import DepthModel, ReferringModel, SegmentationModel, UsageError
-from vpd.config import Fit
+from vpd.config import Resize
 from vpd.tasks.depth import MEAN_SCENE
 from vpd.tensors import Batch
 
-SMALL = Fit(size_px=64, max_long_px=256)
+SMALL = Resize(size_px=64, max_long_px=256)
 SIZES = [(375, 500), (1242, 375), (97, 1000), (1, 1)]
 
 
@@ -33,14 +33,14 @@ def open_segmenter(tiny_diffusion: Path) -> SegmentationModel:
 @pytest.fixture(scope="module")
 def referrer(tiny_diffusion: Path) -> ReferringModel:
     torch.manual_seed(0)
-    fit = Fit(mode="squash", size_px=64)
+    fit = Resize(mode="squash", size_px=64)
     return ReferringModel.from_diffusion(tiny_diffusion, fit=fit, head_channels=8, token_length=12)
 
 
 @pytest.fixture(scope="module")
 def depther(tiny_diffusion: Path) -> DepthModel:
     torch.manual_seed(0)
-    fit = Fit(size_px=64, max_long_px=256, window_px=64, stride_px=32, flip=True)
+    fit = Resize(size_px=64, max_long_px=256, window_px=64, stride_px=32, flip=True)
     return DepthModel.from_diffusion(
         tiny_diffusion, scenes=["kitchen", "dining_room"], fit=fit, head_channels=16, feature_channels=32
     )
@@ -104,7 +104,7 @@ def test_windows_of_a_big_picture_in_its_own_size(segmenter: SegmentationModel) 
     """Native windows: labels per strip equal the argmax of all logits at once."""
     model = segmenter
     config = model.config
-    model.config = config.model_copy(update={"fit": Fit(mode="native", window_px=64, stride_px=48)})
+    model.config = config.model_copy(update={"fit": Resize(mode="native", window_px=64, stride_px=48)})
     image = picture(150, 200)
     with_scores, by_strips = model.predict(image, scores=True), model.predict(image)
     model.config = config

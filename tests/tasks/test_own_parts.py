@@ -15,14 +15,14 @@ import vpd
 from hand_made import labelled
 from tiny import CLASSES
 from vpd import SegmentationModel
-from vpd.config import Fit, SegmentConfig
+from vpd.config import Resize, SegmentConfig
 from vpd.data.batches import collate
 from vpd.evaluation.evaluate import evaluate
 from vpd.files.images import pad_to_multiple
 from vpd.prompts.encoder import TextEncoder
 from vpd.tensors import Features
 
-SMALL = Fit(size_px=64)
+SMALL = Resize(size_px=64)
 
 
 class Pyramid(nn.Module):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from vpd.config import Fit
+from vpd.config import Resize
 from vpd.errors import UsageError
 from vpd.processes import find_processes
 from vpd.tasks.segmentation import SegmentationModel
@@ -50,7 +50,7 @@ def test_narrow_gradients_lose_nothing(
 
 def test_bad_step_changes_nothing(diffusion: Path) -> None:
     """Nor does it leave anything for the next."""
-    model = SegmentationModel.from_diffusion(diffusion, classes=("a", "b"), fit=Fit(size_px=64), head_channels=8)
+    model = SegmentationModel.from_diffusion(diffusion, classes=("a", "b"), fit=Resize(size_px=64), head_channels=8)
     settings = {"model": "x", "data": {"root": "x"}, "batch_size": 2, "crop_px": 64, "steps": 9, "precision": "bf16"}
     stepper = Stepper(model, resolve_config("segment", settings), find_processes())
     before = copy.deepcopy(model.state_dict())
@@ -66,7 +66,7 @@ def test_bad_step_changes_nothing(diffusion: Path) -> None:
 
 
 def test_what_was_trained_is_left_to_others(diffusion: Path) -> None:
-    model = SegmentationModel.from_diffusion(diffusion, classes=("a", "b"), fit=Fit(size_px=64), head_channels=8)
+    model = SegmentationModel.from_diffusion(diffusion, classes=("a", "b"), fit=Resize(size_px=64), head_channels=8)
     settings = {"model": "x", "data": {"root": "x"}, "batch_size": 2, "crop_px": 64, "steps": 9, "precision": "bf16"}
     stepper = Stepper(model, resolve_config("segment", settings), find_processes())
     labels = torch.zeros(2, 64, 64, dtype=torch.long)
@@ -115,7 +115,7 @@ def test_compile_is_for_the_backbone(diffusion: Path, monkeypatch: pytest.Monkey
     """Torch's compiler itself takes minutes."""
     compiled: list[torch.nn.Module] = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
-    model = SegmentationModel.from_diffusion(diffusion, classes=("a", "b"), fit=Fit(size_px=64), head_channels=8)
+    model = SegmentationModel.from_diffusion(diffusion, classes=("a", "b"), fit=Resize(size_px=64), head_channels=8)
     settings = {"model": "x", "data": {"root": "x"}, "batch_size": 2, "crop_px": 64, "steps": 9, "compile": True}
     Stepper(model, resolve_config("segment", settings), find_processes())
     assert compiled == [model.backbone]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import vpd
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.config import Fit
+from vpd.config import Resize
 from vpd.errors import UsageError
 from vpd.tasks.segmentation import SegmentationModel
 from vpd.tensors import Batch
@@ -115,7 +115,7 @@ def test_frozen_parts_get_no_gradient(mode: str, gradient_checkpointing: bool, d
     model = SegmentationModel.from_diffusion(
         diffusion,
         classes=("a", "b"),
-        fit=Fit(size_px=64),
+        fit=Resize(size_px=64),
         head_channels=8,
         gradient_checkpointing=gradient_checkpointing,
     )

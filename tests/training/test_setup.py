@@ -12,7 +12,7 @@ from toy import ToyData
 
 import vpd
 from tiny_data import write_segment_data
-from vpd.config import Fit
+from vpd.config import Resize
 from vpd.data.sample import Sample
 from vpd.datasets.layouts import held_out_split, reader_options
 from vpd.errors import UsageError
@@ -22,7 +22,7 @@ from vpd.tasks.segmentation import SegmentationModel
 from vpd.training.config import TrainConfig
 from vpd.training.run import train
 from vpd.training.settings import resolve_config
-from vpd.training.setup import build_data, build_model, data_identity, pin_sources
+from vpd.training.setup import build_data, data_identity, pin_sources, start_model
 
 
 class Data(list[Sample]):
@@ -59,7 +59,7 @@ def adapted(diffusion: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 def test_new_weights_come_from_the_seed(config: Any):
-    first, same, other = (build_model(config(seed=seed), Data(("a", "b"))) for seed in (1, 1, 2))
+    first, same, other = (start_model(config(seed=seed), Data(("a", "b"))) for seed in (1, 1, 2))
     assert torch.equal(first.head.classifier.weight, same.head.classifier.weight)
     assert not torch.equal(first.head.classifier.weight, other.head.classifier.weight)
     assert first.config.classes == ("a", "b")
@@ -68,7 +68,7 @@ def test_new_weights_come_from_the_seed(config: Any):
 def test_what_learnt_nothing_but_what_is_shipped_has_its_licence(config: Any):
     def licence(**changes: Any) -> str:
         options = {"head_channels": 8, **changes.pop("model_options", {})}
-        return build_model(config(model_options=options, **changes), Data(("a", "b"))).config.licence
+        return start_model(config(model_options=options, **changes), Data(("a", "b"))).config.licence
 
     world = {"model": "world", "data": {"root": "world"}}
     assert licence(**world) == "Apache-2.0"
@@ -77,37 +77,37 @@ def test_what_learnt_nothing_but_what_is_shipped_has_its_licence(config: Any):
 
 
 def test_settings_may_word_the_classes_better(config: Any):
-    model = build_model(config(classes=["traffic sign", "road"]), Data(("sign_symbol", "road")))
+    model = start_model(config(classes=["traffic sign", "road"]), Data(("sign_symbol", "road")))
     assert model.config.classes == ("traffic sign", "road")
     with pytest.raises(UsageError, match="classes names 3 classes, but the data has 2: a, b"):
-        build_model(config(classes=["x", "y", "z"]), Data(("a", "b")))
+        start_model(config(classes=["x", "y", "z"]), Data(("a", "b")))
     with pytest.raises(UsageError, match="The data names no classes: set classes="):
-        build_model(config(), Data())
+        start_model(config(), Data())
 
 
 def test_depth_needs_scenes(config: Any):
     small = {"head_channels": 16, "feature_channels": 16, "deconv_channels": [8, 8, 8]}
     with pytest.raises(UsageError, match="The data names no scenes"):
-        build_model(config("depth", model_options=small), Data())
-    model = build_model(config("depth", model_options=small, scenes=["room"], max_depth_m=30), Data())
+        start_model(config("depth", model_options=small), Data())
+    model = start_model(config("depth", model_options=small, scenes=["room"], max_depth_m=30), Data())
     assert isinstance(model, DepthModel)
     assert (model.config.scenes, model.config.max_depth_m) == (("room",), 30.0)
 
 
 def test_backbone_options_are_keys(config: Any):
     with pytest.raises(UsageError, match=r"backbone_options is 3; set its keys: .*backbone_options\.latent_scaling"):
-        build_model(config("segment", model_options={"backbone_options": 3}), Data())
+        start_model(config("segment", model_options={"backbone_options": 3}), Data())
 
 
 def test_unknown_model_options_are_named(config: Any):
     with pytest.raises(UsageError, match="Unknown model_options for segment: channels, task. Known: backbone_"):
-        build_model(config(model_options={"channels": 8, "task": "depth"}), Data(("a",)))
+        start_model(config(model_options={"channels": 8, "task": "depth"}), Data(("a",)))
 
 
 def test_fit_is_the_scale_of_the_training_crops():
-    assert SegmentationModel.training_fit("default", 96) == Fit(size_px=96, max_long_px=384, antialias=True)
+    assert SegmentationModel.training_fit("default", 96) == Resize(size_px=96, max_long_px=384, antialias=True)
     assert not SegmentationModel.training_fit("reference", 96).antialias
-    assert ReferringModel.training_fit("default", 96) == Fit(mode="squash", size_px=96)
+    assert ReferringModel.training_fit("default", 96) == Resize(mode="squash", size_px=96)
     assert DepthModel.training_fit("default", 480) == REFERENCE_FIT
 
 
@@ -124,7 +124,7 @@ def test_depth_pictures_of_any_size_are_brought_to_the_scale_of_prediction():
 
 
 def test_adapted_model_goes_on_with_its_weights(config: Any, adapted: dict[str, Path]):
-    model = build_model(config(model=str(adapted["segment"])), Data(("left", "right")))
+    model = start_model(config(model=str(adapted["segment"])), Data(("left", "right")))
     before = vpd.load(adapted["segment"], device="cpu")
     for name, value in before.state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
@@ -133,7 +133,7 @@ def test_adapted_model_goes_on_with_its_weights(config: Any, adapted: dict[str, 
 def test_classes_are_added_to_an_adapted_model(config: Any, adapted: dict[str, Path], caplog: pytest.LogCaptureFixture):
     before = vpd.load(adapted["segment"], device="cpu")
     with caplog.at_level(logging.INFO):
-        model = build_model(config(model=str(adapted["segment"])), Data(("right", "square", "left")))
+        model = start_model(config(model=str(adapted["segment"])), Data(("right", "square", "left")))
     assert "new: square" in caplog.text
     assert model.config.classes == ("right", "square", "left")
     for place, name in ((0, "right"), (2, "left")):
@@ -150,31 +150,31 @@ def test_going_on_with_added_classes_trains_and_predicts(
 
 
 def test_scale_follows_when_the_crop_is_another(config: Any, adapted: dict[str, Path]):
-    model = build_model(config(model=str(adapted["segment"]), crop_px=96), Data(("left", "right")))
+    model = start_model(config(model=str(adapted["segment"]), crop_px=96), Data(("left", "right")))
     assert model.config.fit.size_px == 96
 
 
 def test_what_cannot_go_on_is_refused(config: Any, adapted: dict[str, Path]):
     with pytest.raises(UsageError, match="is a model for depth, but segment was asked for"):
-        build_model(config(model=str(adapted["depth"])), Data(("a",)))
+        start_model(config(model=str(adapted["depth"])), Data(("a",)))
     with pytest.raises(UsageError, match=r"model_options.head_channels is 9, but the adapted model .* has 8"):
-        build_model(config(model=str(adapted["segment"]), model_options={"head_channels": 9}), Data(("left", "right")))
+        start_model(config(model=str(adapted["segment"]), model_options={"head_channels": 9}), Data(("left", "right")))
     with pytest.raises(UsageError, match=r"has no prompts for the scenes hall. It knows: kitchen, attic"):
-        build_model(config("depth", model=str(adapted["depth"])), Data(scenes=("kitchen", "hall")))
+        start_model(config("depth", model=str(adapted["depth"])), Data(scenes=("kitchen", "hall")))
 
 
 def test_a_recipe_page_goes_on_from_an_adapted_model_that_has_its_options(config: Any, adapted: dict[str, Path]):
     options = {"published_prompts": True, "backbone_options": {"latent_scaling": "scaled", "detach_maps": False}}
     given = config(model=str(adapted["segment"]), model_options=options)
-    assert build_model(given, Data(("left", "right"))).config.classes == ("left", "right")
+    assert start_model(given, Data(("left", "right"))).config.classes == ("left", "right")
     other = config(model=str(adapted["segment"]), model_options={"backbone_options": {"latent_scaling": "none"}})
     with pytest.raises(UsageError, match=r"backbone_options is .*'latent_scaling': 'none'.* has .*'scaled'"):
-        build_model(other, Data(("left", "right")))
+        start_model(other, Data(("left", "right")))
 
 
 def test_missing_model_is_named(config: Any):
     with pytest.raises(UsageError, match="nowhere"):
-        build_model(config(model="nowhere"), Data(("a",)))
+        start_model(config(model="nowhere"), Data(("a",)))
 
 
 def test_validation_takes_val_else_test_else_nothing(data_of: dict[str, Path], config: Any, tmp_path: Path):
@@ -205,10 +205,10 @@ def test_reference_counts_overlapping_polygons_as_background():
 
 
 def test_a_shipped_adapted_model_can_be_gone_on_from(config: Any):
-    model = build_model(config(model="world-segment", model_options={"head_channels": 64}), Data(("floor", "lamp")))
+    model = start_model(config(model="world-segment", model_options={"head_channels": 64}), Data(("floor", "lamp")))
     assert model.config.classes == ("floor", "lamp")
     with pytest.raises(UsageError, match="world-refer is a model for refer"):
-        build_model(config(model="world-refer", model_options={"head_channels": 64}), Data(("floor",)))
+        start_model(config(model="world-refer", model_options={"head_channels": 64}), Data(("floor",)))
 
 
 class Named(ToyData):

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vpd.backbones.tiny_encoder import TinyEncoder, load_tiny_encoder
 from vpd.bench.machine import clock_of, describe_machine, machine_peaks, now, peak_bytes, since
-from vpd.config import BackboneConfig, Fit, SegmentConfig, TaskConfig
+from vpd.config import BackboneConfig, Resize, SegmentConfig, TaskConfig
 from vpd.errors import UsageError
 from vpd.inference.heap import free_heap, keep_heap
 from vpd.loading import build_model
@@ -254,7 +254,7 @@ def _compare(found: dict[str, Any], rates: dict[str, dict[str, float]], clock: s
 def random_sd15() -> PerceptionModel:
     """A segmentation model of Stable Diffusion 1.5's size, 150 classes, 512 px, with random weights and prompts."""
     names = tuple(f"class {number}" for number in range(150))
-    return with_random_weights(SegmentConfig(classes=names, backbone=BackboneConfig(**SD15), fit=Fit()))
+    return with_random_weights(SegmentConfig(classes=names, backbone=BackboneConfig(**SD15), fit=Resize()))
 
 
 def with_random_weights(config: TaskConfig, task: TaskKind | None = None) -> Any:

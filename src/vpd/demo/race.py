@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.config import Fit
+from vpd.config import Resize
 from vpd.data.geometric import RandomFlip
 from vpd.demo.page import line_chart, write_html
 from vpd.evaluation.evaluate import evaluate
@@ -101,7 +101,7 @@ def run_race(
 def _new_model(*, is_random: bool) -> SegmentationModel:
     """A segmenter before its first step; both arms have the same head, prompts and VAE."""
     torch.manual_seed(0)
-    fit = Fit(size_px=_SIZE_PX, max_long_px=4 * _SIZE_PX)
+    fit = Resize(size_px=_SIZE_PX, max_long_px=4 * _SIZE_PX)
     model = SegmentationModel.from_diffusion(shipped_diffusion(), classes=CLASSES, fit=fit, head_channels=48)
     if is_random:
         backbone = StableDiffusionBackbone.from_config(model.backbone.config)

@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 from PIL import Image
 from torch import Tensor
 
-from vpd.config import Fit
+from vpd.config import Resize
 from vpd.data.sample import Sample, SampleSet
 from vpd.data.workers import NumberedSamples, Readers
 from vpd.errors import UsageError
@@ -61,7 +61,7 @@ class Evaluation:
 
     task: TaskKind
     """The model's."""
-    fit: Fit
+    fit: Resize
     """How images were fitted."""
     classes: tuple[str, ...]
     """The model's classes, or empty."""

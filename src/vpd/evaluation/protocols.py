@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 from pydantic import ValidationError
 
-from vpd.config import Fit
+from vpd.config import Resize
 from vpd.data.sample import Sample, SampleSet
 from vpd.drawing.overlays import Shown, contact_sheet
 from vpd.drawing.text import Colour
@@ -81,13 +81,13 @@ def change_fit(model: PerceptionModel[Any], changes: Mapping[str, Any]) -> None:
 
     Args:
         model: Whose `config.fit` changes.
-        changes: Fields of `Fit`.
+        changes: Fields of `Resize`.
 
     Raises:
         UsageError: If a field is unknown, a value is wrong, or the task cannot do it; the model stays as it was.
     """
-    if unknown := sorted(set(changes) - set(Fit.model_fields)):
-        raise UsageError(f"Unknown keys of the fit: {', '.join(unknown)}. Known: {', '.join(Fit.model_fields)}.")
+    if unknown := sorted(set(changes) - set(Resize.model_fields)):
+        raise UsageError(f"Unknown keys of the fit: {', '.join(unknown)}. Known: {', '.join(Resize.model_fields)}.")
     settings = model.config.model_dump()
     settings["fit"] |= changes
     try:

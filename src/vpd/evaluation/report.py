@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vpd.config import Fit
+from vpd.config import Resize
 from vpd.data.sample import SampleSet
 from vpd.drawing.text import one_line
 from vpd.evaluation.evaluate import Evaluation
@@ -176,7 +176,7 @@ def write_value(name: str, value: float) -> str:
 
 
 def _fit_words(report: Mapping[str, Any]) -> str:
-    return Fit.model_validate(report["fit"]).describe()
+    return Resize.model_validate(report["fit"]).describe()
 
 
 def _plain(text: str) -> str:

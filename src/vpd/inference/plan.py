@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vpd.config import Fit
+from vpd.config import Resize
 from vpd.errors import UsageError
 from vpd.files.images import read_image
 from vpd.inference.cache import FrozenCaches
@@ -47,7 +47,7 @@ class Asked:
     """Of the network's outputs."""
     kept_bytes: int
     """What a prediction takes, for each pixel of the picture."""
-    smaller: Callable[[int], Fit] | None = None
+    smaller: Callable[[int], Resize] | None = None
     """The fit of a short side, for tasks that must see a picture as a whole: it is run smaller, never in windows."""
     words: Any = None
     """What the task needs to make predictions of the outputs."""
@@ -58,7 +58,7 @@ class Group(NamedTuple):
 
     pictures: list[tuple[int, Image.Image]]
     """Number of each in the call, and the picture, RGB; all of one fitted size."""
-    fit: Fit
+    fit: Resize
     """How they are fitted."""
     cuts: Cuts | None = None
     """How they are cut."""
@@ -104,7 +104,7 @@ class Planner:
     memory_bytes: int | None
     """None = as much as it takes."""
 
-    def groups(self, sources: Sequence[Any], fit: Fit, batch_size: int) -> Iterator[Group]:
+    def groups(self, sources: Sequence[Any], fit: Resize, batch_size: int) -> Iterator[Group]:
         """The pictures in their order; neighbours of equal fitted size together as far as memory allows.
 
         Raises:
@@ -125,7 +125,7 @@ class Planner:
         if pictures:
             yield Group(pictures, fit, cuts)
 
-    def _fits(self, fit: Fit, sizes: Sequence[tuple[int, int]]) -> bool:
+    def _fits(self, fit: Resize, sizes: Sequence[tuple[int, int]]) -> bool:
         """Whether pictures can be run all at once."""
         if self.memory_bytes is not None:
             return self.whole_bytes(fit, sizes) <= self.memory_bytes
@@ -133,7 +133,7 @@ class Planner:
         is_small = 4 * self.asked.channels * height * width <= MOST_OUTPUT_BYTES
         return is_small or len(sizes) > 1 or fit.scales != (1.0,) or self.asked.smaller is not None
 
-    def whole_bytes(self, fit: Fit, sizes: Sequence[tuple[int, int]]) -> int:
+    def whole_bytes(self, fit: Resize, sizes: Sequence[tuple[int, int]]) -> int:
         """What pictures of these `(height, width)` take as they are run without a budget."""
         fitted = [fitted_size(fit, *sizes[0], scale) for scale in fit.scales]
         height, width = max(fitted)
@@ -150,7 +150,7 @@ class Planner:
         return self._sum(sizes, fit, (height, width), max(running, finishing))
 
     def stream_bytes(
-        self, fit: Fit, size: tuple[int, int], windows: SmoothWindows | None = None, *, rows: int | None = None
+        self, fit: Resize, size: tuple[int, int], windows: SmoothWindows | None = None, *, rows: int | None = None
     ) -> int:
         """What one picture of `(height, width)` takes if it goes through in strips, in windows or not."""
         fitted = [fitted_size(fit, *size, scale) for scale in fit.scales]
@@ -174,7 +174,7 @@ class Planner:
         most = self._budget // (_SHARE_OF_STRIPS * _STRIPS * 4 * self.asked.channels)
         return min(most_rows(width), max(1, most // width))
 
-    def _sum(self, sizes: Sequence[tuple[int, int]], fit: Fit, fitted: tuple[int, int], working: int) -> int:
+    def _sum(self, sizes: Sequence[tuple[int, int]], fit: Resize, fitted: tuple[int, int], working: int) -> int:
         """All of it: pictures, what is made of them, and the larger of reading one and working on all."""
         sizes_px = [h * w for h, w in sizes]
         pixels, largest, area = (sum(sizes_px), max(sizes_px), fitted[0] * fitted[1])
@@ -191,13 +191,13 @@ class Planner:
     def _budget(self) -> int:
         return 2**63 if self.memory_bytes is None else self.memory_bytes
 
-    def _go_together(self, pictures: list[Image.Image], fit: Fit, batch_size: int) -> bool:
+    def _go_together(self, pictures: list[Image.Image], fit: Resize, batch_size: int) -> bool:
         sizes = [_size(picture) for picture in pictures]
         if len(pictures) > batch_size or fitted_size(fit, *sizes[-1]) != fitted_size(fit, *sizes[0]):
             return False
         return self._fits(fit, sizes)
 
-    def _alone(self, number: int, picture: Image.Image, fit: Fit) -> Group:
+    def _alone(self, number: int, picture: Image.Image, fit: Resize) -> Group:
         """How a picture is run that is too big to be run as ever."""
         if self.asked.smaller is not None:
             return self._smaller(number, picture, fit)
@@ -218,7 +218,7 @@ class Planner:
         windows = cuts[fitting - 1]
         return Group(pictures, fit, windows, rows, windows.describe())
 
-    def _smaller(self, number: int, picture: Image.Image, fit: Fit) -> Group:
+    def _smaller(self, number: int, picture: Image.Image, fit: Resize) -> Group:
         """How a picture is run that must be seen as a whole."""
         size, multiple = _size(picture), self.model.output_multiple_px
         usual = min(fitted_size(fit, *size))
@@ -237,7 +237,7 @@ class Planner:
         note = f"at a short side of {min(fitted_size(chosen, *size))} px instead of {usual} px"
         return Group([(number, picture)], chosen, plain_windows(chosen), note=note)
 
-    def _error(self, size: tuple[int, int], fit: Fit, needed: int, how: str) -> BudgetError:
+    def _error(self, size: tuple[int, int], fit: Resize, needed: int, how: str) -> BudgetError:
         height, width = fitted_size(fit, *size)
         return BudgetError(
             f"A picture of {size[1]}x{size[0]} px, run at {width}x{height} px, needs {format_memory(needed)} even "
@@ -246,7 +246,7 @@ class Planner:
 
 
 def plan(
-    model: Any, asked: Asked, sources: Sequence[Any], fit: Fit, batch_size: int, memory: Memory | None = None
+    model: Any, asked: Asked, sources: Sequence[Any], fit: Resize, batch_size: int, memory: Memory | None = None
 ) -> Iterator[Group]:
     """Groups of pictures, within a budget if there is one.
 
@@ -267,12 +267,12 @@ def plan(
     return Planner(model=model, asked=asked, memory_bytes=memory_bytes).groups(sources, fit, batch_size)
 
 
-def plain_windows(fit: Fit) -> PlainWindows | None:
+def plain_windows(fit: Resize) -> PlainWindows | None:
     """How a fit cuts a picture; none = not at all."""
     return None if fit.window_px is None or fit.stride_px is None else PlainWindows(fit.window_px, fit.stride_px)
 
 
-def _window(fit: Fit, height: int, width: int) -> tuple[int, int]:
+def _window(fit: Resize, height: int, width: int) -> tuple[int, int]:
     """What goes through the network at once."""
     return (height, width) if fit.window_px is None else (min(fit.window_px, height), min(fit.window_px, width))
 

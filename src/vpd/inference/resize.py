@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from vpd.config import Fit
+from vpd.config import Resize
 from vpd.files.images import resize_short, to_tensor
 
 STRIP_PIXELS = 2**19
 """Pixels of the image that are brought to full size at a time: 150 classes of them take 315 MB."""
 
 
-def fitted_size(fit: Fit, height: int, width: int, scale: float = 1.0) -> tuple[int, int]:
+def fitted_size(fit: Resize, height: int, width: int, scale: float = 1.0) -> tuple[int, int]:
     """Height and width an image is resized to; the aspect ratio is kept unless the model squashes.
 
     Args:
@@ -38,7 +38,7 @@ def _times(length_px: int, scale: float) -> int:
     return max(1, int(length_px * scale + 0.5))
 
 
-def fit_picture(picture: Image.Image, fit: Fit, scale: float = 1.0) -> Image.Image:
+def fit_picture(picture: Image.Image, fit: Resize, scale: float = 1.0) -> Image.Image:
     """The RGB picture at the model's scale, or `scale` times that; itself where that is its size."""
     height, width = fitted_size(fit, picture.height, picture.width, scale)
     if (height, width) == (picture.height, picture.width):
@@ -50,7 +50,7 @@ def fit_picture(picture: Image.Image, fit: Fit, scale: float = 1.0) -> Image.Ima
     return Image.fromarray(pixels.round_()[0].byte().permute(1, 2, 0).numpy())
 
 
-def fit_image(picture: Image.Image, fit: Fit, scale: float = 1.0) -> Tensor:
+def fit_image(picture: Image.Image, fit: Resize, scale: float = 1.0) -> Tensor:
     """RGB picture -> `(1, 3, h, w)` in [-1, 1], float32, at the model's scale, or `scale` times that."""
     return to_tensor(fit_picture(picture, fit, scale))
 

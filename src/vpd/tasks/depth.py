@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.config import DepthConfig, Fit, Recipe, unique_names
+from vpd.config import DepthConfig, Recipe, Resize, unique_names
 from vpd.data.colour import BrightnessContrast, CutDepth, Gamma, HueSaturationValue
 from vpd.data.geometric import RandomCrop, RandomFlip, RandomResize
 from vpd.data.sample import GENERIC_SCENE, CountedDepth, Sample, SampleSet
@@ -31,7 +31,7 @@ from vpd.tasks.predictions import DepthPrediction
 from vpd.tasks.task import Measures, Seen, truth_of
 from vpd.tensors import Batch
 
-REFERENCE_FIT = Fit(mode="resize_short", size_px=480, max_long_px=1920, window_px=480, stride_px=160, flip=True)
+REFERENCE_FIT = Resize(mode="resize_short", size_px=480, max_long_px=1920, window_px=480, stride_px=160, flip=True)
 """640x480 is cut into two 480x480 windows, each run with its mirror image: 4 passes, as published."""
 RATES = {"learning_rate": 5e-4, "weight_decay": 0.1, "unet_lr_scale": 0.01, "batch_size": 24}
 MEAN_SCENE = "mean of all scenes"
@@ -96,7 +96,7 @@ class DepthModel(PerceptionModel[DepthPrediction]):
         scenes: Sequence[str],
         max_depth_m: float = 10.0,
         recipe: Recipe = "default",
-        fit: Fit | None = None,
+        fit: Resize | None = None,
         gradient_checkpointing: bool = False,
         backbone_options: dict[str, Any] | None = None,
         published_prompts: bool = False,
@@ -266,10 +266,10 @@ class DepthModel(PerceptionModel[DepthPrediction]):
         return self
 
     @classmethod
-    def training_fit(cls, recipe: Recipe, crop_px: int) -> Fit:
+    def training_fit(cls, recipe: Recipe, crop_px: int) -> Resize:
         """See `Task`."""
         stride_px = max(1, crop_px // 3)
-        return Fit(size_px=crop_px, max_long_px=4 * crop_px, window_px=crop_px, stride_px=stride_px, flip=True)
+        return Resize(size_px=crop_px, max_long_px=4 * crop_px, window_px=crop_px, stride_px=stride_px, flip=True)
 
     @classmethod
     def augmentation(cls, recipe: Recipe, crop_px: int, *, max_depth_m: float = 10.0) -> Pipeline:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.config import Fit, LoraSettings, Recipe, TaskConfig
+from vpd.config import LoraSettings, Recipe, Resize, TaskConfig
 from vpd.errors import UsageError
 from vpd.files.images import pad_to_multiple
 from vpd.inference.cache import FrozenCaches, image_key
@@ -233,13 +233,13 @@ class PerceptionModel(Task[P], nn.Module):
         adapted = self.adapter(text_embeds if text_embeds.ndim == 3 else text_embeds[None])
         return adapted, adapted
 
-    def fit_at(self, size: int | None) -> Fit:
+    def fit_at(self, size: int | None) -> Resize:
         """How images are fitted, with another short side where the caller wants one.
 
         Raises:
             UsageError: If it is less than a pixel.
         """
-        fit: Fit = self.config.fit
+        fit: Resize = self.config.fit
         if size is None:
             return fit
         if size < 1:
@@ -248,7 +248,7 @@ class PerceptionModel(Task[P], nn.Module):
         changes: dict[str, Any] = {"size_px": size, "max_long_px": max(1, round(fit.max_long_px * scale))}
         if fit.mode == "native":
             changes["mode"] = "resize_short"
-        return Fit.model_validate({**fit.model_dump(), **changes})
+        return Resize.model_validate({**fit.model_dump(), **changes})
 
 
 def recipe_backbone(

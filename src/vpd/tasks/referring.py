@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.config import Fit, Recipe, ReferConfig
+from vpd.config import Recipe, ReferConfig, Resize
 from vpd.data.colour import BrightnessContrast, HueSaturationValue
 from vpd.data.geometric import RandomFlip, Squash
 from vpd.data.sample import Sample, SampleSet
@@ -32,7 +32,7 @@ from vpd.tasks.predictions import MaskPrediction
 from vpd.tasks.task import Measured, Measures, Seen, truth_of
 from vpd.tensors import Batch
 
-REFERENCE_FIT = Fit(mode="squash", size_px=512)
+REFERENCE_FIT = Resize(mode="squash", size_px=512)
 SQUASHED = "_squashed"
 """End of the names of the metrics at the published protocol's masks."""
 # the published groups say a decay of 0.01, but nothing applies it
@@ -104,7 +104,7 @@ class ReferringModel(PerceptionModel[MaskPrediction]):
         source: str | Path,
         *,
         recipe: Recipe = "default",
-        fit: Fit | None = None,
+        fit: Resize | None = None,
         gradient_checkpointing: bool = False,
         backbone_options: dict[str, Any] | None = None,
         **options: Any,
@@ -273,9 +273,9 @@ class ReferringModel(PerceptionModel[MaskPrediction]):
         return cls.from_diffusion(source, **options)
 
     @classmethod
-    def training_fit(cls, recipe: Recipe, crop_px: int) -> Fit:
+    def training_fit(cls, recipe: Recipe, crop_px: int) -> Resize:
         """See `Task`."""
-        return Fit(mode="squash", size_px=crop_px)
+        return Resize(mode="squash", size_px=crop_px)
 
     @classmethod
     def augmentation(cls, recipe: Recipe, crop_px: int, *, max_depth_m: float = 10.0) -> Pipeline:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.config import Fit, Recipe, SegmentConfig, unique_names
+from vpd.config import Recipe, Resize, SegmentConfig, unique_names
 from vpd.data.colour import PhotometricDistortion
 from vpd.data.geometric import RandomCrop, RandomFlip, RandomResize
 from vpd.data.sample import Sample, SampleSet
@@ -38,7 +38,7 @@ from vpd.tensors import Batch
 
 logger = logging.getLogger(__name__)
 
-REFERENCE_FIT = Fit(mode="resize_short", size_px=512, max_long_px=2048, antialias=False)
+REFERENCE_FIT = Resize(mode="resize_short", size_px=512, max_long_px=2048, antialias=False)
 RATES = {"learning_rate": 8e-5, "weight_decay": 1e-3, "unet_lr_scale": 0.1, "batch_size": 16}
 
 
@@ -122,7 +122,7 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
         *,
         classes: Sequence[str],
         recipe: Recipe = "default",
-        fit: Fit | None = None,
+        fit: Resize | None = None,
         gradient_checkpointing: bool = False,
         templates: tuple[str, ...] | None = None,
         backbone_options: dict[str, Any] | None = None,
@@ -283,9 +283,9 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
         return self.with_classes(names, diffusion=diffusion)
 
     @classmethod
-    def training_fit(cls, recipe: Recipe, crop_px: int) -> Fit:
+    def training_fit(cls, recipe: Recipe, crop_px: int) -> Resize:
         """See `Task`."""
-        return Fit(size_px=crop_px, max_long_px=4 * crop_px, antialias=recipe == "default")
+        return Resize(size_px=crop_px, max_long_px=4 * crop_px, antialias=recipe == "default")
 
     @classmethod
     def augmentation(cls, recipe: Recipe, crop_px: int, *, max_depth_m: float = 10.0) -> Pipeline:

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.config import Fit, Recipe, TaskConfig
+from vpd.config import Recipe, Resize, TaskConfig
 from vpd.data.sample import Sample, SampleSet
 from vpd.data.transforms import Pipeline
 from vpd.drawing.overlays import Shown
@@ -254,9 +254,9 @@ class Task(Generic[P]):
         return self
 
     @classmethod
-    def training_fit(cls, recipe: Recipe, crop_px: int) -> Fit:
+    def training_fit(cls, recipe: Recipe, crop_px: int) -> Resize:
         """How a model fits images that was trained on crops of so many pixels."""
-        return Fit(size_px=crop_px, max_long_px=4 * crop_px)
+        return Resize(size_px=crop_px, max_long_px=4 * crop_px)
 
     @classmethod
     def augmentation(cls, recipe: Recipe, crop_px: int, *, max_depth_m: float = 10.0) -> Pipeline:

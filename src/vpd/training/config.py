@@ -191,7 +191,7 @@ class TrainConfig(Frozen):
         return self
 
     @property
-    def parts(self) -> int:
+    def accumulation(self) -> int:
         """Batches of a step on each process.
 
         Raises:

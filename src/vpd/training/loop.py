@@ -225,7 +225,7 @@ class Training:
             batch_size=self.batch_size,
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
-            start_step=self.start_step * self.config.parts,
+            start_step=self.start_step * self.config.accumulation,
             workers=self.config.workers,
         )
 

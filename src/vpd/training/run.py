@@ -28,7 +28,7 @@ from vpd.training.config import TrainConfig
 from vpd.training.loop import Training
 from vpd.training.run_folder import tell_no_run
 from vpd.training.settings import read_settings, resolve_config, write_config
-from vpd.training.setup import build_data, build_model, check_same_data, pin_sources, training_transform
+from vpd.training.setup import build_data, check_same_data, pin_sources, start_model, training_transform
 from vpd.training.trackers import check_trackers
 from vpd.version import __version__
 
@@ -120,7 +120,7 @@ def _train_in(
         logger.info("Going on after step %d.", checkpoint.step)
         model: PerceptionModel[Any] = load(checkpoint.folder, device="cpu", dtype="float32", task=task)
     else:
-        model = build_model(config, train_set, task)
+        model = start_model(config, train_set, task)
         model.config = model.config.model_copy(update={"notes": {**model.config.notes, "training": _notes_of(config)}})
     if config.accumulate == "auto":
         config = config.model_copy(update={"accumulate": find_accumulation(model, config, accelerator)})
@@ -144,7 +144,11 @@ def _train_in(
 def _tell(config: TrainConfig, processes: int) -> None:
     """The settings that decide how long and how large a run is, whoever chose them."""
     length = f"{config.steps} steps" if config.steps else f"{config.epochs:g} epochs"
-    parts = f", {config.batch_size // (config.parts * processes)} at a time" if config.parts * processes > 1 else ""
+    parts = (
+        f", {config.batch_size // (config.accumulation * processes)} at a time"
+        if config.accumulation * processes > 1
+        else ""
+    )
     logger.info(
         "Training: %s, mode %s, recipe %s, %d px, batches of %d%s; -s changes them.",
         *(length, config.mode, config.recipe, config.crop_px, config.batch_size, parts),

@@ -102,7 +102,7 @@ def check_same_data(checkpoint: Checkpoint, train_set: SampleSet, config: TrainC
     logger.warning("%s; the run goes on with it from step %d.", told, checkpoint.step)
 
 
-def build_model(config: TrainConfig, train_set: SampleSet, task: TaskKind | None = None) -> PerceptionModel[Any]:
+def start_model(config: TrainConfig, train_set: SampleSet, task: TaskKind | None = None) -> PerceptionModel[Any]:
     """The model to start from: a diffusion model to adapt, or an adapted model to go on from.
 
     An adapted segmentation model that has not all classes of the data gets them added; what it knows it keeps.

@@ -150,12 +150,12 @@ class Stepper:
         drawn: list[Batch] = []
         sums: list[Tensor] = []
         wait_s = 0.0
-        while len(drawn) < self._config.parts:
+        while len(drawn) < self._config.accumulation:
             asked_s = time.perf_counter()
             batch = next(batches)
             wait_s += time.perf_counter() - asked_s
             drawn.append(batch)
-            is_last = len(drawn) == self._config.parts
+            is_last = len(drawn) == self._config.accumulation
             with nullcontext() if is_last else self._accelerator.no_sync(self._loss_of):
                 total, weight = self._loss_of(batch.to(self._accelerator.device))
                 self._accelerator.backward(total)
@@ -198,10 +198,10 @@ def micro_batch_size(config: TrainConfig, processes: int) -> int:
     Raises:
         UsageError: If the samples of a step cannot be shared out evenly.
     """
-    size, rest = divmod(config.batch_size, config.parts * processes)
+    size, rest = divmod(config.batch_size, config.accumulation * processes)
     if rest:
         raise UsageError(
-            f"batch_size={config.batch_size} must be a multiple of accumulate={config.parts} times "
+            f"batch_size={config.batch_size} must be a multiple of accumulate={config.accumulation} times "
             f"{processes} processes: it counts the samples of one step over all of them."
         )
     return size
@@ -214,7 +214,7 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 
 def has_narrow_gradients(config: TrainConfig, accelerator: Accelerator) -> bool:
     """Whether gradients are kept in bfloat16: where they have no more digits, which takes half the memory."""
-    return config.precision == "bf16" and config.parts == 1 and accelerator.num_processes == 1
+    return config.precision == "bf16" and config.accumulation == 1 and accelerator.num_processes == 1
 
 
 def _new_optimiser(model: PerceptionModel, config: TrainConfig) -> Optimizer:
