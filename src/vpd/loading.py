@@ -22,7 +22,6 @@ from vpd.model_folder import (
     base_weights,
     encoder_weights,
     find_base,
-    read_base,
     read_config,
 )
 from vpd.prompts.encoder import TextEncoder
@@ -63,9 +62,8 @@ def load(
     folder = find_model(source)
     place, precision = find_device(device), find_dtype(dtype)
     kinds = TASKS if task is None else {**TASKS, task.task: task}
-    config = read_config(folder, {name: kind.config_type for name, kind in kinds.items()})
+    config, base = read_config(folder, {name: kind.config_type for name, kind in kinds.items()})
     model = build_model(config, kinds[config.task])
-    base = read_base(folder)
     if (folder / "text_encoder").is_dir():
         model.text_encoder = TextEncoder.from_pretrained(folder, dtype=precision)
     elif base and base.text_encoder:

@@ -6,7 +6,6 @@ What needs torch imports it when it runs: telling what a folder holds does witho
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -183,41 +182,16 @@ def is_run(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and ((folder / CHECKPOINTS).is_dir() or (folder / MODEL).is_dir())
 
 
-def read_base(folder: Path) -> Base | None:
-    """What of a model is not in its folder, which `read_config` has found to be one; none = nothing.
+def read_config(folder: Path, kinds: Mapping[str, type[TaskConfig]]) -> tuple[Any, Base | None]:
+    """The configuration of a model folder, and what of the model is not in it; none = all is.
+
+    Args:
+        folder: Of the model.
+        kinds: Task -> class of its configurations.
 
     Raises:
-        UsageError: If what the folder says of it is not valid, or a save over another model was cut off between the
-            configuration and the weights.
-    """
-    path = folder / CONFIG_FILE
-    contents = json.loads(path.read_text(encoding="utf-8"))
-    saved_with = _pair_of(folder / WEIGHTS_FILE)
-    if saved_with and contents.get(_PAIR) and saved_with != contents[_PAIR]:
-        raise UsageError(
-            f"{path} and {WEIGHTS_FILE} are of two different models: a save over an older model was cut off. Save or "
-            "copy the model again."
-        )
-    try:
-        return None if contents.get(_BASE) is None else Base.model_validate(contents[_BASE])
-    except ValidationError as error:
-        wrong = "; ".join(map(str, wrong_fields(error)))
-        raise UsageError(f"{path} does not say well where its other weights are: {wrong}") from None
-
-
-def _pair_of(weights: Path) -> str | None:
-    try:
-        with safe_open(weights, "pt") as file:
-            return (file.metadata() or {}).get(_PAIR)
-    except (OSError, SafetensorError):
-        return None  # reading the weights says what is wrong with them
-
-
-def read_config(folder: Path, kinds: Mapping[str, type[TaskConfig]]) -> Any:
-    """The configuration of a model folder, of the class that `kinds` has for its task.
-
-    Raises:
-        UsageError: If it is damaged, or written by a newer version.
+        UsageError: If the configuration is damaged, written by a newer version, of another task, or not saved together
+            with the weights, as when a save over another model was cut off.
     """
     path = folder / CONFIG_FILE
     contents = read_json(path)
@@ -226,13 +200,29 @@ def read_config(folder: Path, kinds: Mapping[str, type[TaskConfig]]) -> Any:
         raise UsageError(f"{path} is not a model of this library (it has no format_version).")
     if version != FORMAT_VERSION:
         raise UsageError(f"{path} has format version {version}; this vpd reads {FORMAT_VERSION}. Update vpd.")
-    contents.pop(_PAIR, None)
-    contents.pop(_BASE, None)
-    task = contents.get("task")
+    task, pair, base = contents.get("task"), contents.pop(_PAIR, None), contents.pop(_BASE, None)
     if not isinstance(task, str) or task not in kinds:
         raise UsageError(f"{path} is of a model for {task!r}, which is no task here: known are {', '.join(kinds)}.")
     try:
-        return kinds[task].model_validate(contents)
+        config = kinds[task].model_validate(contents)
     except ValidationError as error:
         wrong = "; ".join(map(str, wrong_fields(error)))
         raise UsageError(f"{path} is not a valid model configuration: {wrong}") from None
+    if pair and (saved_with := _pair_of(folder / WEIGHTS_FILE)) and saved_with != pair:
+        raise UsageError(
+            f"{path} and {WEIGHTS_FILE} are of two different models: a save over an older model was cut off. Save or "
+            "copy the model again."
+        )
+    try:
+        return config, None if base is None else Base.model_validate(base)
+    except ValidationError as error:
+        wrong = "; ".join(map(str, wrong_fields(error)))
+        raise UsageError(f"{path} does not say well where its other weights are: {wrong}") from None
+
+
+def _pair_of(weights: Path) -> str | None:
+    try:
+        with safe_open(weights, "np") as file:
+            return (file.metadata() or {}).get(_PAIR)
+    except (OSError, SafetensorError):
+        return None  # reading the weights says what is wrong with them

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from vpd.config import TaskConfig
+    pass
 
 Facts = dict[str, str]
 """What to say about a model, in order: word -> sentence."""
@@ -82,15 +82,14 @@ def _describe_model(folder: Path) -> Facts:
     from vpd.model_folder import read_config
     from vpd.weights.untrusted import read_shapes
 
-    contents = _read_json(folder / "config.json")
     kinds = CONFIGS
-    if contents.get("task") not in CONFIGS:  # of a task that was added; the table brings torch
+    if (
+        _read_json(folder / "config.json").get("task") not in CONFIGS
+    ):  # of a task that was added
         from vpd.tasks.table import TASKS
 
         kinds = {name: task.config_type for name, task in TASKS.items()}
-    config: TaskConfig = read_config(folder, kinds)
-    base = contents.get("base")
-    base = base if isinstance(base, dict) else {}
+    config, base = read_config(folder, kinds)
     shapes = read_shapes(folder / "model.safetensors")
     weights = {name: entry for name, entry in shapes.items() if not name.endswith(_BUFFERS)}
     num_own = _count(shape for _, shape in weights.values())
@@ -111,11 +110,11 @@ def _describe_model(folder: Path) -> Facts:
         "backbone": _describe_unet(config.backbone.unet),
         "latents": f"{config.backbone.latent_scaling}; timestep {config.backbone.timestep}",
         "diffusion": config.backbone.source or "not told",
-        "text encoder": "yes" if (folder / "text_encoder").is_dir() or base.get("text_encoder") else "none",
+        "text encoder": "yes" if (folder / "text_encoder").is_dir() or (base and base.text_encoder) else "none",
         "parameters": f"{_millions(num_own)} of its own ({types}), the others are those of its base"
         if base
         else f"{_millions(num_own - num_vae)} trainable, {_millions(_count(frozen))} frozen ({types})",
-        **({"base": _short(base.get("source"))} if base else {}),
+        **({"base": _short(base.source)} if base else {}),
         "files": f"{size / 1e6:,.1f} MB",
         "licence": config.licence,
         **{f"note: {key}": _short(value) for key, value in config.notes.items()},
