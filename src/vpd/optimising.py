@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from vpd.backbones.packed_layers import can_pack, pack_layers
+from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.backbones.tiny_encoder import TinyEncoder, load_tiny_encoder
 from vpd.backbones.unet_walk import fold_timestep, pack_feed_forward
 from vpd.errors import UsageError
@@ -38,7 +39,7 @@ def optimise(
     a CPU weights in the order that its kernels read, neither of which gains anything in float32.
 
     Args:
-        model: Any of the three; it is not changed and shares nothing with the copy. The copy is for the device that
+        model: Of any task; it is not changed and shares nothing with the copy. The copy is for the device that
             the model is on.
         dtype: `auto` = bfloat16 where the processor computes in it, else the model's own; or as for `vpd.load`.
         encoder: Encode by this small encoder in the VAE's place: a folder that `vpd pretrain encoder` wrote, or
@@ -96,6 +97,10 @@ def found_options(
     Raises:
         UsageError: As `vpd.optimise` would.
     """
+    if not isinstance(model.backbone, StableDiffusionBackbone):
+        raise UsageError(
+            f"vpd.optimise knows Stable Diffusion's UNet, and this backbone is a {type(model.backbone).__name__}."
+        )
     if model.is_optimised:
         raise UsageError("This model was made by vpd.optimise already. Give it the model that it was made from.")
     if compile_mode not in (None, *_MODES):

@@ -244,3 +244,14 @@ def test_windows_are_told_once(models: dict[str, Any]) -> None:
     assert [str(warning.message) for warning in told if "Pictures" in str(warning.message)] == [
         planning.WINDOWS_WARNING
     ]
+
+
+def test_outputs_of_one_group_are_gone_before_the_next_is_run(models: dict[str, Any]) -> None:
+    model, images = models["segment"], [picture(150, 200, seed) for seed in range(3)]
+    peaks = []
+    for number in (1, 3):
+        with LiveBytes() as live:
+            model.predict(images[:number])
+        peaks.append(live.peak)
+    kept = 2 * 150 * 200  # the labels of the others
+    assert peaks[1] <= peaks[0] + 2 * kept

@@ -16,8 +16,9 @@ from vpd.inference.windows import PlainWindows
 
 @torch.no_grad()
 def test_segmentation_slides_like_the_reference(golden: Golden) -> None:
-    from vpd.inference.resize import mean_of_streams, resize_stream
+    from vpd.inference.resize import resize_stream
     from vpd.inference.run import run_windows
+    from vpd.tasks.task import Run, Seen
 
     file, settings = "procedures/seg_slide.safetensors", golden.json("procedures/seg.json")["slide"]
     model = golden_model(golden, "segment")
@@ -33,8 +34,9 @@ def test_segmentation_slides_like_the_reference(golden: Golden) -> None:
         return (strip.clone() for strip in resize_stream([logits], logits.shape[-2], height, width))
 
     def mean(*variants: tuple[Tensor, bool]) -> Tensor:
-        streams = [((strip.softmax(dim=0) for strip in resized(logits)), flipped) for logits, flipped in variants]
-        return torch.cat(list(mean_of_streams(streams)), dim=1)
+        runs = [Run(logits[None], logits.shape[-2], flipped).of(0) for logits, flipped in variants]
+        seen = Seen(0, Image.new("RGB", (width, height)), runs, rows=0, note="")
+        return torch.cat([strip.clone() for strip in model.combine(model.prompts(1), seen)], dim=1)
 
     plain, flipped, scaled = (
         logits_of("slide/image"),

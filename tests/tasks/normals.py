@@ -25,7 +25,8 @@ from vpd.metrics.accumulator import Accumulator
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import embed_names
 from vpd.tasks.losses import LossSum
-from vpd.tasks.model import PerceptionModel, recipe_backbone
+from vpd.tasks.model import PerceptionModel
+from vpd.tasks.recipes import recipe_backbone
 from vpd.tasks.task import Measures, Seen, truth_of
 from vpd.tensors import Batch
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from normals import NormalsModel, NormalsPrediction
 from PIL import Image
 from typer.testing import CliRunner
@@ -19,6 +20,8 @@ from vpd.cli import build_app
 from vpd.data.sample import Sample, SampleSet
 from vpd.errors import UsageError
 from vpd.evaluation.evaluate import evaluate, sample_sheet
+from vpd.inference.plan import Planner
+from vpd.inference.resize import fit_image
 from vpd.model_folder import MODEL
 from vpd.prediction_jobs.job import PredictionJob
 from vpd.prediction_jobs.worker import Predictor
@@ -131,3 +134,27 @@ def test_a_line_in_the_table_is_all_that_the_command_line_needs(
         assert result.exit_code == 0, f"{words}\n{result.output}\n{result.exception}"
     assert "surface normals" in result.output
     assert len((out / "predictions.jsonl").read_text().splitlines()) > 0
+
+
+@pytest.mark.parametrize("changes", [{"flip": True}, {"scales": (0.5, 1.0), "flip": True}])
+def test_mirror_images_and_scales_are_averaged_as_they_lie(
+    model: NormalsModel, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    picture = np.random.default_rng(1).integers(0, 256, (50, 81, 3), np.uint8)
+    fit = model.config.fit.model_copy(update={"size_px": 96, **changes})
+    monkeypatch.setattr(model, "config", model.config.model_copy(update={"fit": fit}))
+    wanted, scales = torch.zeros(3, 50, 81), fit.scales
+    with torch.no_grad():
+        for scale in scales:
+            pixels = fit_image(Image.fromarray(picture), fit, scale)
+            both = [model(pixels)[0], model(pixels.flip(-1))[0].flip(-1)]
+            wanted += F.interpolate(torch.stack(both).mean(dim=0)[None], (50, 81), mode="bilinear")[0] / len(scales)
+    got = model.predict(picture).normals
+    torch.testing.assert_close(got, F.normalize(wanted, dim=0).permute(1, 2, 0), atol=1e-4, rtol=0)
+    monkeypatch.setattr(Planner, "whole_bytes", lambda *_: 10**15)
+    torch.testing.assert_close(model.predict(picture, memory="4GB").normals, got, atol=1e-4, rtol=0)
+
+
+def test_words_that_a_task_does_not_take(model: NormalsModel) -> None:
+    with pytest.raises(UsageError, match="A model for normals takes no text; words that it takes: none"):
+        model.predict(np.zeros((8, 8, 3), np.uint8), text="a dog")

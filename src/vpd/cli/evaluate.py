@@ -99,7 +99,7 @@ def evaluate(
     change_fit(loaded, changes)
     loaded = loaded if speed is None else optimise(loaded, **speed)
     given = parse_overrides(options or [])
-    if task == "refer" and "per_sentence" in layouts.option_names(layouts.find_layout(layout)):
+    if "text" in loaded.words and "per_sentence" in layouts.option_names(layouts.find_layout(layout)):
         given = {"per_sentence": True, **given}  # of any split, as the benchmarks count
     reading = layouts.reader_options(layout, loaded.config.recipe, given)
     samples = layouts.open_data(data, task, format=layout, split=wanted, **reading)

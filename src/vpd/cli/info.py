@@ -83,9 +83,7 @@ def _describe_model(folder: Path) -> Facts:
     from vpd.weights.untrusted import read_shapes
 
     kinds = CONFIGS
-    if (
-        _read_json(folder / "config.json").get("task") not in CONFIGS
-    ):  # of a task that was added
+    if _read_json(folder / "config.json").get("task") not in CONFIGS:  # of a task that was added
         from vpd.tasks.table import TASKS
 
         kinds = {name: task.config_type for name, task in TASKS.items()}

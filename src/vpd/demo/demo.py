@@ -107,7 +107,7 @@ def run_demo(
     """
     out = results_folder(out)
     sections, figures = [], []
-    for task in TASKS:
+    for task in _BLIND:
         figure, picture = _show_task(task, scenes, watch)
         figures.append(figure)
         sections.append(Section(_title(task), figure.words(), picture))

@@ -118,6 +118,8 @@ class Evaluation:
             return {}
         totals = self.rows().sum(dim=0)
         values = self.protocol.metrics[""].values(totals)
+        if not {"IoU", "Acc"} <= values.keys():  # classes that are measured otherwise
+            return {}
         columns = (values["IoU"].tolist(), values["Acc"].tolist(), (totals[2] / totals[2].sum()).tolist())
         rows = zip(self.classes, *columns, strict=True)
         return {name: {"IoU": iou, "Acc": accuracy, "share": share} for name, iou, accuracy, share in rows}

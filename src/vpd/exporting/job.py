@@ -81,7 +81,7 @@ def export(
     from the model, nothing is left.
 
     Args:
-        model: Any of the three, in float32; it stays as it is.
+        model: Of any task, in float32; it stays as it is.
         out: A folder that is empty or not there yet.
         target: `torch` (.pt2), `onnx` or `openvino` (.xml and .bin).
         prompts: `constant` = the model's own classes, or the mean of its scenes, are part of the graph; `input` = the

@@ -98,7 +98,7 @@ def network_bytes(model: Any, images: tuple[int, int, int], text: tuple[int, ...
     Counted, a second at the size of Stable Diffusion, and kept for the next call of the same sizes.
 
     Args:
-        model: One of the three task models; optimised ones too.
+        model: Of any task; optimised ones too.
         images: `(b, h, w)`.
         text: Shape of the text embeddings; none = the model's own prompts.
     """

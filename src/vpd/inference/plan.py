@@ -24,7 +24,7 @@ from vpd.inference.windows import Cuts, PlainWindows, SmoothWindows
 SMALLEST = 4
 """Sides of the smallest windows, and of pictures that are run smaller, in multiples of the model's coarsest stride."""
 MOST_OUTPUT_BYTES = 2**28
-"""Outputs of a picture alone that take more are not kept as a whole, budget or not: it goes through in strips."""
+"""Outputs of a picture that take more are not kept as a whole where no batches were asked for: it goes in strips."""
 _STRIPS = 5  # strips of outputs at once: two rows between which is interpolated, their mean, its widening, the sum
 _SHARE_OF_STRIPS = 16  # they may take this part of the budget
 
@@ -118,20 +118,20 @@ class Planner:
             if pictures and not self._go_together([*(member for _, member in pictures), picture], fit, batch_size):
                 yield Group(pictures, fit, cuts)
                 pictures = []
-            if pictures or self._fits(fit, [_size(picture)]):
+            if pictures or self._fits(fit, [_size(picture)], batch_size):
                 pictures.append((number, picture))
             else:
                 yield self._alone(number, picture, fit)
         if pictures:
             yield Group(pictures, fit, cuts)
 
-    def _fits(self, fit: Resize, sizes: Sequence[tuple[int, int]]) -> bool:
+    def _fits(self, fit: Resize, sizes: Sequence[tuple[int, int]], batch_size: int) -> bool:
         """Whether pictures can be run all at once."""
         if self.memory_bytes is not None:
             return self.whole_bytes(fit, sizes) <= self.memory_bytes
         height, width = fitted_size(fit, *sizes[0])
         is_small = 4 * self.asked.channels * height * width <= MOST_OUTPUT_BYTES
-        return is_small or len(sizes) > 1 or fit.scales != (1.0,) or self.asked.smaller is not None
+        return is_small or batch_size > 1 or fit.scales != (1.0,) or self.asked.smaller is not None
 
     def whole_bytes(self, fit: Resize, sizes: Sequence[tuple[int, int]]) -> int:
         """What pictures of these `(height, width)` take as they are run without a budget."""
@@ -195,7 +195,7 @@ class Planner:
         sizes = [_size(picture) for picture in pictures]
         if len(pictures) > batch_size or fitted_size(fit, *sizes[-1]) != fitted_size(fit, *sizes[0]):
             return False
-        return self._fits(fit, sizes)
+        return self._fits(fit, sizes, batch_size)
 
     def _alone(self, number: int, picture: Image.Image, fit: Resize) -> Group:
         """How a picture is run that is too big to be run as ever."""

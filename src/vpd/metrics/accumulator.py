@@ -1,4 +1,4 @@
-"""What the metrics of the three tasks share: one row of sums for each sample, and metrics of a sum of rows."""
+"""What the metrics of the tasks share: one row of sums for each sample, and metrics of a sum of rows."""
 
 from __future__ import annotations
 

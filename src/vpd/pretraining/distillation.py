@@ -72,7 +72,7 @@ def distillation_config(
         seed=seed,
         workers=workers,
         log_every=50,
-        checkpoint_every=200,
+        checkpoint_every=50,
         keep=1,
         trackers=(),
         max_bad_share=1.0,  # what cannot be read is named, and left out

@@ -87,7 +87,7 @@ def pretrain_encoder(
             one.
         steps: Optimiser steps; the same seed and steps give the same weights on the same machine.
         minutes: Time of the whole training, made into steps by the pace of some that are tried first. Where neither is
-            given, 10, or the steps of the run that is gone on with; where both are, whichever ends first.
+            given, 10; where both are, whichever ends first. A run that is gone on with keeps its steps.
         size_px: Side of the crops, pixels, a multiple of 8.
         seed: Of weights and draws.
         workers: Processes that read pictures.
@@ -123,7 +123,7 @@ def pretrain_encoder(
     began_s = time.monotonic()
     with only_run_in(folder):
         accelerator = find_processes(None if device == "auto" else place)
-        if steps is None and minutes is None and checkpoint:
+        if steps is None and checkpoint:  # another measuring of the pace would give other steps
             steps = int(read_settings(checkpoint.folder / CONFIG)["steps"])
         elif minutes is not None or steps is None:
             trial = Distillation(new_encoder(form, seed=seed), wanted)
@@ -191,6 +191,8 @@ def _find_checkpoint(folder: Path, *, resume: bool) -> Checkpoint | None:
         raise UsageError(f"{folder} holds a run of vpd train. Give another folder.")
     if result.is_file():
         raise UsageError(f"{folder} holds a model already, {result}. Give another folder, or remove it.")
+    if old := next(folder.glob("*-training.safetensors"), None):
+        raise UsageError(f"{old} is of a run that an older vpd began. Finish it with that, or give another folder.")
     checkpoint = latest_checkpoint(folder / RUN / CHECKPOINTS)
     if checkpoint and not resume:
         raise UsageError(f"{folder} holds an unfinished run. Go on with it by --resume, or give another folder.")

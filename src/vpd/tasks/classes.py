@@ -124,8 +124,10 @@ def with_classes(model: Any, classes: Sequence[str], *, diffusion: str | Path | 
     if isinstance(model.head, FPNHead):
         state = _head_for_classes(model.head.state_dict(), changed.head.state_dict(), model.backbone.channels, old)
         changed.head.load_state_dict(state)
-    else:
+    elif model.config.head == "open":
         changed.head = model.head
+    else:
+        raise UsageError(f"{type(model.head).__name__} is a head for its own classes: make a new model for others.")
     return changed
 
 

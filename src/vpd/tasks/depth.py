@@ -26,8 +26,9 @@ from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import EmbedNames, embed_names
 from vpd.prompts.names import published_prompts as read_published_prompts
 from vpd.tasks.losses import LossSum, silog_loss_sum
-from vpd.tasks.model import PerceptionModel, recipe_backbone
+from vpd.tasks.model import PerceptionModel
 from vpd.tasks.predictions import DepthPrediction
+from vpd.tasks.recipes import recipe_backbone
 from vpd.tasks.task import Measures, Seen, truth_of
 from vpd.tensors import Batch
 

@@ -1,4 +1,4 @@
-"""The training losses of the three tasks, as means, and as the sums and weights that these are made of.
+"""The training losses of the tasks, as means, and as the sums and weights that these are made of.
 
 Sums and weights of the parts of a batch, added up, are those of the whole batch: however a step is cut into parts
 and processes, the sum of all totals over the sum of all weights is the same loss.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, overload
@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.config import LoraSettings, Recipe, Resize, TaskConfig
+from vpd.config import LoraSettings, Resize, TaskConfig
 from vpd.errors import UsageError
 from vpd.files.images import pad_to_multiple
 from vpd.inference.cache import FrozenCaches, image_key
@@ -30,9 +30,6 @@ from vpd.tensors import Batch, Text
 
 ImageSource = str | Path | Image.Image | NDArray[np.uint8]
 """A path, a PIL image, or an `(H, W, 3)` uint8 array."""
-
-BACKBONE_OPTIONS = ("latent_scaling", "detach_maps", "map_scale", "timestep")
-"""What of the backbone a recipe decides and settings can change."""
 
 
 class PerceptionModel(Task[P], nn.Module):
@@ -124,6 +121,9 @@ class PerceptionModel(Task[P], nn.Module):
                 windows.
         """
         sources, is_list = as_list(images)
+        if unknown := sorted(set(words) - set(self.words)):
+            known = ", ".join(self.words) or "none"
+            raise UsageError(f"A model for {self.task} takes no {', '.join(unknown)}; words that it takes: {known}.")
         asked, predictions = self.prompts(len(sources), **words), list[P]()
         with self.predicting():
             for group in plan(self, asked, sources, self.fit_at(size), batch_size, memory):
@@ -137,12 +137,16 @@ class PerceptionModel(Task[P], nn.Module):
                         continue
                     runs.append(Run(torch.cat(list(strips), dim=-2), height, is_mirrored))
                     if len(group.fit.scales) > 1:  # kept one at a time: together they would take more than their sum
-                        seen = Seen(*group.pictures[0], [runs.pop().of(0)], group.rows, group.note)
+                        number, image = group.pictures[0]
+                        seen = Seen(number, image, [runs.pop().of(0)], group.rows, group.note)
                         total = _add(total, self.combine(asked, seen), *seen.size)
+                        del seen, strips
                 for place, (number, image) in enumerate(group.pictures):
                     seen = Seen(number, image, [run.of(place) for run in runs], group.rows, group.note)
                     combined = self.combine(asked, seen) if total is None else iter([total.div_(group.num_variants)])
                     predictions.append(self.answer(asked, seen, combined))
+                    del seen, combined
+                del runs, pixels  # before the next outputs are made
         return predictions if is_list else predictions[0]
 
     def add_lora(self, settings: LoraSettings) -> None:
@@ -157,8 +161,9 @@ class PerceptionModel(Task[P], nn.Module):
 
     def merge_lora(self) -> None:
         """Turn low-rank layers into plain weights, with outputs equal but for rounding; no layers, no change."""
-        self.backbone.merge_lora()
-        self._tell_lora()
+        if self.backbone.config.lora is not None:
+            self.backbone.merge_lora()
+            self._tell_lora()
 
     def _tell_lora(self) -> None:
         backbone = self.config.backbone.model_copy(update={"lora": self.backbone.config.lora})
@@ -249,29 +254,6 @@ class PerceptionModel(Task[P], nn.Module):
         if fit.mode == "native":
             changes["mode"] = "resize_short"
         return Resize.model_validate({**fit.model_dump(), **changes})
-
-
-def recipe_backbone(
-    kind: type[Any], source: str | Path, recipe: Recipe, gradient_checkpointing: bool, changes: Mapping[str, Any]
-) -> Any:
-    """The backbone as a recipe trains it: published = unscaled latents, maps as they are and without gradient.
-
-    Args:
-        kind: Its class, `StableDiffusionBackbone` or one like it.
-        source: Stable Diffusion: folder, hub id or single file.
-        recipe: `reference` or `default`.
-        gradient_checkpointing: Recompute the UNet's blocks in the backward pass.
-        changes: `BACKBONE_OPTIONS` that are not as the recipe has them.
-
-    Raises:
-        UsageError: If a change is none of these.
-    """
-    reference = recipe == "reference"
-    values = ("none" if reference else "scaled", reference, "probability" if reference else "log_ratio", 1)
-    options = dict(zip(BACKBONE_OPTIONS, values, strict=True))
-    if unknown := sorted(set(changes) - set(options)):
-        raise UsageError(f"Unknown backbone options: {', '.join(unknown)}. Known: {', '.join(options)}.")
-    return kind.from_pretrained(source, gradient_checkpointing=gradient_checkpointing, **{**options, **changes})
 
 
 def as_list(images: ImageSource | Sequence[ImageSource]) -> tuple[list[ImageSource], bool]:

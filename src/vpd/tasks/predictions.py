@@ -49,7 +49,7 @@ class SegmentationPrediction:
     """Class of each pixel, at the size of the input image."""
 
     labels: Tensor
-    """`(H, W)` uint8 index into `classes`; on the CPU."""
+    """`(H, W)` index into `classes`, uint8, or int32 with more than 255 of them; on the CPU."""
     classes: tuple[str, ...]
     """Class names, in the order of the labels."""
     image: Image.Image = field(repr=False)

@@ -27,8 +27,9 @@ from vpd.inference.resize import fitted_size, resize_stream
 from vpd.metrics.referring import ReferringMetrics
 from vpd.prompts.encoder import TextEncoder
 from vpd.tasks.losses import LossSum, referring_loss_sum
-from vpd.tasks.model import PerceptionModel, recipe_backbone
+from vpd.tasks.model import PerceptionModel
 from vpd.tasks.predictions import MaskPrediction
+from vpd.tasks.recipes import recipe_backbone
 from vpd.tasks.task import Measured, Measures, Seen, truth_of
 from vpd.tensors import Batch
 
@@ -183,10 +184,12 @@ class ReferringModel(PerceptionModel[MaskPrediction]):
         self,
         number: int,
         *,
-        text: str | Sequence[str],
+        text: str | Sequence[str] | None = None,
         fitted: bool = False,
     ) -> Asked:
         """See `Task`; expressions are encoded a group of pictures at a time."""
+        if text is None:
+            raise UsageError("A referring model needs an expression: text='the zebra on the left'.")
         texts = [text] * number if isinstance(text, str) else list(text)
         if len(texts) != number:
             raise UsageError(f"There are {number} images but {len(texts)} expressions; give one, or one each.")

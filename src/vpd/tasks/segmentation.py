@@ -31,8 +31,9 @@ from vpd.prompts.names import PLAIN_TEMPLATE, EmbedNames, check_templates, embed
 from vpd.prompts.names import published_prompts as read_published_prompts
 from vpd.tasks.classes import asked_classes, check_classes, class_names, with_classes
 from vpd.tasks.losses import LossSum, segmentation_loss_sum
-from vpd.tasks.model import PerceptionModel, recipe_backbone
+from vpd.tasks.model import PerceptionModel
 from vpd.tasks.predictions import SegmentationPrediction
+from vpd.tasks.recipes import recipe_backbone
 from vpd.tasks.task import Measures, Seen, truth_of
 from vpd.tensors import Batch
 
@@ -229,10 +230,11 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
 
     def answer(self, asked: Asked, seen: Seen, strips: Iterator[Tensor]) -> SegmentationPrediction:
         """See `Task`."""
-        labels, scores, done = torch.empty(seen.size, dtype=torch.uint8), None, 0
+        dtype = torch.uint8 if len(asked.words.names) <= 255 else torch.int32
+        labels, scores, done = torch.empty(seen.size, dtype=dtype), None, 0
         for strip in strips:
             rows = slice(done, done + strip.shape[1])
-            labels[rows] = strip.argmax(dim=0).to(torch.uint8)
+            labels[rows] = strip.argmax(dim=0).to(dtype)
             if asked.words.scores:
                 scores = torch.empty(len(strip), *seen.size) if scores is None else scores
                 scores[:, rows] = strip
@@ -249,10 +251,6 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
     def prompt_axis(self) -> Literal["classes", "fixed"]:
         """See `Task`."""
         return "classes" if self.config.head == "open" else "fixed"
-
-    def own_prompts(self) -> Tensor:
-        """See `Task`."""
-        return self.class_embeddings
 
     def measures(self, sample_set: SampleSet) -> Measures:
         """Labels at the original size, all pixels of the data set together; classes must be the model's, in order."""

@@ -145,16 +145,22 @@ class Task(Generic[P]):
         raise NotImplementedError(f"{type(self).__name__} does not say its answer.")
 
     def combine(self, asked: Asked, seen: Seen) -> Iterator[Tensor]:
-        """Outputs `(c, rows, W)` at the picture's size: variants are averaged as they are, then resized.
+        """Outputs `(c, rows, W)` at the picture's size: mirror images are averaged, then resized, then scales averaged.
 
         A strip may be overwritten when the next is asked for.
         """
+
+        def resized(run: Run, strips: Iterable[Tensor]) -> Iterator[Tensor]:
+            return resize_stream(strips, run.height, *seen.size, rows=seen.rows)
+
         (first, *others) = seen.runs
-        strips = first.strips
-        if others:
-            copies = [((strip.clone() for strip in run.strips), run.is_mirrored) for run in seen.runs]
-            strips = mean_of_streams(copies)
-        return resize_stream(strips, first.height, *seen.size, rows=seen.rows)
+        if any(run.height != first.height for run in others):  # of several scales
+            return mean_of_streams(
+                [((strip.clone() for strip in resized(run, run.strips)), run.is_mirrored) for run in seen.runs]
+            )
+        copies = [(strip.clone() for strip in run.strips) if others else iter(run.strips) for run in seen.runs]
+        mirrored = [run.is_mirrored for run in seen.runs]
+        return resized(first, mean_of_streams(list(zip(copies, mirrored, strict=True))))
 
     def for_words(self, words: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Model and words for many calls of `predict` with the same words: what can be done once is done here."""
@@ -166,7 +172,8 @@ class Task(Generic[P]):
 
     def own_prompts(self) -> Tensor:
         """Prompts `(n, d)` of what the model knows by name, before the adapter; n = 0 where it knows nothing so."""
-        return torch.empty(0, self.backbone.text_dim)
+        own = self.constant_prompts()
+        return torch.empty(0, self.backbone.text_dim) if own is None else own[0]
 
     @property
     def prompt_axis(self) -> Literal["images", "classes", "fixed"]:
@@ -176,6 +183,8 @@ class Task(Generic[P]):
     def example_prompts(self, number: int) -> Tensor:
         """Prompts as `forward` takes them for so many images, to trace and try an exported graph with."""
         own, draw = self.own_prompts().cpu(), torch.Generator().manual_seed(number)
+        if not len(own):
+            return torch.randn((number, 1, self.backbone.text_dim), generator=draw)
         if self.prompt_axis == "images":
             own = own[torch.arange(number) % len(own)][:, None]
         elif self.prompt_axis == "classes":

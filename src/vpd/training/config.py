@@ -1,4 +1,4 @@
-"""Settings of a training run: one model for the three tasks, its published and recommended values in YAML."""
+"""Settings of a training run: one model for all tasks, its published and recommended values in YAML."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop: steps, validation, checkpoints. One loop for the three tasks, one process or many."""
+"""The training loop: steps, validation, checkpoints. One loop for all tasks, one process or many."""
 
 from __future__ import annotations
 

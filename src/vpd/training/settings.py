@@ -18,7 +18,7 @@ from vpd.datasets.world import is_world
 from vpd.errors import UsageError, WrongField, wrong_fields
 from vpd.files.atomic import atomic_write
 from vpd.overrides import Settings, merge_settings
-from vpd.tasks.model import BACKBONE_OPTIONS
+from vpd.tasks.recipes import BACKBONE_OPTIONS
 from vpd.tasks.table import TaskKind, find_task
 from vpd.training.config import TrainConfig
 from vpd.weights.shipped import WORLD

@@ -17,7 +17,8 @@ from vpd.datasets.layouts import detect_format, find_layout, held_out_split, ope
 from vpd.errors import UsageError
 from vpd.inference.cache import FrozenCaches, TensorCache
 from vpd.loading import check_task, is_adapted, load
-from vpd.tasks.model import BACKBONE_OPTIONS, PerceptionModel
+from vpd.tasks.model import PerceptionModel
+from vpd.tasks.recipes import BACKBONE_OPTIONS
 from vpd.tasks.table import TaskKind, find_task
 from vpd.training.checkpoints import Checkpoint
 from vpd.training.config import TrainConfig
