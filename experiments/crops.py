@@ -16,7 +16,7 @@ from vpd.pretraining.pictures import KEPT_TIMES, random_crop, read_small, to_bat
 from vpd.world.render import render
 from vpd.world.sample_scene import CROWDED_STYLE, DEFAULT_STYLE, sample_scene
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"vpd.{__name__}")  # as loud as the package
 
 PIXELS_PER_BATCH = 2 * 128 * 128
 """Small pictures come in bigger batches, so that every step costs about the same."""

@@ -61,6 +61,7 @@ def write(moment):
 atexit.register(lambda: write("at the end"))  # called last
 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun tells the other at the first that fails
 from vpd.errors import UsageError
+import vpd.training.step  # as a run does
 from vpd.processes import do_on_first, find_processes
 accelerator = find_processes()
 

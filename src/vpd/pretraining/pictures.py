@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,8 @@ from vpd.errors import UsageError
 from vpd.files.find_images import search_images
 from vpd.files.images import read_image
 from vpd.weights.shipped import WORLD
+
+logger = logging.getLogger(__name__)
 
 KEPT_TIMES = 4
 """Photographs are read with a short side of at most this many crops."""
@@ -121,7 +124,8 @@ def middles(samples: SampleSet, size_px: int) -> Iterator[Tensor]:
     for index in range(len(samples)):
         try:
             image = Image.fromarray(samples[index].image)
-        except UsageError:  # the training has named it
+        except UsageError as error:
+            logger.warning("left out: %s", error)
             continue
         yield to_batch([middle_crop(image, size_px)])
 
