@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +40,6 @@ def models(tiny_diffusion: Path) -> dict[str, Any]:
         ),
         "depth": DepthModel.from_diffusion(tiny_diffusion, scenes=("kitchen",), max_depth_m=20.0, fit=windows, **small),
     }
-
-
-@pytest.fixture
-def segmenter(models: dict[str, Any]) -> SegmentationModel:
-    return deepcopy(models["segment"])
-
-
-@pytest.fixture
-def referrer(models: dict[str, Any]) -> ReferringModel:
-    return deepcopy(models["refer"])
-
-
-@pytest.fixture
-def depth_model(models: dict[str, Any]) -> DepthModel:
-    return deepcopy(models["depth"])
 
 
 def image(height: int = 2, width: int = 4) -> np.ndarray:

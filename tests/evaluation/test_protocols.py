@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -42,21 +41,6 @@ def models(tiny_diffusion: Path) -> dict[str, Any]:
         "refer": ReferringModel.from_diffusion(tiny_diffusion, head_channels=8, token_length=8, fit=square),
         "depth": DepthModel.from_diffusion(tiny_diffusion, scenes=("kitchen",), fit=fit, **small),
     }
-
-
-@pytest.fixture
-def segmenter(models: dict[str, Any]) -> SegmentationModel:
-    return deepcopy(models["segment"])
-
-
-@pytest.fixture
-def referrer(models: dict[str, Any]) -> ReferringModel:
-    return deepcopy(models["refer"])
-
-
-@pytest.fixture
-def depth_model(models: dict[str, Any]) -> DepthModel:
-    return deepcopy(models["depth"])
 
 
 @torch.no_grad()
