@@ -129,7 +129,10 @@ def test_budgets_that_are_none(vpd_command: Command, models: Models, photos: Pat
     assert result.status == 2 and "Give one of the two" in result.err
 
 
-def test_fast_in_a_precision_that_is_none(vpd_command: Command, models: Models, photos: Path, tmp_path: Path):
+def test_fast_in_a_precision_that_is_none(
+    vpd_command: Command, models: Models, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("vpd.inference.heap.keep_heap", lambda: True)
     words = ["predict", "segment", photos, "--model", models["segment"], "--out", tmp_path / "out"]
     result = vpd_command(*words, "--fast", "--dtype", "int7")
     assert result.status == 2 and "Unknown dtype 'int7'" in result.err

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from contextlib import closing, suppress
+from multiprocessing import forkserver
 from pathlib import Path
 from types import ModuleType
 
@@ -54,6 +55,7 @@ def test_a_process_with_threads_is_never_copied():
 
 
 def test_readers_and_what_they_come_from_outlive_signals_to_the_whole_group():
+    forkserver._forkserver._stop()  # another test may have started one of Python's own kind, which signals end
     with closing(iter(Readers(whoami, range(1000), workers=1))) as items:
         _, reader, server = next(items)
         for number in ("TERM", "INT"):  # of another process: its own one may end it
