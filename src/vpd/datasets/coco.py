@@ -111,10 +111,11 @@ class CocoInstances(SampleSet):
         odd = [*found.notes, *left_out.notes]
         if crowds and crowds == len(content.annotations) - len(left_out):
             odd.append(f"all {crowds} annotations of {path.name} are crowds: ignored, unless crowd=class")
-        self.notes = [*file_notes(self.root, path), *content.notes, *odd]
+        source = file_notes(self.root, path)
+        self.notes = [*source, *content.notes, *odd]
         if without := len(content.pictures) - len(wanted):
             self.notes.append(f"{without} of {len(content.pictures)} pictures of {path.name} have no object: left out")
-        tell(self.root, odd)
+        tell(self.root, [*(note for note in source if "not read" in note), *odd])
 
     def __len__(self) -> int:
         return len(self.items)

@@ -98,7 +98,7 @@ def annotation_files(root: Path, kind: Kind) -> dict[str, list[Path]]:
     for only in ("default", "Train", "TRAIN"):  # CVAT calls what is of no subset default
         if only in files and "train" not in files:
             files = {("train" if split == only else split): paths for split, paths in files.items()}
-    return files
+    return dict(sorted(files.items(), key=lambda item: (item[0] != "train", item[0].startswith("test"), item[0])))
 
 
 def _unnamed_files(root: Path) -> dict[str, list[Path]]:
