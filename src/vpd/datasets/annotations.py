@@ -134,13 +134,19 @@ def path_or_tail(name: str, where: str) -> tuple[Path, bool]:
     """
     if _PLAIN_PATH.fullmatch(name) or not (_leads_out(name) or "://" in name):
         return inner_path(name, where), False
-    address = urlsplit(name) if "://" in name or "?" in name else None
-    if address is not None:  # Label Studio's local files are /data/local-files/?d=FOLDER/NAME
-        name = parse_qs(address.query).get("d", [unquote(address.path)])[0]
-    parts = PureWindowsPath(name).parts  # knows both slashes, and drives
-    inner = [part for part in parts if part != PureWindowsPath(name).anchor]
+    path = name
+    if "://" in name or "?d=" in name:  # Label Studio's local files are /data/local-files/?d=FOLDER/NAME
+        try:
+            address = urlsplit(name)
+        except ValueError as error:
+            raise UsageError(f"{where}: {name!r} is no path, and no address ({error})") from error
+        path = parse_qs(address.query).get("d", [unquote(address.path)])[0]
+    windows = PureWindowsPath(path)  # knows both slashes, and drives
+    inner = [part for part in windows.parts if part != windows.anchor]
     while ".." in inner:
         inner = inner[inner.index("..") + 1 :]
+    if not inner:
+        raise UsageError(f"{where}: {name!r} is no path of a file")
     return inner_path("/".join(inner), where), True
 
 

@@ -173,7 +173,7 @@ def _name(path: Path, place: int, picture: CocoPicture, number: object = None) -
 
 
 def _objects(content: CocoContent, left_out: LeftOut, *, ignores_crowds: bool) -> tuple[dict[int, list[Object]], int]:
-    """Objects of each image that can be painted, and how many of them are crowds."""
+    """Objects of each image that can be painted, and how many of them are ignored crowds."""
     objects: dict[int, list[Object]] = {image_id: [] for image_id in content.pictures}
     seen: set[object] = set()
     crowds = 0
@@ -183,7 +183,7 @@ def _objects(content: CocoContent, left_out: LeftOut, *, ignores_crowds: bool) -
             left_out.add(told, reason)
             continue
         is_crowd = bool(record.get("iscrowd"))
-        crowds += is_crowd
+        crowds += is_crowd and ignores_crowds
         label = IGNORE_LABEL if is_crowd and ignores_crowds else content.labels[record["category_id"]]
         objects[record["image_id"]].append((place, label, record["segmentation"], is_crowd))
     return objects, crowds
@@ -207,10 +207,10 @@ def _fault(record: Any, place: int, content: CocoContent, seen: set[object]) -> 
         seen.add(number)
     segmentation = record.get("segmentation")
     if not segmentation:
-        what, reason = (
-            ("a rectangle, which", "rectangle without outline") if record.get("bbox") else ("it", "no outline")
-        )
-        return f"{where}: {what} has no outline ('segmentation' is empty or missing)", reason
+        told = f"{where}: 'segmentation' is empty or missing"
+        if record.get("bbox"):
+            return f"{told}; a rectangle (bbox) is no outline", "rectangle without outline"
+        return told, "no outline"
     if told := outline_fault(segmentation, height=picture.height, width=picture.width, name=where):
         return told, "impossible outline"
     return "", ""

@@ -141,9 +141,11 @@ def find_pictures(
             )
         else:
             there[image_id] = replace(picture, file_name=Path(name), path=Path(place, name))
-    number = sum(count for count in elsewhere.values() if count == 1)
-    notes = [f"{number} pictures of {annotations.name} lead out of the data folder: found by the end of their path"]
-    return FoundPictures(there, missing, notes if number else [])
+    notes = [f"{len(missing)} of {len(pictures)} pictures of {annotations.name} are not there: left out"]
+    notes = notes if missing else []
+    if number := sum(count for count in elsewhere.values() if count == 1):
+        notes.append(f"{number} pictures of {annotations.name} lead out of the data folder: found by their last part")
+    return FoundPictures(there, missing, notes)
 
 
 def _tails(path: Path) -> Iterable[str]:

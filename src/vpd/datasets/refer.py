@@ -81,9 +81,7 @@ class ReferData(SampleSet):
         left_out = LeftOut(self._refs_path, f"of {len(references)} references")
         whole = [one for one in references if _is_whole(one, instances, self._instances_path, left_out)]
         if not whole:
-            raise UsageError(
-                f"{self._refs_path}: no reference of the {split} split can be used. First: {left_out.lines[0]}"
-            )
+            raise UsageError(f"{self._refs_path}: no {split} reference can be used. First: {left_out.lines[0]}")
         listed, outlines = instances
         found = find_pictures(
             {reference.image_id: listed[reference.image_id] for reference in whole},
