@@ -14,6 +14,7 @@ from typing import Any, Literal
 from vpd.datasets.annotations import field, read_json
 from vpd.datasets.coco_pictures import CocoPicture, Files, read_pictures
 from vpd.errors import UsageError
+from vpd.files.images import IMAGE_SUFFIXES
 from vpd.tensors import IGNORE_LABEL
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ BESIDE_PICTURES = "_annotations.coco.json"
 """Roboflow's file in each split's folder."""
 _SPLIT = re.compile(r"(?<![a-z])(train|val|valid|validation|dev|test)(?![a-z])")
 _MOST_FILES = 16
-"""Where more JSON files than these lie together, each is of one picture."""
+"""Where more JSON files than these lie together, they are no annotation files of whole splits."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,12 @@ def _unnamed_files(root: Path) -> dict[str, list[Path]]:
 def _loose_files(root: Path) -> Iterable[Path]:
     """Files of instances of any name, in a data set's folder and in its `annotations/`."""
     for folder in (root / "annotations", root):
-        paths = [path for path in folder.glob("*.json") if path.is_file() and not path.name.startswith(".")]
+        paths = [path for path in folder.glob("*") if not path.name.startswith(".")]
+        pictures = {path.stem for path in paths if path.suffix.lower() in IMAGE_SUFFIXES}
+        # one that is called as a picture beside it is of that picture alone, as labelme writes them
+        paths = [path for path in paths if path.suffix.lower() == ".json" and path.stem not in pictures]
         if len(paths) <= _MOST_FILES:
-            yield from (path for path in paths if _has_instances(path))
+            yield from (path for path in paths if path.is_file() and _has_instances(path))
 
 
 def _has_instances(path: Path) -> bool:

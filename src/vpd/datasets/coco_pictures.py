@@ -92,8 +92,8 @@ def find_pictures(
 ) -> FoundPictures:
     """Look for pictures in the folder of them, else below the data set's folder and the annotation file's.
 
-    The folder is the first that has any of them. Of paths and addresses that lead out of the data set as much of the
-    end as is found in a folder counts; nothing outside is opened.
+    The folder is the first that has any of them. Of paths and addresses that lead out of the data set, and of all where
+    none is found as it stands, as much of the end as is found in a folder counts; nothing outside is opened.
 
     Args:
         pictures: By image id.
@@ -114,7 +114,7 @@ def find_pictures(
     literal = list(dict.fromkeys([place for place in (home, str(root), str(beside)) if place]))
     paths: dict[int, tuple[str, str]] = {}
     for image_id, picture in pictures.items():
-        if picture.is_elsewhere:
+        if picture.is_elsewhere or home is None:
             found = _first(files, places, _tails(picture.file_name))
         else:
             found = _first(files, literal, [picture.file_name.as_posix()])
@@ -125,26 +125,25 @@ def find_pictures(
         first = next(iter(pictures.values())).file_name
         raise UsageError(f"{root}: no folder of {what}; looked for {names}, and for {first} in the folder itself")
     shown = home or next(iter(paths.values()))[0]
-    elsewhere = Counter(paths[image_id] for image_id in paths if pictures[image_id].is_elsewhere)
+    moved = Counter(paths[image_id] for image_id in paths if pictures[image_id].is_elsewhere or home is None)
     there: dict[int, CocoPicture] = {}
     missing: list[str] = []
     for image_id, picture in pictures.items():
         place, name = paths.get(image_id, ("", ""))
         if not name:
-            out = "; its path leads out of the data folder" if picture.is_elsewhere else ""
+            out = "; the path in the file leads out of the data folder" if picture.is_elsewhere else ""
             wanted = picture.file_name.name if picture.is_elsewhere else picture.file_name
             missing.append(f"{annotations}, image {image_id}: no {shown}/{wanted}{out}")
-        elif elsewhere[place, name] > 1:
-            missing.append(
-                f"{annotations}, image {image_id}: {elsewhere[place, name]} images lead out of the data folder to a "
-                f"{name}; which of them is {place}/{name}?"
-            )
+        elif moved[place, name] > 1:
+            which = f"{moved[place, name]} images have a path that ends in {name}"
+            missing.append(f"{annotations}, image {image_id}: {which}; which of them is {place}/{name}?")
         else:
             there[image_id] = replace(picture, file_name=Path(name), path=Path(place, name))
     notes = [f"{len(missing)} of {len(pictures)} pictures of {annotations.name} are not there: left out"]
     notes = notes if missing else []
-    if number := sum(count for count in elsewhere.values() if count == 1):
-        notes.append(f"{number} pictures of {annotations.name} lead out of the data folder: found by their last part")
+    if number := sum(count for count in moved.values() if count == 1):
+        where = f"{number} of {len(pictures)} pictures of {annotations.name} are not where it has them"
+        notes.append(f"{where}: found by the last part of their path")
     return FoundPictures(there, missing, notes)
 
 
