@@ -75,7 +75,7 @@ def test_pictures_without_object(root):
     samples = CocoInstances(root, "train")
     assert len(samples) == 2 and not samples[1].labels.any()
     without = CocoInstances(root, "train", background="ignore")
-    assert len(without) == 1 and "1 of 2 pictures of instances_train2017.json have no object" in without.notes[0]
+    assert len(without) == 1 and "1 of 2 pictures of instances_train2017.json have no object" in without.notes[-1]
 
 
 def test_detection_and_check(root):
@@ -113,6 +113,7 @@ def remaining(root, edit_json, change) -> tuple[CocoInstances, list[str]]:
         ({"segmentation": None}, "'segmentation' is empty or missing", "no outline"),
         ({"segmentation": []}, "'segmentation' is empty or missing", "no outline"),
         ({"segmentation": [], "bbox": [0, 0, 7, 4]}, "a rectangle (bbox) is no outline", "rectangle without outline"),
+        ({"segmentation": [[]], "bbox": [0, 0, 7, 4]}, "a rectangle (bbox) is no outline", "rectangle without outline"),
         ({"segmentation": None, "bbox": None}, "'segmentation' is empty or missing", "no outline"),
         ({"segmentation": "x"}, "neither polygons nor run lengths", "impossible outline"),
         ({"segmentation": [0, 0, 1, 1, 2, 2]}, "must be all polygons or all run lengths", "impossible outline"),
@@ -177,9 +178,11 @@ def test_nothing_that_can_be_used_is_refused(root, edit_json):
         assert told.endswith("Segmentation needs outlines: draw polygons or masks")
 
 
-def test_nothing_but_crowds_is_told(root, edit_json):
+def test_nothing_but_crowds_is_told(root, edit_json, caplog):
+    assert CocoInstances(root, "train").notes[0].startswith("1 of 3 annotations of") and not caplog.text
     edit_json(root / FILE, lambda data: [record.update(iscrowd=1) for record in data["annotations"]])
-    assert "all 3 annotations of instances_train2017.json are crowds: ignored" in CocoInstances(root, "train").notes[0]
+    told = "3 of 3 annotations of instances_train2017.json are crowds: ignored, unless crowd=class"
+    assert CocoInstances(root, "train").notes == [told] and told in caplog.text
     assert not CocoInstances(root, "train", crowd="class").notes
 
 
@@ -272,7 +275,7 @@ def test_wrong_pictures(root, picture):
     assert "set unpaired=skip" in refusal(root)
     samples = CocoInstances(root, "train", unpaired="skip")
     assert [sample.name for sample in samples] == ["empty"] and len(samples.unpaired) == 1
-    assert samples.notes == ["1 of 2 pictures of instances_train2017.json are not there: left out"]
+    assert samples.notes[0] == "1 of 2 pictures of instances_train2017.json are not there: left out"
     assert check_data("coco_instances", root).problems == samples.unpaired
     assert "unpaired='drop'; choose error or skip" in refusal(root, unpaired="drop")
 

@@ -227,6 +227,8 @@ def test_several_files_are_not_guessed(tmp_path):
 def test_other_json_files_are_no_instances(tmp_path, content):
     (tmp_path / "other.json").write_text(content)
     (tmp_path / "folder.json").mkdir()
+    for hidden in (".ipynb_checkpoints", "__MACOSX", "@eaDir"):
+        write_coco(tmp_path / hidden / "_annotations.coco.json", numbered(tmp_path / hidden, "{}.jpg"))
     with pytest.raises(UsageError, match="no data set for segment"):
         detect_format(tmp_path, "segment")
     write_coco(tmp_path / "mine.json", numbered(tmp_path, "{}.jpg"))

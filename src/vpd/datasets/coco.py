@@ -109,10 +109,12 @@ class CocoInstances(SampleSet):
         refuse_unpaired(self.root, split, found.missing, self.items, unpaired)
         self.unpaired = [*found.missing, *left_out.lines]
         odd = [*found.notes, *left_out.notes]
-        if crowds and crowds == len(content.annotations) - len(left_out):
-            odd.append(f"all {crowds} annotations of {path.name} are crowds: ignored, unless crowd=class")
+        number = len(content.annotations)
+        told = f"{crowds} of {number} annotations of {path.name} are crowds: ignored, unless crowd=class"
+        usual = [told] if 0 < crowds < number - len(left_out) else []
+        odd += [told] if crowds and not usual else []
         source = file_notes(self.root, path)
-        self.notes = [*source, *content.notes, *odd]
+        self.notes = [*source, *content.notes, *odd, *usual]
         if without := len(content.pictures) - len(wanted):
             self.notes.append(f"{without} of {len(content.pictures)} pictures of {path.name} have no object: left out")
         tell(self.root, [*(note for note in source if "not read" in note), *odd])
@@ -206,13 +208,13 @@ def _fault(record: Any, place: int, content: CocoContent, seen: set[object]) -> 
             return f"{where}: the id stands twice", "id stands twice"
         seen.add(number)
     segmentation = record.get("segmentation")
-    if not segmentation:
+    if not segmentation or segmentation == [[]]:
         told = f"{where}: 'segmentation' is empty or missing"
         if record.get("bbox"):
             return f"{told}; a rectangle (bbox) is no outline", "rectangle without outline"
         return told, "no outline"
-    if told := outline_fault(segmentation, height=picture.height, width=picture.width, name=where):
-        return told, "impossible outline"
+    if fault := outline_fault(segmentation, height=picture.height, width=picture.width, name=where):
+        return fault, "impossible outline"
     return "", ""
 
 

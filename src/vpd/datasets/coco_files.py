@@ -104,23 +104,25 @@ def annotation_files(root: Path, kind: Kind) -> dict[str, list[Path]]:
 
 def _unnamed_files(root: Path) -> dict[str, list[Path]]:
     files: dict[str, list[Path]] = {}
-    for path in sorted(root.glob(f"*/{BESIDE_PICTURES}")):
+    for path in _files_beside_pictures(root):
         files.setdefault(path.parent.name, []).append(path)
-    for path in sorted(_loose_files(root)):
+    for path in sorted([*_loose_files(root / "annotations"), *_loose_files(root)]):
         words = set(_SPLIT.findall(path.stem.lower()))
         files.setdefault(words.pop() if len(words) == 1 else "train", []).append(path)
     return files
 
 
-def _loose_files(root: Path) -> Iterable[Path]:
-    """Files of instances of any name, in a data set's folder and in its `annotations/`."""
-    for folder in (root / "annotations", root):
-        paths = [path for path in folder.glob("*") if not path.name.startswith(".")]
-        pictures = {path.stem for path in paths if path.suffix.lower() in IMAGE_SUFFIXES}
-        # one that is called as a picture beside it is of that picture alone, as labelme writes them
-        paths = [path for path in paths if path.suffix.lower() == ".json" and path.stem not in pictures]
-        if len(paths) <= _MOST_FILES:
-            yield from (path for path in paths if path.is_file() and _has_instances(path))
+def _files_beside_pictures(root: Path) -> list[Path]:
+    return [path for path in sorted(root.glob(f"*/{BESIDE_PICTURES}")) if path.parent.name[0] not in ".@_"]
+
+
+def _loose_files(folder: Path) -> list[Path]:
+    """Files of instances of any name in a folder."""
+    paths = [path for path in folder.glob("*") if not path.name.startswith(".")]
+    pictures = {path.stem for path in paths if path.suffix.lower() in IMAGE_SUFFIXES}
+    # one that is called as a picture beside it is of that picture alone, as labelme writes them
+    paths = [path for path in paths if path.suffix.lower() == ".json" and path.stem not in pictures]
+    return [path for path in paths if path.is_file() and _has_instances(path)] if len(paths) <= _MOST_FILES else []
 
 
 def _has_instances(path: Path) -> bool:
@@ -160,8 +162,8 @@ def file_notes(root: Path, path: Path) -> list[str]:
     """Which annotation file is read, where its name is not COCO's own, and which others are not."""
     name = path.relative_to(root).as_posix()
     is_named = path.stem.startswith("instances_")
-    others = [*root.glob(f"*/{BESIDE_PICTURES}"), *_loose_files(root)] if is_named else []
-    others = [other for other in others if not other.stem.startswith("instances_") and other.stat().st_size]
+    others = [*_files_beside_pictures(root), *_loose_files(root)] if is_named else []
+    others = [other for other in others if not other.stem.startswith("instances_")]
     passed = ", ".join(sorted(other.relative_to(root).as_posix() for other in others))
     return [f"annotations: {name}" + (f"; not read: {passed}" if passed else "")] if passed or not is_named else []
 

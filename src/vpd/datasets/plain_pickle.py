@@ -54,6 +54,8 @@ class _Type:
     """Stands for `numpy.dtype`; calling it gives a type, of a single number and nothing else."""
 
     __slots__ = ("code", "order")
+    code: str
+    order: str
 
     def __call__(self, code: str, align: bool = False, copy: bool = True) -> _Type:
         made = _Type()

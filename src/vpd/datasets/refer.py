@@ -202,14 +202,14 @@ def _is_whole(
     elif outline.image_id != reference.image_id:
         told = f"{path}: annotation {reference.ann_id} is on image {outline.image_id}, not on image "
         left_out.add(f"{told}{reference.image_id} {whose}", "annotation of another image")
-    elif told := outline_fault(
+    elif fault := outline_fault(
         outline.segmentation,
         height=picture.height,
         width=picture.width,
         name=f"{path}, annotation {reference.ann_id} on {picture.file_name} {whose}",
         inside=False,
     ):
-        left_out.add(told, "impossible outline")
+        left_out.add(fault, "impossible outline")
     else:
         return True
     return False
