@@ -163,7 +163,8 @@ def test_packed_run_lengths_are_looked_at_when_they_are_read(root, edit_json, ca
     assert not samples.unpaired and samples.complaint(1) is None
     assert samples[0].labels.max() == 255 and (samples[0].labels == 2).sum() == 4 and "left out" in caplog.text
     (problem,) = check_data("coco_instances", root).problems
-    assert "annotation 1 on a.jpg: run lengths do not add up to 6x8 pixels: left out" in problem
+    told = "annotation 1 with id 1 on a.jpg: run lengths do not add up to 6x8 pixels: left out"
+    assert problem == f"train/a: {root / FILE}, {told}"
 
 
 def test_nothing_that_can_be_used_is_refused(root, edit_json):

@@ -44,8 +44,8 @@ from vpd.tensors import IGNORE_LABEL
 
 logger = logging.getLogger(__name__)
 
-Object = tuple[int, int, Any, bool]
-"""Place among the annotations, label, segmentation, and whether it is a crowd."""
+Object = tuple[str, int, Any, bool]
+"""Name for messages, label, segmentation, and whether it is a crowd."""
 
 
 class CocoInstances(SampleSet):
@@ -141,21 +141,22 @@ class CocoInstances(SampleSet):
         """Which objects of a sample are left out when it is read, if any."""
         picture, objects = self.items[index]
         faults = []
-        for place, _, segmentation, _ in marshal.loads(objects):  # noqa: S302
+        for name, _, segmentation, _ in marshal.loads(objects):  # noqa: S302
             if is_packed(segmentation):
                 try:
-                    self._decode(place, segmentation, picture)
+                    self._decode(name, segmentation, picture)
                 except UsageError as error:
                     faults.append(f"{error}: left out")
-        return "; ".join(faults) or None
+        sample = picture.file_name.with_suffix("").as_posix()
+        return f"{sample}: {'; '.join(faults)}" if faults else None
 
     def _paint(self, objects: list[Object], picture: CocoPicture) -> NDArray[np.uint8]:
         size = (picture.height, picture.width)
         labels = np.full(size, self._empty, dtype=np.uint8)
         seen_area = np.full(size, np.iinfo(np.int64).max, dtype=np.int64)  # pixels of the object seen at a pixel
-        for place, label, segmentation, is_crowd in objects:
+        for name, label, segmentation, is_crowd in objects:
             try:
-                mask = self._decode(place, segmentation, picture)
+                mask = self._decode(name, segmentation, picture)
             except UsageError as error:
                 logger.warning("%s: left out", error)
                 continue
@@ -164,14 +165,9 @@ class CocoInstances(SampleSet):
             labels[is_seen], seen_area[is_seen] = label, area
         return labels
 
-    def _decode(self, place: int, segmentation: Any, picture: CocoPicture) -> NDArray[np.bool_]:
-        name = _name(self._path, place, picture)
-        return decode_mask(segmentation, height=picture.height, width=picture.width, name=name)
-
-
-def _name(path: Path, place: int, picture: CocoPicture, number: object = None) -> str:
-    known = "" if number is None else f" with id {number}"
-    return f"{path}, annotation {place}{known} on {picture.file_name}"
+    def _decode(self, name: str, segmentation: Any, picture: CocoPicture) -> NDArray[np.bool_]:
+        where = f"{self._path}, {name} on {picture.file_name}"
+        return decode_mask(segmentation, height=picture.height, width=picture.width, name=where)
 
 
 def _objects(content: CocoContent, left_out: LeftOut, *, ignores_crowds: bool) -> tuple[dict[int, list[Object]], int]:
@@ -187,8 +183,12 @@ def _objects(content: CocoContent, left_out: LeftOut, *, ignores_crowds: bool) -
         is_crowd = bool(record.get("iscrowd"))
         crowds += is_crowd and ignores_crowds
         label = IGNORE_LABEL if is_crowd and ignores_crowds else content.labels[record["category_id"]]
-        objects[record["image_id"]].append((place, label, record["segmentation"], is_crowd))
+        objects[record["image_id"]].append((_name(record, place), label, record["segmentation"], is_crowd))
     return objects, crowds
+
+
+def _name(record: dict[str, Any], place: int) -> str:
+    return f"annotation {place} with id {str(record.get('id'))[:50]}"
 
 
 def _fault(record: Any, place: int, content: CocoContent, seen: set[object]) -> tuple[str, str]:
@@ -197,7 +197,7 @@ def _fault(record: Any, place: int, content: CocoContent, seen: set[object]) -> 
         return f"{content.path}, annotation {place}: {str(record)[:50]!r} is no annotation", "no objects"
     number, image_id, category = record.get("id"), record.get("image_id"), record.get("category_id")
     picture = content.pictures.get(image_id) if type(image_id) is int else None
-    where = f"{content.path}, annotation {place} with id {str(number)[:50]}"
+    where = f"{content.path}, {_name(record, place)}"
     if picture is None:
         return f"{where}: image {str(image_id)[:50]} is not among the images", "image not in the file"
     where = f"{where} on {picture.file_name}"
