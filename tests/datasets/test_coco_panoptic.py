@@ -150,6 +150,9 @@ def test_missing_files_are_left_out_on_request(root, file, edit_json, picture):
     assert f"{file}, image 5: no {png.with_name('5.png')}. Add the files, or set unpaired=skip" in told
     samples = CocoPanoptic(root, "train", unpaired="skip")
     assert [sample.name for sample in samples] == ["a"] and len(samples.unpaired) == 2
+    assert samples.notes == [
+        f"1 of 3 {what} of {file.name} are not there: left out" for what in ("pictures", "panoptic PNGs")
+    ]
     assert check_data("coco_panoptic", root).problems == samples.unpaired
     png.unlink()
     assert "the train split has no sample with all its files" in refusal(root, unpaired="skip")

@@ -86,10 +86,13 @@ class CocoPanoptic(SampleSet):
                 self.items.append((pictures.pictures[image_id], folder / png, ids, classes))
         refuse_unpaired(self.root, split, missing, self.items, unpaired)
         self.unpaired = [*missing, *left_out.lines]
-        self.notes = [*content.notes, *pictures.notes, *left_out.notes]
+        odd = [*pictures.notes, *left_out.notes]
+        if without := len(missing) - len(pictures.missing):
+            odd.append(f"{without} of {len(named)} panoptic PNGs of {path.name} are not there: left out")
+        self.notes = [*content.notes, *odd]
         if without := len(content.pictures) - len(named):
             self.notes.append(f"{without} of {len(content.pictures)} pictures of {path.name} have no annotation")
-        tell(self.root, [*pictures.notes, *left_out.notes])
+        tell(self.root, odd)
 
     def __len__(self) -> int:
         return len(self.items)
