@@ -118,10 +118,10 @@ def _files_beside_pictures(root: Path) -> list[Path]:
 
 def _loose_files(folder: Path) -> list[Path]:
     """Files of instances of any name in a folder."""
-    paths = [path for path in folder.glob("*") if not path.name.startswith(".")]
-    pictures = {path.stem for path in paths if path.suffix.lower() in IMAGE_SUFFIXES}
-    # one that is called as a picture beside it is of that picture alone, as labelme writes them
-    paths = [path for path in paths if path.suffix.lower() == ".json" and path.stem not in pictures]
+    paths = [path for path in folder.glob("*.json") if not path.name.startswith(".")]
+    if paths:  # one that is called as a picture beside it is of that picture alone, as labelme writes them
+        pictures = {path.stem for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
+        paths = [path for path in paths if path.stem not in pictures]
     return [path for path in paths if path.is_file() and _has_instances(path)] if len(paths) <= _MOST_FILES else []
 
 
@@ -192,6 +192,8 @@ def find_folder(root: Path, what: str, candidates: list[str], first: Path) -> Pa
 
 def picture_folders(path: Path, kind: Kind, split: str) -> list[str]:
     """Where the pictures of an annotation file may lie, below the data set's folder."""
+    if path.name == BESIDE_PICTURES:
+        return [split]
     dated = path.stem.removeprefix(f"{kind}_")
     return [dated, f"images/{dated}", f"images/{split}", split, "images", "JPEGImages", "data"]
 
