@@ -1,6 +1,17 @@
+from pathlib import Path
+
 import pytest
 
-from vpd.datasets.annotations import expressions_of, field, inner_path, naming, parse_json, plain_name, read_json
+from vpd.datasets.annotations import (
+    expressions_of,
+    field,
+    inner_path,
+    naming,
+    parse_json,
+    path_or_tail,
+    plain_name,
+    read_json,
+)
 from vpd.errors import UsageError
 
 
@@ -44,7 +55,38 @@ def test_paths_do_not_lead_out(name):
         inner_path(name, "line 1")
     with pytest.raises(UsageError, match=r"inside it, or trust the file and set allow_absolute=true$"):
         inner_path(name, "line 1", allow_absolute=False)
-    assert str(inner_path(name, "line 1", allow_absolute=True)) == name
+    assert inner_path(name, "line 1", allow_absolute=True) == Path(name.replace("\\", "/"))
+
+
+def test_backslashes_mean_slashes():
+    assert inner_path("images\\a b\\1.png", "line 1") == Path("images/a b/1.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "tail"),
+    [
+        ("../../label-studio/media/1.jpg", "label-studio/media/1.jpg"),
+        ("a/../b/1.jpg", "b/1.jpg"),
+        ("/home/me/images/1.jpg", "home/me/images/1.jpg"),
+        ("C:\\data\\1.jpg", "data/1.jpg"),
+        ("C:1.jpg", "1.jpg"),
+        ("\\\\host\\share\\a\\1.jpg", "a/1.jpg"),
+        ("https://host:80/a/my%20photo.jpg?sig=x#y", "a/my photo.jpg"),
+        ("file:///home/1.jpg", "home/1.jpg"),
+        ("/data/local-files/?d=images%2F1.jpg", "images/1.jpg"),
+        ("https://host/?d=../../etc/passwd", "etc/passwd"),
+        ("https://host/%2e%2e/%2e%2e/etc/passwd", "etc/passwd"),
+    ],
+)
+def test_what_leads_out_has_a_tail_that_does_not(name, tail):
+    assert path_or_tail(name, "line 1") == (Path(tail), True)
+    assert path_or_tail(tail, "line 1") == (Path(tail), False)
+
+
+@pytest.mark.parametrize("name", ["..", "/", "https://host", "https://host/", "C:\\", "https://[host/1.jpg"])
+def test_what_leads_out_and_has_no_tail(name):
+    with pytest.raises(UsageError, match="line 1: .* is no path"):
+        path_or_tail(name, "line 1")
 
 
 def test_paths_that_are_none():

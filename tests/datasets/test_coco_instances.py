@@ -75,7 +75,7 @@ def test_pictures_without_object(root):
     samples = CocoInstances(root, "train")
     assert len(samples) == 2 and not samples[1].labels.any()
     without = CocoInstances(root, "train", background="ignore")
-    assert len(without) == 1 and "1 of 2 pictures of instances_train2017.json have no object" in without.notes[0]
+    assert len(without) == 1 and "1 of 2 pictures of instances_train2017.json have no object" in without.notes[-1]
 
 
 def test_detection_and_check(root):
@@ -93,49 +93,171 @@ def refusal(root, split="train", **options):
     return str(error.value)
 
 
+def remaining(root, edit_json, change) -> tuple[CocoInstances, list[str]]:
+    """The set after a change, and what its check tells, which must be all that the set itself does."""
+    edit_json(root / FILE, change)
+    samples = CocoInstances(root, "train")
+    problems = check_data("coco_instances", root).problems
+    assert problems == samples.unpaired
+    return samples, problems
+
+
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "told", "reason"),
     [
-        (lambda data: data["annotations"][1].update(id=2), "annotation 1: id 2 stands twice"),
-        (lambda data: data["annotations"][1].update(image_id=6), "annotation 1: image 6 is not among the images"),
-        (lambda data: data["annotations"][1].update(category_id=2), "annotation 1: category 2 is not among the categ"),
-        (lambda data: data["annotations"][1].pop("segmentation"), "annotation 1: 'segmentation' is missing or of the"),
-        (lambda data: data["categories"][0].update(name="background"), "has a category 'background' of its own"),
-        (lambda data: data["images"].clear() or data["annotations"].clear(), "has no image; the train split is empty"),
+        ({"id": 2}, "annotation 1 with id 2 on a.jpg: the id stands twice", "id stands twice"),
+        ({"image_id": 6}, "annotation 1 with id 1: image 6 is not among the images", "image not in the file"),
+        ({"image_id": [4]}, "annotation 1 with id 1: image [4] is not among the images", "image not in the file"),
+        ({"category_id": 2}, "on a.jpg: category 2 is not among the categories", "category not in the file"),
+        ({"category_id": None}, "on a.jpg: category None is not among the categories", "category not in the file"),
+        ({"segmentation": None}, "'segmentation' is empty or missing", "no outline"),
+        ({"segmentation": []}, "'segmentation' is empty or missing", "no outline"),
+        ({"segmentation": [], "bbox": [0, 0, 7, 4]}, "a rectangle (bbox) is no outline", "rectangle without outline"),
+        ({"segmentation": [[]], "bbox": [0, 0, 7, 4]}, "a rectangle (bbox) is no outline", "rectangle without outline"),
+        ({"segmentation": None, "bbox": None}, "'segmentation' is empty or missing", "no outline"),
+        ({"segmentation": "x"}, "neither polygons nor run lengths", "impossible outline"),
+        ({"segmentation": [0, 0, 1, 1, 2, 2]}, "must be all polygons or all run lengths", "impossible outline"),
+        ({"segmentation": [[0, 0, 1, 1]]}, "a polygon of 4 numbers; needs 6 or more", "impossible outline"),
+        ({"segmentation": [[0, 0, 4, 0, 4, 4, 0]]}, "a polygon of 7 numbers", "impossible outline"),
+        ({"segmentation": [[0, 0, 4, 0, 4, None]]}, "polygon point None is no place", "impossible outline"),
+        ({"segmentation": [[0, 0, 4, 0, 4, float("nan")]]}, "polygon point nan is no place", "impossible outline"),
+        ({"segmentation": [[0, 0, 4, 0, 4, "4"]]}, "polygon point '4' is no place", "impossible outline"),
+        ({"segmentation": box(9, 0, 12, 4)}, "a polygon lies outside the 8x6 picture (x from 9", "impossible outline"),
+        ({"segmentation": box(0, 0, 10**6, 4)}, "polygon point 1000000 is no place", "impossible outline"),
+        ({"segmentation": box(0, 0, 10**400, 4)}, "is no place in or near a 8x6 picture", "impossible outline"),
+        ({"segmentation": [[0, 0, 8, 6] * 200_000]}, "a polygon's outline is", "impossible outline"),
+        ({"segmentation": {"size": [8, 6], "counts": [48]}}, "are for size [8, 6], the picture", "impossible outline"),
+        ({"segmentation": {"size": [6, 8], "counts": [47]}}, "do not add up to 6x8 pixels", "impossible outline"),
+        ({"segmentation": {"size": [6, 8], "counts": [50, -2]}}, "do not add up to 6x8 pixels", "impossible outline"),
+        ({"segmentation": {"size": [6, 8]}}, "must be all polygons or all run lengths", "impossible outline"),
     ],
 )
-def test_wrong_annotations(root, edit_json, change, message):
+def test_an_odd_annotation_costs_only_itself(root, edit_json, caplog, change, told, reason):
+    samples, problems = remaining(root, edit_json, lambda data: data["annotations"][1].update(change))
+    (line,) = problems
+    assert line.startswith(str(root / FILE)) and told in line and line.endswith(": left out")
+    note = f"1 of 3 annotations of instances_train2017.json are left out: {reason} (1)"
+    assert note in samples.notes and note in caplog.text
+    expected = np.zeros((6, 8))
+    expected[:, 6:], expected[1:3, 1:3] = 255, 2
+    assert np.array_equal(samples[0].labels, expected), "the other objects of the picture stay"
+
+
+@pytest.mark.parametrize("odd", [None, 3, "x", []])
+def test_records_that_are_no_annotations_are_counted(root, edit_json, odd):
+    samples, problems = remaining(root, edit_json, lambda data: data["annotations"].append(odd))
+    assert len(problems) == 1 and "is no annotation" in problems[0]
+    assert np.array_equal(samples[0].labels, painted(0, 255, 1))
+
+
+def test_an_annotation_needs_no_id(root, edit_json):
+    samples, problems = remaining(root, edit_json, lambda data: [one.pop("id") for one in data["annotations"]])
+    assert not problems and np.array_equal(samples[0].labels, painted(0, 255, 1))
+
+
+@pytest.mark.parametrize("counts", ["0", "\ud83d", "P2é", "o" * 1000])
+def test_packed_run_lengths_are_looked_at_when_they_are_read(root, edit_json, caplog, counts):
+    odd = {"size": [6, 8], "counts": counts}
+    edit_json(root / FILE, lambda data: data["annotations"][1].update(segmentation=odd))
+    samples = CocoInstances(root, "train")
+    assert not samples.unpaired and samples.complaint(1) is None
+    assert samples[0].labels.max() == 255 and (samples[0].labels == 2).sum() == 4 and "left out" in caplog.text
+    (problem,) = check_data("coco_instances", root).problems
+    told = "annotation 1 with id 1 on a.jpg: run lengths do not add up to 6x8 pixels: left out"
+    assert problem == f"train/a: {root / FILE}, {told}"
+
+
+def test_nothing_that_can_be_used_is_refused(root, edit_json):
+    def only_rectangles(data):
+        for record in data["annotations"]:
+            record.update(segmentation=[], bbox=[0, 0, 3, 3])
+
+    edit_json(root / FILE, only_rectangles)
+    for options in ({}, {"background": "ignore"}):
+        told = refusal(root, **options)
+        assert "no annotation that can be used. 3 of 3 annotations" in told and "rectangle without outline (3)" in told
+        assert told.endswith("Segmentation needs outlines: draw polygons or masks")
+
+
+def test_nothing_but_crowds_is_told(root, edit_json, caplog):
+    assert CocoInstances(root, "train").notes[0].startswith("1 of 3 annotations of") and not caplog.text
+    edit_json(root / FILE, lambda data: [record.update(iscrowd=1) for record in data["annotations"]])
+    told = "3 of 3 annotations of instances_train2017.json are crowds: ignored, unless crowd=class"
+    assert CocoInstances(root, "train").notes == [told] and told in caplog.text
+    assert not CocoInstances(root, "train", crowd="class").notes
+
+
+@pytest.mark.parametrize("name", ["background", "Background ", "_background_", "__background__"])
+@pytest.mark.parametrize("has_objects", [False, True])
+def test_a_background_of_the_file_s_own_is_class_0(root, edit_json, name, has_objects):
+    def change(data):
+        if has_objects:
+            data["categories"][1].update(name=name)
+        else:
+            data["categories"].append({"id": 0, "name": name})
+
     edit_json(root / FILE, change)
-    told = refusal(root)
-    assert told.startswith(str(root / FILE)) and message in told
+    samples = CocoInstances(root, "train")
+    if has_objects:  # the small object is outlined background
+        assert samples.classes == ("background", "dog")
+        assert samples[0].labels[1, 1] == 0 and samples[0].labels[0, 0] == 1
+    else:
+        assert samples.classes == ("background", "dog", "person")
+        assert np.array_equal(samples[0].labels, painted(0, 255, 1))
+    own = CocoInstances(root, "train", background="ignore").classes
+    assert own == (("dog", name.strip()) if has_objects else ("dog", "person", name.strip()))
+
+
+@pytest.mark.parametrize("name", ["__ignore__", "ignore", "Ignore", "_ignore_"])
+def test_a_category_called_ignore_is_ignored(root, edit_json, name):
+    edit_json(root / FILE, lambda data: data["categories"][1].update(name=name))
+    for background in ("class", "ignore"):
+        samples = CocoInstances(root, "train", background=background)
+        assert "dog" in samples.classes and name not in samples.classes
+        assert (samples[0].labels[1:3, 1:3] == 255).all() and "is no class: its pixels are ignored" in samples.notes[0]
+
+
+def test_a_category_that_others_belong_to_is_no_class(root, edit_json):
+    def roboflow(data):
+        data["categories"] = [
+            {"id": 0, "name": "animals", "supercategory": "none"},
+            {"id": 18, "name": "dog", "supercategory": "animals"},
+            {"id": 1, "name": "animals", "supercategory": "animals"},
+        ]
+
+    samples, problems = remaining(root, edit_json, roboflow)
+    assert samples.classes == ("background", "dog", "animals") and not problems
+    assert "category 'animals' (id 0) is no class: only others belong to it" in samples.notes
+    assert np.array_equal(samples[0].labels, painted(0, 255, 1))
+    edit_json(root / FILE, lambda data: data["annotations"].append(mark(9, 0, box(0, 0, 2, 2))))
+    assert "class names stand twice: animals" in refusal(root), "with an annotation it is one"
+    edit_json(root / FILE, lambda data: data["categories"][0].update(name="creature"))
+    assert CocoInstances(root, "train").classes == ("background", "creature", "dog", "animals")
+
+
+@pytest.mark.parametrize(("number", "background"), [(254, "class"), (255, "ignore"), (300, "class")])
+def test_more_classes_than_labels_hold_are_refused(root, edit_json, number, background):
+    names = [{"id": place, "name": f"c{place}"} for place in range(number)]
+    edit_json(root / FILE, lambda data: data.update(categories=names))
+    told = refusal(root, background=background)
+    assert f"{number + (background == 'class')} classes; 8-bit labels hold 1 to 254" in told
 
 
 def test_wrong_requests(root, edit_json):
     assert "background='sky'; choose class or ignore" in refusal(root, background="sky")
     assert "crowd='keep'; choose class or ignore" in refusal(root, crowd="keep")
     assert "Splits there: train" in refusal(root, "val")
+    whole = (root / FILE).read_text()
     edit_json(root / FILE, lambda data: data["annotations"].clear())
     assert "has no picture with an object; the train split is empty" in refusal(root, background="ignore")
+    (root / FILE).write_text(whole)
     (root / "train2017").rename(root / "elsewhere")
     assert "no folder of pictures of train; looked for train2017, images/train2017, images/train" in refusal(root)
 
 
-@pytest.mark.parametrize(
-    ("segmentation", "message"),
-    [
-        (box(9, 0, 12, 4), r"a polygon lies outside the 8x6 picture \(x from 9 to 12\)"),
-        (box(0, 0, 10**6, 4), "polygon point 1000000 is no place in or near a 8x6 picture"),
-        ([[0, 0, 1, 1]], "a polygon of 4 numbers"),
-        ([], "the segmentation is empty"),
-        ({"size": [8, 6], "counts": [48]}, r"run lengths are for size \[8, 6\], the picture has \[6, 8\]"),
-        ({"size": [6, 8], "counts": "0"}, "run lengths do not add up to 6x8 pixels"),
-    ],
-)
-def test_wrong_outlines_are_named(root, edit_json, segmentation, message):
-    edit_json(root / FILE, lambda data: data["annotations"][1].update(segmentation=segmentation))
-    with pytest.raises(UsageError, match=rf"instances_train2017\.json, annotation with id 1 on a\.jpg: {message}"):
-        CocoInstances(root, "train")[0]
-    assert len(check_data("coco_instances", root).problems) == 1
+def test_a_file_without_images(root, edit_json):
+    edit_json(root / FILE, lambda data: data["images"].clear())
+    assert "has no image; the train split is empty" in refusal(root)
 
 
 def test_polygons_may_reach_out_of_the_picture(root, edit_json):
@@ -150,8 +272,13 @@ def test_wrong_pictures(root, picture):
     ):
         CocoInstances(root, "train")[0]
     (root / "train2017/a.jpg").unlink()
-    with pytest.raises(UsageError, match=r"a\.jpg: no such file"):
-        CocoInstances(root, "train")[0]
+    assert f"1 train samples lack a file. First: {root / FILE}, image 4: no {root}/train2017/a.jpg" in refusal(root)
+    assert "set unpaired=skip" in refusal(root)
+    samples = CocoInstances(root, "train", unpaired="skip")
+    assert [sample.name for sample in samples] == ["empty"] and len(samples.unpaired) == 1
+    assert samples.notes[0] == "1 of 2 pictures of instances_train2017.json are not there: left out"
+    assert check_data("coco_instances", root).problems == samples.unpaired
+    assert "unpaired='drop'; choose error or skip" in refusal(root, unpaired="drop")
 
 
 def test_real_outlines(test_data, tmp_path):

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from data_layouts import as_python_2, write_refcoco
+from vpd.datasets.check import check_data
+from vpd.datasets.layouts import detect_format
+from vpd.datasets.plain_pickle import read_plain_pickle
 from vpd.datasets.refer import ReferData, find_splits
-from vpd.datasets.refer_files import read_plain_pickle, read_references
+from vpd.datasets.refer_files import convert_references, read_references
 from vpd.errors import UsageError
 
 PICTURES = "images/mscoco/images/train2014"
@@ -87,6 +90,78 @@ def test_code_in_a_pickle_is_refused(tmp_path, protocol):
         read_plain_pickle(path)
 
 
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_numpy_s_single_numbers_are_numbers(tmp_path, protocol):
+    path = tmp_path / "refs(unc).p"
+    numbers = [np.int64(-7), np.int32(2**30), np.uint8(200), np.uint64(2**63), np.float32(0.5), np.float64(-1.25)]
+    numbers += [np.bool_(True), np.float16(2), np.dtype(">i4").type(-9), np.dtype(">f8").type(3)]
+    path.write_bytes(pickle.dumps(numbers, protocol=protocol))
+    read = read_plain_pickle(path)
+    assert read == numbers and {type(value) for value in read} == {int, float, bool}
+    for module in (b"numpy.core.multiarray", b"numpy._core.multiarray"):  # before NumPy 2, and since
+        content = b"c%s\nscalar\n(cnumpy\ndtype\n(S'i8'\nI0\nI1\ntR(I3\nS'>'\nNNNI-1\nI-1\nI0\ntbS'" % module
+        path.write_bytes(content + b"\\x00\\x00\\x00\\x00\\x00\\x00\\x01\\xff'\ntR.")  # as Python 2 writes bytes
+        assert read_plain_pickle(path) == 511
+
+
+def test_references_with_numpy_s_numbers(refer_root):
+    path = refer_root / "refcoco/refs(unc).p"
+    records = read_plain_pickle(path)
+    plain = read_references(path)
+    for record in records:
+        record.update({key: np.int64(record[key]) for key in ("ref_id", "ann_id", "image_id", "category_id")})
+        record["sent_ids"] = [np.int32(number) for number in record["sent_ids"]]
+    path.write_bytes(pickle.dumps(records))
+    assert read_references(path) == plain
+    assert convert_references(path.parent) and read_references(path.with_suffix(".json")) == plain
+
+
+NUMBER = b"cnumpy._core.multiarray\nscalar\n"
+TYPE = b"cnumpy\ndtype\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pickle.dumps(np.arange(3)),
+        pickle.dumps(np.str_("cup")),
+        pickle.dumps(np.datetime64("2020-01-01")),
+        pickle.dumps(np.void(b"abc")),
+        pickle.dumps([np.dtype("O")]),
+        TYPE + b"(S'O'\nI0\nI1\ntR.",
+        TYPE + b"(S'i8'\nI0\nI1\ntR(I3\nS'<'\nN(S'a'\ntNI-1\nI-1\nI0\ntb.",  # fields
+        TYPE + b"(S'i8'\nI0\nI1\ntR(dS'code'\nS'O'\nstb.",
+        NUMBER + b"(" + TYPE + b"(S'i8'\nI0\nI1\ntRS'\\x00'\ntR.",  # one byte of eight
+        NUMBER + b"(I1\nS'12345678'\ntR.",
+        NUMBER + b"(dS'__class__'\nI1\nsb.",
+        b"\x80\x02" + NUMBER + b"N}X\x08\x00\x00\x00__call__I1\ns\x86b.",  # attributes of what stands for a function
+        b"\x80\x02" + TYPE + b"N}X\x08\x00\x00\x00__call__I1\ns\x86b.",
+        b"\x80\x02" + TYPE + b")\x81.",  # a new object of it
+        b"cnumpy\nload\n(S'/etc/passwd'\ntR.",
+        b"cnumpy.core.multiarray\nfromfile\n(S'/etc/passwd'\ntR.",
+        b"cnumpy.core.multiarray\nscalar.__call__.__globals__\n.",
+        b"\x80\x04\x8c\x05numpy\x8c\x0edtype.__init__\x93.",
+        b"c_codecs\nencode\n(S'a'\nS'rot13'\ntR.",
+        b"c_codecs\ndecode\n(S'a'\nS'rot13'\ntR.",
+        b"c__builtin__\ngetattr\n.",
+    ],
+)
+def test_nothing_else_of_numpy_is_read(tmp_path, content):
+    path = tmp_path / "refs(unc).p"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"refs\(unc\)\.p: (refused, the pickle holds code|not a whole pickle)"):
+        read_plain_pickle(path)
+    path.write_bytes(pickle.dumps([np.int64(511)]))
+    assert read_plain_pickle(path) == [511], "nothing that a pickle did is left behind"
+
+
+def test_arrays_get_a_hint(tmp_path):
+    path = tmp_path / "refs(unc).p"
+    path.write_bytes(pickle.dumps([np.arange(3)]))
+    with pytest.raises(UsageError, match=r"turn it into plain numbers and lists, with int\(\.\.\.\) or \.tolist\(\)"):
+        read_plain_pickle(path)
+
+
 def test_other_bad_pickles(tmp_path):
     path = tmp_path / "refs(unc).p"
     with pytest.raises(UsageError, match="cannot be read"):
@@ -119,7 +194,9 @@ def test_wrong_requests(refer_root, tmp_path):
     )
     assert "reference files there: none" in refusal(refer_root, dataset="refcocog")
     (refer_root / "images").rename(refer_root / "elsewhere")
-    assert "no COCO pictures; looked for *.jpg in images/mscoco/images/train2014" in refusal(refer_root)
+    assert "no folder of COCO pictures; looked for images/mscoco/images/train2014, images/train2014" in refusal(
+        refer_root
+    )
 
 
 @pytest.mark.parametrize(
@@ -130,7 +207,6 @@ def test_wrong_requests(refer_root, tmp_path):
         (lambda refs: refs[0].update(sentences=[]), "reference 0: has no sentence"),
         (lambda refs: refs[0]["sentences"][0].pop("sent"), "'sent' is missing"),
         (lambda refs: refs[1].update(ref_id=1), "ref_id stands twice: 1"),
-        (lambda refs: refs[1].update(ann_id=99), "lacks image 7 or annotation 99 of reference 2"),
         (lambda refs: refs.clear(), "must hold a list of references"),
     ],
 )
@@ -146,10 +222,6 @@ def test_damaged_references(refer_root, edit_json, change, message):
     [
         (lambda content: content.pop("annotations"), "'annotations' is missing"),
         (lambda content: content["images"][1].pop("height"), "image 1: 'height' is missing"),
-        (lambda content: content["images"][0].update(file_name="../../a.jpg"), "image 0: '../../a.jpg' leads out"),
-        (lambda content: content["annotations"][0].update(segmentation="x"), "annotation 0: 'segmentation'"),
-        (lambda content: content["annotations"][0].update(image_id=8), "annotation 11 is on image 8, not on image 7"),
-        (lambda content: content["annotations"][1].update(id=11), "annotation 1: id 11 stands twice, with different"),
         (lambda content: content["images"][1].update(id=7), "image 1: id 7 stands twice, with different content"),
     ],
 )
@@ -175,13 +247,74 @@ def test_picture_of_another_size(refer_root, picture):
         samples[0]
 
 
-def test_damaged_mask_is_named(refer_root, edit_json):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a[1].update(id=99), "lacks image 7 or annotation 12 of reference 2"),
+        (lambda a: a[1].pop("id"), "lacks image 7 or annotation 12 of reference 2"),
+        (lambda a: a.append("x") or a[1].update(image_id=8), "annotation 12 is on image 8, not on image 7"),
+        (lambda a: a.append({**a[1], "segmentation": [[0] * 6]}), "annotation id 12 of reference 2 stands twice"),
+        (
+            lambda a: a[1].pop("segmentation"),
+            "annotation 12 on COCO_train2014_000000000007.jpg of reference 2: the",
+        ),
+        (lambda a: a[1].update(segmentation=[]), "the segmentation is empty"),
+        (lambda a: a[1].update(segmentation={"size": [9, 6], "counts": [54]}), "run lengths are for size [9, 6]"),
+    ],
+)
+def test_an_odd_object_costs_only_its_references(refer_root, edit_json, change, message):
+    edit_json(refer_root / "refcoco/instances.json", lambda content: change(content["annotations"]))
+    samples = ReferData(refer_root, "train")
+    assert [sample.name for sample in samples] == ["ref_1"]
+    (line,) = samples.unpaired
+    assert (
+        message in line and line.endswith(": left out") and "1 of 2 references of refs(unc).p are" in samples.notes[1]
+    )
+    assert line in check_data("refcoco", refer_root).problems
+
+
+def test_a_split_without_any_object_is_refused(refer_root, edit_json):
+    edit_json(refer_root / "refcoco/instances.json", lambda content: content["annotations"].clear())
+    assert "no train reference can be used. First: " in refusal(refer_root)
+
+
+def test_damaged_packed_runs_are_named(refer_root, edit_json):
     edit_json(
         refer_root / "refcoco/instances.json",
-        lambda content: content["annotations"][2]["segmentation"].update(size=[9, 6]),
+        lambda content: content["annotations"][2]["segmentation"].update(counts="0"),
     )
-    with pytest.raises(UsageError, match=r"annotation 13 on COCO_train2014_000000000008\.jpg: run lengths are for"):
+    with pytest.raises(UsageError, match=r"annotation 13 on COCO_train2014_000000000008\.jpg: run lengths do not add"):
         ReferData(refer_root, "val")[0]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpeg", "webp"])
+@pytest.mark.parametrize("folder", [PICTURES, "images/train2014", "train2014", "images"])
+def test_pictures_of_any_kind(refer_root, edit_json, picture, suffix, folder):
+    for name in ("COCO_train2014_000000000007.jpg", "COCO_train2014_000000000008.jpg"):
+        (refer_root / PICTURES / name).unlink()
+        picture((refer_root / folder / name).with_suffix(f".{suffix}"), 6, 9)
+    edit_json(
+        refer_root / "refcoco/instances.json",
+        lambda content: [one.update(file_name=one["file_name"].replace("jpg", suffix)) for one in content["images"]],
+    )
+    assert detect_format(refer_root, "refer") == "refcoco"
+    assert [sample.image.shape for sample in ReferData(refer_root, "val")] == [(6, 9, 3)] * 2
+
+
+def test_missing_pictures_are_left_out_on_request(refer_root):
+    (refer_root / PICTURES / "COCO_train2014_000000000008.jpg").unlink()
+    assert len(ReferData(refer_root, "train")) == 2, "its pictures are there"
+    assert "1 test samples lack a file" not in refusal(refer_root, "val") and "no folder of" in refusal(
+        refer_root, "val"
+    )
+    path = refer_root / "refcoco/refs(unc).p"
+    records = read_plain_pickle(path)
+    records[0]["split"] = "val"
+    path.write_bytes(pickle.dumps(records))
+    told = refusal(refer_root, "val")
+    assert "1 val samples lack a file. First: " in told and "image 8: no " in told and "set unpaired=skip" in told
+    samples = ReferData(refer_root, "val", unpaired="skip", per_sentence=False)
+    assert [sample.name for sample in samples] == ["ref_1"] and len(samples.unpaired) == 1
 
 
 def test_the_same_record_twice_is_no_contradiction(refer_root, edit_json):

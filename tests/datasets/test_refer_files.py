@@ -4,8 +4,9 @@ import pickle
 import pytest
 
 from data_layouts import as_python_2, write_refcoco
+from vpd.datasets.plain_pickle import read_plain_pickle
 from vpd.datasets.refer import ReferData
-from vpd.datasets.refer_files import convert_references, read_plain_pickle, read_references
+from vpd.datasets.refer_files import convert_references, read_references
 from vpd.errors import UsageError
 
 

@@ -69,7 +69,7 @@ class SampleSet(Protocol):
     label_values: tuple[int, ...] | None = None
     """The number of each class in the benchmark's own label files, where it is not 0, 1, 2, ..."""
     unpaired: Sequence[str] = ()
-    """Files that lack their partner, one line for each."""
+    """Files that lack their partner, and annotations that are left out, one line for each."""
     notes: Sequence[str] = ()
     """What a report on the data should say of it, though nothing is wrong."""
 

@@ -1,20 +1,19 @@
-"""COCO's annotation files as semantic segmentation: panoptic segments, or objects painted on one label picture.
+"""COCO's instance annotations as semantic segmentation: objects painted on one label picture; and COCO's layouts.
 
 ```
-annotations/panoptic_train2017.json   annotations/panoptic_train2017/000000000009.png   train2017/000000000009.jpg
-panoptic_train.json                   panoptic/train/000000000009.png                   images/train/000000000009.jpg
-annotations/instances_train2017.json                                                    likewise
+annotations/instances_train2017.json    train2017/000000000009.jpg         COCO; also images/train2017/, images/, ...
+annotations/instances_default.json      images/default/a.jpg               CVAT
+train/_annotations.coco.json            train/a.jpg                        Roboflow
+result.json, annotations.json, ...      images/a.jpg, JPEGImages/a.jpg     Label Studio, labelme2coco, others
 ```
-Panoptic: a pixel of the PNG holds the number of its segment, R + 256 G + 65536 B; 0 = not labelled, which is ignored.
-Crowds have the class of their category like all else.
-
-Instances: where objects overlap, the smaller one is seen: small things lie before or on large ones more often than
-behind, and would vanish otherwise. Crowds lie under all objects.
+Where objects overlap, the smaller one is seen: small things lie before or on large ones more often than behind, and
+would vanish otherwise. Crowds lie under all objects.
 """
 
 from __future__ import annotations
 
-import json
+import logging
+import marshal
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -23,136 +22,52 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpd.data.sample import Sample, SampleSet
-from vpd.datasets.annotations import field, inner_path
 from vpd.datasets.classes import ClassList
 from vpd.datasets.coco_files import (
-    CocoPicture,
+    CocoContent,
     Kind,
+    LeftOut,
     annotation_files,
+    file_notes,
     find_annotations,
-    find_folder,
-    picture_folder,
+    picture_folders,
     read_coco,
-    read_picture,
+    tell,
 )
-from vpd.datasets.coco_masks import check_inside, decode_mask
+from vpd.datasets.coco_masks import decode_mask, is_packed, outline_fault
+from vpd.datasets.coco_panoptic import CocoPanoptic
+from vpd.datasets.coco_pictures import CocoPicture, find_pictures, read_picture
 from vpd.datasets.layout import Layout
-from vpd.datasets.sample_reader import check_same_size
+from vpd.datasets.pairs import Unpaired, refuse_unpaired
 from vpd.errors import UsageError
-from vpd.files.decoding import decode_file, mode_words
-from vpd.files.images import read_image
 from vpd.tensors import IGNORE_LABEL
 
-BACKGROUND = "background"
-"""Name of the class of pixels without object."""
-_LARGEST_ID = 2**24 - 1
+logger = logging.getLogger(__name__)
 
-
-class CocoPanoptic(SampleSet):
-    """Samples with `labels`; the classes are the names of the categories in the file's order.
-
-    Args:
-        root: Folder with `annotations/panoptic_{split}2017.json` or `panoptic_{split}.json`.
-        split: `train`, `val`, ...: the name of the file without year.
-
-    Raises:
-        UsageError: If files are missing, an id stands twice, records contradict each other, or the split is empty.
-    """
-
-    def __init__(self, root: str | Path, split: str) -> None:
-        self.root = Path(root)
-        path = find_annotations(self.root, "panoptic", split)
-        content = read_coco(path)
-        self._pictures = picture_folder(self.root, content, "panoptic", split)
-        self.classes = ClassList(content.classes, where=f"{path}, categories").names
-        self.items: list[tuple[CocoPicture, Path, NDArray[np.int64], NDArray[np.uint8]]] = []
-        """Picture, panoptic PNG, and ids (sorted) and classes of its segments."""
-        seen: set[int] = set()
-        for place, record in enumerate(content.annotations):
-            where = f"{path}, annotation {place}"
-            image_id = field(record, "image_id", int, where)
-            if image_id not in content.pictures:
-                raise UsageError(f"{where}: image {image_id} is not among the images")
-            if image_id in seen:
-                raise UsageError(f"{where}: image {image_id} has an annotation already")
-            seen.add(image_id)
-            classes_of: dict[int, int] = {}
-            for segment in field(record, "segments_info", list, where):
-                number, category = field(segment, "id", int, where), field(segment, "category_id", int, where)
-                if not 0 < number <= _LARGEST_ID or number in classes_of:
-                    raise UsageError(f"{where}: segment id {number} stands twice, or is not 1..{_LARGEST_ID}")
-                if category not in content.places:
-                    raise UsageError(f"{where}: category {category} of segment {number} is not among the categories")
-                classes_of[number] = content.places[category]
-            ids = sorted(classes_of)
-            png = inner_path(field(record, "file_name", str, where), where)
-            classes = np.array([classes_of[number] for number in ids], dtype=np.uint8)
-            self.items.append((content.pictures[image_id], png, np.array(ids, dtype=np.int64), classes))
-        if not self.items:
-            raise UsageError(f"{path}: has no annotation; the {split} split is empty")
-        dated = path.stem.removeprefix("panoptic_")
-        places = [f"annotations/{path.stem}", path.stem, f"panoptic/{dated}", f"panoptic/{split}", "panoptic"]
-        self._segments_folder = find_folder(self.root, f"panoptic PNGs of {split}", places, self.items[0][1])
-        if without := len(content.pictures) - len(seen):
-            self.notes = (f"{without} of {len(content.pictures)} pictures of {path.name} have no annotation",)
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def sample_keys(self) -> Iterable[str]:
-        """Names of the samples in their order."""
-        return (picture.file_name.as_posix() for picture, _, _, _ in self.items)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Read one picture and the segments of its PNG.
-
-        Raises:
-            UsageError: If a file cannot be read, sizes differ, or a pixel's segment is not in the annotation.
-        """
-        picture, png, ids, classes = self.items[index]
-        path = self._pictures / picture.file_name
-        image = np.array(read_image(path))
-        numbers = read_segment_ids(self._segments_folder / png)
-        check_same_size("panoptic", numbers, self._segments_folder / png, image.shape[:2], path)
-        known = np.concatenate([[0], ids])
-        meaning = np.concatenate([np.array([IGNORE_LABEL], dtype=np.uint8), classes])
-        places = np.searchsorted(known, numbers).clip(max=len(known) - 1)
-        strange = known[places] != numbers
-        if strange.any():
-            row, column = np.argwhere(strange)[0]
-            raise UsageError(
-                f"{self._segments_folder / png}: segment {numbers[row, column]} at row {row}, column {column} is not "
-                "in its annotation"
-            )
-        return Sample(picture.file_name.with_suffix("").as_posix(), image, labels=meaning[places])
-
-
-def read_segment_ids(path: Path) -> NDArray[np.int64]:
-    """Number of each pixel's segment, `(H, W)`, 0..2^24 - 1, of a panoptic PNG.
-
-    Raises:
-        UsageError: If the file cannot be read or is not 8-bit RGB.
-    """
-    image, raw_mode = decode_file(path, ("PNG",))
-    if image.mode != "RGB" or raw_mode != "RGB":
-        what = f"{mode_words(image.mode)} ({raw_mode})"
-        raise UsageError(f"{path}: panoptic PNGs have 8-bit RGB; this picture has {what}")
-    return np.asarray(image).astype(np.int64) @ np.array([1, 256, 65536])
+Object = tuple[str, int, Any, bool]
+"""Name for messages, label, segmentation, and whether it is a crowd."""
 
 
 class CocoInstances(SampleSet):
     """Samples with `labels`.
 
+    An annotation that cannot be used (without outline, as a rectangle is; of an image or a category that the file does
+    not list; with an id that stands twice; with an impossible outline) is left out; `unpaired` and `notes` tell of it.
+    A category called background is the class of pixels without object; one called ignore is ignored; one that only
+    others belong to, without annotation, is no class.
+
     Args:
-        root: Folder with `annotations/instances_{split}2017.json`, or without year.
-        split: `train`, `val`, ...: the name of the file without year.
+        root: Folder with `annotations/instances_{split}2017.json`, or without year; or the folder that Roboflow, CVAT,
+            Label Studio or labelme2coco exported.
+        split: `train`, `val`, ...: the name of the file without year, or of Roboflow's folder.
         background: What pixels without object are: `class`: class 0, called background, the categories follow;
             `ignore`: not counted, and pictures without any object are left out.
         crowd: What pixels of crowds (`iscrowd`: several objects outlined as one) are: `ignore`: not counted, since
             other things lie in between; `class`: their category.
+        unpaired: What to do about pictures that are not there: refuse the data set, or leave them out.
 
     Raises:
-        UsageError: If files are missing, an id stands twice, records contradict each other, or the split is empty.
+        UsageError: If files are missing, no annotation can be used, or the split is empty.
     """
 
     def __init__(
@@ -162,49 +77,47 @@ class CocoInstances(SampleSet):
         *,
         background: Literal["class", "ignore"] = "class",
         crowd: Literal["ignore", "class"] = "ignore",
+        unpaired: Unpaired = "error",
     ) -> None:
         self.root = Path(root)
         for name, value in (("background", background), ("crowd", crowd)):
             if value not in ("class", "ignore"):
                 raise UsageError(f"{name}={value!r}; choose class or ignore")
-        path = find_annotations(self.root, "instances", split)
+        self._path = path = find_annotations(self.root, "instances", split)
         has_background = background == "class"
-        content = read_coco(path)
-        if has_background and BACKGROUND in content.classes:
-            raise UsageError(f"{path}: has a category {BACKGROUND!r} of its own; set background=ignore")
-        first = (BACKGROUND,) if has_background else ()
-        self.classes = ClassList(first + content.classes, where=f"{path}, categories").names
-        self._pictures = picture_folder(self.root, content, "instances", split)
+        content = read_coco(path, background=has_background, split=split)
+        self.classes = ClassList(content.classes, where=f"{path}, categories").names
         self._empty = 0 if has_background else IGNORE_LABEL
-        objects: dict[int, list[tuple[int, int, Any, bool]]] = {image_id: [] for image_id in content.pictures}
-        seen: set[int] = set()
-        for place, record in enumerate(content.annotations):
-            where = f"{path}, annotation {place}"
-            number, image_id = field(record, "id", int, where), field(record, "image_id", int, where)
-            category = field(record, "category_id", int, where)
-            if number in seen:
-                raise UsageError(f"{where}: id {number} stands twice")
-            seen.add(number)
-            if image_id not in content.pictures:
-                raise UsageError(f"{where}: image {image_id} is not among the images")
-            if category not in content.places:
-                raise UsageError(f"{where}: category {category} is not among the categories")
-            is_crowd = bool(record.get("iscrowd"))
-            label = IGNORE_LABEL if is_crowd and crowd == "ignore" else content.places[category] + len(first)
-            segmentation = field(record, "segmentation", (list, dict), where)
-            objects[image_id].append((number, label, segmentation, is_crowd))
-        self.items: list[tuple[CocoPicture, bytes]] = [
-            # as text: the numbers of a million polygons would take several times the memory
-            (picture, json.dumps(objects.pop(image_id)).encode())
-            for image_id, picture in content.pictures.items()
-            if has_background or objects[image_id]
-        ]
-        """Picture, and number, label, segmentation and crowd mark of each of its objects as JSON."""
-        if not self.items:
+        left_out = LeftOut(path, f"of {len(content.annotations)} annotations")
+        objects, crowds = _objects(content, left_out, ignores_crowds=crowd == "ignore")
+        if left_out and len(left_out) == len(content.annotations):
+            told = f"{path}: has no annotation that can be used. {left_out.notes[0]}. First: {left_out.lines[0]}"
+            raise UsageError(f"{told}. Segmentation needs outlines: draw polygons or masks")
+        wanted = {
+            image_id: picture for image_id, picture in content.pictures.items() if has_background or objects[image_id]
+        }
+        if not wanted:
             raise UsageError(f"{path}: has no picture with an object; the {split} split is empty")
-        if without := len(content.pictures) - len(self.items):
-            self.notes = (f"{without} of {len(content.pictures)} pictures of {path.name} have no object: left out",)
-        self._path = path
+        folders = picture_folders(path, "instances", split)
+        found = find_pictures(wanted, self.root, folders, path, what=f"pictures of {split}")
+        self.items: list[tuple[CocoPicture, bytes]] = [
+            # packed: the numbers of a million polygons would take several times the memory
+            (picture, marshal.dumps(objects.pop(image_id)))
+            for image_id, picture in found.pictures.items()
+        ]
+        """Picture, and its `Object`s as Python packs plain values."""
+        refuse_unpaired(self.root, split, found.missing, self.items, unpaired)
+        self.unpaired = [*found.missing, *left_out.lines]
+        odd = [*found.notes, *left_out.notes]
+        number = len(content.annotations)
+        told = f"{crowds} of {number} annotations of {path.name} are crowds: ignored, unless crowd=class"
+        usual = [told] if 0 < crowds < number - len(left_out) else []
+        odd += [told] if crowds and not usual else []
+        source = file_notes(self.root, path)
+        self.notes = [*source, *content.notes, *odd, *usual]
+        if without := len(content.pictures) - len(wanted):
+            self.notes.append(f"{without} of {len(content.pictures)} pictures of {path.name} have no object: left out")
+        tell(self.root, [*(note for note in source if "not read" in note), *odd])
 
     def __len__(self) -> int:
         return len(self.items)
@@ -214,38 +127,109 @@ class CocoInstances(SampleSet):
         return (picture.file_name.as_posix() for picture, _ in self.items)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read one picture and paint its objects.
+        """Read one picture and paint its objects; one whose packed run lengths are wrong is left out, with a warning.
 
         Raises:
-            UsageError: If the picture cannot be read, has another size than annotated, or a segmentation is wrong.
+            UsageError: If the picture cannot be read or has another size than annotated.
         """
         picture, objects = self.items[index]
-        image = read_picture(self._pictures, picture, self._path)
-        labels = self._paint(json.loads(objects), picture)
+        image = read_picture(picture, self._path)
+        labels = self._paint(marshal.loads(objects), picture)  # noqa: S302 (packed above, from JSON)
         return Sample(picture.file_name.with_suffix("").as_posix(), image, labels=labels)
 
-    def _paint(self, objects: list[Any], picture: CocoPicture) -> NDArray[np.uint8]:
+    def complaint(self, index: int) -> str | None:
+        """Which objects of a sample are left out when it is read, if any."""
+        picture, objects = self.items[index]
+        faults = []
+        for name, _, segmentation, _ in marshal.loads(objects):  # noqa: S302
+            if is_packed(segmentation):
+                try:
+                    self._decode(name, segmentation, picture)
+                except UsageError as error:
+                    faults.append(f"{error}: left out")
+        sample = picture.file_name.with_suffix("").as_posix()
+        return f"{sample}: {'; '.join(faults)}" if faults else None
+
+    def _paint(self, objects: list[Object], picture: CocoPicture) -> NDArray[np.uint8]:
         size = (picture.height, picture.width)
         labels = np.full(size, self._empty, dtype=np.uint8)
         seen_area = np.full(size, np.iinfo(np.int64).max, dtype=np.int64)  # pixels of the object seen at a pixel
-        for number, label, segmentation, is_crowd in objects:
-            name = f"{self._path}, annotation with id {number} on {picture.file_name}"
-            mask = decode_mask(segmentation, height=picture.height, width=picture.width, name=name)
-            check_inside(segmentation, height=picture.height, width=picture.width, name=name)
+        for name, label, segmentation, is_crowd in objects:
+            try:
+                mask = self._decode(name, segmentation, picture)
+            except UsageError as error:
+                logger.warning("%s: left out", error)
+                continue
             area = np.iinfo(np.int64).max - 1 if is_crowd else int(mask.sum())
             is_seen = mask & (area < seen_area)
             labels[is_seen], seen_area[is_seen] = label, area
         return labels
 
+    def _decode(self, name: str, segmentation: Any, picture: CocoPicture) -> NDArray[np.bool_]:
+        where = f"{self._path}, {name} on {picture.file_name}"
+        return decode_mask(segmentation, height=picture.height, width=picture.width, name=where)
 
-def _layout(kind: Kind, reader: type[SampleSet]) -> Layout:
+
+def _objects(content: CocoContent, left_out: LeftOut, *, ignores_crowds: bool) -> tuple[dict[int, list[Object]], int]:
+    """Objects of each image that can be painted, and how many of them are ignored crowds."""
+    objects: dict[int, list[Object]] = {image_id: [] for image_id in content.pictures}
+    seen: set[object] = set()
+    crowds = 0
+    for place, record in enumerate(content.annotations):
+        told, reason = _fault(record, place, content, seen)
+        if reason:
+            left_out.add(told, reason)
+            continue
+        is_crowd = bool(record.get("iscrowd"))
+        crowds += is_crowd and ignores_crowds
+        label = IGNORE_LABEL if is_crowd and ignores_crowds else content.labels[record["category_id"]]
+        objects[record["image_id"]].append((_name(record, place), label, record["segmentation"], is_crowd))
+    return objects, crowds
+
+
+def _name(record: dict[str, Any], place: int) -> str:
+    return f"annotation {place} with id {str(record.get('id'))[:50]}"
+
+
+def _fault(record: Any, place: int, content: CocoContent, seen: set[object]) -> tuple[str, str]:
+    """What is wrong with an annotation, by name and in general; empty = nothing is."""
+    if not isinstance(record, dict):
+        return f"{content.path}, annotation {place}: {str(record)[:50]!r} is no annotation", "no objects"
+    number, image_id, category = record.get("id"), record.get("image_id"), record.get("category_id")
+    picture = content.pictures.get(image_id) if type(image_id) is int else None
+    where = f"{content.path}, {_name(record, place)}"
+    if picture is None:
+        return f"{where}: image {str(image_id)[:50]} is not among the images", "image not in the file"
+    where = f"{where} on {picture.file_name}"
+    if type(category) is not int or category not in content.labels:
+        return f"{where}: category {str(category)[:50]} is not among the categories", "category not in the file"
+    if isinstance(number, (int, str)):
+        if number in seen:
+            return f"{where}: the id stands twice", "id stands twice"
+        seen.add(number)
+    segmentation = record.get("segmentation")
+    if not segmentation or segmentation == [[]]:
+        told = f"{where}: 'segmentation' is empty or missing"
+        if record.get("bbox"):
+            return f"{told}; a rectangle (bbox) is no outline", "rectangle without outline"
+        return told, "no outline"
+    if fault := outline_fault(segmentation, height=picture.height, width=picture.width, name=where):
+        return fault, "impossible outline"
+    return "", ""
+
+
+def _layout(kind: Kind, signs: str, reader: type[SampleSet]) -> Layout:
     return Layout(
         parts=("labels",),
-        signs=f"annotations/{kind}_SPLIT.json",
+        signs=signs,
         is_here=lambda root: bool(annotation_files(root, kind)),
         splits=lambda root: list(annotation_files(root, kind)),
         open=reader,
     )
 
 
-LAYOUTS = {"coco_panoptic": _layout("panoptic", CocoPanoptic), "coco_instances": _layout("instances", CocoInstances)}
+_INSTANCES = "annotations/instances_SPLIT.json, SPLIT/_annotations.coco.json, or a JSON file with COCO's keys"
+LAYOUTS = {
+    "coco_panoptic": _layout("panoptic", "annotations/panoptic_SPLIT.json", CocoPanoptic),
+    "coco_instances": _layout("instances", _INSTANCES, CocoInstances),
+}

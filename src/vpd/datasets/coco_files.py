@@ -1,32 +1,38 @@
-"""Where COCO data sets keep annotations and pictures, and what their annotation files have in common."""
+"""Where COCO's annotation files lie, and what they have in common."""
 
 from __future__ import annotations
 
+import logging
+import mmap
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from vpd.datasets.annotations import field, inner_path, read_json
+from vpd.datasets.annotations import field, read_json
+from vpd.datasets.coco_pictures import CocoPicture, Files, read_pictures
 from vpd.errors import UsageError
-from vpd.files.images import read_image
+from vpd.files.images import IMAGE_SUFFIXES
+from vpd.tensors import IGNORE_LABEL
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["panoptic", "instances"]
 
+BACKGROUND = "background"
+"""Name of the class of pixels without object."""
+BACKGROUND_NAMES = (BACKGROUND, "_background_", "__background__")
+"""What categories of such pixels are called, in any case."""
+IGNORE_NAMES = ("ignore", "_ignore_", "__ignore__")
+"""What categories of pixels that do not count are called, in any case."""
 
-@dataclass(frozen=True)
-class CocoPicture:
-    """One picture of an annotation file."""
-
-    file_name: Path
-    """Below the folder of the pictures."""
-    height: int
-    """Pixels, as annotated."""
-    width: int
-    """Pixels, as annotated."""
+BESIDE_PICTURES = "_annotations.coco.json"
+"""Roboflow's file in each split's folder."""
+_SPLIT = re.compile(r"(?<![a-z])(train|val|valid|validation|dev|test)(?![a-z])")
+_MOST_FILES = 16
+"""Where more JSON files than these lie together, they are no annotation files of whole splits."""
 
 
 @dataclass(frozen=True)
@@ -38,21 +44,100 @@ class CocoContent:
     pictures: dict[int, CocoPicture]
     """By image id."""
     classes: tuple[str, ...]
-    """Names of the categories in the file's order."""
-    places: dict[int, int]
-    """Category id -> place among `classes`."""
+    """Names of the classes: background where it is one, then the categories that are some, in the file's order."""
+    labels: dict[int, int]
+    """Category id -> label: place among `classes`, or 255 = ignored."""
     annotations: list[Any]
     """Records, as they stand."""
+    notes: list[str]
+    """What became of categories that are no classes."""
+
+
+class LeftOut:
+    """Annotations of a file that cannot be used: each costs itself, and is told.
+
+    Args:
+        path: The file.
+        what: What they are called, such as `of 9 annotations`.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        self.lines: list[str] = []
+        """One for each."""
+        self._path, self._what, self._reasons = path, what, Counter[str]()
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def add(self, told: str, reason: str) -> None:
+        """Count one; `told` names it and says why, `reason` is what it has in common with others."""
+        self.lines.append(f"{told}: left out")
+        self._reasons[reason] += 1
+
+    @property
+    def notes(self) -> list[str]:
+        """How many of them there are and why, in a line, or nothing."""
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in self._reasons.most_common())
+        told = f"{len(self.lines)} {self._what} of {self._path.name} are left out: {reasons}"
+        return [told] if self.lines else []
 
 
 def annotation_files(root: Path, kind: Kind) -> dict[str, list[Path]]:
-    """Annotation files by split: `{kind}_{split}.json`, also with a year, in `annotations/` or in the folder itself."""
+    """Annotation files by split.
+
+    `{kind}_{split}.json`, also with a year, in `annotations/` or in the folder itself. For instances, where there is
+    none: `{split}/_annotations.coco.json`, and files of any other name in the same two folders that begin like
+    COCO's; their split is the word for one in their name, else train.
+    """
     files: dict[str, list[Path]] = {}
     for folder in (root / "annotations", root):
         for path in sorted(folder.glob(f"{kind}_*.json")):
             split = re.sub(r"(20\d\d)?$", "", path.stem.removeprefix(f"{kind}_"))
             files.setdefault(split or path.stem.removeprefix(f"{kind}_"), []).append(path)
+    if kind == "instances" and not files:
+        files = _unnamed_files(root)
+    for only in ("default", "Train", "TRAIN"):  # CVAT calls what is of no subset default
+        if only in files and "train" not in files:
+            files = {("train" if split == only else split): paths for split, paths in files.items()}
+    return dict(sorted(files.items(), key=lambda item: (item[0] != "train", item[0].startswith("test"), item[0])))
+
+
+def _unnamed_files(root: Path) -> dict[str, list[Path]]:
+    files: dict[str, list[Path]] = {}
+    for path in _files_beside_pictures(root):
+        files.setdefault(path.parent.name, []).append(path)
+    for path in sorted([*_loose_files(root / "annotations"), *_loose_files(root)]):
+        words = set(_SPLIT.findall(path.stem.lower()))
+        files.setdefault(words.pop() if len(words) == 1 else "train", []).append(path)
     return files
+
+
+def _files_beside_pictures(root: Path) -> list[Path]:
+    return [path for path in sorted(root.glob(f"*/{BESIDE_PICTURES}")) if path.parent.name[0] not in ".@_"]
+
+
+def _loose_files(folder: Path) -> list[Path]:
+    """Files of instances of any name in a folder."""
+    paths = [path for path in folder.glob("*.json") if not path.name.startswith(".")]
+    if paths:  # one that is called as a picture beside it is of that picture alone, as labelme writes them
+        pictures = {path.stem for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
+        paths = [path for path in paths if path.stem not in pictures]
+    return [path for path in paths if path.is_file() and _has_instances(path)] if len(paths) <= _MOST_FILES else []
+
+
+def _has_instances(path: Path) -> bool:
+    """Whether a file has COCO's keys, and annotations of objects; its text is only searched."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            found = [text.find(key) >= 0 for key in (b'"images"', b'"categories"', b'"category_id"', b'"annotations"')]
+            return text[:4].lstrip(b"\xef\xbb\xbf \r\n\t")[:1] in (b"{", b"") and all(found) and not _is_panoptic(text)
+    except (OSError, ValueError):  # an empty file has no map
+        return False
+
+
+def _is_panoptic(text: mmap.mmap) -> bool:
+    start = text.find(b'"annotations"')
+    return text.find(b'"segments_info"', start, start + 2**16) >= 0
 
 
 def find_annotations(root: Path, kind: Kind, split: str) -> Path:
@@ -73,6 +158,16 @@ def find_annotations(root: Path, kind: Kind, split: str) -> Path:
     return files[split][0]
 
 
+def file_notes(root: Path, path: Path) -> list[str]:
+    """Which annotation file is read, where its name is not COCO's own, and which others are not."""
+    name = path.relative_to(root).as_posix()
+    is_named = path.stem.startswith("instances_")
+    others = [*_files_beside_pictures(root), *_loose_files(root)] if is_named else []
+    others = [other for other in others if not other.stem.startswith("instances_")]
+    passed = ", ".join(sorted(other.relative_to(root).as_posix() for other in others))
+    return [f"annotations: {name}" + (f"; not read: {passed}" if passed else "")] if passed or not is_named else []
+
+
 def find_folder(root: Path, what: str, candidates: list[str], first: Path) -> Path:
     """The folder that files lie in: the first with the first of them, else the first that is there.
 
@@ -85,8 +180,9 @@ def find_folder(root: Path, what: str, candidates: list[str], first: Path) -> Pa
     Raises:
         UsageError: If there is none.
     """
+    files = Files()
     for name in candidates:
-        if (root / name / first).is_file():
+        if files.has((root / name / first).as_posix()):
             return root / name
     for name in candidates[:-1]:  # that the file is missing is said when it is read
         if (root / name).is_dir():
@@ -94,78 +190,74 @@ def find_folder(root: Path, what: str, candidates: list[str], first: Path) -> Pa
     raise UsageError(f"{root}: no folder of {what}; looked for {', '.join(dict.fromkeys(candidates))}")
 
 
-def picture_folder(root: Path, content: CocoContent, kind: Kind, split: str) -> Path:
-    """The folder of a split's pictures: `train2017/`, `images/train2017/`, `images/train/`, `train/` or `images/`.
-
-    Raises:
-        UsageError: If there is none, or no picture.
-    """
-    if not content.pictures:
-        raise UsageError(f"{content.path}: has no image; the {split} split is empty")
-    dated = content.path.stem.removeprefix(f"{kind}_")
-    names = [dated, f"images/{dated}", f"images/{split}", split, "images"]
-    return find_folder(root, f"pictures of {split}", names, next(iter(content.pictures.values())).file_name)
+def picture_folders(path: Path, kind: Kind, split: str) -> list[str]:
+    """Where the pictures of an annotation file may lie, below the data set's folder."""
+    if path.name == BESIDE_PICTURES:
+        return [split]
+    dated = path.stem.removeprefix(f"{kind}_")
+    return [dated, f"images/{dated}", f"images/{split}", split, "images", "JPEGImages", "data"]
 
 
-def read_coco(path: Path) -> CocoContent:
+def read_coco(path: Path, *, background: bool, split: str) -> CocoContent:
     """Read an annotation file and check its pictures and categories.
 
+    Args:
+        path: The file.
+        background: Whether pixels without object are the first class; a category of them is that class then.
+        split: Its name, for messages.
+
     Raises:
-        UsageError: If it cannot be read, lacks something, or has an id twice.
+        UsageError: If it cannot be read, has no image, lacks something, or has an id twice.
     """
     content = read_json(path)
     pictures = read_pictures(content, path)
-    names, places = [], {}
-    for place, record in enumerate(field(content, "categories", list, str(path))):
-        where = f"{path}, category {place}"
-        category_id = field(record, "id", int, where)
-        if category_id in places:
-            raise UsageError(f"{where}: id {category_id} stands twice")
-        places[category_id] = place
-        names.append(field(record, "name", str, where))
+    if not pictures:
+        raise UsageError(f"{path}: has no image; the {split} split is empty")
     annotations = field(content, "annotations", list, str(path))
-    return CocoContent(path, pictures, tuple(names), places, annotations)
+    classes, labels, notes = [BACKGROUND] if background else [], dict[int, int](), list[str]()
+    categories = field(content, "categories", list, str(path))
+    parents = _bare_parents(categories, annotations)
+    for place, record in enumerate(categories):
+        where = f"{path}, category {place}"
+        category_id, name = field(record, "id", int, where), field(record, "name", str, where)
+        if category_id in labels:
+            raise UsageError(f"{where}: id {category_id} stands twice")
+        if name.strip().lower() in IGNORE_NAMES:
+            labels[category_id] = IGNORE_LABEL
+            notes.append(f"category {name!r} is no class: its pixels are ignored")
+        elif background and name.strip().lower() in BACKGROUND_NAMES:
+            labels[category_id] = 0
+        elif category_id in parents:
+            labels[category_id] = IGNORE_LABEL
+            notes.append(f"category {name!r} (id {category_id}) is no class: only others belong to it")
+        else:
+            labels[category_id] = len(classes)
+            classes.append(name)
+    return CocoContent(path, pictures, tuple(classes), labels, annotations, notes)
 
 
-def read_pictures(content: Any, path: Path, *, allow_same: bool = False) -> dict[int, CocoPicture]:
-    """Pictures of an annotation file by their image id.
-
-    Args:
-        content: What the file holds.
-        path: The file, for messages.
-        allow_same: Let an id stand again where all else is the same, too.
-
-    Raises:
-        UsageError: If a record lacks something or leads out of the folder, or an id stands twice.
-    """
-    pictures: dict[int, CocoPicture] = {}
-    for place, record in enumerate(field(content, "images", list, str(path))):
-        where = f"{path}, image {place}"
-        name = inner_path(field(record, "file_name", str, where), where)
-        picture = CocoPicture(name, field(record, "height", int, where), field(record, "width", int, where))
-        image_id = field(record, "id", int, where)
-        if image_id in pictures and not (allow_same and pictures[image_id] == picture):
-            raise UsageError(f"{where}: id {image_id} stands twice{', with different content' * allow_same}")
-        pictures[image_id] = picture
-    return pictures
+def _bare_parents(categories: list[Any], annotations: list[Any]) -> set[int | None]:
+    """Ids of categories that only stand above others: each is named as their supercategory, and has no annotation."""
+    named = [record for record in categories if isinstance(record, dict)]
+    parents = {
+        number(record, "id")
+        for record in named
+        if any(other is not record and other.get("supercategory") == record.get("name") for other in named)
+    }
+    for record in annotations if parents else ():
+        segments = record.get("segments_info") if isinstance(record, dict) else None
+        for marked in [record, *segments] if isinstance(segments, list) else [record]:
+            parents.discard(number(marked, "category_id"))
+    return parents
 
 
-def read_picture(folder: Path, picture: CocoPicture, annotations: Path) -> NDArray[np.uint8]:
-    """Pixels `(H, W, 3)` of a picture that has the size its annotations are for.
+def tell(root: Path, notes: Iterable[str]) -> None:
+    """Log what is odd about a data set, since a run that takes it prints no other report."""
+    for note in notes:
+        logger.warning("%s: %s", root, note)
 
-    Args:
-        folder: Folder of the pictures.
-        picture: Which one.
-        annotations: The file that has its size, for messages.
 
-    Raises:
-        UsageError: If it cannot be read, or has another size.
-    """
-    path = folder / picture.file_name
-    pixels = np.array(read_image(path))
-    if pixels.shape[:2] != (picture.height, picture.width):
-        raise UsageError(
-            f"{path}: picture size {pixels.shape[1]}x{pixels.shape[0]} differs from the annotated "
-            f"{picture.width}x{picture.height} ({annotations})"
-        )
-    return pixels
+def number(record: Any, key: str) -> int | None:
+    """A whole number of a record, or none where there is something else."""
+    value = record.get(key) if isinstance(record, dict) else None
+    return value if type(value) is int else None

@@ -13,16 +13,18 @@ from functools import partial
 from pathlib import Path
 
 from vpd.data.sample import Sample, SampleSet
-from vpd.datasets.coco_files import read_picture
-from vpd.datasets.coco_masks import Overlap, decode_mask
+from vpd.datasets.coco_files import LeftOut, tell
+from vpd.datasets.coco_masks import Overlap, decode_mask, outline_fault
+from vpd.datasets.coco_pictures import CocoPicture, find_pictures, read_picture
 from vpd.datasets.layout import Layout
-from vpd.datasets.refer_files import Reference, read_instances, read_references
+from vpd.datasets.pairs import Unpaired, refuse_unpaired
+from vpd.datasets.refer_files import Outline, Reference, read_instances, read_references
 from vpd.errors import UsageError
 
 DATASETS = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
 """Name of the sub-folder -> the split that is usual for it."""
 
-PICTURE_FOLDERS = ("images/mscoco/images/train2014", "images/train2014", "images/mscoco", "train2014")
+PICTURE_FOLDERS = ("images/mscoco/images/train2014", "images/train2014", "images/mscoco", "train2014", "images")
 """Where the COCO pictures may lie below the root."""
 
 _STRAY_PX = 2
@@ -31,6 +33,9 @@ _STRAY_PX = 2
 
 class ReferData(SampleSet):
     """Samples with `mask` and `texts`; the picture is their `group`. Expressions without a word are left out.
+
+    So are references whose object is not among the annotations, is on another picture, or has an impossible outline;
+    `unpaired` and `notes` tell of them.
 
     Args:
         root: Folder with the data set's sub-folder and the pictures.
@@ -41,9 +46,10 @@ class ReferData(SampleSet):
             in the reference.
         per_sentence: One sample per sentence (evaluation) or one per reference with all its sentences
             (training); none = per reference in the train split only.
+        unpaired: What to do about references whose picture is not there: refuse the data set, or leave them out.
 
     Raises:
-        UsageError: If files are missing or damaged, there is no such split, or records contradict each other.
+        UsageError: If files are missing or damaged, there is no such split, or nothing of it can be used.
     """
 
     def __init__(
@@ -55,6 +61,7 @@ class ReferData(SampleSet):
         split_by: str | None = None,
         overlap: Overlap = "union",
         per_sentence: bool | None = None,
+        unpaired: Unpaired = "error",
     ) -> None:
         self.root = Path(root)
         self.overlap: Overlap = overlap
@@ -64,34 +71,43 @@ class ReferData(SampleSet):
             raise UsageError(f"overlap={overlap!r}; choose union or background")
         folder = self.root / dataset
         self._refs_path = find_references(folder, split_by or DATASETS[dataset])
-        self._pictures_folder = find_pictures(self.root)
         all_references = read_references(self._refs_path)
         references = [reference for reference in all_references if _is_in(reference.split, split)]
         if not references:
             present = ", ".join(sorted({reference.split for reference in all_references}))
             raise UsageError(f"{self._refs_path}: no split {split!r}; there are: {present}")
-        self.notes = _notes(self._refs_path, references, [one for one in all_references if one.split == "train"])
         self._instances_path = folder / "instances.json"
-        pictures, outlines = read_instances(self._instances_path)
-        for reference in references:
-            whose = f"of reference {reference.ref_id} in {self._refs_path.name}"
-            if reference.image_id not in pictures or reference.ann_id not in outlines:
-                raise UsageError(
-                    f"{self._instances_path}: lacks image {reference.image_id} or annotation {reference.ann_id} {whose}"
-                )
-            if (image_id := outlines[reference.ann_id].image_id) != reference.image_id:
-                raise UsageError(
-                    f"{self._instances_path}: annotation {reference.ann_id} is on image {image_id}, not on image "
-                    f"{reference.image_id} {whose}"
-                )
-        self.pictures = {reference.image_id: pictures[reference.image_id] for reference in references}
-        self._segmentations = {reference.ann_id: outlines[reference.ann_id].segmentation for reference in references}
+        instances = read_instances(self._instances_path)
+        left_out = LeftOut(self._refs_path, f"of {len(references)} references")
+        whole = [one for one in references if _is_whole(one, instances, self._instances_path, left_out)]
+        if not whole:
+            raise UsageError(f"{self._refs_path}: no {split} reference can be used. First: {left_out.lines[0]}")
+        listed, outlines = instances
+        found = find_pictures(
+            {reference.image_id: listed[reference.image_id] for reference in whole},
+            self.root,
+            PICTURE_FOLDERS,
+            self._instances_path,
+            what="COCO pictures",
+        )
+        self.pictures: dict[int, CocoPicture] = found.pictures
+        """By image id."""
+        self._segmentations = {
+            reference.ann_id: outline.segmentation for reference in whole if (outline := outlines[reference.ann_id])
+        }
         if per_sentence is None:
             per_sentence = split != "train"
-        self.items = [item for reference in references for item in _items(reference, per_sentence)]
+        shown = [reference for reference in whole if reference.image_id in found.pictures]
+        refuse_unpaired(self.root, split, found.missing, shown, unpaired)
+        self.items = [item for reference in shown for item in _items(reference, per_sentence)]
         """Name, reference and texts of each sample."""
         if not self.items:
             raise UsageError(f"{self._refs_path}: no expression of the {split} split has a word")
+        self.unpaired = [*found.missing, *left_out.lines]
+        odd = [*found.notes, *left_out.notes]
+        train = [reference for reference in all_references if reference.split == "train"]
+        self.notes = [*_notes(self._refs_path, references, train), *odd]
+        tell(self.root, odd)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -108,7 +124,7 @@ class ReferData(SampleSet):
         """
         name, reference, texts = self.items[index]
         picture = self.pictures[reference.image_id]
-        image = read_picture(self._pictures_folder, picture, self._instances_path)
+        image = read_picture(picture, self._instances_path)
         mask = decode_mask(
             self._segmentations[reference.ann_id],
             height=picture.height,
@@ -167,16 +183,36 @@ def find_splits(folder: Path, split_by: str | None = None) -> list[str]:
     return sorted(splits, key=lambda split: (split != "train", split != "val", split))
 
 
-def find_pictures(root: Path) -> Path:
-    """The folder of COCO pictures below `root`.
-
-    Raises:
-        UsageError: If there is none.
-    """
-    for name in PICTURE_FOLDERS:
-        if (root / name).is_dir() and any((root / name).glob("*.jpg")):
-            return root / name
-    raise UsageError(f"{root}: no COCO pictures; looked for *.jpg in {', '.join(PICTURE_FOLDERS)}")
+def _is_whole(
+    reference: Reference,
+    instances: tuple[dict[int, CocoPicture], dict[int, Outline | None]],
+    path: Path,
+    left_out: LeftOut,
+) -> bool:
+    """Whether a reference has a picture and an outline; else it is counted."""
+    pictures, outlines = instances
+    outline, picture = outlines.get(reference.ann_id), pictures.get(reference.image_id)
+    whose = f"of reference {reference.ref_id}"
+    if outline is None and reference.ann_id in outlines:
+        told = f"{path}: annotation id {reference.ann_id} {whose} stands twice, with different content"
+        left_out.add(told, "annotation id stands twice")
+    elif outline is None or picture is None:
+        told = f"{path}: lacks image {reference.image_id} or annotation {reference.ann_id} {whose}"
+        left_out.add(told, "image or annotation missing")
+    elif outline.image_id != reference.image_id:
+        told = f"{path}: annotation {reference.ann_id} is on image {outline.image_id}, not on image "
+        left_out.add(f"{told}{reference.image_id} {whose}", "annotation of another image")
+    elif fault := outline_fault(
+        outline.segmentation,
+        height=picture.height,
+        width=picture.width,
+        name=f"{path}, annotation {reference.ann_id} on {picture.file_name} {whose}",
+        inside=False,
+    ):
+        left_out.add(fault, "impossible outline")
+    else:
+        return True
+    return False
 
 
 def _is_in(split: str, wanted: str) -> bool:

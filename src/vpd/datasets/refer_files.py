@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from vpd.datasets.annotations import field, read_json
-from vpd.datasets.coco_files import CocoPicture, read_pictures
+from vpd.datasets.coco_files import number
+from vpd.datasets.coco_pictures import CocoPicture, read_pictures
+from vpd.datasets.plain_pickle import read_plain_pickle
 from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write
 
@@ -69,21 +70,22 @@ def check_references(records: Any, path: Path) -> list[Reference]:
     return references
 
 
-def read_instances(path: Path) -> tuple[dict[int, CocoPicture], dict[int, Outline]]:
-    """Pictures by image id and outlines by annotation id, of REFER's `instances.json`.
+def read_instances(path: Path) -> tuple[dict[int, CocoPicture], dict[int, Outline | None]]:
+    """Pictures by image id and outlines by annotation id, of REFER's `instances.json`; none = the id has several.
+
+    Annotations without id or image are passed over: no reference can mean them.
 
     Raises:
-        UsageError: If the file cannot be read or a record lacks something.
+        UsageError: If the file cannot be read, lacks a part, or has an image id for different pictures.
     """
     content = read_json(path)
     pictures = read_pictures(content, path, allow_same=True)
-    outlines: dict[int, Outline] = {}
-    for place, record in enumerate(field(content, "annotations", list, str(path))):
-        where = f"{path}, annotation {place}"
-        number, image_id = field(record, "id", int, where), field(record, "image_id", int, where)
-        outline = Outline(image_id, field(record, "segmentation", (list, dict), where))
-        if outlines.setdefault(number, outline) != outline:
-            raise UsageError(f"{where}: id {number} stands twice, with different content")
+    outlines: dict[int, Outline | None] = {}
+    for record in field(content, "annotations", list, str(path)):
+        ann_id, image_id = number(record, "id"), number(record, "image_id")
+        if ann_id is not None and image_id is not None:
+            outline = Outline(image_id, record.get("segmentation"))
+            outlines[ann_id] = outline if outlines.get(ann_id, outline) == outline else None
     return pictures, outlines
 
 
@@ -117,31 +119,6 @@ def convert_references(folder: Path) -> list[tuple[Path, bool]]:
                 temporary.write_bytes(content)
         done.append((target, is_new))
     return done
-
-
-def read_plain_pickle(path: Path) -> Any:
-    """Content of a pickle that holds nothing but lists, dictionaries, numbers and text; no code can run.
-
-    Raises:
-        UsageError: If the file is missing, is no pickle, or names any class or function.
-    """
-
-    class PlainUnpickler(pickle.Unpickler):
-        def find_class(self, module: str, name: str) -> NoReturn:
-            raise UsageError(f"{path}: refused, the pickle holds code ({module}.{name}); only plain data is read")
-
-        def persistent_load(self, pid: Any) -> NoReturn:
-            raise UsageError(f"{path}: refused, the pickle points outside itself; only plain data is read")
-
-    try:
-        with path.open("rb") as file:  # written by Python 2: text is bytes, not always UTF-8
-            return PlainUnpickler(file, encoding="utf-8", errors="surrogateescape").load()
-    except UsageError:
-        raise
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception as error:  # a damaged pickle raises every kind of exception
-        raise UsageError(f"{path}: not a whole pickle ({type(error).__name__})") from error
 
 
 def _reference(record: Any, where: str) -> Reference:
