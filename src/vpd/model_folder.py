@@ -46,7 +46,7 @@ class Base(Frozen):
 
 def find_base(source: str) -> str | Path:
     """Where a base is; raises for a folder that lies here, as only names are told that mean the same on any machine."""
-    from vpd.weights.sources import is_hub_id  # brings torch
+    from vpd.weights.hub import is_hub_id  # takes long to import
 
     if source == WORLD:
         return shipped_diffusion()

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from tiny import TEXT_DIM, tiny_unet, tiny_vae
+from tiny import tiny_unet, tiny_vae
 from vpd import StableDiffusionBackbone, UsageError
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.tokenizer import clip_tokenizer
@@ -95,7 +95,7 @@ def open_clip_state(model: CLIPTextModel) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def test_single_file_equals_folder(tmp_path: Path, suffix: str) -> None:
     torch.manual_seed(0)
-    unet = tiny_unet(**SHAPES, attention_head_dim=8)
+    unet = tiny_unet(**SHAPES, attention_head_dim=8, cross_attention_dim=128)
     vae = tiny_vae(block_out_channels=(32, 32, 64, 64), norm_num_groups=32)
     model = text_model(act="quick_gelu")
     path = write_single_file(tmp_path / f"sd{suffix}", unet, vae, clip_state(model))
@@ -103,7 +103,7 @@ def test_single_file_equals_folder(tmp_path: Path, suffix: str) -> None:
     vae.save_pretrained(tmp_path / "folder" / "vae")
     from_file = StableDiffusionBackbone.from_pretrained(path)
     from_folder = StableDiffusionBackbone.from_pretrained(tmp_path / "folder")
-    images, embeds = torch.rand(1, 3, 64, 96), torch.randn(1, 3, TEXT_DIM)
+    images, embeds = torch.rand(1, 3, 64, 96), torch.randn(1, 3, 128)
     one, other = from_file(images, embeds), from_folder(images, embeds)
     for got, wanted in zip(one.maps, other.maps, strict=True):
         assert torch.equal(got, wanted)
@@ -124,8 +124,7 @@ def test_single_file_of_sd2(tmp_path: Path) -> None:
         layers_per_block=1,
     ).eval()
     vae = tiny_vae(block_out_channels=(32, 32, 64, 64), norm_num_groups=32)
-    model = text_model(act="gelu")
-    path = write_single_file(tmp_path / "sd2.safetensors", unet, vae, open_clip_state(model))
+    path = write_single_file(tmp_path / "sd2.safetensors", unet, vae, {})
     backbone = StableDiffusionBackbone.from_pretrained(path).eval()
     assert backbone.config.unet["use_linear_projection"] is True
     assert list(backbone.config.unet["attention_head_dim"]) == [1, 2, 2, 2]
@@ -133,6 +132,9 @@ def test_single_file_of_sd2(tmp_path: Path) -> None:
     finest = backbone(None, embeds, latents=latents * 1.0).maps[0]
     wanted = unet(latents, 1, embeds).sample
     torch.testing.assert_close(unet.conv_out(unet.conv_act(unet.conv_norm_out(finest))), wanted, atol=2e-5, rtol=0)
+    model = text_model(act="gelu")
+    narrow = tiny_unet(**SHAPES, attention_head_dim=8, cross_attention_dim=128)
+    path = write_single_file(tmp_path / "text.safetensors", narrow, vae, open_clip_state(model))
     encoder = TextEncoder.from_pretrained(path)
     ids = encoder.tokenizer(TEXTS, padding="max_length", max_length=12, return_tensors="pt").input_ids
     assert ids[1].tolist() == [49406, 22548, 49407, *[0] * 9]
@@ -181,7 +183,7 @@ def test_odd_shapes_are_refused(size: tuple[int, ...]) -> None:
 def test_shapes_that_diffusers_cannot_build_are_refused() -> None:
     unet = ldm_unet(block_out_channels=(16, 32, 32, 32), norm_num_groups=4)  # files have 32 groups
     with pytest.raises(UsageError, match="does not have the shapes of Stable Diffusion"):
-        SingleFile(path=Path("file"), unet=unet, vae={}, text={}).build_unet()
+        SingleFile(path=Path("file"), unet=unet, vae={}, rest={}).build_unet()
 
 
 def test_narrow_sd2_has_one_head_a_level() -> None:
@@ -211,10 +213,10 @@ def test_text_encoders_that_do_not_fit_are_refused(changes: dict, message: str) 
         state["transformer.text_model." + key] = value
     text = {key: value for key, value in state.items() if value is not None}
     with pytest.raises(UsageError, match=f"(?s){message}"):
-        build_text_model(SingleFile(path=Path("file"), unet={}, vae={}, text=text))
+        build_text_model(SingleFile(path=Path("file"), unet={}, vae={}, rest=text))
 
 
 def test_narrow_text_encoder_has_one_head() -> None:
     model = text_model(act="quick_gelu", width=16, heads=1)
-    built = build_text_model(SingleFile(path=Path("file"), unet={}, vae={}, text=clip_state(model)))
+    built = build_text_model(SingleFile(path=Path("file"), unet={}, vae={}, rest=clip_state(model)))
     assert built.config.num_attention_heads == 1
