@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from tiny import tiny_unet, tiny_vae
+from tiny import TEXT_DIM, tiny_unet, tiny_vae
 from vpd import StableDiffusionBackbone, UsageError
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.tokenizer import clip_tokenizer
@@ -95,15 +95,15 @@ def open_clip_state(model: CLIPTextModel) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def test_single_file_equals_folder(tmp_path: Path, suffix: str) -> None:
     torch.manual_seed(0)
-    unet = tiny_unet(**SHAPES, attention_head_dim=8, cross_attention_dim=128)
+    unet = tiny_unet(**SHAPES, attention_head_dim=8)
     vae = tiny_vae(block_out_channels=(32, 32, 64, 64), norm_num_groups=32)
-    model = text_model(act="quick_gelu")
+    model = text_model(act="quick_gelu", width=TEXT_DIM, heads=1)
     path = write_single_file(tmp_path / f"sd{suffix}", unet, vae, clip_state(model))
     unet.save_pretrained(tmp_path / "folder" / "unet")
     vae.save_pretrained(tmp_path / "folder" / "vae")
     from_file = StableDiffusionBackbone.from_pretrained(path)
     from_folder = StableDiffusionBackbone.from_pretrained(tmp_path / "folder")
-    images, embeds = torch.rand(1, 3, 64, 96), torch.randn(1, 3, 128)
+    images, embeds = torch.rand(1, 3, 64, 96), torch.randn(1, 3, TEXT_DIM)
     one, other = from_file(images, embeds), from_folder(images, embeds)
     for got, wanted in zip(one.maps, other.maps, strict=True):
         assert torch.equal(got, wanted)

@@ -38,7 +38,7 @@ _FAMILIES = {
     r"^(embedder\.model\.visual|noise_augmentor)\.": "Stable unCLIP",
     r"^conditioner\.embedders\.1\.|^(model\.diffusion_model\.label_emb\.0|add_embedding)\.|"
     r"^model\.diffusion_model\.\w+\.[\d.]+\.transformer_blocks\.[1-9]": "Stable Diffusion XL",
-    r"^(model\.diffusion_model\.)?(transformer_blocks|single_transformer_blocks|double_layers|blocks|layers)\.\d": "a diffusion transformer",
+    r"^(model\.diffusion_model\.)?((single_)?transformer_blocks|double_layers|blocks|layers)\.\d": "a transformer",
 }
 _ALONE = {
     r"^model\.diffusion_model\.": "a UNet alone, without autoencoder",
@@ -129,7 +129,7 @@ def refuse_foreign_folder(folder: Path) -> None:
         needed = config.get("cross_attention_dim", _DIFFUSERS_TEXT_WIDTH)
         if isinstance(made, int) and isinstance(needed, int):
             check_text_width(made, needed, folder)
-    elif foreign := foreign_folder(folder):
+    elif foreign := _without_unet(folder):
         raise UsageError(f"{folder} is {foreign}. {REMEDY}")
 
 
@@ -152,7 +152,7 @@ def check_text_width(made: int, needed: int, origin: str | Path) -> None:
         )
 
 
-def foreign_folder(folder: Path) -> str:
+def _without_unet(folder: Path) -> str:
     """As `foreign_file`, of a folder without UNet."""
     index, own = (_class_name(folder / name) for name in ("model_index.json", "config.json"))
     if family := _class_family(index) or _class_family(own):
@@ -166,7 +166,7 @@ def foreign_folder(folder: Path) -> str:
     return _family(f"a {index}") if index and index != "StableDiffusionPipeline" else ""
 
 
-def check_unet(config: Mapping[str, Any], vae: Mapping[str, Any] | None, *, folder: Path | None = None) -> None:
+def check_unet(config: Mapping[str, Any], vae: Mapping[str, Any] | None = None, *, folder: Path | None = None) -> None:
     """Refuse architectures that the walk does not cover, before any weight is read.
 
     Args:
@@ -185,7 +185,7 @@ def check_unet(config: Mapping[str, Any], vae: Mapping[str, Any] | None, *, fold
     channels = config.get("in_channels", 4)
     latents = 4 if vae is None else vae.get("latent_channels", 4)
     if not strange and channels != latents:
-        strange.append(f"it takes {channels} channels, the autoencoder makes {latents}")
+        strange.append(f"it takes {channels} channels, but the autoencoder makes {latents}")
     if strange:
         index = _class_name(folder / "model_index.json") if folder else ""
         family = _class_family(index) or _unet_family(config) or _BY_CHANNELS.get(channels, "a UNet")

@@ -31,7 +31,7 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     import torch
 
     def is_bad(tensor: Tensor) -> bool:
-        if not tensor.is_floating_point():
+        if not tensor.is_floating_point() or tensor.is_meta:
             return False
         total = tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32))  # of finite numbers it may overflow
         return not bool(total.isfinite()) and not bool(tensor.isfinite().all())

@@ -123,6 +123,16 @@ def look(hub_id: str) -> Listing:
     return Listing(sizes, bool(told.gated), str(licence or "not told"))
 
 
+def page(hub_id: str) -> str:
+    """Address of a repository for people."""
+    return f"{_bare(constants.ENDPOINT)}/{hub_id}"
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept."""
+    return Path(constants.HF_HUB_CACHE)
+
+
 def fetch(hub_id: str, name: str) -> Path:
     """One small file of a repository, cached or downloaded; raises as `download`."""
     return Path(_reach(hub_id, lambda: hf_hub_download(hub_id, name, tqdm_class=_progress(0))))
@@ -154,7 +164,7 @@ def _why(hub_id: str, error: Exception) -> str:
         who = "the account of your token has not been let in, or the token may not read gated models"
         return (
             f"{hub_id} is gated, and {who if token else 'no token is set'}. Agree to its terms at "
-            f"{_bare(constants.ENDPOINT)}/{hub_id}, then `hf auth login`, or set HF_TOKEN."
+            f"{page(hub_id)}, then `hf auth login`, or set HF_TOKEN."
         )
     if status == 401 and token:
         return (
@@ -199,7 +209,7 @@ def _unreachable(hub: str, chain: list[BaseException], kinds: set[str], status: 
     if kinds & {"RemoteProtocolError", "ReadError", "WriteError", "IncompleteRead"} or "Consistency check" in text:
         return f"the connection to {hub}{through} broke off. Start again: a download goes on where it stopped."
     if any("Timeout" in kind for kind in kinds):
-        return f"{hub} gives no answer in time{through}. Check the network; HF_HUB_ETAG_TIMEOUT=30 waits longer."
+        return f"{hub} gives no answer in time{through}. Check the network, or wait longer: HF_HUB_ETAG_TIMEOUT=30."
     if "gaierror" in kinds or re.search(r"getaddrinfo|ame or service|ame resolution|nodename", text):
         return f"the name of {hub}{through} cannot be looked up: no network, or no DNS. Check it, and HTTPS_PROXY."
     if kinds & {"ConnectError", "ConnectionError"}:
