@@ -55,15 +55,15 @@ def describe_source(source: str | Path) -> Facts:
     if _read_json(path / "config.json").get("_class_name") == "AutoencoderTiny":
         return _describe_encoder(path)
     if not (path / "config.json").is_file():
-        from vpd.loading import find_model  # shipped models and hub ids; says what is wrong with the rest
+        from vpd.weights.hub import is_hub_id
         from vpd.weights.shipped import WORLD, shipped_diffusion
 
         if str(source) == WORLD:
             return _describe_diffusion(shipped_diffusion(), name=WORLD)
-        from vpd.weights.hub import is_hub_id
-
         if not path.exists() and not path.parent.is_dir() and is_hub_id(source):
             return _describe_hub(str(source))
+        from vpd.loading import find_model  # shipped models; says what is wrong with the rest
+
         path = find_model(source)
     return _describe_model(path)
 
@@ -141,13 +141,14 @@ def _describe_diffusion(folder: Path, name: str | None = None) -> Facts:
     files = {path.relative_to(folder).as_posix() for path in folder.glob("*/*")}
     used = diffusion_files(with_text=True)(files).files
     parts = [part for part in ("unet", "vae", "text_encoder", "tokenizer") if (folder / part).is_dir()]
-    return {
+    facts = {
         "diffusion model": str(folder),
         **warn_of_values(folder / file for file in used if file.lower().endswith(".safetensors")),
         **_tell_diffusion(folder),
         "parts": ", ".join(parts),
-        "use": f"vpd train TASK --model {name or folder} --data DIR --out DIR",
     }
+    use = {"use": f"vpd train TASK --model {name or folder} --data DIR --out DIR"}
+    return facts if "not read here" in facts else {**facts, **use}
 
 
 def _tell_diffusion(folder: Path) -> Facts:
@@ -201,7 +202,7 @@ def _describe_hub(hub_id: str) -> Facts:
     if "not read here" in facts:
         return facts
     if needed.lacking:
-        return {**facts, "not read here": f"{hub_id} has no {needed.lacking}"}
+        return {**facts, "not read here": hub.tell_lacking(hub_id, needed, listing)}
     counts = [hub.read_header(hub_id, name) for name in needed.files if name.endswith(".safetensors")]
     if all(counts):
         types = ", ".join(sorted({dtype for each in counts for dtype in each}))

@@ -78,11 +78,7 @@ def download(hub_id: str, select: Select) -> Path:
     listing = look(hub_id)
     needed = select(listing.sizes)
     if needed.lacking:
-        hint = " Weights must be safetensors; convert pickled ones first."
-        raise UsageError(
-            f"{hub_id} on the hub has no {needed.lacking}: it is not a model that can be used here."
-            + hint * any(name.endswith((".bin", ".ckpt", ".pt", ".pth")) for name in listing.sizes)
-        )
+        raise UsageError(tell_lacking(hub_id, needed, listing))
     total = sum(listing.sizes[name] for name in needed.files)
     _check_room(hub_id, total)
     logger.info("Downloading %s from the hub: %d files, %s MB.", hub_id, len(needed.files), f"{total / 1e6:,.0f}")
@@ -91,6 +87,17 @@ def download(hub_id: str, select: Select) -> Path:
     if (folder := cached(hub_id, select)) is None:
         raise UsageError(f"The download of {hub_id} is not complete. Start it again: it goes on where it stopped.")
     return folder
+
+
+def tell_lacking(hub_id: str, needed: Needed, listing: Listing) -> str:
+    """What a repository has not that a model needs, and what it may have instead."""
+    singles = [name for name in listing.sizes if "/" not in name and name.endswith((".safetensors", ".ckpt"))]
+    told = f"{hub_id} on the hub has no {needed.lacking}: it is not a model that can be used here."
+    if any(name.endswith((".bin", ".pt", ".pth")) for name in listing.sizes):
+        told += " Weights must be safetensors; convert pickled ones first."
+    if singles and needed.lacking.startswith("unet/"):
+        told += f" If {singles[0]} is a whole model: `hf download {hub_id} {singles[0]}`, and give that file."
+    return told
 
 
 def look(hub_id: str) -> Listing:
