@@ -215,3 +215,12 @@ def test_weights_that_nothing_uses_may_be_missing(tmp_path: Path) -> None:
     assert drop_keys(folder / "unet" / WEIGHTS, "conv_out.", "conv_norm_out.")
     assert drop_keys(folder / "vae" / WEIGHTS, "decoder.", "post_quant_conv.")
     torch.testing.assert_close(StableDiffusionBackbone.from_pretrained(folder)(images, text).maps[0], wanted)
+
+
+def test_bars_of_other_packages_are_not_drawn(tiny_diffusion: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.enable_progress_bar()
+    TextEncoder.from_pretrained(tiny_diffusion)
+    assert capfd.readouterr().err == ""
+    assert transformers_logging.is_progress_bar_enabled()

@@ -200,7 +200,7 @@ def _why(hub_id: str, error: Exception) -> str:
 
 def _unreachable(hub: str, chain: list[BaseException], kinds: set[str], status: int) -> str:
     """Why no complete answer came, as the rest of a sentence, and what to do."""
-    text, cause, proxy = " ".join(map(str, chain)), first_line(chain[-1]), _proxy()
+    text, cause, proxy = " ".join(map(str, chain)), first_line(chain[-1]), proxy_in_use()
     through = f" through the proxy {proxy}" if proxy else ""
     if constants.HF_HUB_OFFLINE or "OfflineModeIsEnabled" in kinds:
         return "HF_HUB_OFFLINE is set, so nothing is downloaded. Unset it."
@@ -238,7 +238,7 @@ def _chain(error: BaseException) -> list[BaseException]:
     return chain
 
 
-def _proxy() -> str:
+def proxy_in_use() -> str:
     """The proxy that requests to the hub go through, without its password; empty = none."""
     scheme, _, rest = constants.ENDPOINT.partition("://")
     proxies = getproxies()
