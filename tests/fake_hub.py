@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+
+import pytest
+from huggingface_hub import close_session
 
 SHA = "1" * 40
 
@@ -85,3 +90,27 @@ class _Answer(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {first}-{end}/{len(data)}"
             data, status = data[int(first) : end + 1], 206
         return self.reply(status, data, **headers)
+
+
+def point_to(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """What HF_ENDPOINT does for a process that begins."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+@contextmanager
+def serving(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """The hub of `folder/hub` for all that is asked meanwhile, with an empty cache, no token and no proxy."""
+    close_session()  # forget connections and proxies of before
+    server = FakeHub(folder / "hub")
+    for variable in ("HF_TOKEN", "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(folder / "no-token"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "cache"))
+    point_to(monkeypatch, server.url)
+    yield server
+    server.shutdown()
+    server.server_close()
+    close_session()

@@ -197,7 +197,9 @@ def read_config(folder: Path, kinds: Mapping[str, type[TaskConfig]]) -> tuple[An
     contents = read_json(path)
     version = contents.pop("format_version", None) if isinstance(contents, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
-        raise UsageError(f"{path} is not a model of this library (it has no format_version).")
+        kind = contents.get("_class_name") if isinstance(contents, dict) else None
+        part = f"; it is of a {str(kind)[:80]}: of a diffusion model give the whole folder" if kind else ""
+        raise UsageError(f"{path} is not a model of this library (it has no format_version{part}).")
     if version != FORMAT_VERSION:
         raise UsageError(f"{path} has format version {version}; this vpd reads {FORMAT_VERSION}. Update vpd.")
     task, pair, base = contents.get("task"), contents.pop(_PAIR, None), contents.pop(_BASE, None)

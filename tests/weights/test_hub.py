@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from huggingface_hub import close_session
 
-from fake_hub import FakeHub
+from fake_hub import FakeHub, point_to, serving
 from vpd import UsageError
 from vpd.prompts.encoder import TextEncoder
 from vpd.weights.folder_files import diffusion_files
@@ -23,27 +22,9 @@ TOKEN = "hf_" + "x" * 20
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_diffusion: Path) -> Iterator[FakeHub]:
     """A hub that has the tiny model under `acme/tiny`, with an empty cache here and no token."""
-    close_session()
     shutil.copytree(tiny_diffusion, tmp_path / "hub" / HUB_ID)
-    server = FakeHub(tmp_path / "hub")
-    for variable in ("HF_TOKEN", "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    point_to(monkeypatch, server.url)
-    yield server
-    server.shutdown()
-    server.server_close()
-    close_session()
-
-
-def point_to(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    """What HF_ENDPOINT does for a process that begins."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
-    template = url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    with serving(tmp_path, monkeypatch) as server:
+        yield server
 
 
 def files_in(folder: Path) -> set[str]:

@@ -50,10 +50,11 @@ def describe_source(source: str | Path) -> Facts:
     path = Path(source).expanduser()
     if path.is_file():
         return describe_file(path)
-    if (path / "unet").is_dir():
-        return _describe_diffusion(path)
-    if _read_json(path / "config.json").get("_class_name") == "AutoencoderTiny":
+    own = _read_json(path / "config.json")
+    if own.get("_class_name") == "AutoencoderTiny":
         return _describe_encoder(path)
+    if (path / "unet").is_dir() or (path / "model_index.json").is_file() or "_class_name" in own:
+        return _describe_diffusion(path)
     if not (path / "config.json").is_file():
         from vpd.weights.hub import is_hub_id
         from vpd.weights.shipped import WORLD, shipped_diffusion

@@ -123,7 +123,9 @@ def read_single_file(path: Path) -> SingleFile:
     tensors = tensors_only(state)
     unet, vae = with_prefix(tensors, LDM_UNET), with_prefix(tensors, _VAE)
     rest = {key: value for key, value in tensors.items() if not key.startswith((LDM_UNET, _VAE))}
-    single = SingleFile(path=path, unet=unet, vae=vae, rest=rest, foreign=foreign_file(shapes_of(tensors)))
+    groups = {str(key): () for key, value in contents.items() if isinstance(value, dict)}  # as of textual inversions
+    foreign = foreign_file({**shapes_of(tensors), **groups})
+    single = SingleFile(path=path, unet=unet, vae=vae, rest=rest, foreign=foreign)
     if not unet or not vae:
         single.check_family()
         raise UsageError(

@@ -178,9 +178,11 @@ def load_vae(source: str | Path) -> AutoencoderKL:
 
 def _check_part(path: Path, part: str) -> None:
     if not (path / part / "config.json").is_file():
+        singles = sorted(file for file in path.glob("*") if file.suffix.lower() in SINGLE_FILE_SUFFIXES)
+        hint = f" If {singles[0]} is a whole model, give that file." if singles else ""
         raise UsageError(
             f"{path} has no {part}/config.json: it is not a diffusion model in diffusers layout. "
-            "It needs the folders unet and vae (and text_encoder and tokenizer for prompts)."
+            "It needs the folders unet and vae (and text_encoder and tokenizer for prompts)." + hint
         )
 
 
