@@ -25,8 +25,8 @@ _OPEN_CLIP = [
 ]
 _LAYER = r"encoder\.layers\.(\d+)\."
 _HEAD_WIDTH = 64  # of every CLIP: 12 heads in Stable Diffusion 1.x, 16 in 2.x
-_ROOTS = ("embeddings.", "encoder.", "final_layer_norm.", "token_embedding.", "positional_embedding", "transformer.")
-_ROOTS += ("ln_final.",)
+_ROOTS = ("embeddings.", "encoder.", "final_layer_norm.")  # of CLIP's names, and of OpenCLIP's:
+_OPEN_ROOTS = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.")
 _UNUSED = ("text_projection", "logit_scale", "attn_mask", "position_ids")
 
 
@@ -48,7 +48,7 @@ def build_text_model(single: SingleFile) -> CLIPTextModel:
             "Take a complete checkpoint or the folder in diffusers layout."
         )
     tensors = with_prefix(single.rest, single.text_prefix)
-    tensors = {key: value for key, value in tensors.items() if key.startswith(_ROOTS)}
+    tensors = {key: value for key, value in tensors.items() if key.startswith(_ROOTS + _OPEN_ROOTS)}
     act, skip_last = "quick_gelu", 0
     if single.is_open_clip:
         tensors = _from_open_clip(tensors)

@@ -37,17 +37,17 @@ Select = Callable[[Collection[str]], Needed]
 
 def weight_files(names: Collection[str], stem: str) -> Weights | None:
     """The weight files of a stem to read: the plain ones, else `fp16`, else another variant; none = no whole set."""
-    found: dict[str, dict[int, str]] = {}
+    found: dict[tuple[str, int], dict[int, str]] = {}
     for name in sorted(names):
         match = re.fullmatch(re.escape(stem) + _NAME, name, re.IGNORECASE)
         if match and not (match["before"] and match["after"]):
-            variant, count = match["before"] or match["after"] or "", int(match["count"] or 0)
-            found.setdefault(f"{variant}/{count}", {})[int(match["number"] or 0)] = name
-    sets = []
-    for key, files in found.items():
-        variant, count = key.split("/")
-        if sorted(files) == list(range(1, int(count) + 1)) or int(count) == 0:
-            sets.append(Weights(variant, [files[number] for number in sorted(files)]))
+            key = (match["before"] or match["after"] or "", int(match["count"] or 0))
+            found.setdefault(key, {})[int(match["number"] or 0)] = name
+    sets = [
+        Weights(variant, [files[number] for number in sorted(files)])
+        for (variant, count), files in found.items()
+        if count == 0 or sorted(files) == list(range(1, count + 1))
+    ]
     rank = {variant: place for place, variant in enumerate(_FIRST_VARIANTS)}
     return min(sets, key=lambda each: (rank.get(each.variant, len(rank)), each.variant, len(each.files)), default=None)
 

@@ -148,7 +148,8 @@ def fetch(hub_id: str, name: str) -> Path:
 def read_header(hub_id: str, name: str) -> dict[str, int]:
     """Type -> how many numbers of it a safetensors file in a repository holds; empty where the hub does not tell."""
     try:
-        return dict(HfApi().parse_safetensors_file_metadata(hub_id, name).parameter_count)
+        counted = HfApi().parse_safetensors_file_metadata(hub_id, name).parameter_count
+        return {str(dtype): number for dtype, number in counted.items()}
     except Exception:  # a nicety, whatever the hub answers
         return {}
 
@@ -164,8 +165,9 @@ def _why(hub_id: str, error: Exception) -> str:
     """What went wrong between us and the hub, and what to do, for people."""
     chain = _chain(error)
     kinds = {cls.__name__ for each in chain for cls in type(each).__mro__}
-    response = next((each.response for each in chain if getattr(each, "response", None) is not None), None)
-    status, token = getattr(response, "status_code", 0), get_token()
+    responses = [getattr(each, "response", None) for each in chain]
+    status = next((response.status_code for response in responses if response is not None), 0)
+    token = get_token()
     hub = "The hub" if constants.ENDPOINT == "https://huggingface.co" else f"{_bare(constants.ENDPOINT)} (HF_ENDPOINT)"
     if "GatedRepoError" in kinds:
         who = "the account of your token has not been let in, or the token may not read gated models"
@@ -261,7 +263,7 @@ def _check_room(hub_id: str, total: int) -> None:
         )
 
 
-def _progress(total: int) -> type[tqdm]:
+def _progress(total: int) -> Any:
     """What huggingface_hub takes for a progress bar: it draws nothing, and tells our log how much of `total` came."""
     told_at = [time.monotonic()]
 
