@@ -15,6 +15,7 @@ from tiny import tiny_unet, tiny_vae, write_tiny_diffusion
 from vpd import StableDiffusionBackbone, UsageError
 from vpd.prompts.encoder import TextEncoder
 from vpd.weights.folder_files import weight_files
+from vpd.weights.sources import load_vae
 
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 
@@ -48,6 +49,23 @@ def parallel(path: Path, stem: str) -> None:
 
 def in_capitals(path: Path, stem: str) -> None:
     path.rename(path.with_suffix(".SAFETENSORS"))
+
+
+@pytest.mark.parametrize("change", [rename, in_capitals])
+def test_old_names_of_the_vae_in_a_variant(tmp_path: Path, change: Callable) -> None:
+    """As in the half-precision files of Stable Diffusion 1.5."""
+    folder = write_tiny_diffusion(tmp_path / "sd")
+    path, old = folder / "vae" / f"{STEMS['vae']}.safetensors", {}
+    wanted = load_vae(folder).state_dict()
+    for key, value in load_file(path).items():
+        for new, former in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+            key = key.replace(f"attentions.0.{new}.", f"attentions.0.{former}.")
+        old[key] = value
+    save_file(old, path, metadata={"format": "pt"})
+    change(path, STEMS["vae"])
+    found = load_vae(folder).state_dict()
+    assert "encoder.mid_block.attentions.0.query.weight" in old
+    assert found.keys() == wanted.keys() and all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
 @pytest.mark.parametrize("change", [rename, in_shards, in_shards_of_variant, parallel, in_capitals])

@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 SINGLE_FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth")
 
 
+_VAE_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
 def find_source(source: str | Path, *, with_text: bool = False) -> Path:
     """The local folder or file behind a source; downloads what is needed of a hub id that is not cached.
 
@@ -83,8 +86,9 @@ def load_part(model_class: Any, folder: Path, *, unused: str, dtype: torch.dtype
     if weights.variant:
         logger.info("%s holds %s weights only; they are taken.", folder, weights.variant)
     try:
-        if weights.files == [f"{stem}.safetensors"] and not _is_wrapped(folder / weights.files[0]):
-            model, missing, mismatched = _load_plain(model_class, folder, dtype)
+        usual = ".".join(filter(None, (stem, weights.variant, "safetensors")))
+        if weights.files == [usual] and not _is_wrapped(folder / usual):
+            model, missing, mismatched = _load_usual(model_class, folder, weights.variant or None, dtype)
         else:
             model, missing, mismatched = _load_odd(model_class, folder, weights.files, dtype)
     except UsageError:
@@ -107,18 +111,20 @@ def _is_wrapped(path: Path) -> bool:
         return any(plain_name(name) != name for name in file.keys())  # noqa: SIM118, it is no dictionary
 
 
-def _load_plain(model_class: Any, folder: Path, dtype: torch.dtype) -> tuple[Any, list[str], list[str]]:
+def _load_usual(
+    model_class: Any, folder: Path, variant: str | None, dtype: torch.dtype
+) -> tuple[Any, list[str], list[str]]:
     """As the libraries load what they saved, old names included; without their progress bars."""
+    options = {"dtype" if issubclass(model_class, PreTrainedModel) else "torch_dtype": dtype, "variant": variant}
+    options |= {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
     with _without_bars():
-        model, info = model_class.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, torch_dtype=dtype
-        )
+        model, info = model_class.from_pretrained(folder, **options)
     return model, list(info["missing_keys"]), [str(key) for key in info["mismatched_keys"]]
 
 
 def _load_odd(model_class: Any, folder: Path, files: list[str], dtype: torch.dtype) -> tuple[Any, list[str], list[str]]:
-    """Variants, shards, other suffixes and names that a wrapper changed."""
-    tensors = {plain_name(key): value for file in files for key, value in load_file(folder / file).items()}
+    """Shards, other suffixes and names that a wrapper changed."""
+    tensors = {_new_name(key): value for file in files for key, value in load_file(folder / file).items()}
     is_text = issubclass(model_class, PreTrainedModel)
     if is_text:
         model = model_class(model_class.config_class.from_pretrained(folder, local_files_only=True))
@@ -132,6 +138,11 @@ def _load_odd(model_class: Any, folder: Path, files: list[str], dtype: torch.dty
     if not mismatched:
         model.load_state_dict(tensors, strict=False)
     return model.to(dtype).eval(), [key for key in wanted if key not in tensors], mismatched
+
+
+def _new_name(key: str) -> str:
+    """Plain, and as diffusers calls the VAE's attention today."""
+    return re.sub(r"(?<=attentions\.0\.)(query|key|value|proj_attn)(?=\.)", lambda m: _VAE_NAMES[m[1]], plain_name(key))
 
 
 @contextmanager
