@@ -49,6 +49,8 @@ def load(
 ) -> Any:
     """A trained model, in eval mode; its file is mapped into memory and each tensor copied at most once.
 
+    Weights that hold NaN or infinity are told by a warning, with the name of the first.
+
     Args:
         source: Model folder, hub id of a repository that holds one, or `world-segment`, `world-refer` or
             `world-depth`, the small models that come with the package.

@@ -28,6 +28,8 @@ _PATIENCE_S = 2.0
 _PROGRESS_EVERY_S = 10.0
 _LANDMARKS = ("unet/config.json", "config.json", "model_index.json")
 """Files of which a cached model has one."""
+_NO_FOLDER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
+"""Numbers of what the system says where a cache cannot be made or written."""
 _SPARE = 100e6  # bytes that a download leaves free
 _T = TypeVar("_T")
 
@@ -189,7 +191,7 @@ def _why(hub_id: str, error: Exception) -> str:
         return f"{hub} gets too many requests from here (429). Wait some minutes, or log in: `hf auth login`."
     if any(isinstance(each, OSError) and each.errno in (errno.ENOSPC, errno.EDQUOT) for each in chain):
         return f"The disk is full: {hub_id} does not fit into {constants.HF_HUB_CACHE}. Make room, or set HF_HOME."
-    if any(isinstance(each, PermissionError) for each in chain):
+    if any(isinstance(each, OSError) and each.errno in _NO_FOLDER for each in chain):
         return f"{constants.HF_HUB_CACHE} cannot be written, so {hub_id} cannot be kept. Set HF_HOME to a folder."
     if 400 <= status < 500 and status not in (404, 407):
         return f"{hub} does not give {hub_id} ({status}): {first_line(error)}"
@@ -256,7 +258,7 @@ def _check_room(hub_id: str, total: int) -> None:
     cache = Path(constants.HF_HUB_CACHE)
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(existing).free
-    if free < total + _SPARE:
+    if 0 < free < total + _SPARE:  # some systems do not tell, and say 0
         raise UsageError(
             f"{hub_id} takes {total / 1e6:,.0f} MB, and {existing} has {free / 1e6:,.0f} MB free. Make room, or set "
             "HF_HOME to a folder on another disk."
