@@ -53,6 +53,13 @@ def test_a_single_file_of_something_else_is_named_in_one_line(
     assert name.replace("\\", "") in describe_source(path)["kind"]
 
 
+def test_words_as_their_makers_save_them(tmp_path: Path) -> None:
+    words = {"string_to_token": {"*": torch.tensor(265)}, "string_to_param": {"*": torch.zeros(2, 768)}}
+    torch.save(words, tmp_path / "a.pt")
+    with pytest.raises(UsageError, match="a.pt is a textual inversion"):
+        StableDiffusionBackbone.from_pretrained(tmp_path / "a.pt")
+
+
 @pytest.mark.parametrize(
     ("index", "unet", "name"),
     [
