@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,9 +40,9 @@ def test_only_what_is_needed_is_downloaded_and_then_no_network_is_needed(
         (source / name).parent.mkdir(exist_ok=True)
         (source / name).write_text("not needed")
     folder = find_source(HUB_ID)
-    assert files_in(folder) == {
-        f"{part}/{name}" for part in ("unet", "vae") for name in ("config.json", f"{WEIGHTS}.safetensors")
-    }
+    wanted = ("config.json", f"{WEIGHTS}.safetensors")
+    names = {f"{part}/{name}" for part in ("unet", "vae") for name in wanted}
+    assert files_in(folder) == names | {"text_encoder/config.json"}
     folder = find_source(HUB_ID, with_text=True)
     assert {"tokenizer/tokenizer.json", "text_encoder/model.safetensors"} <= files_in(folder)
     assert "bin" not in " ".join(files_in(folder))
@@ -132,11 +133,11 @@ def test_what_goes_wrong_here(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, err
 
 
 def test_a_disk_that_is_too_small_is_told_before(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    room = shutil.disk_usage("/")._replace(free=1000)
+    room = shutil.disk_usage("/")._replace(free=1_000_000)
     monkeypatch.setattr("vpd.weights.hub.shutil.disk_usage", lambda _path: room)
-    with pytest.raises(UsageError, match=r"acme/tiny takes \d+ MB, and .* has 0 MB free"):
+    with pytest.raises(UsageError, match=r"acme/tiny takes \d+ MB, and .* has 1 MB free"):
         find_source(HUB_ID)
-    assert not [line for line in hub.asked if "resolve" in line]
+    assert not [line for line in hub.asked if line.endswith(".safetensors")]
 
 
 def test_repository_of_something_else(hub: FakeHub) -> None:
@@ -148,3 +149,11 @@ def test_repository_of_something_else(hub: FakeHub) -> None:
     (source / "sd.safetensors").write_text("")
     with pytest.raises(UsageError, match="If sd.safetensors is a whole model: `hf download acme/tiny sd.safetensors`"):
         download(HUB_ID, diffusion_files(with_text=False))
+
+
+def test_another_family_is_refused_before_its_weights_are_downloaded(hub: FakeHub) -> None:
+    config = hub.root / HUB_ID / "unet" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "addition_embed_type": "text_time"}))
+    with pytest.raises(UsageError, match="is Stable Diffusion XL"):
+        find_source(HUB_ID)
+    assert not [line for line in hub.asked if line.endswith(".safetensors")]

@@ -13,8 +13,9 @@ import torch
 from huggingface_hub import close_session
 from safetensors.torch import load_file, save_file
 
+import vpd
 from tiny import write_tiny_diffusion
-from vpd import StableDiffusionBackbone, UsageError
+from vpd import ReferringModel, StableDiffusionBackbone, UsageError
 from vpd.prompts.encoder import TextEncoder
 from vpd.weights.hub import is_hub_id
 from vpd.weights.sources import find_source
@@ -217,10 +218,13 @@ def test_weights_that_nothing_uses_may_be_missing(tmp_path: Path) -> None:
     torch.testing.assert_close(StableDiffusionBackbone.from_pretrained(folder)(images, text).maps[0], wanted)
 
 
-def test_bars_of_other_packages_are_not_drawn(tiny_diffusion: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_bars_of_other_packages_are_not_drawn(
+    tiny_diffusion: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.enable_progress_bar()
-    TextEncoder.from_pretrained(tiny_diffusion)
+    ReferringModel.from_diffusion(tiny_diffusion, token_length=8, head_channels=8).save(tmp_path / "model")
+    vpd.load(tmp_path / "model")
     assert capfd.readouterr().err == ""
     assert transformers_logging.is_progress_bar_enabled()

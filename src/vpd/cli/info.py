@@ -12,8 +12,6 @@ import typer
 from vpd.cli.file_info import Facts, count, describe_file, millions, warn_of_values
 from vpd.errors import UsageError
 
-_CONFIGURATIONS = ("config.json", "model_index.json", "unet/config.json", "vae/config.json", "text_encoder/config.json")
-_LARGE = 1_000_000  # bytes, more than any configuration has
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "class_embeddings", "scene_embeddings")
 
 
@@ -180,14 +178,13 @@ def _describe_hub(hub_id: str) -> Facts:
     facts = {"hub": hub_id, "licence": listing.licence}
     if listing.gated:
         facts["access"] = f"gated: agree to its terms at {hub.page(hub_id)}, then `hf auth login` or set HF_TOKEN"
-    names = [name for name in _CONFIGURATIONS if listing.sizes.get(name, _LARGE) < _LARGE]
     try:
-        folder = next(iter([hub.fetch(hub_id, name).parents[name.count("/")] for name in names]), None)
+        folder = hub.fetch_configurations(hub_id, listing)
     except UsageError as error:
         if not listing.gated:
             raise
         return {**facts, "configuration": str(error), "size": f"{_megabytes(listing.sizes.values())} in all"}
-    own = _read_json(folder / "config.json") if folder and "config.json" in names else {}
+    own = _read_json(folder / "config.json") if folder else {}
     select = diffusion_files(with_text=True)
     use = f"vpd train TASK --model {hub_id} --data DIR --out DIR"
     if folder and "format_version" in own:
@@ -209,7 +206,7 @@ def _describe_hub(hub_id: str) -> Facts:
         types = ", ".join(sorted({dtype for each in counts for dtype in each}))
         facts["parameters"] = f"{millions(sum(sum(each.values()) for each in counts))} ({types})"
     size = _megabytes(listing.sizes[name] for name in needed.files)
-    return {**facts, "download": f"{size} in {len(needed.files)} files, to {hub.cache_folder()}", "use": use}
+    return {**facts, "download": f"{size} in {len(needed.files)} files, to {hub.constants.HF_HUB_CACHE}", "use": use}
 
 
 def _describe_unet(unet: Mapping[str, Any]) -> str:

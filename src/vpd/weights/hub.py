@@ -9,6 +9,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple, TypeVar
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 _PATIENCE_S = 2.0
 _PROGRESS_EVERY_S = 10.0
+_CONFIGURATIONS = ("config.json", "model_index.json", "unet/config.json", "vae/config.json", "text_encoder/config.json")
+_LARGE = 1_000_000  # bytes, more than any configuration has
 _LANDMARKS = ("unet/config.json", "config.json", "model_index.json")
 """Files of which a cached model has one."""
 _NO_FOLDER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
@@ -69,8 +72,13 @@ def choose(folder: Path, select: Select) -> Needed:
     return select({path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()})
 
 
-def download(hub_id: str, select: Select) -> Path:
+def download(hub_id: str, select: Select, *, check: Callable[[Path], None] | None = None) -> Path:
     """Local snapshot of a hub repository: the cached one if all that is needed is there, else a download of that alone.
+
+    Args:
+        hub_id: `owner/name`.
+        select: What is needed.
+        check: Looks at the configurations in a folder, before the rest is downloaded, and raises where they do not do.
 
     Raises:
         UsageError: If it is neither cached nor can be had, or lacks what is needed.
@@ -78,6 +86,8 @@ def download(hub_id: str, select: Select) -> Path:
     if (folder := cached(hub_id, select)) is not None:
         return folder
     listing = look(hub_id)
+    if check and (folder := fetch_configurations(hub_id, listing)):
+        check(folder)
     needed = select(listing.sizes)
     if needed.lacking:
         raise UsageError(tell_lacking(hub_id, needed, listing))
@@ -137,14 +147,18 @@ def page(hub_id: str) -> str:
     return f"{_bare(constants.ENDPOINT)}/{hub_id}"
 
 
-def cache_folder() -> Path:
-    """Where downloads are kept."""
-    return Path(constants.HF_HUB_CACHE)
+def fetch_configurations(hub_id: str, listing: Listing) -> Path | None:
+    """The folder with a repository's small configurations, cached or downloaded; none = it has none.
 
-
-def fetch(hub_id: str, name: str) -> Path:
-    """One small file of a repository, cached or downloaded; raises as `download`."""
-    return Path(_reach(hub_id, lambda: hf_hub_download(hub_id, name, tqdm_class=_progress(0))))
+    Raises:
+        UsageError: As `download`.
+    """
+    folder = None
+    for name in _CONFIGURATIONS:
+        if listing.sizes.get(name, _LARGE) < _LARGE:
+            path = _reach(hub_id, partial(hf_hub_download, hub_id, name, tqdm_class=_progress(0)))
+            folder = Path(path).parents[name.count("/")]
+    return folder
 
 
 def read_header(hub_id: str, name: str) -> dict[str, int]:

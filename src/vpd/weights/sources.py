@@ -59,7 +59,7 @@ def find_source(source: str | Path, *, with_text: bool = False) -> Path:
             f"({', '.join(SINGLE_FILE_SUFFIXES)}), a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5, or "
             f"{WORLD}, the small model that comes with the package."
         )
-    return download(str(source), diffusion_files(with_text=with_text))
+    return download(str(source), diffusion_files(with_text=with_text), check=refuse_foreign_folder)
 
 
 def load_part(model_class: Any, folder: Path, *, unused: str, dtype: torch.dtype = torch.float32) -> Any:
@@ -115,9 +115,12 @@ def _load_usual(
     model_class: Any, folder: Path, variant: str | None, dtype: torch.dtype
 ) -> tuple[Any, list[str], list[str]]:
     """As the libraries load what they saved, old names included; without their progress bars."""
-    options = {"dtype" if issubclass(model_class, PreTrainedModel) else "torch_dtype": dtype, "variant": variant}
+    options: dict[str, Any] = {
+        "dtype" if issubclass(model_class, PreTrainedModel) else "torch_dtype": dtype,
+        "variant": variant,
+    }
     options |= {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
-    with _without_bars():
+    with without_bars():
         model, info = model_class.from_pretrained(folder, **options)
     return model, list(info["missing_keys"]), [str(key) for key in info["mismatched_keys"]]
 
@@ -146,8 +149,8 @@ def _new_name(key: str) -> str:
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
-    """Transformers draws a bar while it reads weights, whoever calls it."""
+def without_bars() -> Iterator[None]:
+    """No progress bars of transformers meanwhile, which draws them whoever calls it."""
     if not transformers_logging.is_progress_bar_enabled():
         yield
         return
