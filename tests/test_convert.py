@@ -14,6 +14,7 @@ from golden_set import Golden
 from vpd.config import Task
 from vpd.convert import build_published, convert
 from vpd.errors import UsageError
+from vpd.weights.untrusted import tensors_only
 
 
 @pytest.fixture(scope="module")
@@ -233,3 +234,19 @@ def test_known_names() -> None:
 
     ade = json.loads((files("vpd.data") / "ade20k_classes.json").read_text(encoding="utf-8"))
     assert (len(ade), len(set(ade)), ade[7]) == (150, 150, "bed")
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, weights) -> None:
+    key = "unet.unet.diffusion_model.input_blocks.1.0.in_layers.2.weight"
+    state = {**weights["segment"], key: torch.full_like(weights["segment"][key], torch.nan)}
+    with pytest.raises(UsageError, match=f"holds NaN or infinity, the first is {key}"):
+        convert("segment", write_published(tmp_path / "nan.pth", "segment", state), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_names_of_compiled_modules_are_understood(weights) -> None:
+    names = {key: f"module.{key.replace('unet.unet.', 'unet.unet._orig_mod.')}" for key in weights["segment"]}
+    state = {names[key]: value for key, value in weights["segment"].items()}
+    model = build_published("segment", tensors_only(state), origin="file.PT")
+    wanted = build_published("segment", dict(weights["segment"]), origin="file.PT").state_dict()
+    assert all(torch.equal(value, wanted[key]) for key, value in model.state_dict().items())

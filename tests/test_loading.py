@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import vpd
 from tiny import CLASSES
@@ -126,3 +128,18 @@ def test_an_unfinished_run_is_not_looked_for_on_the_hub(tmp_path: Path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     with pytest.raises(UsageError, match=r"run is a training run that has no model/ yet. Finish it by --resume"):
         vpd.load(tmp_path / "run" / "model")
+
+
+def test_names_that_compiling_and_parallel_training_change(saved: Path, copy: Path) -> None:
+    path = copy / "model.safetensors"
+    with safe_open(path, "pt") as file:
+        notes = file.metadata()
+    renamed = {f"module.{key.replace('unet.', 'unet._orig_mod.', 1)}": value for key, value in load_file(path).items()}
+    save_file(renamed, path, metadata=notes)
+    wanted = vpd.load(saved).state_dict()
+    assert all(torch.equal(value, wanted[key]) for key, value in vpd.load(copy).state_dict().items())
+
+
+def test_a_part_of_a_diffusion_model_is_named(tiny_diffusion: Path) -> None:
+    with pytest.raises(UsageError, match="it is of a UNet2DConditionModel: of a diffusion model give the whole folder"):
+        vpd.load(tiny_diffusion / "unet")

@@ -18,12 +18,15 @@ from vpd.loading import build_model
 from vpd.prompts.encoder import TextEncoder
 from vpd.tasks import depth, referring, segmentation
 from vpd.tasks.model import PerceptionModel
+from vpd.weights.finite import not_finite, told_not_finite
 from vpd.weights.key_names import ENCODER_PREFIX, PUBLISHED_UNET, PUBLISHED_VAE, SIGNS, is_dropped, published_names
-from vpd.weights.single_file import as_linear, infer_unet_config, infer_vae_config, load_renamed, with_prefix
+from vpd.weights.single_file import as_linear, infer_unet_config, infer_vae_config, listed, load_renamed, with_prefix
 from vpd.weights.untrusted import read_tensor_file, tensors_only
 
 LICENCE = "weights: CreativeML Open RAIL-M (Stable Diffusion) and the terms of whoever trained them"
 _DECONV = re.compile(r"decoder\.deconv_layers\.(\d+)\.weight")
+_MOST_TOLD = 20
+"""Of the keys that do not fit, in a message."""
 _ENTRIES: dict[Task, str] = {"segment": "state_dict", "refer": "model", "depth": "model"}
 
 
@@ -51,7 +54,7 @@ def convert(
         The model that was written.
 
     Raises:
-        UsageError: If the file is unreadable, of another task, or does not fit; every key is named.
+        UsageError: If the file is unreadable, of another task, does not fit, or holds NaN or infinity; keys are named.
     """
     if task == "refer" and diffusion is None:
         raise UsageError(
@@ -64,11 +67,8 @@ def convert(
     model = build_published(
         task, state, origin=str(checkpoint), source=source, heads=heads, max_depth_m=max_depth_m, classes=classes
     )
-    if encoder is not None and encoder.dim != model.backbone.text_dim:
-        raise UsageError(
-            f"{diffusion} has text embeddings of {encoder.dim} channels, {checkpoint} needs "
-            f"{model.backbone.text_dim}: it was trained from another Stable Diffusion model."
-        )
+    if encoder is not None:
+        encoder.check_fit(model.backbone.text_dim, str(diffusion))
     if task == "refer":
         model.text_encoder = encoder
     model.save(out)
@@ -120,7 +120,10 @@ def build_published(
         # A network of the sizes that the tensors tell cannot be built.
         raise UsageError(f"{origin} is no {task} checkpoint that can be read: {error}") from error
     _check_types(state, names, model.state_dict(), origin=origin)
-    return load_renamed(model, state, names, origin=origin)
+    model = load_renamed(model, state, names, origin=origin, most=_MOST_TOLD)
+    if bad := not_finite({names[ours]: value for ours, value in model.state_dict().items()}):
+        raise UsageError(told_not_finite(bad, len(names), origin))
+    return model
 
 
 def _task_config(
@@ -173,7 +176,7 @@ def _check_types(state: dict[str, Tensor], names: dict[str, str], expected: dict
         if theirs in state and expected[ours].is_floating_point() and not state[theirs].is_floating_point()
     ]
     if wrong:
-        raise UsageError(f"{origin} does not fit ({len(wrong)} keys):\n  " + "\n  ".join(wrong))
+        raise UsageError(f"{origin} does not fit ({len(wrong)} keys):{listed(wrong, _MOST_TOLD)}")
 
 
 def _read_checkpoint(task: Task, checkpoint: str | Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -182,7 +185,7 @@ def _read_checkpoint(task: Task, checkpoint: str | Path) -> tuple[dict[str, Tens
     entry = contents.get(_ENTRIES[task], contents.get("model", contents.get("state_dict", contents)))
     if not isinstance(entry, dict):
         raise UsageError(f"{checkpoint}: its entry {_ENTRIES[task]!r} is no dictionary of weights.")
-    state = {key.removeprefix("module."): value for key, value in tensors_only(entry).items()}
+    state = tensors_only(entry)
     if SIGNS[task] not in state:
         found = [other for other, sign in SIGNS.items() if sign in state]
         what = f"a published {found[0]} checkpoint" if found else "no published VPD checkpoint"

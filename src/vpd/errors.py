@@ -12,7 +12,7 @@ class UsageError(ValueError):
     """A request that cannot be met as it stands: says what was got, what is needed, what to do."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:500]
 

@@ -28,9 +28,12 @@ from vpd.prompts.encoder import TextEncoder
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.table import TASKS, TaskKind
 from vpd.weights.difference import put_back, weights_fingerprint
+from vpd.weights.finite import warn_not_finite
+from vpd.weights.folder_files import model_files
+from vpd.weights.hub import download, is_hub_id
 from vpd.weights.shipped import ADAPTED, WORLD, shipped_model
-from vpd.weights.single_file import mismatches, shapes_of
-from vpd.weights.sources import download, is_hub_id
+from vpd.weights.single_file import listed, mismatches, shapes_of
+from vpd.weights.untrusted import tensors_only
 
 _ALIGNMENT_BYTES = 64  # of a cache line, as torch allocates
 _DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -45,6 +48,8 @@ def load(
     task: TaskKind | None = None,
 ) -> Any:
     """A trained model, in eval mode; its file is mapped into memory and each tensor copied at most once.
+
+    Weights that hold NaN or infinity are told by a warning, with the name of the first.
 
     Args:
         source: Model folder, hub id of a repository that holds one, or `world-segment`, `world-refer` or
@@ -68,11 +73,8 @@ def load(
         model.text_encoder = TextEncoder.from_pretrained(folder, dtype=precision)
     elif base and base.text_encoder:
         model.text_encoder = TextEncoder.from_pretrained(find_base(base.source))
-    if model.text_encoder is not None and model.text_encoder.dim != model.backbone.text_dim:
-        raise UsageError(
-            f"{folder / 'text_encoder'} makes embeddings of {model.text_encoder.dim} channels; the model needs "
-            f"{model.backbone.text_dim}."
-        )
+    if model.text_encoder is not None:
+        model.text_encoder.check_fit(model.backbone.text_dim, folder)
     tensors = _read_weights(folder / WEIGHTS_FILE)
     if base:
         tensors = _with_base(tensors, base, folder, model.text_encoder if base.text_encoder else None)
@@ -84,10 +86,12 @@ def load(
         if key in tensors and tensors[key].is_floating_point() != value.is_floating_point()
     ]
     if problems:
-        listed = "\n  ".join(problems)
-        raise UsageError(f"{folder / WEIGHTS_FILE} does not fit its config.json ({len(problems)} keys):\n  {listed}")
+        told = f"{folder / WEIGHTS_FILE} does not fit its config.json ({len(problems)} keys):{listed(problems, 20)}"
+        raise UsageError(told)
     # tensor by tensor: as a whole, the model would for a moment be in memory twice
-    assign_weights(model, {key: _placed(value, place, precision) for key, value in tensors.items()})
+    placed = {key: _placed(value, place, precision) for key, value in tensors.items()}
+    warn_not_finite(placed, folder)
+    assign_weights(model, placed)
     return model.to(device=place, dtype=precision).eval()
 
 
@@ -173,9 +177,7 @@ def find_model(source: str | Path) -> Path:
         )
     if not is_hub_id(source):
         raise UsageError(f"There is no model folder {source}. Shipped models: {', '.join(ADAPTED)}.")
-    return download(
-        str(source), [CONFIG_FILE, "*.safetensors", "text_encoder/*", "tokenizer/*"], needed=(CONFIG_FILE, WEIGHTS_FILE)
-    )
+    return download(str(source), model_files)
 
 
 def is_adapted(source: str | Path) -> bool:
@@ -233,6 +235,6 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UsageError(f"There is no {path}: the model folder is not complete.")
     try:
-        return load_file(path)
+        return tensors_only(load_file(path))
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{path} is truncated or damaged ({error}). Copy the model again.") from None

@@ -46,7 +46,7 @@ class Base(Frozen):
 
 def find_base(source: str) -> str | Path:
     """Where a base is; raises for a folder that lies here, as only names are told that mean the same on any machine."""
-    from vpd.weights.sources import is_hub_id  # brings torch
+    from vpd.weights.hub import is_hub_id  # takes long to import
 
     if source == WORLD:
         return shipped_diffusion()
@@ -98,8 +98,11 @@ def save_model(
     for part in ("text_encoder", "tokenizer"):  # one of another model must not stay
         shutil.rmtree(folder / part, ignore_errors=True)
     if text_encoder is not None and not shares_text:
-        text_encoder.model.save_pretrained(folder / "text_encoder")
-        text_encoder.tokenizer.save_pretrained(folder / "tokenizer")
+        from vpd.weights.sources import without_bars
+
+        with without_bars():
+            text_encoder.model.save_pretrained(folder / "text_encoder")
+            text_encoder.tokenizer.save_pretrained(folder / "tokenizer")
     write_json(folder / CONFIG_FILE, {**contents, _PAIR: pair})
 
 
@@ -197,7 +200,9 @@ def read_config(folder: Path, kinds: Mapping[str, type[TaskConfig]]) -> tuple[An
     contents = read_json(path)
     version = contents.pop("format_version", None) if isinstance(contents, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
-        raise UsageError(f"{path} is not a model of this library (it has no format_version).")
+        kind = contents.get("_class_name") if isinstance(contents, dict) else None
+        part = f"; it is of a {str(kind)[:80]}: of a diffusion model give the whole folder" if kind else ""
+        raise UsageError(f"{path} is not a model of this library (it has no format_version{part}).")
     if version != FORMAT_VERSION:
         raise UsageError(f"{path} has format version {version}; this vpd reads {FORMAT_VERSION}. Update vpd.")
     task, pair, base = contents.get("task"), contents.pop(_PAIR, None), contents.pop(_BASE, None)

@@ -24,6 +24,7 @@ from vpd.backbones.tiny_encoder import (
     load_tiny_encoder,
     save_tiny_encoder,
 )
+from vpd.weights.folder_files import Select
 
 
 def images(height: int = 64, width: int = 96) -> Tensor:
@@ -152,7 +153,7 @@ FIRST = "encoder.layers.0.weight"
         (lambda f: change_weights(f, **{FIRST: None}), f"does not fit its config.json .1 keys.*\n  missing {FIRST}"),
         (lambda f: change_weights(f, **{FIRST: torch.zeros(8, 4, 3, 3)}), "has shape .8, 4, 3, 3., needs .8, 3, 3, 3."),
         (lambda f: change_weights(f, **{"encoder.layers.99.bias": torch.zeros(8)}), "unexpected encoder.layers.99"),
-        (lambda f: change_weights(f, **{FIRST: torch.full((8, 3, 3, 3), torch.nan)}), "values that are no numbers"),
+        (lambda f: change_weights(f, **{FIRST: torch.full((8, 3, 3, 3), torch.nan)}), "holds NaN or infinity"),
     ],
 )
 def test_what_is_none(folder: Path, damage: Any, said: str) -> None:
@@ -175,10 +176,10 @@ def test_the_decoder_is_not_read(folder: Path) -> None:
 def test_from_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def download(hub_id: str, patterns: list[str], *, needed: tuple[str, ...]) -> Path:
-        asked.append((hub_id, set(patterns), set(needed)))
+    def download(hub_id: str, select: Select) -> Path:
+        asked.append((hub_id, select({CONFIG_FILE, WEIGHTS_FILE, "README.md"})))
         return folder
 
     monkeypatch.setattr("vpd.backbones.tiny_encoder.download", download)
     assert load_tiny_encoder("madebyollin/taesd").config.latent_stride == 8
-    assert asked == [("madebyollin/taesd", {CONFIG_FILE, WEIGHTS_FILE}, {CONFIG_FILE, WEIGHTS_FILE})]
+    assert asked == [("madebyollin/taesd", ([CONFIG_FILE, WEIGHTS_FILE], ""))]

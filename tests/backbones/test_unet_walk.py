@@ -6,7 +6,7 @@ import torch
 from tiny import TEXT_DIM, tiny_unet
 from vpd.backbones.unet_walk import attention_levels, walk_unet
 from vpd.errors import UsageError
-from vpd.weights.sources import check_unet
+from vpd.weights.families import check_unet
 
 
 def denoise(unet, hidden):

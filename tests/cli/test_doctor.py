@@ -104,6 +104,14 @@ def test_a_hub_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.
     assert "Set HF_HOME" in finding.message
 
 
+def test_how_the_hub_is_reached(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@proxy.example:3128")
+    monkeypatch.delenv("https_proxy", raising=False)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    told = doctor.check_hub_access().message
+    assert told == "https://huggingface.co; proxy http://proxy.example:3128; a token is set"
+
+
 def test_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)

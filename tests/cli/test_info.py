@@ -69,7 +69,9 @@ def test_a_diffusion_folder(vpd_command: Command, tmp_path: Path):
 
 def test_a_single_file_of_stable_diffusion(vpd_command: Command, tmp_path: Path):
     prefix = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
-    save_file({prefix: torch.zeros(32, 768), "cond_stage_model.a": torch.zeros(2)}, tmp_path / "sd.safetensors")
+    tokens = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
+    rest = {"first_stage_model.a": torch.zeros(2), tokens: torch.zeros(2, 768)}
+    save_file({prefix: torch.zeros(32, 768), **rest}, tmp_path / "sd.safetensors")
     shown = vpd_command("info", tmp_path / "sd.safetensors").out
     assert "Stable Diffusion in one file, text width 768, with text encoder" in shown
 

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel
 
+from single_files import SHAPES, clip_state, open_clip_state, text_model, write_single_file
 from tiny import TEXT_DIM, tiny_unet, tiny_vae
 from vpd import StableDiffusionBackbone, UsageError
 from vpd.prompts.encoder import TextEncoder
@@ -16,79 +15,6 @@ from vpd.weights.key_names import ldm_unet_names, ldm_vae_name
 from vpd.weights.single_file import SingleFile, infer_unet_config, infer_vae_config
 
 TEXTS = ["a dog on the left", "zebra"]
-SHAPES = {"block_out_channels": (32, 64, 64, 64), "norm_num_groups": 32}
-
-
-def write_single_file(path: Path, unet, vae, text: dict[str, torch.Tensor]) -> Path:
-    """Write parts under LDM's names, by the inverse of the key map."""
-    state = {}
-    names = ldm_unet_names(unet.state_dict())
-    for key, value in unet.state_dict().items():
-        state["model.diffusion_model." + names[key]] = value.clone()
-    for key, value in vae.state_dict().items():
-        if key.startswith(("encoder.", "quant_conv")):
-            name = ldm_vae_name(key)
-            is_conv = "attn_1" in name and value.ndim == 2
-            state["first_stage_model." + name] = value[..., None, None].clone() if is_conv else value.clone()
-    state |= {"cond_stage_model." + key: value.clone() for key, value in text.items()}
-    state["model_ema.decay"] = torch.zeros(())
-    if path.suffix == ".safetensors":
-        save_file(state, path)
-    else:
-        torch.save({"state_dict": state, "global_step": 7}, path)
-    return path
-
-
-def text_model(*, act: str, width: int = 128, heads: int = 2) -> CLIPTextModel:
-    torch.manual_seed(1)
-    return CLIPTextModel(
-        CLIPTextConfig(
-            hidden_size=width,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=heads,
-            hidden_act=act,
-            eos_token_id=49407,
-            bos_token_id=49406,
-        )
-    )
-
-
-def clip_state(model: CLIPTextModel) -> dict[str, torch.Tensor]:
-    """The model's tensors under the names of SD 1.x files."""
-    return {
-        "transformer.text_model." + key.removeprefix("text_model."): value.detach()
-        for key, value in model.state_dict().items()
-    }
-
-
-def open_clip_state(model: CLIPTextModel) -> dict[str, torch.Tensor]:
-    """The model's tensors under the names of SD 2.x files, with a last layer more, which nothing uses."""
-    tensors = {key.removeprefix("text_model."): value for key, value in model.state_dict().items()}
-    state = {
-        "token_embedding.weight": tensors["embeddings.token_embedding.weight"],
-        "positional_embedding": tensors["embeddings.position_embedding.weight"],
-        "ln_final.weight": tensors["final_layer_norm.weight"],
-        "ln_final.bias": tensors["final_layer_norm.bias"],
-        "text_projection": torch.randn(4, 4),
-        "logit_scale": torch.zeros(()),
-    }
-    names = {
-        "attn.out_proj": "self_attn.out_proj",
-        "ln_1": "layer_norm1",
-        "ln_2": "layer_norm2",
-        "mlp.c_fc": "mlp.fc1",
-        "mlp.c_proj": "mlp.fc2",
-    }
-    layers = model.config.num_hidden_layers
-    for layer in range(layers + 1):
-        source = f"encoder.layers.{min(layer, layers - 1)}."
-        for kind in ("weight", "bias"):
-            prefix = f"transformer.resblocks.{layer}."
-            fused = [tensors[f"{source}self_attn.{part}_proj.{kind}"] for part in "qkv"]
-            state[f"{prefix}attn.in_proj_{kind}"] = torch.cat(fused)
-            state |= {f"{prefix}{theirs}.{kind}": tensors[f"{source}{ours}.{kind}"] for theirs, ours in names.items()}
-    return {"model." + key: value.detach() for key, value in state.items()}
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
@@ -97,7 +23,7 @@ def test_single_file_equals_folder(tmp_path: Path, suffix: str) -> None:
     torch.manual_seed(0)
     unet = tiny_unet(**SHAPES, attention_head_dim=8)
     vae = tiny_vae(block_out_channels=(32, 32, 64, 64), norm_num_groups=32)
-    model = text_model(act="quick_gelu")
+    model = text_model(act="quick_gelu", width=TEXT_DIM, heads=1)
     path = write_single_file(tmp_path / f"sd{suffix}", unet, vae, clip_state(model))
     unet.save_pretrained(tmp_path / "folder" / "unet")
     vae.save_pretrained(tmp_path / "folder" / "vae")
@@ -124,8 +50,7 @@ def test_single_file_of_sd2(tmp_path: Path) -> None:
         layers_per_block=1,
     ).eval()
     vae = tiny_vae(block_out_channels=(32, 32, 64, 64), norm_num_groups=32)
-    model = text_model(act="gelu")
-    path = write_single_file(tmp_path / "sd2.safetensors", unet, vae, open_clip_state(model))
+    path = write_single_file(tmp_path / "sd2.safetensors", unet, vae, {})
     backbone = StableDiffusionBackbone.from_pretrained(path).eval()
     assert backbone.config.unet["use_linear_projection"] is True
     assert list(backbone.config.unet["attention_head_dim"]) == [1, 2, 2, 2]
@@ -133,6 +58,9 @@ def test_single_file_of_sd2(tmp_path: Path) -> None:
     finest = backbone(None, embeds, latents=latents * 1.0).maps[0]
     wanted = unet(latents, 1, embeds).sample
     torch.testing.assert_close(unet.conv_out(unet.conv_act(unet.conv_norm_out(finest))), wanted, atol=2e-5, rtol=0)
+    model = text_model(act="gelu")
+    narrow = tiny_unet(**SHAPES, attention_head_dim=8, cross_attention_dim=128)
+    path = write_single_file(tmp_path / "text.safetensors", narrow, vae, open_clip_state(model))
     encoder = TextEncoder.from_pretrained(path)
     ids = encoder.tokenizer(TEXTS, padding="max_length", max_length=12, return_tensors="pt").input_ids
     assert ids[1].tolist() == [49406, 22548, 49407, *[0] * 9]
@@ -181,7 +109,7 @@ def test_odd_shapes_are_refused(size: tuple[int, ...]) -> None:
 def test_shapes_that_diffusers_cannot_build_are_refused() -> None:
     unet = ldm_unet(block_out_channels=(16, 32, 32, 32), norm_num_groups=4)  # files have 32 groups
     with pytest.raises(UsageError, match="does not have the shapes of Stable Diffusion"):
-        SingleFile(path=Path("file"), unet=unet, vae={}, text={}).build_unet()
+        SingleFile(path=Path("file"), unet=unet, vae={}, rest={}).build_unet()
 
 
 def test_narrow_sd2_has_one_head_a_level() -> None:
@@ -211,10 +139,10 @@ def test_text_encoders_that_do_not_fit_are_refused(changes: dict, message: str) 
         state["transformer.text_model." + key] = value
     text = {key: value for key, value in state.items() if value is not None}
     with pytest.raises(UsageError, match=f"(?s){message}"):
-        build_text_model(SingleFile(path=Path("file"), unet={}, vae={}, text=text))
+        build_text_model(SingleFile(path=Path("file"), unet={}, vae={}, rest=text))
 
 
 def test_narrow_text_encoder_has_one_head() -> None:
     model = text_model(act="quick_gelu", width=16, heads=1)
-    built = build_text_model(SingleFile(path=Path("file"), unet={}, vae={}, text=clip_state(model)))
+    built = build_text_model(SingleFile(path=Path("file"), unet={}, vae={}, rest=clip_state(model)))
     assert built.config.num_attention_heads == 1

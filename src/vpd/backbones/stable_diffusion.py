@@ -14,10 +14,10 @@ from vpd.backbones.tiny_encoder import TinyEncoder
 from vpd.backbones.unet_walk import attention_levels, read_text, strip_unet, walk_unet
 from vpd.backbones.vae_walk import encode_mode, latent_stride, scale_latents, unscale_latents
 from vpd.config import BackboneConfig, LoraSettings, MapScale
-from vpd.errors import UsageError
 from vpd.files.images import pad_to_multiple
 from vpd.tensors import Features, LayerText, Text
-from vpd.weights.sources import check_unet, load_unet_and_vae
+from vpd.weights.families import check_unet
+from vpd.weights.sources import load_unet_and_vae
 
 
 class StableDiffusionBackbone(nn.Module):
@@ -69,13 +69,7 @@ class StableDiffusionBackbone(nn.Module):
             map_scale=map_scale,
             source=source,
         )
-        check_unet(self.config.unet)
-        if unet.config.in_channels != vae.config.latent_channels:
-            raise UsageError(
-                f"This UNet takes {unet.config.in_channels} channels, but the autoencoder makes "
-                f"{vae.config.latent_channels}: it is made for inpainting, depth or editing. Use a text-to-image "
-                "model such as stable-diffusion-v1-5/stable-diffusion-v1-5."
-            )
+        check_unet(self.config.unet, self.config.vae)
         self.gradient_checkpointing = gradient_checkpointing
         self.unet = strip_unet(unet)
         self.vae = vae
@@ -91,7 +85,7 @@ class StableDiffusionBackbone(nn.Module):
     @classmethod
     def from_config(cls, config: BackboneConfig) -> StableDiffusionBackbone:
         """A backbone with random weights."""
-        check_unet(config.unet)
+        check_unet(config.unet, config.vae)
         options = config.model_dump(exclude={"unet", "vae", "lora"})
         unet, vae = UNet2DConditionModel.from_config(config.unet), AutoencoderKL.from_config(config.vae)
         return cls(unet=unet, vae=vae, lora=config.lora, **options)

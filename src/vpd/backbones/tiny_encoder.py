@@ -20,9 +20,11 @@ from torch import Tensor, nn
 
 from vpd.errors import UsageError, first_line, wrong_fields
 from vpd.files.atomic import atomic_write, read_json, write_json
-from vpd.weights.single_file import mismatches
-from vpd.weights.sources import download, is_hub_id
-from vpd.weights.untrusted import read_shapes
+from vpd.weights.finite import not_finite, told_not_finite
+from vpd.weights.folder_files import encoder_files
+from vpd.weights.hub import download, is_hub_id
+from vpd.weights.single_file import listed, mismatches
+from vpd.weights.untrusted import plain_name, read_shapes
 
 CLASS_NAME = "AutoencoderTiny"
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "diffusion_pytorch_model.safetensors"
@@ -165,7 +167,7 @@ def _find_folder(source: str | Path) -> Path:
         raise UsageError(
             f"There is no small encoder {source}. Give a folder, or a hub id such as madebyollin/taesd. {_HOW_TO_MAKE}"
         )
-    return download(str(source), [CONFIG_FILE, WEIGHTS_FILE], needed=(CONFIG_FILE, WEIGHTS_FILE))
+    return download(str(source), encoder_files)
 
 
 def _read_config(path: Path) -> TinyEncoderConfig:
@@ -201,13 +203,16 @@ def _read_weights(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
         if name in header and header[name][0] not in _TYPES
     ]
     if problems:
-        listed = "\n  ".join(problems[:20])
-        raise UsageError(f"{path} does not fit its {CONFIG_FILE} ({len(problems)} keys); copy it again:\n  {listed}")
+        told = listed(problems, 20)
+        raise UsageError(f"{path} does not fit its {CONFIG_FILE} ({len(problems)} keys); copy it again:{told}")
     try:
         with safe_open(path, "pt") as file:
-            tensors = {name: cast(Tensor, file.get_tensor(name)).to(torch.float32, copy=True) for name in expected}
+            stored = {plain_name(name): name for name in file.keys()}  # noqa: SIM118, it is no dictionary
+            tensors = {
+                name: cast(Tensor, file.get_tensor(stored[name])).to(torch.float32, copy=True) for name in expected
+            }
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{path} is damaged ({first_line(error)}). Copy it again.") from None
-    if bad := [name for name, value in tensors.items() if not value.isfinite().all()]:
-        raise UsageError(f"{path} holds values that are no numbers, in {bad[0]}. Copy it again.")
+    if bad := not_finite(tensors):
+        raise UsageError(told_not_finite(bad, len(tensors), path))
     return tensors

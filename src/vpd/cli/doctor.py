@@ -64,6 +64,7 @@ def diagnose() -> Iterator[Finding]:
         check_memory,
         check_tokenizer,
         check_hub_cache,
+        check_hub_access,
     ):
         if (finding := check()) is not None:
             yield finding
@@ -212,3 +213,16 @@ def check_hub_cache() -> Finding | None:
     if free_gb < _NEEDED_FREE_GB:
         return Finding("warn", "hub cache", f"{held}; {free_gb:.1f} GB free: a model takes 2 to 5 GB.")
     return Finding("ok", "hub cache", f"{held}; {free_gb:.0f} GB free")
+
+
+def check_hub_access() -> Finding | None:
+    """How the hub would be reached; asks nothing of it."""
+    if _why_not("huggingface_hub.constants"):  # named by check_packages
+        return None
+    from huggingface_hub import constants, get_token
+
+    from vpd.weights.hub import proxy_in_use
+
+    told = [constants.ENDPOINT, f"proxy {proxy_in_use()}" if proxy_in_use() else "no proxy"]
+    told.append("a token is set" if get_token() else "no token (gated models need one: `hf auth login` or HF_TOKEN)")
+    return Finding("ok", "hub access", "; ".join(told))

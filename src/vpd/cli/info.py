@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    pass
-
-Facts = dict[str, str]
-"""What to say about a model, in order: word -> sentence."""
+from vpd.cli.file_info import Facts, count, describe_file, millions, warn_of_values
+from vpd.errors import UsageError
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "class_embeddings", "scene_embeddings")
 
@@ -44,22 +40,29 @@ def info(
 def describe_source(source: str | Path) -> Facts:
     """What a name, folder or file is; a model folder or safetensors file is described without loading torch.
 
+    Of a hub id that is not in the cache, the configurations alone are downloaded.
+
     Raises:
         UsageError: If there is no such thing, or it is damaged or nothing this library knows.
     """
     path = Path(source).expanduser()
     if path.is_file():
-        return _describe_file(path)
-    if (path / "unet").is_dir():
-        return _describe_diffusion(path)
-    if _read_json(path / "config.json").get("_class_name") == "AutoencoderTiny":
+        return describe_file(path)
+    own = _read_json(path / "config.json")
+    if own.get("_class_name") == "AutoencoderTiny":
         return _describe_encoder(path)
+    if (path / "unet").is_dir() or (path / "model_index.json").is_file() or "_class_name" in own:
+        return _describe_diffusion(path)
     if not (path / "config.json").is_file():
-        from vpd.loading import find_model  # shipped models and hub ids; says what is wrong with the rest
+        from vpd.weights.hub import is_hub_id
         from vpd.weights.shipped import WORLD, shipped_diffusion
 
         if str(source) == WORLD:
             return _describe_diffusion(shipped_diffusion(), name=WORLD)
+        if not path.exists() and not path.parent.is_dir() and is_hub_id(source):
+            return _describe_hub(str(source))
+        from vpd.loading import find_model  # shipped models; says what is wrong with the rest
+
         path = find_model(source)
     return _describe_model(path)
 
@@ -72,27 +75,20 @@ def _describe_encoder(folder: Path) -> Facts:
         "small encoder": str(folder),
         "latents": f"stride {encoder.config.latent_stride}, {encoder.config.latent_channels} channels; whose VAE makes "
         "the same, its files do not tell",
-        "parameters": _millions(sum(parameter.numel() for parameter in encoder.parameters())),
+        "parameters": millions(sum(parameter.numel() for parameter in encoder.parameters())),
         "use": f"vpd predict TASK ... --encoder {folder}",
     }
 
 
 def _describe_model(folder: Path) -> Facts:
-    from vpd.config import CONFIGS
-    from vpd.model_folder import read_config
     from vpd.weights.untrusted import read_shapes
 
-    kinds = CONFIGS
-    if _read_json(folder / "config.json").get("task") not in CONFIGS:  # of a task that was added
-        from vpd.tasks.table import TASKS
-
-        kinds = {name: task.config_type for name, task in TASKS.items()}
-    config, base = read_config(folder, kinds)
+    config, base = _read_model_config(folder)
     shapes = read_shapes(folder / "model.safetensors")
     weights = {name: entry for name, entry in shapes.items() if not name.endswith(_BUFFERS)}
-    num_own = _count(shape for _, shape in weights.values())
+    num_own = count(shape for _, shape in weights.values())
     frozen = [shape for name, (_, shape) in weights.items() if name.startswith("backbone.vae.")]
-    num_vae = _count(frozen)
+    num_vae = count(frozen)
     text_file = folder / "text_encoder" / "model.safetensors"
     if text_file.is_file():
         frozen += [shape for _, shape in read_shapes(text_file).values()]
@@ -100,6 +96,33 @@ def _describe_model(folder: Path) -> Facts:
     types = ", ".join(sorted({dtype for dtype, _ in weights.values()}))
     return {
         "model": str(folder),
+        **warn_of_values([folder / "model.safetensors", text_file]),
+        **_tell_config(config),
+        "text encoder": "yes" if (folder / "text_encoder").is_dir() or (base and base.text_encoder) else "none",
+        "parameters": f"{millions(num_own)} of its own ({types}), the others are those of its base"
+        if base
+        else f"{millions(num_own - num_vae)} trainable, {millions(count(frozen))} frozen ({types})",
+        **({"base": _short(base.source)} if base else {}),
+        "files": f"{size / 1e6:,.1f} MB",
+        "licence": config.licence,
+        **{f"note: {key}": _short(value) for key, value in config.notes.items()},
+    }
+
+
+def _read_model_config(folder: Path) -> tuple[Any, Any]:
+    from vpd.config import CONFIGS
+    from vpd.model_folder import read_config
+
+    kinds = CONFIGS
+    if _read_json(folder / "config.json").get("task") not in CONFIGS:  # of a task that was added
+        from vpd.tasks.table import TASKS
+
+        kinds = {name: task.config_type for name, task in TASKS.items()}
+    return read_config(folder, kinds)
+
+
+def _tell_config(config: Any) -> Facts:
+    return {
         "task": f"{config.title} ({config.task})",
         **config.told(),
         "head": getattr(config, "head", config.head_name),
@@ -108,64 +131,82 @@ def _describe_model(folder: Path) -> Facts:
         "backbone": _describe_unet(config.backbone.unet),
         "latents": f"{config.backbone.latent_scaling}; timestep {config.backbone.timestep}",
         "diffusion": config.backbone.source or "not told",
-        "text encoder": "yes" if (folder / "text_encoder").is_dir() or (base and base.text_encoder) else "none",
-        "parameters": f"{_millions(num_own)} of its own ({types}), the others are those of its base"
-        if base
-        else f"{_millions(num_own - num_vae)} trainable, {_millions(_count(frozen))} frozen ({types})",
-        **({"base": _short(base.source)} if base else {}),
-        "files": f"{size / 1e6:,.1f} MB",
-        "licence": config.licence,
-        **{f"note: {key}": _short(value) for key, value in config.notes.items()},
     }
 
 
 def _describe_diffusion(folder: Path, name: str | None = None) -> Facts:
-    unet = _read_json(folder / "unet" / "config.json")
+    from vpd.weights.folder_files import diffusion_files
+
+    files = {path.relative_to(folder).as_posix() for path in folder.glob("*/*")}
+    used = diffusion_files(with_text=True)(files).files
     parts = [part for part in ("unet", "vae", "text_encoder", "tokenizer") if (folder / part).is_dir()]
-    return {
+    facts = {
         "diffusion model": str(folder),
-        "family": str(_read_json(folder / "model_index.json").get("_class_name", "not told")),
+        **warn_of_values(folder / file for file in used if file.lower().endswith(".safetensors")),
+        **_tell_diffusion(folder),
         "parts": ", ".join(parts),
-        "backbone": _describe_unet(unet),
-        "use": f"vpd train TASK --model {name or folder} --data DIR --out DIR",
     }
+    use = {"use": f"vpd train TASK --model {name or folder} --data DIR --out DIR"}
+    return facts if "not read here" in facts else {**facts, **use}
 
 
-def _describe_file(path: Path) -> Facts:
-    from vpd.config import CONFIGS
-    from vpd.weights.key_names import LDM_UNET, SIGNS
+def _tell_diffusion(folder: Path) -> Facts:
+    """Of the configurations of a diffusion model; with what is wrong with it, if it cannot be read here."""
+    from vpd.weights.families import refuse_foreign_folder
 
-    shapes = _shapes_of(path)
-    facts = {"file": str(path), "tensors": f"{len(shapes)}, {_millions(_count(shapes.values()))} values"}
-    if any(name.startswith(LDM_UNET) for name in shapes):
-        widths = [shape[-1] for name, shape in shapes.items() if name.endswith("attn2.to_k.weight")]
-        has_text = any(name.startswith(("cond_stage_model.", "conditioner.")) for name in shapes)
-        return {
-            **facts,
-            "kind": f"Stable Diffusion in one file, text width {widths[0] if widths else 'unknown'}, "
-            f"{'with' if has_text else 'without'} text encoder",
-            "use": f"vpd train TASK --model {path} --data DIR --out DIR",
-        }
-    for task, sign in SIGNS.items():
-        if sign in shapes or f"module.{sign}" in shapes:
-            return {
-                **facts,
-                "kind": f"published VPD checkpoint for {CONFIGS[task].title}",
-                "use": f"vpd convert {task} {path} --out DIR" + " --diffusion FOLDER" * (task == "refer"),
-            }
-    return {**facts, "kind": "not known here"}
+    family = str(_read_json(folder / "model_index.json").get("_class_name", "not told"))
+    facts = {"family": family, "backbone": _describe_unet(_read_json(folder / "unet" / "config.json"))}
+    try:
+        refuse_foreign_folder(folder)
+    except UsageError as error:
+        return {**facts, "not read here": str(error)}
+    return facts
 
 
-def _shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
-    from vpd.weights.untrusted import read_shapes, read_tensor_file, tensors_only
+def _describe_hub(hub_id: str) -> Facts:
+    """From the cache if all of it is there, else from the configurations, the hub's list and headers of weights."""
+    from vpd.weights import hub
+    from vpd.weights.folder_files import diffusion_files, encoder_files, model_files
 
-    if path.suffix == ".safetensors":
-        return {name: shape for name, (_, shape) in read_shapes(path).items()}
-    contents = read_tensor_file(path)
-    for entry in ("state_dict", "model"):
-        if isinstance(contents.get(entry), dict):
-            contents = contents[entry]
-    return {name: tuple(value.shape) for name, value in tensors_only(contents).items()}
+    is_cached = {"hub": f"{hub_id}, in the cache: nothing is to be downloaded"}
+    if folder := hub.cached(hub_id, model_files):
+        return {**is_cached, **_describe_model(folder)}
+    for with_text in (True, False):
+        if folder := hub.cached(hub_id, diffusion_files(with_text=with_text)):
+            return {**is_cached, **_describe_diffusion(folder, name=hub_id)}
+    listing = hub.look(hub_id)
+    facts = {"hub": hub_id, "licence": listing.licence}
+    if listing.gated:
+        facts["access"] = f"gated: agree to its terms at {hub.page(hub_id)}, then `hf auth login` or set HF_TOKEN"
+    try:
+        folder = hub.fetch_configurations(hub_id, listing)
+    except UsageError as error:
+        if not listing.gated:
+            raise
+        return {**facts, "configuration": str(error), "size": f"{_megabytes(listing.sizes.values())} in all"}
+    own = _read_json(folder / "config.json") if folder else {}
+    select = diffusion_files(with_text=True)
+    use = f"vpd train TASK --model {hub_id} --data DIR --out DIR"
+    if folder and "format_version" in own:
+        config, base = _read_model_config(folder)
+        facts |= _tell_config(config) | ({"base": _short(base.source)} if base else {})
+        select, use = model_files, f"vpd predict {config.task} IMAGE... --model {hub_id} --out DIR"
+    elif own.get("_class_name") == "AutoencoderTiny":
+        select, use = encoder_files, f"vpd predict TASK ... --encoder {hub_id}"
+        facts["small encoder"] = "AutoencoderTiny"
+    elif folder:
+        facts |= _tell_diffusion(folder)
+    needed = select(listing.sizes)
+    if "not read here" in facts:
+        return facts
+    if needed.lacking:
+        return {**facts, "not read here": hub.tell_lacking(hub_id, needed, listing)}
+    counts = [hub.read_header(hub_id, name) for name in needed.files if name.endswith(".safetensors")]
+    if all(counts):
+        types = ", ".join(sorted({dtype for each in counts for dtype in each}))
+        facts["parameters"] = f"{millions(sum(sum(each.values()) for each in counts))} ({types})"
+    size = _megabytes(listing.sizes[name] for name in needed.files)
+    return {**facts, "download": f"{size} in {len(needed.files)} files, to {hub.constants.HF_HUB_CACHE}", "use": use}
 
 
 def _describe_unet(unet: Mapping[str, Any]) -> str:
@@ -181,12 +222,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return contents if isinstance(contents, dict) else {}
 
 
-def _count(shapes: Iterable[tuple[int, ...]]) -> int:
-    return sum(map(math.prod, shapes))
-
-
-def _millions(number: int) -> str:
-    return f"{number / 1e6:,.2f} M" if number < 1e8 else f"{number / 1e6:,.0f} M"
+def _megabytes(sizes: Iterable[int]) -> str:
+    return f"{sum(sizes) / 1e6:,.1f} MB"
 
 
 def _short(value: Any) -> str:

@@ -12,6 +12,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from vpd.errors import UsageError
 from vpd.prompts.tokenizer import clip_tokenizer, load_tokenizer, token_lengths
 from vpd.weights.clip_text import build_text_model, pad_token
+from vpd.weights.families import check_text_width, refuse_foreign_folder
 from vpd.weights.single_file import read_single_file
 from vpd.weights.sources import find_source, load_part
 
@@ -40,6 +41,7 @@ class TextEncoder(nn.Module):
         if path.is_file():
             single = read_single_file(path)
             return cls(build_text_model(single).to(dtype), clip_tokenizer(pad_token=pad_token(single)))
+        refuse_foreign_folder(path)
         folder = path / "text_encoder"
         if not (folder / "config.json").is_file():
             raise UsageError(
@@ -53,6 +55,14 @@ class TextEncoder(nn.Module):
     def dim(self) -> int:
         """Width of the embeddings."""
         return int(self.model.config.hidden_size)
+
+    def check_fit(self, text_dim: int, origin: str | Path) -> None:
+        """Raise unless the embeddings, of an encoder from `origin`, are as wide as a UNet's text.
+
+        Raises:
+            UsageError: With both widths.
+        """
+        check_text_width(self.dim, text_dim, origin)
 
     def train(self, mode: bool = True) -> TextEncoder:
         """Stays in eval mode: the encoder is frozen."""

@@ -152,11 +152,7 @@ def _new_prompts(model: Any, names: list[str], *, templates: tuple[str, ...], di
                 f"New classes ({', '.join(names)}) need the text encoder of the diffusion model that this model was "
                 f"made from, and it was not found: {error}"
             ) from None
-    if encoder.dim != model.backbone.text_dim:
-        raise UsageError(
-            f"The text encoder's embeddings have {encoder.dim} channels; this model needs {model.backbone.text_dim}. "
-            "Take the diffusion model it was made from."
-        )
+    encoder.check_fit(model.backbone.text_dim, diffusion or model.config.backbone.source)
     return embed_names(encoder, names, templates=templates)
 
 

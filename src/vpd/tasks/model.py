@@ -59,6 +59,8 @@ class PerceptionModel(Task[P], nn.Module):
         self.backbone = backbone
         self.adapter = TextAdapter(backbone.text_dim)
         self.head = head
+        if text_encoder is not None:
+            text_encoder.check_fit(backbone.text_dim, config.backbone.source or "This model")
         self.text_encoder = text_encoder
         self.prepared_text = None
         self.is_optimised = False

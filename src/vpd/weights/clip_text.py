@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from vpd.errors import UsageError
-from vpd.weights.single_file import SingleFile, run_length
+from vpd.errors import UsageError, first_line
+from vpd.weights.finite import warn_not_finite
+from vpd.weights.single_file import SingleFile, listed, mismatches, run_length, shapes_of, with_prefix
 
 _OPEN_CLIP = [
     (r"^transformer\.resblocks\.(\d+)\.", r"encoder.layers.\1."),
@@ -24,12 +25,14 @@ _OPEN_CLIP = [
 ]
 _LAYER = r"encoder\.layers\.(\d+)\."
 _HEAD_WIDTH = 64  # of every CLIP: 12 heads in Stable Diffusion 1.x, 16 in 2.x
+_ROOTS = ("embeddings.", "encoder.", "final_layer_norm.")  # of CLIP's names, and of OpenCLIP's:
+_OPEN_ROOTS = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.")
 _UNUSED = ("text_projection", "logit_scale", "attn_mask", "position_ids")
 
 
 def pad_token(single: SingleFile) -> str:
     """What texts are filled up with: `!` where the text encoder is OpenCLIP's, as in Stable Diffusion 2.x folders."""
-    return "!" if _is_open_clip(single) else "<|endoftext|>"
+    return "!" if single.is_open_clip else "<|endoftext|>"
 
 
 def build_text_model(single: SingleFile) -> CLIPTextModel:
@@ -38,31 +41,35 @@ def build_text_model(single: SingleFile) -> CLIPTextModel:
     Raises:
         UsageError: If the file holds no text encoder, or one that does not fit.
     """
-    clip = {key.removeprefix("transformer.text_model."): value for key, value in single.text.items()}
-    if _is_open_clip(single):
-        tensors = _from_open_clip({key.removeprefix("model."): value for key, value in single.text.items()})
-        act, skip_last = "gelu", 1  # Stable Diffusion 2.x uses the last but one layer
-    elif "embeddings.token_embedding.weight" in clip:
-        tensors, act, skip_last = clip, "quick_gelu", 0
-    else:
+    single.check_family()
+    if single.text_prefix is None:
         raise UsageError(
             f"{single.path} holds no text encoder, which is needed to turn words into prompts. "
             "Take a complete checkpoint or the folder in diffusers layout."
         )
+    tensors = with_prefix(single.rest, single.text_prefix)
+    tensors = {key: value for key, value in tensors.items() if key.startswith(_ROOTS + _OPEN_ROOTS)}
+    act, skip_last = "quick_gelu", 0
+    if single.is_open_clip:
+        tensors = _from_open_clip(tensors)
+        act, skip_last = "gelu", 1  # Stable Diffusion 2.x uses the last but one layer
     tensors = {key: value for key, value in tensors.items() if not key.endswith(_UNUSED)}
     kept = run_length(tensors, _LAYER) - skip_last
     tensors = {key: value for key, value in tensors.items() if not key.startswith(f"encoder.layers.{kept}.")}
     config = _infer_config(tensors, layers=kept, act=act, origin=str(single.path))
     try:
         with torch.device("meta"):  # shapes are compared before any memory is taken
-            _load(CLIPTextModel(config), {key: value.to("meta") for key, value in tensors.items()})
-        return _load(CLIPTextModel(config), {key: value.float() for key, value in tensors.items()})
+            model = CLIPTextModel(config)
     except (RuntimeError, ValueError) as error:
-        raise UsageError(f"The text encoder in {single.path} does not fit: {error}") from None
-
-
-def _is_open_clip(single: SingleFile) -> bool:
-    return any(key.startswith("model.transformer.resblocks.") for key in single.text)
+        raise UsageError(f"The text encoder in {single.path} does not fit: {first_line(error)}") from None
+    prefix = "text_model." if any(key.startswith("text_model.") for key in model.state_dict()) else ""
+    tensors = {prefix + key: value for key, value in tensors.items()}
+    if problems := mismatches(shapes_of(tensors), shapes_of(model.state_dict())):
+        raise UsageError(f"The text encoder in {single.path} does not fit ({len(problems)} keys):{listed(problems)}")
+    warn_not_finite(tensors, single.path)
+    model = CLIPTextModel(config)
+    model.load_state_dict({key: value.float() for key, value in tensors.items()}, strict=True)
+    return model
 
 
 def _infer_config(tensors: dict[str, Tensor], *, layers: int, act: str, origin: str) -> CLIPTextConfig:
@@ -90,12 +97,6 @@ def _infer_config(tensors: dict[str, Tensor], *, layers: int, act: str, origin: 
         bos_token_id=49406,
         pad_token_id=49407,
     )
-
-
-def _load(model: CLIPTextModel, tensors: dict[str, Tensor]) -> CLIPTextModel:
-    prefix = "text_model." if any(key.startswith("text_model.") for key in model.state_dict()) else ""
-    model.load_state_dict({prefix + key: value for key, value in tensors.items()}, strict=True)
-    return model
 
 
 def _from_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -13,12 +13,19 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from vpd.errors import UsageError
+from vpd.weights.families import REMEDY, check_text_width, foreign_file
+from vpd.weights.finite import warn_not_finite
 from vpd.weights.key_names import LDM_UNET, ldm_unet_names, ldm_vae_name
 from vpd.weights.untrusted import read_tensor_file, tensors_only
 
-_VAE, _TEXT = "first_stage_model.", "cond_stage_model."
+_VAE = "first_stage_model."
+TOKENS = ("embeddings.token_embedding.weight", "token_embedding.weight")
+"""Embeddings of words, in CLIP's text encoder and OpenCLIP's."""
+_TOKENS = re.compile(r"(?:^|(?<=\.))(?:embeddings\.)?token_embedding\.weight$")
 _SCALING_FACTOR = 0.18215  # of every Stable Diffusion 1.x and 2.x autoencoder
 
+MOST_TOLD = 3
+"""Of the keys that do not fit, in a message."""
 Shapes = dict[str, tuple[int, ...]]
 """Of tensors, by name."""
 
@@ -30,7 +37,10 @@ class SingleFile:
     path: Path
     unet: dict[str, Tensor]
     vae: dict[str, Tensor]
-    text: dict[str, Tensor]
+    rest: dict[str, Tensor]
+    """All others by their full names; text encoders among them."""
+    foreign: str = ""
+    """What the file is where it is of another family, to stand after "is"."""
 
     def build_unet(self) -> UNet2DConditionModel:
         """The UNet, float32; without the layers after the last feature where the file has none, as nothing uses them.
@@ -38,13 +48,53 @@ class SingleFile:
         Raises:
             UsageError: If keys are missing or unexpected, or shapes do not fit a Stable Diffusion UNet.
         """
+        self.check_family()
         unet = _empty(UNet2DConditionModel, infer_unet_config(self.unet, origin=str(self.path)), self.path)
         names = ldm_unet_names(unet.state_dict())
         if "out.2.weight" not in self.unet:
             last = ("conv_norm_out.", "conv_out.")
             names = {ours: theirs for ours, theirs in names.items() if not ours.startswith(last)}
             unet.conv_norm_out = unet.conv_out = None
+        warn_not_finite(self.unet, self.path, unused=r"out\.")
         return load_renamed(unet, self.unet, names, origin=str(self.path))
+
+    @property
+    def text_prefix(self) -> str | None:
+        """What the names of the text encoder begin with, whatever program wrote the file; none = it has none.
+
+        Of several the one that fits the UNet.
+        """
+        width = self._unet_text_width
+        found = [
+            (value.ndim == 2 and value.shape[1] != width, len(key), key[: match.start()])
+            for key, value in self.rest.items()
+            if (match := _TOKENS.search(key)) and not key.startswith("model_ema.")
+        ]
+        return min(found)[2] if found else None
+
+    @property
+    def is_open_clip(self) -> bool:
+        """Whether the text encoder is OpenCLIP's, as in Stable Diffusion 2.x."""
+        return self.text_prefix is not None and f"{self.text_prefix}token_embedding.weight" in self.rest
+
+    @property
+    def _unet_text_width(self) -> int | None:
+        weight = self.unet.get("middle_block.1.transformer_blocks.0.attn2.to_k.weight")
+        return weight.shape[1] if weight is not None and weight.ndim == 2 else None
+
+    def check_family(self) -> None:
+        """Raise where the file is of another family or two models; its autoencoder may be the same for all that.
+
+        Raises:
+            UsageError: Naming the family, or the two widths.
+        """
+        if self.foreign:
+            raise UsageError(f"{self.path} is {self.foreign}. {REMEDY}")
+        names = (f"{self.text_prefix}{name}" for name in TOKENS)
+        tokens = next((self.rest[name] for name in names if name in self.rest), None)
+        needed = self._unet_text_width
+        if tokens is not None and tokens.ndim == 2 and needed is not None:
+            check_text_width(tokens.shape[1], needed, self.path)
 
     def build_vae(self) -> AutoencoderKL:
         """The autoencoder without its decoder, float32.
@@ -56,6 +106,7 @@ class SingleFile:
         state = {key: as_linear(key, value) for key, value in self.vae.items() if not key.startswith(unused)}
         vae = _empty(AutoencoderKL, infer_vae_config(state, origin=str(self.path)), self.path)
         vae.decoder = vae.post_quant_conv = None
+        warn_not_finite(state, self.path)
         return load_renamed(vae, state, {key: ldm_vae_name(key) for key in vae.state_dict()}, origin=str(self.path))
 
 
@@ -70,14 +121,19 @@ def read_single_file(path: Path) -> SingleFile:
     if not isinstance(state, dict):
         raise UsageError(f"{path} is not a Stable Diffusion checkpoint: its `state_dict` is no dictionary.")
     tensors = tensors_only(state)
-    unet, vae, text = (with_prefix(tensors, prefix) for prefix in (LDM_UNET, _VAE, _TEXT))
+    unet, vae = with_prefix(tensors, LDM_UNET), with_prefix(tensors, _VAE)
+    rest = {key: value for key, value in tensors.items() if not key.startswith((LDM_UNET, _VAE))}
+    groups = {str(key): () for key, value in contents.items() if isinstance(value, dict)}  # as of textual inversions
+    foreign = foreign_file({**shapes_of(tensors), **groups})
+    single = SingleFile(path=path, unet=unet, vae=vae, rest=rest, foreign=foreign)
     if not unet or not vae:
+        single.check_family()
         raise UsageError(
             f"{path} is not a Stable Diffusion checkpoint: it has no keys under {LDM_UNET} or {_VAE} "
             f"(it begins with {', '.join(sorted(tensors)[:2]) or 'no tensors at all'}). "
             "A published VPD checkpoint is read by `vpd convert`."
         )
-    return SingleFile(path=path, unet=unet, vae=vae, text=text)
+    return single
 
 
 def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -99,19 +155,27 @@ def as_linear(key: str, value: Tensor) -> Tensor:
     return value.flatten(1) if "encoder.mid.attn_1." in key and value.ndim == 4 else value
 
 
-def load_renamed(module: nn.Module, state: dict[str, Tensor], names: dict[str, str], *, origin: str) -> Any:
+def load_renamed(
+    module: nn.Module, state: dict[str, Tensor], names: dict[str, str], *, origin: str, most: int = MOST_TOLD
+) -> Any:
     """Load `state` into a module that may be on the meta device, strictly, in float32; `names` are our key -> theirs.
 
     Raises:
-        UsageError: If a key is missing or unexpected or a shape differs; every one is named.
+        UsageError: If a key is missing or unexpected or a shape differs; `most` of them are named.
     """
     wanted = {names[ours]: value for ours, value in module.state_dict().items()}
     if problems := mismatches(shapes_of(state), shapes_of(wanted)):
-        raise UsageError(f"{origin} does not fit ({len(problems)} keys):\n  " + "\n  ".join(problems))
+        raise UsageError(f"{origin} does not fit ({len(problems)} keys):{listed(problems, most)}")
     tensors = {ours: state[theirs] for ours, theirs in names.items()}
     tensors = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
     module.load_state_dict(tensors, strict=True, assign=True)
     return module
+
+
+def listed(problems: list[str], most: int = MOST_TOLD) -> str:
+    """Some of many problems, one a line, and how many more there are."""
+    more = [f"and {len(problems) - most:,} more"] * (len(problems) > most)
+    return "".join(f"\n  {problem}" for problem in problems[:most] + more)
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:

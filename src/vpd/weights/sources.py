@@ -4,59 +4,34 @@ from __future__ import annotations
 
 import logging
 import re
-from fnmatch import fnmatch
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+from safetensors import safe_open
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from vpd.errors import UsageError, first_line
-from vpd.files.atomic import read_json
+from vpd.weights.families import refuse_foreign_folder
+from vpd.weights.finite import warn_not_finite
+from vpd.weights.folder_files import TEXT_STEM, UNET_STEM, diffusion_files, weight_files
+from vpd.weights.hub import download, is_hub_id
 from vpd.weights.shipped import WORLD, shipped_diffusion
-from vpd.weights.single_file import read_single_file
+from vpd.weights.single_file import listed, read_single_file
+from vpd.weights.untrusted import plain_name
 
 logger = logging.getLogger(__name__)
 
-SINGLE_FILE_SUFFIXES = (".safetensors", ".ckpt")
-_HUB_PATIENCE_S = 2.0
-_BACKBONE_FILES = ["unet/config.json", "unet/diffusion_pytorch_model*.safetensors*", "vae/config.json"]
-_BACKBONE_FILES += ["vae/diffusion_pytorch_model*.safetensors*", "model_index.json"]
-_TEXT_FILES = ["text_encoder/config.json", "text_encoder/model*.safetensors*", "tokenizer/*"]
-_NEEDED = (
-    "unet/config.json",
-    "unet/diffusion_pytorch_model*.safetensors",
-    "vae/config.json",
-    "vae/diffusion_pytorch_model*.safetensors",
-)
-_NEEDED_TEXT = (
-    "text_encoder/config.json",
-    "text_encoder/model*.safetensors",
-    "tokenizer/vocab.json|tokenizer/tokenizer.json",
-    "tokenizer/merges.txt|tokenizer/tokenizer.json",
-)
-_VARIANTS = ["*.fp16.*", "*.non_ema.*"]
+SINGLE_FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth")
 
-_DOWN_BLOCKS = ("CrossAttnDownBlock2D", "DownBlock2D")
-_UP_BLOCKS = ("CrossAttnUpBlock2D", "UpBlock2D")
-_MUST_BE_UNSET = (
-    "class_embed_type",
-    "addition_embed_type",
-    "encoder_hid_dim_type",
-    "time_cond_proj_dim",
-    "num_class_embeds",
-    "dual_cross_attention",
-    "only_cross_attention",
-    "attention_type",
-    "conv_in_kernel",
-    "center_input_sample",
-    "cross_attention_norm",
-)
-_HARMLESS = (None, False, "default", 3)
+
+_VAE_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 def find_source(source: str | Path, *, with_text: bool = False) -> Path:
@@ -70,7 +45,7 @@ def find_source(source: str | Path, *, with_text: bool = False) -> Path:
         UsageError: If there is no such thing, or a hub id is neither cached nor reachable.
     """
     path = Path(source).expanduser()
-    if path.is_dir() or (path.is_file() and path.suffix in SINGLE_FILE_SUFFIXES):
+    if path.is_dir() or (path.is_file() and path.suffix.lower() in SINGLE_FILE_SUFFIXES):
         return path
     if path.is_file():
         raise UsageError(
@@ -84,113 +59,109 @@ def find_source(source: str | Path, *, with_text: bool = False) -> Path:
             f"({', '.join(SINGLE_FILE_SUFFIXES)}), a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5, or "
             f"{WORLD}, the small model that comes with the package."
         )
-    return download(str(source), _BACKBONE_FILES + _TEXT_FILES * with_text, needed=_NEEDED + _NEEDED_TEXT * with_text)
+    return download(str(source), diffusion_files(with_text=with_text), check=refuse_foreign_folder)
 
 
-def is_hub_id(source: str | Path) -> bool:
-    """Whether a source has the form of a hub id, `owner/name`."""
-    try:
-        validate_repo_id(str(source))
-    except HFValidationError:
-        return False
-    return str(source).count("/") == 1 and not str(source).startswith((".", "/", "~"))
-
-
-def download(hub_id: str, patterns: list[str], *, needed: tuple[str, ...]) -> Path:
-    """Local snapshot of a hub repository: the cached one if all that is needed is there, else a download.
-
-    Args:
-        hub_id: `owner/name`.
-        patterns: Globs of the files to download.
-        needed: Globs of which each must have a file; `a|b` = either will do.
-
-    Raises:
-        UsageError: If it is neither cached nor reachable, or lacks what is needed.
-    """
-    options: dict[str, Any] = {"allow_patterns": patterns, "ignore_patterns": _VARIANTS}
-    try:
-        folder = Path(snapshot_download(hub_id, local_files_only=True, **options))
-        if not _lacking(folder, needed):
-            return folder
-    except LocalEntryNotFoundError:
-        pass
-    logger.info("Downloading %s from the hub.", hub_id)
-    try:
-        _ask_hub(hub_id)
-        folder = Path(snapshot_download(hub_id, etag_timeout=_HUB_PATIENCE_S, **options))
-    except RepositoryNotFoundError:
-        raise UsageError(f"The hub has no {hub_id}, or it needs a login (`hf auth login`). Check the name.") from None
-    except Exception as error:  # the HTTP library's own errors differ between versions of huggingface_hub
-        raise UsageError(
-            f"{hub_id} is not a folder here, not in the local cache (or only in part), and the hub cannot be reached "
-            f"({type(error).__name__}). With network: `hf download {hub_id}`; or pass a local folder or file."
-        ) from None
-    if lacking := _lacking(folder, needed):
-        raise UsageError(
-            f"{hub_id} on the hub has no {lacking.replace('|', ' or ')}: it is not a model that can be used here. "
-            "Weights must be safetensors; convert pickled ones first."
-        )
-    return folder
-
-
-def _lacking(folder: Path, needed: tuple[str, ...]) -> str:
-    """The first of the globs that no file in the folder fits; empty if there is none such."""
-    for globs in needed:
-        found = (path for glob in globs.split("|") for path in folder.glob(glob) if path.is_file())
-        if all(any(fnmatch(path.name, variant) for variant in _VARIANTS) for path in found):
-            return globs
-    return ""
-
-
-def _ask_hub(hub_id: str) -> None:
-    """Raises unless the hub answers in time; a thread, as look-up of the name and connecting have no total limit."""
-    failures: list[Exception] = [TimeoutError(f"no answer within {_HUB_PATIENCE_S} s")]
-
-    def ask() -> None:
-        try:
-            HfApi().repo_info(hub_id, timeout=_HUB_PATIENCE_S)
-            failures.clear()
-        except Exception as error:
-            failures[:] = [error]
-
-    thread = Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_HUB_PATIENCE_S)
-    if failures:
-        raise failures[0]
-
-
-def load_part(model_class: Any, folder: Path, *, unused: str, **options: Any) -> Any:
+def load_part(model_class: Any, folder: Path, *, unused: str, dtype: torch.dtype = torch.float32) -> Any:
     """One part of a diffusion model, all of whose weights come from the folder's safetensors files.
 
     Args:
         model_class: Class of diffusers or transformers.
         folder: Where its `config.json` and weights are.
         unused: Pattern of keys that may be missing, since nothing here uses them.
-        options: Of `from_pretrained`.
+        dtype: Of the weights, whatever they are stored in.
 
     Raises:
         UsageError: If the folder's files are damaged, incomplete or pickles.
     """
-    options = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True, **options}
+    stem = TEXT_STEM if issubclass(model_class, PreTrainedModel) else UNET_STEM
+    weights = weight_files({path.name for path in folder.glob("*")}, stem)
+    if weights is None and any(folder.glob("*.bin")):
+        raise UsageError(
+            f"{folder} has pickled weights only (.bin), which are not read as they can run code. Convert them to "
+            "safetensors where you trust them, or take a model that has them."
+        )
+    if weights is None:
+        raise UsageError(f"{folder} cannot be read: it has no {stem}.safetensors, or not all of its shards.")
+    if weights.variant:
+        logger.info("%s holds %s weights only; they are taken.", folder, weights.variant)
     try:
-        model, info = model_class.from_pretrained(folder, **options)
+        usual = ".".join(filter(None, (stem, weights.variant, "safetensors")))
+        if weights.files == [usual] and not _is_wrapped(folder / usual):
+            model, missing, mismatched = _load_usual(model_class, folder, weights.variant or None, dtype)
+        else:
+            model, missing, mismatched = _load_odd(model_class, folder, weights.files, dtype)
+    except UsageError:
+        raise
     except Exception as error:  # the libraries raise what their readers raise; all of it means: these files are bad
-        if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
-            raise UsageError(
-                f"{folder} has pickled weights only (.bin), which are not read as they can run code. Convert them to "
-                "safetensors where you trust them, or take a model that has them."
-            ) from None
         raise UsageError(f"{folder} cannot be read: {first_line(error)}") from error
-    problems = [f"missing {key}" for key in sorted(info["missing_keys"]) if not re.match(unused, key)]
-    problems += [f"of another shape: {key}" for key in info["mismatched_keys"]]
+    problems = [f"missing {key}" for key in sorted(missing) if not re.match(unused, key)]
+    problems += [f"of another shape: {key}" for key in mismatched]
     if problems:
-        listed = "\n  ".join(problems[:20])
         raise UsageError(
             f"The weights in {folder} do not fit its config.json ({len(problems)} keys); copy or download them "
-            f"again:\n  {listed}"
+            f"again:{listed(problems, 20)}"
         )
+    warn_not_finite(model.state_dict(), folder, unused=unused)
     return model
+
+
+def _is_wrapped(path: Path) -> bool:
+    with safe_open(path, "np") as file:
+        return any(plain_name(name) != name for name in file.keys())  # noqa: SIM118, it is no dictionary
+
+
+def _load_usual(
+    model_class: Any, folder: Path, variant: str | None, dtype: torch.dtype
+) -> tuple[Any, list[str], list[str]]:
+    """As the libraries load what they saved, old names included; without their progress bars."""
+    options: dict[str, Any] = {
+        "dtype" if issubclass(model_class, PreTrainedModel) else "torch_dtype": dtype,
+        "variant": variant,
+    }
+    options |= {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+    with without_bars():
+        model, info = model_class.from_pretrained(folder, **options)
+    return model, list(info["missing_keys"]), [str(key) for key in info["mismatched_keys"]]
+
+
+def _load_odd(model_class: Any, folder: Path, files: list[str], dtype: torch.dtype) -> tuple[Any, list[str], list[str]]:
+    """Shards, other suffixes and names that a wrapper changed."""
+    tensors = {_new_name(key): value for file in files for key, value in load_file(folder / file).items()}
+    is_text = issubclass(model_class, PreTrainedModel)
+    if is_text:
+        model = model_class(model_class.config_class.from_pretrained(folder, local_files_only=True))
+    else:
+        model = model_class.from_config(model_class.load_config(folder, local_files_only=True))
+    wanted = model.state_dict()
+    if is_text:  # old files have a prefix that new ones lack, or the other way round
+        bare = {key.removeprefix("text_model."): value for key, value in tensors.items()}
+        tensors = {key: bare[short] for key in wanted if (short := key.removeprefix("text_model.")) in bare}
+    mismatched = [key for key, value in tensors.items() if key in wanted and value.shape != wanted[key].shape]
+    if not mismatched:
+        model.load_state_dict(tensors, strict=False)
+    return model.to(dtype).eval(), [key for key in wanted if key not in tensors], mismatched
+
+
+def _new_name(key: str) -> str:
+    """Plain, and as diffusers calls the VAE's attention today."""
+    return re.sub(r"(?<=attentions\.0\.)(query|key|value|proj_attn)(?=\.)", lambda m: _VAE_NAMES[m[1]], plain_name(key))
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """No progress bars of transformers meanwhile, which draws them whoever calls it."""
+    if not transformers_logging.is_progress_bar_enabled():
+        yield
+        return
+    had_hub_bars = not are_progress_bars_disabled()
+    transformers_logging.disable_progress_bar()  # those of the hub as well
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
+        if not had_hub_bars:
+            disable_progress_bars()
 
 
 def load_unet_and_vae(source: str | Path) -> tuple[UNet2DConditionModel, AutoencoderKL]:
@@ -203,32 +174,10 @@ def load_unet_and_vae(source: str | Path) -> tuple[UNet2DConditionModel, Autoenc
     if path.is_file():
         parts = read_single_file(path)
         return parts.build_unet(), parts.build_vae()
+    refuse_foreign_folder(path)
     _check_part(path, "unet")
     _check_part(path, "vae")
-    config = read_json(path / "unet" / "config.json")
-    if not isinstance(config, dict):
-        raise UsageError(f"{path / 'unet' / 'config.json'} holds a {type(config).__name__}, not a configuration.")
-    check_unet(config)
-    unused = r"conv_norm_out\.|conv_out\."
-    return load_part(UNet2DConditionModel, path / "unet", unused=unused, torch_dtype=torch.float32), _load_vae(path)
-
-
-def check_unet(config: dict[str, Any]) -> None:
-    """Refuse architectures that the walk does not cover, before any weight is read.
-
-    Raises:
-        UsageError: If the UNet is not of the Stable Diffusion 1.x / 2.x family.
-    """
-    strange = [f"{name}={config[name]!r}" for name in _MUST_BE_UNSET if config.get(name) not in _HARMLESS]
-    down, up = config.get("down_block_types", ()), config.get("up_block_types", ())
-    strange += [name for name in (*down, *up) if name not in (*_DOWN_BLOCKS, *_UP_BLOCKS)]
-    if config.get("mid_block_type", "UNetMidBlock2DCrossAttn") != "UNetMidBlock2DCrossAttn":
-        strange.append(f"mid_block_type={config['mid_block_type']!r}")
-    if strange:
-        raise UsageError(
-            f"This UNet is not of the Stable Diffusion 1.x / 2.x family: {', '.join(map(str, strange))}. "
-            "Use a model such as stable-diffusion-v1-5/stable-diffusion-v1-5."
-        )
+    return load_part(UNet2DConditionModel, path / "unet", unused=r"conv_norm_out\.|conv_out\."), _load_vae(path)
 
 
 def load_vae(source: str | Path) -> AutoencoderKL:
@@ -243,13 +192,14 @@ def load_vae(source: str | Path) -> AutoencoderKL:
 
 def _check_part(path: Path, part: str) -> None:
     if not (path / part / "config.json").is_file():
+        singles = sorted(file for file in path.glob("*") if file.suffix.lower() in SINGLE_FILE_SUFFIXES)
+        hint = f" If {singles[0]} is a whole model, give that file." if singles else ""
         raise UsageError(
             f"{path} has no {part}/config.json: it is not a diffusion model in diffusers layout. "
-            "It needs the folders unet and vae (and text_encoder and tokenizer for prompts)."
+            "It needs the folders unet and vae (and text_encoder and tokenizer for prompts)." + hint
         )
 
 
 def _load_vae(path: Path) -> AutoencoderKL:
     _check_part(path, "vae")
-    unused = r"decoder\.|post_quant_conv\."
-    return load_part(AutoencoderKL, path / "vae", unused=unused, torch_dtype=torch.float32)
+    return load_part(AutoencoderKL, path / "vae", unused=r"decoder\.|post_quant_conv\.")

@@ -28,10 +28,19 @@ _INERT: list[Any] = [
 """What training scripts save beside weights and what can run no code: options and NumPy's numbers."""
 _REFUSED = re.compile(r"GLOBAL (\w+(?:\.\w+)*) (?:was|whose)")
 """The name that the restricted reader refused, in its message."""
+_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_PARALLEL = re.compile(r"^(?:module\.)+")
+
+
+def plain_name(key: str) -> str:
+    """A weight's name without what torch.compile, FSDP, checkpointing and DataParallel put into it."""
+    return _PARALLEL.sub("", _WRAPPERS.sub("", key))
 
 
 def read_shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Type and shape of every tensor in a safetensors file, such as `("F32", (320, 4, 3, 3))`, read off its header.
+
+    Names are plain, see `plain_name`.
 
     Raises:
         UsageError: If the file is missing, truncated or no safetensors file.
@@ -41,7 +50,7 @@ def read_shapes(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     try:
         with safe_open(path, "np") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
-            return {name: (str(part.get_dtype()), tuple(part.get_shape())) for name, part in slices.items()}
+            return {plain_name(name): (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
     except SafetensorError as error:
         raise _damaged(path, error) from None
 
@@ -65,7 +74,7 @@ def read_tensor_file(path: str | Path) -> dict[str, Any]:
         raise UsageError(f"There is no file {path}.")
     if path.stat().st_size == 0:
         raise UsageError(f"{path} is empty. Copy or download it again.")
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         try:
             return dict(load_file(path))
         except SafetensorError as error:
@@ -89,7 +98,7 @@ def read_tensor_file(path: str | Path) -> dict[str, Any]:
 
 
 def tensors_only(contents: dict[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a flat state dict; other entries (step counters and the like) are left out."""
+    """The tensors of a flat state dict by plain names; other entries (step counters and the like) are left out."""
     from torch import Tensor
 
-    return {str(key): value for key, value in contents.items() if isinstance(value, Tensor)}
+    return {plain_name(str(key)): value for key, value in contents.items() if isinstance(value, Tensor)}
