@@ -117,18 +117,18 @@ def read_json(path: Path) -> Any:
         raise UsageError(f"{path} cannot be read as JSON: {first_line(error)}") from None
 
 
-def append_json_line(path: str | Path, value: Any) -> None:
-    """Add one line to a line file and force it to the disk; a line that a crash left torn is closed first."""
+def append_json_line(path: str | Path, *values: Any) -> None:
+    """Add a line for each value to a line file and force them to the disk; a line left torn is closed first."""
     path = Path(path)
-    line = _encode(value)
+    lines = b"".join(_encode(value) + b"\n" for value in values)
     try:
         with path.open("a+b") as file:
             size = file.seek(0, os.SEEK_END)
             if size:
                 file.seek(size - 1)
                 if file.read(1) != b"\n":
-                    line = b"\n" + line
-            file.write(line + b"\n")
+                    lines = b"\n" + lines
+            file.write(lines)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:  # of writing, it does not name the file

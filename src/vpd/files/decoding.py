@@ -174,7 +174,9 @@ def _unknown(path: Path | Encoded, formats: tuple[str, ...]) -> str:
     if found in formats:
         return f"cannot be read (damaged {found})"
     suffix = Path(str(path)).suffix.lower()
-    named = f" though it is named {suffix}" if suffix and suffix[1:] not in _ENDINGS.get(found, (found.lower(),)) else ""
+    named = (
+        f" though it is named {suffix}" if suffix and suffix[1:] not in _ENDINGS.get(found, (found.lower(),)) else ""
+    )
     return f"holds {found}{named}{remedy(found, formats)}"
 
 

@@ -57,16 +57,18 @@ def find_images(sources: Sequence[str], *, except_folder: str | Path | None = No
     found: dict[str, None] = {}
     left_out: Counter[str] = Counter()
     empty = []
+    passed_over = None if except_folder is None else _identity(except_folder)
     for source in sources:
         if Path(source).is_dir():
-            images = _in_order(_Walk(left_out, except_folder).images(absolute(source)))
+            images = _in_order(_Walk(left_out, passed_over).images(absolute(source)))
         elif searched_folder(source) is None:
             images = [absolute(source)]
         else:
-            images = _in_order(_images_matching(source, _Walk(left_out, except_folder)))
+            images = _in_order(_images_matching(source, _Walk(left_out, passed_over)))
         if not images:
             empty.append(source)
         found.update(dict.fromkeys(images))
+    left_out = +left_out  # without kinds that never came
     if empty:
         lay_there = f" Left out: {left_out_words(left_out)}." if left_out else ""
         raise UsageError(f"no images in: {', '.join(empty)}.{lay_there} Known: {', '.join(IMAGE_SUFFIXES)}")
@@ -78,7 +80,9 @@ def left_out_words(left_out: Counter[str]) -> str:
     kinds = left_out.most_common(_MOST_KINDS)
     words = [f"{count} {kind}{f' ({_HOW_TO_READ[kind]})' if kind in _HOW_TO_READ else ''}" for kind, count in kinds]
     rest = len(left_out) - len(kinds)
-    return ", ".join([*words, *([f"{left_out.total() - sum(c for _, c in kinds)} of {rest} other kinds"] if rest else [])])
+    return ", ".join(
+        [*words, *([f"{left_out.total() - sum(c for _, c in kinds)} of {rest} other kinds"] if rest else [])]
+    )
 
 
 def searched_folder(source: str) -> str | None:
@@ -101,13 +105,12 @@ class _Walk:
 
     Args:
         left_out: What is left out is added to it.
-        except_folder: As for `find_images`.
+        passed_over: `_identity` of a folder that is passed over.
     """
 
-    def __init__(self, left_out: Counter[str], except_folder: str | Path | None) -> None:
-        self.left_out = left_out
-        self._seen: set[tuple[int, int]] = set()
-        self._except = None if except_folder is None else _identity(except_folder)
+    def __init__(self, left_out: Counter[str], passed_over: tuple[int, int] | None) -> None:
+        self.left_out, self.passed_over = left_out, passed_over
+        self._seen: set[tuple[int, int] | None] = set()
 
     def images(self, folder: str) -> Iterator[str]:
         """Images in a folder and below, without asking the disk about each."""
@@ -125,7 +128,7 @@ class _Walk:
             folder = waiting.pop()
             try:
                 identity = _identity(folder)
-                if identity == self._except:
+                if identity == self.passed_over:
                     continue
                 if identity in self._seen:
                     self.left_out["link to a folder searched already"] += is_link
@@ -188,9 +191,9 @@ def _images_deep(parts: tuple[str, ...], walk: _Walk) -> Iterator[str]:
     place = parts.index("**")
     for start in glob.iglob(str(Path(*parts[:place]))):  # noqa: PTH207
         folder = absolute(start)
-        inner = _Walk(Counter(), None)
+        inner = _Walk(Counter(), walk.passed_over)  # the pattern says itself what it leaves out
         for image in inner.images(folder):
-            if _fits(image.removeprefix(folder).lstrip(os.sep).split(os.sep), parts[place:]):
+            if _fits(os.path.relpath(image, folder).split(os.sep), parts[place:]):  # noqa: PTH206
                 yield image
         walk.left_out["unreadable folder"] += inner.left_out["unreadable folder"]
 

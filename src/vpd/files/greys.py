@@ -1,12 +1,12 @@
 """Grey of more than 8 bits as 8 bits, by one rule.
 
-Black is 0 and whatever lies below. White is the largest value that the numbers of the file can have: 65535 with 16 bits,
-4095 with 12, 32767 or 127 with 16 or 8 of which one is the sign. Numbers of 32 bits and of floating point do not tell
-how much of them is used; there white is the first of 1, 255 and 65535 (whole numbers: 65535) whose double no value
+Black is 0 and whatever lies below. White is the largest value that the numbers of the file can have: 65535 with 16
+bits, 4095 with 12, 32767 or 127 with 16 or 8 of which one is the sign. Numbers of 32 bits and of floating point do not
+tell how much of them is used; there white is the first of 1, 255 and 65535 (whole numbers: 65535) whose double no value
 exceeds, since a little above is overexposed, and else the largest value of the picture. What is not finite is black.
 Where the file says that 0 is white, black and white change places.
 
-`stretch` replaces the rule: black is the value that 0.5 % of the pixels do not exceed, white the one that 99.5 % do not.
+`stretch` replaces the rule: black is the value that 0.5 % of the pixels do not exceed, white that of 99.5 %.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def range_note(image: Image.Image) -> str | None:
         return None
     low, high = limits
     if low < 0:
-        return f"{np.mean(values < 0):.0%} of its values are below 0, which is black; --stretch (stretch=True) shows them"
+        return (
+            f"{np.mean(values < 0):.0%} of its values are below 0, which is black; --stretch (stretch=True) shows them"
+        )
     used = (high - low) / _white(values, bits_used(image))
     if used >= LITTLE:
         return None

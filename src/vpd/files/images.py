@@ -60,9 +60,7 @@ def read_picture(source: str | Path | Encoded, *, stretch: bool = False) -> Pict
     return Picture(to_rgb(decoded.image, str(source), stretch=stretch), decoded.frames, tuple(notes))
 
 
-def read_image(
-    source: str | Path | Encoded | Image.Image | NDArray[Any], *, stretch: bool = False
-) -> Image.Image:
+def read_image(source: str | Path | Encoded | Image.Image | NDArray[Any], *, stretch: bool = False) -> Image.Image:
     """RGB picture: turned as its EXIF orientation says, more than 8 bits scaled to 8, transparent parts on white.
 
     Grey of more than 8 bits follows one rule: 0 is black, and the largest number that the file can hold is white; of
