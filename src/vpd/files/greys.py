@@ -52,7 +52,8 @@ def range_note(image: Image.Image) -> str | None:
         return None
     low, high = limits
     if low < 0:
-        return f"{_percent(float(np.mean(values < 0)))} of its values are below 0, which is black; --stretch (stretch=True) shows them"
+        share = _percent(float(np.mean(values < 0)))
+        return f"{share} of its values are below 0, which is black; --stretch (stretch=True) shows them"
     used = (high - low) / _white(values, bits_used(image))
     if used >= LITTLE:
         return None
