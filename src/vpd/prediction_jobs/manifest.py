@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -158,7 +159,7 @@ def merge_manifests(out: Path, origin: Mapping[str, Any], sources: Sequence[str]
 
 def _read(opened: Sequence[tuple[Path, BinaryIO]], origin: Mapping[str, Any]) -> Record:
     now = json.loads(json.dumps({key: origin[key] for key in _ORIGIN}))  # as a line has them: no tuples
-    record, moved = Record(), list[tuple[str, str]]()
+    record, moved = Record(), dict[str, set[str]]()
     for number, (path, file) in enumerate(opened):
         start = 0
         for raw in file:
@@ -171,16 +172,22 @@ def _read(opened: Sequence[tuple[Path, BinaryIO]], origin: Mapping[str, Any]) ->
                 entry = Entry(name, SourceState.of_line(line), below, number, start, len(raw))
                 _add(record.done, line["source"], entry)
                 if isinstance(before := line.get("moved_from"), str):
-                    moved.append((before, name))
+                    moved.setdefault(name, set()).update((before, line["source"]))
             start += len(raw)
-    for before, name in moved:  # the same picture, which lies elsewhere now
-        if before in record.done and record.done[before].name == name:
-            del record.done[before]
+    for name, sources in moved.items():  # the same picture, which lies elsewhere now
+        told = [source for source in sources if source in record.done and record.done[source].name == name]
+        for source in sorted(told, key=partial(_currency, done=record.done))[:-1]:
+            del record.done[source]
     names = Counter(entry.name.casefold() for entry in record.done.values())
     if len(names) < len(record.done):  # jobs that saw different lists gave one name twice: none of them is trusted
         record.done = {source: entry for source, entry in record.done.items() if names[entry.name.casefold()] == 1}
     record.skipped.difference_update(record.done)
     return record
+
+
+def _currency(source: str, *, done: Mapping[str, Entry]) -> tuple[bool, int, int]:
+    """What is larger for the line that tells where a picture lies now: it is there, or at least the line is later."""
+    return os.path.lexists(source), done[source].file, done[source].start
 
 
 def _parse(raw: bytes) -> dict[str, Any] | None:
