@@ -176,6 +176,22 @@ def writable_folder(path: str | Path) -> Path:
     return path
 
 
+def check_writable(path: str | Path) -> None:
+    """`writable_folder` before it is needed: what was not there before is not there afterwards.
+
+    Raises:
+        UsageError: If it is a file, cannot be made, or takes no files.
+    """
+    path = Path(path)
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        writable_folder(path)
+    finally:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
+
+
 def sync(path: Path) -> None:
     """Force a file, or the names in a folder, to the disk; folders only where the system can."""
     if path.is_dir() and os.name == "nt":

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from vpd.errors import UsageError
-from vpd.files.atomic import append_json_line, writable_folder
-from vpd.model_folder import results_folder
+from vpd.files.atomic import append_json_line
+from vpd.model_folder import check_results_folder
 from vpd.prediction_jobs.manifest import (
     MANIFEST,
     SHARDS,
@@ -100,10 +100,8 @@ class PredictionJob:
         self._pending = self._find_pending(own, done)
         self.pending = [self.items[place] for place in self._pending]
         """Those of these that were not finished when the job was made."""
-        folder = results_folder(self.out)
-        if share is not None:
-            folder = writable_folder(self.out / SHARDS)
-        self._manifest = folder / (MANIFEST if share is None else share.manifest)
+        check_results_folder(self.out)  # it is made with the first line
+        self._manifest = self.out / MANIFEST if share is None else self.out / SHARDS / share.manifest
 
     def run(self, engine: Engine) -> Iterator[Outcome]:
         """Predict what is missing; yields each image when it is listed or skipped.
@@ -112,16 +110,16 @@ class PredictionJob:
             engine: Who predicts; it may give an image several times, as workers do that are killed and start again.
         """
         if self._moved:
-            append_json_line(self._manifest, *moved_lines(self.out, self._moved))
+            self._list(*moved_lines(self.out, self._moved))
         listed: set[str] = set()
         for outcome in engine(self._chunks()):
             if outcome.source in listed:
                 continue
             listed.add(outcome.source)
             if outcome.line is not None:
-                append_json_line(self._manifest, outcome.line)
+                self._list(outcome.line)
             elif self._share is not None:  # the others must learn that nothing is to come
-                append_json_line(self._manifest, {"source": outcome.source, "skipped": outcome.error})
+                self._list({"source": outcome.source, "skipped": outcome.error})
             yield outcome
 
     def finish(self) -> bool:
@@ -132,6 +130,10 @@ class PredictionJob:
         """
         sources = [item.source for item in self.items]
         return merge_manifests(self.out, self._origin, sources, only_if_complete=self._share is not None)
+
+    def _list(self, *lines: Mapping[str, Any]) -> None:
+        self._manifest.parent.mkdir(parents=True, exist_ok=True)
+        append_json_line(self._manifest, *lines)
 
     def _chunks(self) -> Iterator[Chunk]:
         """Chunks that something is missing of, cut from the whole list."""
