@@ -142,7 +142,7 @@ def test_what_was_left_out_and_how_pictures_were_read_is_told(
     Image.new("P", (4, 4)).save(photos / "d.gif")
     grey = np.arange(7000, 7400, dtype=np.uint16).reshape(20, 20)
     Image.fromarray(grey).save(photos / "thermal.png")
-    Image.fromarray(grey).save(photos / "thermal2.png")
+    Image.fromarray(grey).save(photos / "warm.png")
     Image.new("RGB", (8, 8)).save(photos / "e.webp", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")])
     words = ["predict", "segment", photos, "--model", models["segment"], "--out", tmp_path / "out"]
     result = vpd_command(*words)
@@ -155,7 +155,7 @@ def test_what_was_left_out_and_how_pictures_were_read_is_told(
     assert result.err.count("of its range") == 1 and "and 1 more like it" in result.err
     lines = {Path(line["source"]).name: line for line in manifest(tmp_path / "out")}
     assert lines["e.webp"]["frames"] == 2 and "image_notes" not in lines["a.jpg"]
-    assert lines["thermal2.png"]["image_notes"][0].startswith("uses 1 % of its range")
+    assert lines["warm.png"]["image_notes"][0].startswith("uses 1 % of its range")
     words[-1] = tmp_path / "stretched"
     result = vpd_command(*words, "--stretch")
     assert "of its range" not in result.err

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -120,9 +121,7 @@ def _decode(path: Path | Encoded, formats: tuple[str, ...]) -> Decoded:
             found = found_format(file.read(HEAD_BYTES))
             file.seek(0)
             if found == "HEIF" and found in formats:
-                from pillow_heif import HeifImageFile
-
-                return _load_image(HeifImageFile(file), name)
+                return _load_image(import_module("pillow_heif").HeifImageFile(file), name)
             pixels = read_tiff_pixels(file) if found == "TIFF" and found in formats else None
             if pixels and pixels.is_grey_float16:
                 file.seek(0)
@@ -148,7 +147,8 @@ def _load_image(image: Image.Image, name: str) -> Decoded:
     check_size(image.size, name)
     raw_mode, frames = _raw_mode(image), 1
     try:
-        frames = count_pictures(image.fp) if image.format == "TIFF" and image.fp else getattr(image, "n_frames", 1)
+        file = getattr(image, "fp", None)
+        frames = count_pictures(file) if image.format == "TIFF" and file else getattr(image, "n_frames", 1)
     except Exception:  # what follows the first picture is damaged
         with suppress(Exception):
             image.seek(0)

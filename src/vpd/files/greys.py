@@ -11,6 +11,8 @@ Where the file says that 0 is white, black and white change places.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -60,7 +62,7 @@ def range_note(image: Image.Image) -> str | None:
     return f"uses {_percent(used)} of its range; stretch it by --stretch (stretch=True)"
 
 
-def _white(values: NDArray[np.generic], bits: int) -> float:
+def _white(values: NDArray[Any], bits: int) -> float:
     """The value that is white."""
     if values.dtype.kind in "iu" and values.dtype.itemsize < 4:
         return 4095.0 if bits == 12 else float(np.iinfo(values.dtype).max)
@@ -69,7 +71,7 @@ def _white(values: NDArray[np.generic], bits: int) -> float:
     return next((white for white in whites if top <= 2 * white), top)
 
 
-def _used(values: NDArray[np.generic]) -> tuple[float, float] | None:
+def _used(values: NDArray[Any]) -> tuple[float, float] | None:
     """What `stretch` makes black and white; all values where these are one, and none where there is only one."""
     finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
     if not finite.size:
