@@ -99,7 +99,7 @@ class Heif(ImageFile.ImageFile):
 
 def test_heif_needs_a_package_and_is_read_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(50))
-    with pytest.raises(UsageError, match=r"holds HEIF though it is named \.jpg: to read it: pip install pillow-heif"):
+    with pytest.raises(UsageError, match=r"holds HEIF though it is named \.jpg; to read it: pip install pillow-heif"):
         decode_file(tmp_path / "a.jpg", ("PNG", "JPEG"))
     monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(HeifImageFile=Heif))
     assert decode_file(tmp_path / "a.jpg", ("PNG", "JPEG", "HEIF")).image.getpixel((3, 3)) == (255, 0, 0)
@@ -111,10 +111,10 @@ def test_heif_needs_a_package_and_is_read_with_it(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"GIF89a" + bytes(20), "holds GIF though it is named .png: save its frames as PNG; read are PNG, JPEG"),
+        (b"GIF89a" + bytes(20), "holds GIF though it is named .png; save its frames as PNG; read are PNG, JPEG"),
         (b"\0\0\0\x1cftypisom\0\0\0\0isommp42" + bytes(20), "holds a video"),
         (b"%PDF-1.7", "holds PDF"),
-        (b"  <!DOCTYPE HTML><html>", "holds a web page though it is named .png: download it again"),
+        (b"  <!DOCTYPE HTML><html>", "holds a web page though it is named .png; download it again"),
         (b"version https://git-lfs.github.com/spec/v1\n", "holds a pointer of Git LFS.*git lfs pull"),
         (b"\x89PNG\r\n\x1a\n" + bytes(40), "damaged"),
         (b"II*\0\x08\0\0\0", "damaged TIFF"),

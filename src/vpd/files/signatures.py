@@ -63,4 +63,4 @@ def remedy(found: str, formats: tuple[str, ...]) -> str:
     known = ", ".join(formats)
     if found in LOSSY and not set(LOSSY) & set(formats):
         return f", whose values are not kept: write them anew as one of {known}"
-    return f": {_REMEDIES.get(found, 'save it as PNG')}; read are {known}"
+    return f"; {_REMEDIES.get(found, 'save it as PNG')}; read are {known}"
