@@ -10,7 +10,38 @@ from pathlib import Path
 
 import numpy as np
 from onnxruntime import InferenceSession
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
+
+BITS, WHITE_IS_ZERO, KIND, SIGNED, ORIENTATION = 258, 262, 339, (2,), 274  # tags of TIFF files and EXIF
+
+
+def read(path):  # RGB as `vpd predict` sees it: upright, on white, grey of more than 8 bits scaled (float16: not read)
+    PngImagePlugin.MAX_TEXT_CHUNK = 2**26
+    photo = Image.open(path)
+    photo.load()
+    tags = getattr(photo, "tag_v2", {})
+    if photo.mode.startswith("I") or photo.mode == "F" or (photo.mode == "L" and tags.get(KIND) == SIGNED):
+        rgb = Image.fromarray(grey(np.asarray(photo), tags)).convert("RGB")
+    elif photo.mode in ("RGBA", "LA", "PA") or "transparency" in photo.info:
+        rgb = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo.convert("RGBA")).convert("RGB")
+    else:
+        rgb = photo.convert("RGB")
+    rgb.getexif()[ORIENTATION] = photo.getexif().get(ORIENTATION, 1)
+    return ImageOps.exif_transpose(rgb)
+
+
+def grey(values, tags):  # -> uint8: white is the largest number of the type, or the first usual one that fits
+    bits, is_signed = tags.get(BITS, (0,))[0], tags.get(KIND) == SIGNED
+    if values.dtype != np.float32 and (bits == 32 or is_signed):  # as the file has them; Pillow has fewer types
+        values = values.astype(f"{'i' if is_signed else 'u'}{bits // 8}")
+    kind, top = values.dtype.kind, float(np.max(values, where=np.isfinite(values), initial=0))
+    white = next((white for white in (1.0, 255.0, 65535.0)[2 * (kind != "f") :] if top <= 2 * white), top)
+    if kind != "f" and values.dtype.itemsize < 4:
+        white = 4095.0 if bits == 12 else float(np.iinfo(values.dtype).max)
+    if values.dtype != np.uint16:
+        values = np.nan_to_num(values.astype(np.float32), nan=0, posinf=0, neginf=0)
+    levels = np.clip(np.rint(values * (255.0 / white)), 0, 255).astype(np.uint8)
+    return 255 - levels if tags.get(WHITE_IS_ZERO) == 0 else levels
 
 
 def resize(maps, size):  # (c, h, w) -> (c, *size[::-1]), bilinear, not smoothed
@@ -18,25 +49,32 @@ def resize(maps, size):  # (c, h, w) -> (c, *size[::-1]), bilinear, not smoothed
     return np.stack([one.transform(size, Image.Transform.EXTENT, box, Image.Resampling.BILINEAR) for one in pictures])
 
 
-folder, photo = Path(sys.argv[1]), ImageOps.exif_transpose(Image.open(sys.argv[2])).convert("RGB")
-facts = json.loads((folder / "export.json").read_text(encoding="utf-8"))
-fit, session, text, maps = facts["fit"], InferenceSession(folder / "model.onnx"), {}, []
-if facts["task"] == "refer":
-    from tokenizers import Tokenizer
+def main():
+    folder, photo = Path(sys.argv[1]), read(sys.argv[2])
+    facts = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    fit, session, text, maps = facts["fit"], InferenceSession(folder / "model.onnx"), {}, []
+    if facts["task"] == "refer":
+        from tokenizers import Tokenizer
 
-    ids = np.array([Tokenizer.from_file(str(folder / "tokenizer.json")).encode(sys.argv[4]).ids])
-    text["text_embeds"] = InferenceSession(folder / "text_encoder.onnx").run(None, {"token_ids": ids})[0]
-scale = min(fit["size_px"] / min(photo.size), fit["max_long_px"] / max(photo.size))
-sizes = {"resize_short": [max(1, int(side * scale + 0.5)) for side in photo.size], "squash": [fit["size_px"]] * 2}
-width, height = sizes.get(fit["mode"], photo.size)
-fitted = photo.resize((width, height), Image.Resampling.BILINEAR) if fit["antialias"] else photo
-pixels = resize(np.asarray(fitted, np.float32).transpose(2, 0, 1), (width, height)).round() / np.float32(127.5) - 1
-padding = [(0, 0), *((0, -side % facts["images"]["multiple_px"]) for side in (height, width))]
-for step in (1, -1)[: 1 + fit["flip"]]:  # as it is and, where the model wants it, mirrored
-    found = session.run(None, {"images": np.pad(pixels[..., ::step], padding)[None], **text})[0][0, :, :height, :width]
-    maps.append(resize(found, photo.size)[..., ::step])
-if facts["task"] == "depth":
-    data = (np.mean(maps, 0)[0] / facts["metres_per_step"]).round().clip(1, 65535).astype(np.uint16)
-else:
-    data = np.mean([(e := np.exp(part - part.max(0))) / e.sum(0) for part in maps], 0).argmax(0).astype(np.uint8)
-Image.fromarray(data * 255 if facts["task"] == "refer" else data).save(sys.argv[3])
+        ids = np.array([Tokenizer.from_file(str(folder / "tokenizer.json")).encode(sys.argv[4]).ids])
+        text["text_embeds"] = InferenceSession(folder / "text_encoder.onnx").run(None, {"token_ids": ids})[0]
+    scale = min(fit["size_px"] / min(photo.size), fit["max_long_px"] / max(photo.size))
+    sizes = {"resize_short": [max(1, int(side * scale + 0.5)) for side in photo.size], "squash": [fit["size_px"]] * 2}
+    width, height = sizes.get(fit["mode"], photo.size)
+    fitted = photo.resize((width, height), Image.Resampling.BILINEAR) if fit["antialias"] else photo
+    pixels = resize(np.asarray(fitted, np.float32).transpose(2, 0, 1), (width, height)).round() / np.float32(127.5) - 1
+    padding = [(0, 0), *((0, -side % facts["images"]["multiple_px"]) for side in (height, width))]
+    for step in (1, -1)[: 1 + fit["flip"]]:  # as it is and, where the model wants it, mirrored
+        images = np.pad(pixels[..., ::step], padding)[None]
+        found = session.run(None, {"images": images, **text})[0][0, :, :height, :width]
+        maps.append(resize(found, photo.size)[..., ::step])
+    if facts["task"] == "depth":
+        data = (np.mean(maps, 0)[0] / facts["metres_per_step"]).round().clip(1, 65535).astype(np.uint16)
+    else:
+        data = np.mean([(e := np.exp(part - part.max(0))) / e.sum(0) for part in maps], 0).argmax(0)
+        data = data.astype(np.uint8 if len(maps[0]) <= 255 else np.uint16)
+    Image.fromarray(data * 255 if facts["task"] == "refer" else data).save(sys.argv[3])
+
+
+if __name__ == "__main__":
+    main()

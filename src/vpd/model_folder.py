@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from vpd.config import FORMAT_VERSION, Frozen, TaskConfig
 from vpd.errors import UsageError, wrong_fields
-from vpd.files.atomic import atomic_write, read_json, writable_folder, write_json
+from vpd.files.atomic import atomic_write, check_writable, read_json, writable_folder, write_json
 from vpd.weights.shipped import WORLD, shipped_diffusion
 
 if TYPE_CHECKING:
@@ -163,6 +163,16 @@ def results_folder(path: str | Path) -> Path:
     """
     refuse_models(path, or_runs=True)
     return writable_folder(path)
+
+
+def check_results_folder(path: str | Path) -> None:
+    """`results_folder` before it is needed; makes nothing.
+
+    Raises:
+        UsageError: As that does.
+    """
+    refuse_models(path, or_runs=True)
+    check_writable(path)
 
 
 def refuse_models(path: str | Path, *, or_runs: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -146,3 +147,27 @@ def test_a_model_of_another_task_is_refused(task: str, vpd_command: Command, mod
     other = "depth" if task == "refer" else "refer"
     result = vpd_command("eval", task, "--data", data_of[task], "--model", models[other])
     assert result.status == 2 and f"is a model for {other}, but {task} was asked for" in result.err
+
+
+@pytest.mark.parametrize("fault", ["no model", "damaged labels"])
+def test_an_evaluation_that_fails_leaves_nothing(
+    vpd_command: Command, models: Models, data_of: Models, tmp_path: Path, fault: str
+):
+    data = tmp_path / "data"
+    shutil.copytree(data_of["segment"], data)
+    model = models["segment"]
+    if fault == "no model":
+        model = data
+    else:
+        for path in data.glob("labels/val/*"):
+            path.write_bytes(b"")
+    folders = (
+        "--out",
+        tmp_path / "a" / "scores.json",
+        "--report",
+        tmp_path / "report",
+        "--predictions",
+        tmp_path / "b" / "maps",
+    )
+    result = vpd_command("eval", "segment", "--data", data, "--model", model, *folders)
+    assert result.status == 2 and [path.name for path in tmp_path.iterdir()] == ["data"]

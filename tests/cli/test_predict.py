@@ -138,6 +138,35 @@ def test_fast_in_a_precision_that_is_none(
     assert result.status == 2 and "Unknown dtype 'int7'" in result.err
 
 
+def test_what_was_left_out_and_how_pictures_were_read_is_told(
+    vpd_command: Command, models: Models, photos: Path, tmp_path: Path
+):
+    (photos / "c.heic").touch()
+    Image.new("P", (4, 4)).save(photos / "d.gif")
+    grey = np.arange(7000, 7400, dtype=np.uint16).reshape(20, 20)
+    Image.fromarray(grey).save(photos / "thermal.png")
+    Image.fromarray(grey).save(photos / "warm.png")
+    Image.new("RGB", (8, 8)).save(photos / "e.webp", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")])
+    words = ["predict", "segment", photos, "--model", models["segment"], "--out", tmp_path / "out"]
+    result = vpd_command(*words)
+    assert result.status == 0
+    left_out = "1 .heic (to read it: pip install pillow-heif), 1 .gif (not read: save its frames as PNG)"
+    assert "Left out: " in result.out and "1 frame after the first" in result.out
+    assert all(part in result.out for part in left_out.split(", "))
+    assert f"vpd: note: {photos / 'e.webp'}: first of 2 frames\n" in result.err
+    assert f"{photos / 'thermal.png'}: uses 1 % of its range; stretch it by --stretch" in result.err
+    assert result.err.count("of its range") == 1 and "and 1 more like it" in result.err
+    lines = {Path(line["source"]).name: line for line in manifest(tmp_path / "out")}
+    assert lines["e.webp"]["frames"] == 2 and "image_notes" not in lines["a.jpg"]
+    assert lines["warm.png"]["image_notes"][0].startswith("uses 1 % of its range")
+    words[-1] = tmp_path / "stretched"
+    result = vpd_command(*words, "--stretch")
+    assert "of its range" not in result.err
+    assert all(line["options"]["stretch"] for line in manifest(tmp_path / "stretched"))
+    result = vpd_command(*words)
+    assert result.status == 2 and "stretch: True there, none now" in result.err
+
+
 def test_depth_without_a_scene_says_what_it_took(vpd_command: Command, models: Models, photos: Path, tmp_path: Path):
     vpd_command("predict", "depth", photos / "a.jpg", "--model", models["depth"], "--out", tmp_path / "out")
     assert "mean" in manifest(tmp_path / "out")[0]["scene"]
@@ -240,6 +269,7 @@ def test_sources_and_folders_that_cannot_be_used(vpd_command: Command, models: M
         result = vpd_command("predict", "segment", source, *end, out)
         assert (result.status, result.err.count("\n")) == (2, 1)
         assert said in result.err
+        assert not (tmp_path / "out").exists()
 
 
 def test_other_options_need_another_folder(vpd_command: Command, models: Models, photos: Path, tmp_path: Path):

@@ -117,7 +117,7 @@ REFER = {"jpg": colours(1), "mask.png": LABELS}
         ),
         ({"jpg": colours(1), "depth.png": DEPTH_MM, "json": {"scene": 3}}, "a, json: 'scene' is 3; it must be a text"),
         ({"jpg": colours(1), "depth.png": DEPTH_MM.astype(np.uint8)}, "a, depth: depth needs one channel of 16 bits"),
-        ({"jpg": b"GIF89a", "depth.png": DEPTH_MM}, "a, image: not an image that can be read here"),
+        ({"jpg": b"GIF89a", "depth.png": DEPTH_MM}, "a, image: holds GIF"),
         ({"jpg": colours(1), "depth.png": DEPTH_MM[:5]}, "a, depth: depth size 8x5 differs from the image's 8x6"),
     ],
 )

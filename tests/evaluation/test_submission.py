@@ -76,6 +76,7 @@ def test_names_stay_in_the_folder(tmp_path: Path, name: str):
     folder = tmp_path / "predictions"
     submission = Submission(folder, Samples())
     (tmp_path / "elsewhere").mkdir()
+    folder.mkdir()
     (folder / "link").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UsageError, match="this name leads out of"):
         submission.keep(sample(name), segmentation([[0]]))

@@ -1,6 +1,7 @@
 """`vpd.export`: what is written equals the model, and nothing is left where it does not."""
 
 import json
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,13 +15,34 @@ from PIL import Image
 from torch import Tensor, nn
 
 import vpd
+from tiff_files import grey_tiff
 from tiny import CLASSES, write_tiny_diffusion
 from vpd.config import Resize
 from vpd.errors import UsageError
 from vpd.exporting.formats import SUFFIXES, check_target, read
 from vpd.exporting.networks import image_step_px
+from vpd.files.images import read_image
 from vpd.tasks.model import PerceptionModel
 
+PICTURES: dict[str, Callable[[Path], None]] = {
+    "rgba.png": lambda path: Image.effect_noise((20, 16), 90).convert("RGBA").save(path),
+    "clear.png": lambda path: Image.new("RGBA", (20, 16), (250, 20, 10, 60)).save(path),
+    "grey.png": lambda path: Image.fromarray(GREY).save(path),
+    "grey16.tif": lambda path: path.write_bytes(grey_tiff(GREY.astype(">u2"), order=">")) and None,
+    "signed.tif": lambda path: path.write_bytes(grey_tiff((GREY // 2 - 9000).astype(np.int16))) and None,
+    "unsigned.tif": lambda path: path.write_bytes(grey_tiff(GREY.astype(np.uint32) * 65535)) and None,
+    "eight.tif": lambda path: path.write_bytes(grey_tiff((GREY // 600 - 20).astype(np.int8))) and None,
+    "turned.tif": lambda path: path.write_bytes(grey_tiff(GREY, tags={262: 0})) and None,
+    "float.tif": lambda path: Image.fromarray(GREY.astype(np.float32) / 60000).save(path),
+    "palette.png": lambda path: Image.effect_noise((20, 16), 90).convert("P").save(path, transparency=9),
+    "one_bit.png": lambda path: Image.effect_noise((20, 16), 90).convert("1").save(path),
+    "cmyk.jpg": lambda path: Image.effect_noise((20, 16), 90).convert("CMYK").save(path),
+    "photo.jpg": lambda path: Image.effect_noise((20, 16), 90).convert("RGB").save(path, exif=TURNED),
+    "photo.tif": lambda path: Image.effect_noise((20, 16), 90).convert("RGB").save(path, exif=TURNED),
+}
+GREY = np.linspace(0, 60000, 320).reshape(16, 20).astype(np.uint16)
+TURNED = Image.Exif()
+TURNED[274] = 6
 SCRIPT = Path(__file__).parents[2] / "examples" / "onnx_without_torch.py"
 OPTIONS: dict[str, dict[str, Any]] = {
     "segment": {},
@@ -272,3 +294,12 @@ def test_the_script_predicts_what_the_model_does_without_torch(
     is_clear = (top.topk(2, dim=0).values.diff(dim=0)[0].abs() > 1e-4).numpy()
     assert is_clear.mean() > 0.9
     np.testing.assert_array_equal(got[is_clear], own[is_clear])
+
+
+def test_the_script_sees_the_pixels_that_predict_sees(tmp_path: Path):
+    pytest.importorskip("onnxruntime")
+    read = runpy.run_path(str(SCRIPT))["read"]
+    for name, write in PICTURES.items():
+        write(tmp_path / name)
+        wanted = read_image(tmp_path / name)
+        assert np.array_equal(np.asarray(read(tmp_path / name)), np.asarray(wanted)), name

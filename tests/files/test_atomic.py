@@ -10,6 +10,7 @@ from vpd.files.atomic import (
     append_json_line,
     atomic_folder,
     atomic_write,
+    check_writable,
     read_json_lines,
     remove_folder,
     writable_folder,
@@ -88,6 +89,16 @@ def test_writable_folder_makes_parents_and_leaves_no_trace(tmp_path: Path):
     folder = writable_folder(tmp_path / "a" / "b")
     assert folder.is_dir()
     assert list(folder.iterdir()) == []
+
+
+def test_a_folder_can_be_checked_without_making_it(tmp_path: Path):
+    check_writable(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="Not a directory"):
+        check_writable(tmp_path / "file" / "below")
+    check_writable(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_writable_folder_sweeps_what_killed_runs_left(tmp_path: Path):

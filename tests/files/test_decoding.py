@@ -215,7 +215,7 @@ def test_bad_files(tmp_path):
     assert "not a file" in message(tmp_path)
     assert "empty" in message(tmp_path / "empty.png")
     assert "not an image that can be read here (PNG, JPEG" in message(tmp_path / "text.png")
-    assert "not an image" in message(tmp_path / "script.png")
+    assert "holds PostScript though it is named .png" in message(tmp_path / "script.png")
     assert "truncated" in message(tmp_path / "cut.jpg")
     assert "cannot be read" in message(tmp_path / ("n" * 300 + ".png"))
 

@@ -6,10 +6,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from vpd.errors import UsageError
 from vpd.files.find_images import search_images
 from vpd.files.images import pad_to_multiple, read_depth, read_image, read_labels, resize_short, to_tensor
+from vpd.tasks.predictions import DepthPrediction
 
 RED = (250, 20, 10)
 
@@ -43,7 +45,9 @@ def test_colour_labels_and_lossy_labels_are_refused(tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
     assert "one channel" in read_labels_error(tmp_path / "a.png")
     Image.new("L", (2, 2)).save(tmp_path / "a.jpg")
-    assert "(PNG, TIFF, BMP)" in read_labels_error(tmp_path / "a.jpg")
+    assert "holds JPEG, whose values are not kept" in read_labels_error(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").rename(tmp_path / "b.png")
+    assert "holds JPEG though it is named .png, whose values are not kept" in read_labels_error(tmp_path / "b.png")
 
 
 def test_depth_in_metres(tmp_path):
@@ -55,6 +59,25 @@ def test_depth_in_metres(tmp_path):
     Image.new("L", (2, 2)).save(tmp_path / "c.png")
     with pytest.raises(UsageError, match=r"c\.png: depth needs one channel of 16 bits or float.*of 8 bits .*uint16"):
         read_depth(tmp_path / "c.png")
+
+
+@pytest.mark.parametrize("max_depth_m", [10.0, 80.0])
+def test_depth_that_we_predicted_is_read_at_its_own_scale(tmp_path, max_depth_m):
+    depth_m = torch.full((4, 6), 0.9 * max_depth_m)
+    DepthPrediction(depth_m, max_depth_m, None, Image.new("RGB", (6, 4))).save(tmp_path / "a.png")
+    np.testing.assert_allclose(read_depth(tmp_path / "a.png"), depth_m, rtol=1e-3)
+    own, other = (1000, 256) if max_depth_m == 10 else (256, 1000)
+    np.testing.assert_allclose(read_depth(tmp_path / "a.png", own), depth_m, rtol=1e-3)
+    with pytest.raises(UsageError, match=rf"a\.png: .*metres_per_step=.*{own} units.*depth_scale={other}"):
+        read_depth(tmp_path / "a.png", other)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "much", ""])
+def test_a_scale_in_a_file_that_is_none_is_passed_over(tmp_path, text):
+    info = PngInfo()
+    info.add_text("metres_per_step", text)
+    Image.fromarray(np.array([[1500]], dtype=np.uint16)).save(tmp_path / "a.png", pnginfo=info)
+    assert read_depth(tmp_path / "a.png").tolist() == [[1.5]]
 
 
 # Tensors and sizes

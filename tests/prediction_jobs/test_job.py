@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,51 +10,13 @@ import torch
 from PIL import Image
 
 from many_images import Jobs, assert_same_outputs, lines_of, wait_until, write_pictures, write_quick_model
+from thresholder import Job, Thresholder
 from vpd.errors import UsageError
 from vpd.files.atomic import read_json_lines
 from vpd.loading import load
-from vpd.prediction_jobs.job import PredictionJob, Share
+from vpd.prediction_jobs.job import Share
 from vpd.prediction_jobs.manifest import MANIFEST
-from vpd.prediction_jobs.worker import Outcome, Predictor, model_fingerprint
-from vpd.tasks.predictions import SegmentationPrediction
-
-
-class Thresholder:
-    """Stands for a model: bright pixels are class 1."""
-
-    dtype = torch.float32
-    task, words = "segment", ()
-
-    def __init__(self, weight: float = 1.0, most_at_once: int = 99, shortage: Exception | None = None) -> None:
-        self.config = SimpleNamespace(model_dump_json=lambda: "{}")
-        self.weight = torch.tensor([weight])
-        self.most_at_once = most_at_once
-        self.shortage = shortage or torch.OutOfMemoryError()
-        self.batches: list[int] = []
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        return {"weight": self.weight}
-
-    def for_words(self, words: dict[str, Any]) -> tuple[Thresholder, dict[str, Any]]:
-        return self, words
-
-    def prompts(self, number: int) -> Any:
-        return SimpleNamespace(text=lambda numbers, caches: None)
-
-    def predict(self, images: list[Image.Image], **options: Any) -> list[SegmentationPrediction]:
-        if options.get("classes") == ["unknown"]:
-            raise UsageError("no such class")
-        if len(images) > self.most_at_once:
-            raise self.shortage
-        self.batches += [len(images)] if images else []
-        return [
-            SegmentationPrediction(
-                labels=torch.from_numpy((np.asarray(image.convert("L")) > 127).astype(np.uint8)),
-                classes=("dark", "bright"),
-                image=image,
-            )
-            for image in images
-        ]
+from vpd.prediction_jobs.worker import Predictor, model_fingerprint
 
 
 @pytest.fixture
@@ -66,34 +26,6 @@ def photos(tmp_path: Path) -> Path:
     for index in range(5):
         Image.new("RGB", (6 + index, 4), "white" if index % 2 else "black").save(folder / f"{index}.png")
     return folder
-
-
-class Job:
-    """A job with its predictor."""
-
-    def __init__(
-        self,
-        model: Any,
-        photos: Path,
-        out: Path,
-        *,
-        batch_size: int = 2,
-        share: Share | None = None,
-        **options: Any,
-    ) -> None:
-        self.predictor = Predictor(model, out, model_name="m", options=options)
-        self.job = PredictionJob([str(photos)], out, self.predictor.origin, batch_size=batch_size, share=share)
-
-    def run(self) -> Iterator[Outcome]:
-        yield from self.job.run(self.predictor.run)
-
-    def finish(self) -> list[Outcome]:
-        outcomes = list(self.run())
-        self.job.finish()
-        return outcomes
-
-    def pending(self) -> list[str]:
-        return [item.name for item in self.job.pending]
 
 
 def names_in(manifest: Path) -> list[str]:

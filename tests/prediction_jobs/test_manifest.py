@@ -90,11 +90,11 @@ def test_of_two_lines_that_which_fits_the_image_counts(tmp_path: Path):
     photo.write_bytes(b"12345")
     rows = [line("a", source=str(photo), source_bytes=size, note=size) for size in (5, 7, 5)]
     write(tmp_path, own=rows[0], **{"1_of_2": rows[1], "2_of_2": rows[2]})
-    assert read_manifests(tmp_path, ORIGIN).done[str(photo)].source_bytes == 5
+    assert read_manifests(tmp_path, ORIGIN).done[str(photo)].state.size_bytes == 5
     photo.write_bytes(b"1234567")
-    assert read_manifests(tmp_path, ORIGIN).done[str(photo)].source_bytes == 7
+    assert read_manifests(tmp_path, ORIGIN).done[str(photo)].state.size_bytes == 7
     photo.unlink()
-    assert read_manifests(tmp_path, ORIGIN).done[str(photo)].source_bytes == 5  # the last
+    assert read_manifests(tmp_path, ORIGIN).done[str(photo)].state.size_bytes == 5  # the last
 
 
 def test_images_with_one_name_for_their_outputs_are_not_done(tmp_path: Path):

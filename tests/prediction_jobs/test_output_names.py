@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from vpd.errors import UsageError
-from vpd.prediction_jobs.output_names import Item, name_outputs
+from vpd.prediction_jobs.output_names import Named, name_outputs
 
 
 def put(*paths: Path) -> None:
@@ -13,14 +13,15 @@ def put(*paths: Path) -> None:
         Image.new("RGB", (2, 2)).save(path)
 
 
-def names(items: list[Item]) -> list[str]:
-    return [item.name for item in items]
+def names(named: Named) -> list[str]:
+    return [item.name for item in named.items]
 
 
 def test_folders_keep_their_structure(tmp_path: Path):
     put(tmp_path / "in" / "a.jpg", tmp_path / "in" / "sub" / "a.png", tmp_path / "in" / "sub" / "deep" / "b.v2.jpg")
-    items = name_outputs([str(tmp_path / "in")], tmp_path / "out", taken={})
-    assert sorted(names(items)) == ["a", "sub/a", "sub/deep/b.v2"]
+    named = name_outputs([str(tmp_path / "in")], tmp_path / "out", taken={})
+    items = named.items
+    assert sorted(names(named)) == ["a", "sub/a", "sub/deep/b.v2"]
     assert Path(items[0].source).is_absolute()
     deep = next(item for item in items if item.name.startswith("sub/deep"))
     assert (deep.data, deep.picture) == ("sub/deep/b.v2.png", "sub/deep/b.v2.overlay.jpg")

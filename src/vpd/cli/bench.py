@@ -72,10 +72,10 @@ def bench(
     from vpd.bench.measuring import measure_speed, random_sd15
     from vpd.bench.report import describe, write_report
     from vpd.loading import find_device
-    from vpd.model_folder import results_folder
+    from vpd.model_folder import check_results_folder
 
     if out is not None:
-        results_folder(out)  # or the figures would be lost
+        check_results_folder(out)  # or the figures would be lost
     if threads is not None:
         torch.set_num_threads(threads)
     place = find_device(device)

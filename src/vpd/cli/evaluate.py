@@ -71,8 +71,8 @@ def evaluate(
     from vpd.evaluation.protocols import change_fit
     from vpd.evaluation.report import screen_lines, write_report
     from vpd.evaluation.submission import Submission
-    from vpd.files.atomic import writable_folder, write_json
-    from vpd.model_folder import results_folder
+    from vpd.files.atomic import check_writable, writable_folder, write_json
+    from vpd.model_folder import check_results_folder
     from vpd.optimising import optimise
     from vpd.overrides import parse_overrides
     from vpd.processes import find_processes, leave_processes
@@ -84,9 +84,9 @@ def evaluate(
     for folder in folders:
         _check_outside(folder, data)
     for folder in folders:
-        results_folder(folder)
+        check_results_folder(folder)
     if out is not None:
-        writable_folder(out.parent)
+        check_writable(out.parent)
     layout = format or layouts.detect_format(data, task)
     wanted = split or layouts.held_out_split(data, layout)
     if wanted is None:
@@ -133,11 +133,11 @@ def evaluate(
         }
         print("\n".join(screen_lines(result)))  # before anything is written: a full disk shall not cost the figures
         if out is not None:
-            write_json(out, result)
+            write_json(writable_folder(out.parent) / out.name, result)
         if submission:
             submission.write_index(entry.record for entry in evaluation.table)
         if report is not None:
-            write_report(report, result, evaluation, samples)
+            write_report(writable_folder(report), result, evaluation, samples)
     leave_processes()
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -48,6 +50,13 @@ def predict(
     size: Annotated[
         int | None, typer.Option(min=8, metavar="N", help="Short side to run at, pixels; the model's own if not given.")
     ] = None,
+    stretch: Annotated[
+        bool,
+        typer.Option(
+            "--stretch",
+            help="Of grey pictures of more than 8 bits, make the 0.5th and 99.5th percentile black and white.",
+        ),
+    ] = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     fast: FastOption = False,
@@ -83,6 +92,7 @@ def predict(
         raise UsageError("--workers belongs to --engine ray; without it, share the work by --shard.")
     from tqdm import tqdm
 
+    from vpd.files.find_images import left_out_words
     from vpd.model_folder import refuse_models
     from vpd.prediction_jobs.job import Engine, PredictionJob, parse_share
     from vpd.prediction_jobs.manifest import MANIFEST
@@ -99,17 +109,18 @@ def predict(
     place = device if engine == "local" else "cpu"
     loaded = load_model(model, task, verb="predict", device=place, dtype=dtype)
     options = {**words, "size": size, "memory": memory}
-    predictor = Predictor(loaded, out, model_name=model, options=options, fast=speed)
+    predictor = Predictor(loaded, out, model_name=model, options=options, fast=speed, stretch=stretch)
     job = PredictionJob(sources, out, predictor.origin, batch_size=batch, share=share)
     run: Engine = predictor.run
     del loaded  # what runs may be another
     if engine == "ray":
         made: dict[str, Any] = {"model": source, "out": out, "origin": predictor.origin, "options": options}
-        run = partial(predict_by_ray, **made, device=device, dtype=dtype, fast=speed, workers=workers)
+        run = partial(predict_by_ray, **made, device=device, dtype=dtype, fast=speed, workers=workers, stretch=stretch)
         del predictor
     total, there = job.total, job.total - len(job.pending)
     skipped = predicted = missed = 0
     notes: Counter[str] = Counter()
+    image_notes = _ImageNotes()
     if source in ADAPTED:
         print(f"{model} is for rendered scenes; what it makes of photographs means nothing.", file=sys.stderr)
     with tqdm(total=total, initial=there, unit="image", disable=None) as bar:
@@ -123,6 +134,7 @@ def predict(
                     predicted += 1
                     if note := line.get("note"):
                         notes[note] += 1
+                    image_notes.add(line)
                     missed += "box" in line and line["box"] is None  # of referring alone
         except KeyboardInterrupt:
             bar.close()
@@ -130,6 +142,11 @@ def predict(
             raise
     is_complete = job.finish()
     print(f"{_images(predicted)} predicted, {there} were there already, {skipped} skipped: {job.out}")
+    if job.left_out or image_notes.later_frames:
+        frames = Counter({f"frame{'s' * (image_notes.later_frames > 1)} after the first": image_notes.later_frames})
+        print(f"Left out: {left_out_words(job.left_out + frames)}.")
+    for told in image_notes.lines():
+        print(f"vpd: note: {told}", file=sys.stderr)
     if missed:
         print(f"In {_images(missed)} of these nothing was found: the text fits nothing there, or the model is unsure.")
     for note, count in notes.most_common():
@@ -139,6 +156,30 @@ def predict(
         print(f"Shard {share} of {len(job.items)} images; {job.out / MANIFEST}: {state}.")
     if skipped:
         raise typer.Exit(1)
+
+
+class _ImageNotes:
+    """What is to be said of how images were read, each kind once."""
+
+    def __init__(self) -> None:
+        self.later_frames = 0
+        self._kinds: dict[str, list[str]] = {}
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Count a manifest line."""
+        self.later_frames += line.get("frames", 1) - 1
+        for note in line.get("image_notes", ()):
+            kind = re.sub("[0-9]+", "", note)
+            self._kinds.setdefault(kind, []).append(f"{line['source']}: {note}")
+
+    def lines(self) -> list[str]:
+        """One for each kind, with how many and an example."""
+        return [
+            notes[0]
+            if len(notes) == 1
+            else f"{notes[0]}; and {len(notes) - 1} more like it, see `image_notes` in the manifest"
+            for notes in self._kinds.values()
+        ]
 
 
 def _images(count: int) -> str:

@@ -146,7 +146,7 @@ def read_segment_ids(path: Path) -> NDArray[np.int64]:
     Raises:
         UsageError: If the file cannot be read or is not 8-bit RGB.
     """
-    image, raw_mode = decode_file(path, ("PNG",))
+    image, raw_mode, _ = decode_file(path, ("PNG",))
     if image.mode != "RGB" or raw_mode != "RGB":
         what = f"{mode_words(image.mode)} ({raw_mode})"
         raise UsageError(f"{path}: panoptic PNGs have 8-bit RGB; this picture has {what}")

@@ -15,7 +15,7 @@ from pycocotools import mask as coco
 
 from vpd.data.sample import CountedDepth, Sample, SampleSet
 from vpd.errors import UsageError
-from vpd.files.atomic import atomic_write, writable_folder
+from vpd.files.atomic import atomic_write, check_writable, writable_folder
 from vpd.tasks.predictions import DepthPrediction, MaskPrediction, Prediction, SegmentationPrediction
 
 INDEX = "predictions.jsonl"
@@ -39,7 +39,8 @@ class Submission:
     """
 
     def __init__(self, folder: str | Path, sample_set: SampleSet) -> None:
-        self.folder = writable_folder(folder)
+        check_writable(folder)  # it is made with the first prediction
+        self.folder = Path(folder)
         self._label_values = getattr(sample_set, "label_values", None)
         self._far_m: float | None = getattr(sample_set, "counted", CountedDepth()).max_depth_m
 
@@ -83,7 +84,7 @@ class Submission:
                 f"{self.folder}: {len(doubled)} files were written for more than one sample, first {doubled[0]}: "
                 "the data has samples of the same name. Give each its own; nothing here is to be handed in."
             )
-        path = self.folder / INDEX
+        path = writable_folder(self.folder) / INDEX
         with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(record) + "\n" for record in lines)
         return path

@@ -25,7 +25,7 @@ from vpd.exporting.networks import (
     token_ids,
     token_length,
 )
-from vpd.files.atomic import atomic_folder, writable_folder, write_json
+from vpd.files.atomic import atomic_folder, check_writable, write_json
 from vpd.prompts.encoder import TextEncoder
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.predictions import metres_per_step
@@ -174,12 +174,9 @@ def describe(model: PerceptionModel, networks: list[Network], *, target: Target,
 
 def _free_folder(out: str | Path) -> Path:
     folder = Path(out).resolve()
-    is_new = not folder.exists()
-    writable_folder(folder)
-    if any(folder.iterdir()):
+    check_writable(folder)  # nothing is to be left where the export fails
+    if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{out} holds files already. Give a folder that is empty or not there yet.")
-    if is_new:
-        folder.rmdir()  # nothing is to be left where the export fails
     return folder
 
 

@@ -117,18 +117,18 @@ def read_json(path: Path) -> Any:
         raise UsageError(f"{path} cannot be read as JSON: {first_line(error)}") from None
 
 
-def append_json_line(path: str | Path, value: Any) -> None:
-    """Add one line to a line file and force it to the disk; a line that a crash left torn is closed first."""
+def append_json_line(path: str | Path, *values: Any) -> None:
+    """Add a line for each value to a line file and force them to the disk; a line left torn is closed first."""
     path = Path(path)
-    line = _encode(value)
+    lines = b"".join(_encode(value) + b"\n" for value in values)
     try:
         with path.open("a+b") as file:
             size = file.seek(0, os.SEEK_END)
             if size:
                 file.seek(size - 1)
                 if file.read(1) != b"\n":
-                    line = b"\n" + line
-            file.write(line + b"\n")
+                    lines = b"\n" + lines
+            file.write(lines)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:  # of writing, it does not name the file
@@ -174,6 +174,22 @@ def writable_folder(path: str | Path) -> Path:
             f"Cannot write into the folder {path}: {reason}. Give another folder, or change its permissions."
         ) from error
     return path
+
+
+def check_writable(path: str | Path) -> None:
+    """`writable_folder` before it is needed: what was not there before is not there afterwards.
+
+    Raises:
+        UsageError: If it is a file, cannot be made, or takes no files.
+    """
+    path = Path(path)
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        writable_folder(path)
+    finally:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def sync(path: Path) -> None:

@@ -5,19 +5,32 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import IO, NamedTuple
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vpd.errors import UsageError, first_line
+from vpd.files.greys import is_deep, to_8_bits
+from vpd.files.png_texts import SIGNATURE, without_packed_texts
+from vpd.files.signatures import HEAD_BYTES, found_format, remedy
+from vpd.files.tiff_tags import count_pictures, float16_as_integers, float16_of_integers, read_tiff_pixels
 
 MAX_PIXELS = 120_000_000
 """Largest image that is decoded, pixels. Checked on the header, before any memory is taken."""
 
-PHOTO_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
-"""Formats that Pillow may try; none of them runs another program."""
+_EXTRA_FORMATS = {"AVIF": "PIL._avif", "HEIF": "pillow_heif"}
+"""Formats that are read where a module is there."""
+PHOTO_FORMATS = (
+    *("PNG", "JPEG", "WEBP", "TIFF", "BMP"),
+    *(name for name, module in _EXTRA_FORMATS.items() if find_spec(module)),
+)
+"""Formats that may be tried; none of them runs another program."""
 LOSSLESS_FORMATS = ("PNG", "TIFF", "BMP")
 """Formats that keep labels and depth as they are."""
 
@@ -32,7 +45,7 @@ _MODES = {
     "YCbCr": "three channels of colour",
     "F": "one channel of floating-point numbers",
 }
-_FULL_SCALES = (1.0, 255.0, 65535.0)
+_ENDINGS = {"JPEG": ("jpg", "jpeg", "jpe", "jfif"), "TIFF": ("tif", "tiff"), "HEIF": ("heic", "heif", "hif")}
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -57,11 +70,22 @@ class Encoded:
         return self.name
 
 
-def decode_file(path: Path | Encoded, formats: tuple[str, ...]) -> tuple[Image.Image, str]:
-    """The decoded first picture of a file, in the file's own colour mode, and the raw mode it was stored in.
+class Decoded(NamedTuple):
+    """What an image file holds."""
+
+    image: Image.Image
+    """Its first picture, decoded, in the file's own colour mode."""
+    raw_mode: str
+    """How the file packs its pixels, such as `L;4` for 4-bit grey."""
+    frames: int
+    """How many pictures it holds."""
+
+
+def decode_file(path: Path | Encoded, formats: tuple[str, ...]) -> Decoded:
+    """The decoded first picture of a file.
 
     Raises:
-        UsageError: If there is no such file, or it is empty, too large, truncated, or no image.
+        UsageError: If there is no such file, or it is empty, too large, truncated, or no image of these formats.
     """
     try:
         if isinstance(path, Path) and not path.exists():
@@ -72,15 +96,11 @@ def decode_file(path: Path | Encoded, formats: tuple[str, ...]) -> tuple[Image.I
             raise UsageError(f"{path}: the file is empty")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of sizes that we allow and of odd metadata
-            with Image.open(io.BytesIO(path.content) if isinstance(path, Encoded) else path, formats=formats) as image:
-                check_size(image.size, str(path))
-                raw_mode = _raw_mode(image)
-                image.load()
-                return image, raw_mode
+            return _decode(path, formats)
     except UsageError:
         raise
     except UnidentifiedImageError:
-        raise UsageError(f"{path}: not an image that can be read here ({', '.join(formats)})") from None
+        raise UsageError(f"{path}: {_unknown(path, formats)}") from None
     except Image.DecompressionBombError as error:
         pixels = int(re.findall(r"\d+", f"{error} 0")[0])
         raise UsageError(_too_large(str(path), pixels / 1e6)) from None
@@ -89,6 +109,75 @@ def decode_file(path: Path | Encoded, formats: tuple[str, ...]) -> tuple[Image.I
         raise UsageError(f"{path}: cannot be read ({what})") from error
     except Exception as error:  # decoders raise every kind of exception on damaged files
         raise UsageError(f"{path}: cannot be read (damaged image, {first_line(error)})") from error
+
+
+def _decode(path: Path | Encoded, formats: tuple[str, ...]) -> Decoded:
+    """`decode_file` for a file that is there; what Pillow has no way to read is given to it in one that it knows."""
+    name = str(path)
+    try:
+        return _load(io.BytesIO(path.content) if isinstance(path, Encoded) else path, name, formats)
+    except UnidentifiedImageError:
+        with _opened(path) as file:
+            found = found_format(file.read(HEAD_BYTES))
+            file.seek(0)
+            if found == "HEIF" and found in formats:
+                return _load_image(import_module("pillow_heif").HeifImageFile(file), name)
+            pixels = read_tiff_pixels(file) if found == "TIFF" and found in formats else None
+            if pixels and pixels.is_grey_float16:
+                file.seek(0)
+                decoded = _load(float16_as_integers(file, pixels), name, ("TIFF",))
+                return decoded._replace(image=float16_of_integers(decoded.image))
+        raise
+    except ValueError:  # Pillow unpacks no more than a megabyte of text, whatever the picture
+        with _opened(path) as file:
+            if "PNG" not in formats or file.read(len(SIGNATURE)) != SIGNATURE:
+                raise
+            file.seek(0)
+            return _load(without_packed_texts(file), name, ("PNG",))
+
+
+def _load(source: Path | IO[bytes], name: str, formats: tuple[str, ...]) -> Decoded:
+    known = tuple(kind for kind in formats if kind != "HEIF")  # Pillow knows it only where somebody registered it
+    with Image.open(source, formats=known) as image:
+        return _load_image(image, name)
+
+
+def _load_image(image: Image.Image, name: str) -> Decoded:
+    """Decode an image that was opened, once its size is known to be allowed."""
+    check_size(image.size, name)
+    raw_mode, frames = _raw_mode(image), 1
+    try:
+        file = getattr(image, "fp", None)
+        frames = count_pictures(file) if image.format == "TIFF" and file else getattr(image, "n_frames", 1)
+    except Exception:  # what follows the first picture is damaged
+        with suppress(Exception):
+            image.seek(0)
+    image.load()
+    return Decoded(image, raw_mode, frames)
+
+
+@contextmanager
+def _opened(path: Path | Encoded) -> Iterator[IO[bytes]]:
+    with io.BytesIO(path.content) if isinstance(path, Encoded) else path.open("rb") as file:
+        yield file
+
+
+def _unknown(path: Path | Encoded, formats: tuple[str, ...]) -> str:
+    """What a file is that was not identified, and what to do."""
+    with _opened(path) as file:
+        found = found_format(file.read(HEAD_BYTES))
+        file.seek(0)
+        if found == "TIFF" and found in formats and (pixels := read_tiff_pixels(file)):
+            return f"a TIFF of a kind that cannot be read: {pixels}. Save it as TIFF of one channel, or as PNG"
+    if found is None:
+        return f"not an image that can be read here ({', '.join(formats)})"
+    if found in formats:
+        return f"cannot be read (damaged {found})"
+    suffix = Path(str(path)).suffix.lower()
+    named = (
+        f" though it is named {suffix}" if suffix and suffix[1:] not in _ENDINGS.get(found, (found.lower(),)) else ""
+    )
+    return f"holds {found}{named}{remedy(found, formats)}"
 
 
 def mode_words(mode: str) -> str:
@@ -109,11 +198,10 @@ def check_size(size: tuple[int, int], name: str) -> None:
         raise UsageError(_too_large(f"{name}: {width}x{height}", width * height / 1e6))
 
 
-def to_rgb(image: Image.Image, name: str) -> Image.Image:
+def to_rgb(image: Image.Image, name: str, *, stretch: bool = False) -> Image.Image:
     """Upright 8-bit RGB, whatever the colour mode; transparent parts show a white ground.
 
-    16-bit values are scaled by 1/257, not clipped. Floating-point values are taken to span 0..1, 0..255 or
-    0..65535, whichever fits their maximum.
+    Grey of more than 8 bits, with a sign or of floating point is scaled by the rule of `greys`, or stretched.
 
     Raises:
         UsageError: If the colour mode has no such meaning (a LAB TIFF, say).
@@ -121,8 +209,8 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
     try:
         image.load()  # before asking for the orientation: Pillow turns a TIFF while loading it
         upright = _UPRIGHT.get(_orientation(image))
-        if image.mode.startswith("I") or image.mode == "F":
-            rgb = Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
+        if is_deep(image):
+            rgb = Image.fromarray(to_8_bits(image, stretch=stretch)).convert("RGB")
         elif image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             rgba = image.convert("RGBA")
             rgb = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
@@ -131,17 +219,6 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
     except (ValueError, OSError) as error:  # a PIL image may still have to be read
         raise UsageError(f"{name}: mode {image.mode} cannot be turned into RGB ({first_line(error)})") from error
     return rgb if upright is None else rgb.transpose(upright)
-
-
-def _to_8_bit(values: np.ndarray) -> np.ndarray:
-    """Grey values of any kind as uint8, full scale guessed from the type or the largest value."""
-    full = _FULL_SCALES[-1]
-    if values.dtype.kind != "u":
-        scales = _FULL_SCALES if values.dtype.kind == "f" else _FULL_SCALES[-1:]
-        values = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-        top = float(values.max())
-        full = next((scale for scale in scales if top <= 2 * scale), top)  # a little over the scale is overexposed
-    return np.clip(np.rint(values * (255.0 / full)), 0, 255).astype(np.uint8)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,29 +22,65 @@ from vpd.files.decoding import (
     mode_words,
     to_rgb,
 )
+from vpd.files.greys import is_deep, range_note
+from vpd.files.tiff_tags import grey_values
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+_SUFFIXES = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "BMP": (".bmp", ".dib"),
+    "AVIF": (".avif",),
+    "HEIF": (".heic", ".heif", ".hif"),
+}
+IMAGE_SUFFIXES = tuple(suffix for kind in PHOTO_FORMATS for suffix in _SUFFIXES[kind])
 """What counts as an image when a folder is searched, in lower case."""
+DEPTH_SCALE_KEY = "metres_per_step"
+"""Key of a PNG's text under which a depth file of ours says what one step of a pixel means."""
 
 
-def read_image(source: str | Path | Encoded | Image.Image | NDArray[Any]) -> Image.Image:
-    """RGB picture: turned as its EXIF orientation says, 16 bits scaled to 8, transparent parts on white.
+class Picture(NamedTuple):
+    """A picture that was read from a file."""
+
+    image: Image.Image
+    """RGB, upright."""
+    frames: int
+    """Pictures in the file, of which this is the first."""
+    notes: tuple[str, ...]
+    """What a user should know of how it was read."""
+
+
+def read_picture(source: str | Path | Encoded, *, stretch: bool = False) -> Picture:
+    """Picture of a file as `read_image` reads it, and what is to be said of that."""
+    decoded = decode_file(_file(source), PHOTO_FORMATS)
+    notes = [f"first of {decoded.frames} frames"] if decoded.frames > 1 else []
+    if is_deep(decoded.image) and not stretch and (note := range_note(decoded.image)):
+        notes.append(note)
+    return Picture(to_rgb(decoded.image, str(source), stretch=stretch), decoded.frames, tuple(notes))
+
+
+def read_image(source: str | Path | Encoded | Image.Image | NDArray[Any], *, stretch: bool = False) -> Image.Image:
+    """RGB picture: turned as its EXIF orientation says, more than 8 bits scaled to 8, transparent parts on white.
+
+    Grey of more than 8 bits follows one rule: 0 is black, and the largest number that the file can hold is white; of
+    32 bits and floating point the first of 1 (floating point), 255 (floating point) and 65535 that fits the values.
 
     Args:
         source: Path or encoded file; PIL image of any mode; or array `(H, W)`, `(H, W, 3)` or `(H, W, 4)`, uint8 or
             uint16.
+        stretch: Make the 0.5th and 99.5th percentile of such grey values black and white instead; 8 bits stay.
 
     Raises:
         UsageError: If the file is missing, empty, damaged, too large or no image, or the array of another form.
     """
     if isinstance(source, np.ndarray):
-        return _image_of_array(source)
+        return _image_of_array(source, stretch)
     if isinstance(source, Image.Image):
         name = str(getattr(source, "filename", "") or "image")
         check_size(source.size, name)
-        return to_rgb(source, name)
-    image, _ = decode_file(_file(source), PHOTO_FORMATS)
-    return to_rgb(image, str(source))
+        return to_rgb(source, name, stretch=stretch)
+    return to_rgb(decode_file(_file(source), PHOTO_FORMATS).image, str(source), stretch=stretch)
 
 
 def read_labels(path: str | Path | Encoded) -> NDArray[np.uint8]:
@@ -53,7 +89,7 @@ def read_labels(path: str | Path | Encoded) -> NDArray[np.uint8]:
     Raises:
         UsageError: If the file cannot be read, has several channels or values above 255.
     """
-    image, raw_mode = decode_file(_file(path), LOSSLESS_FORMATS)
+    image, raw_mode, _ = decode_file(_file(path), LOSSLESS_FORMATS)
     if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
         raise UsageError(
             f"{path}: labels need one channel (8 or 16 bits or palette); this picture has {mode_words(image.mode)}. "
@@ -67,29 +103,45 @@ def read_labels(path: str | Path | Encoded) -> NDArray[np.uint8]:
     return values.astype(np.uint8)
 
 
-def read_depth(path: str | Path | Encoded, scale: float | None = 1000.0) -> NDArray[np.float32]:
+def read_depth(path: str | Path | Encoded, scale: float | None = None) -> NDArray[np.float32]:
     """Depth `(H, W)` in metres from a 16-bit or floating-point picture; 0 = not measured.
 
     Args:
         path: PNG or TIFF of one channel.
-        scale: File units in one metre: 1000 for millimetres (NYU), 256 for KITTI; none = millimetres in whole
-            numbers, metres in floating-point numbers.
+        scale: File units in one metre: 1000 for millimetres (NYU), 256 for KITTI; none = what the file's own text says
+            (predictions of ours carry `metres_per_step`), else millimetres in whole numbers, metres in floating-point
+            numbers.
 
     Raises:
-        UsageError: If the file cannot be read or has 8 bits or several channels.
+        UsageError: If the file cannot be read, has 8 bits or several channels, or says that it has another scale.
     """
-    image, _ = decode_file(_file(path), LOSSLESS_FORMATS)
+    image = decode_file(_file(path), LOSSLESS_FORMATS).image
     if not image.mode.startswith("I") and image.mode != "F":
         raise UsageError(
             f"{path}: depth needs one channel of 16 bits or float; this picture has {mode_words(image.mode)}, which is "
             "depth made visible. Save what was measured, in millimetres: "
             "Image.fromarray((depth_m * 1000).round().astype('uint16')).save('NAME.png')"
         )
-    if scale is None:
-        scale = 1.0 if image.mode == "F" else 1000.0
-    depth_m = np.asarray(image).astype(np.float32) / np.float32(scale)
+    own = _own_scale(image)
+    if own and scale and abs(own / scale - 1) > 1e-3:
+        raise UsageError(
+            f"{path}: its own text says {DEPTH_SCALE_KEY}={image.info[DEPTH_SCALE_KEY]}, that is {own:g} units in one "
+            f"metre, but depth_scale={scale:g} was given or belongs to the layout. Leave depth_scale out, or set it to "
+            f"{own:g} if these are the files that are meant"
+        )
+    scale = scale or own or (1.0 if image.mode == "F" else 1000.0)
+    depth_m = grey_values(image).astype(np.float32) / np.float32(scale)
     depth_m[~(np.isfinite(depth_m) & (depth_m > 0))] = 0
     return depth_m
+
+
+def _own_scale(image: Image.Image) -> float | None:
+    """Units in one metre that a depth PNG of ours names; none where there is no such number."""
+    try:
+        step_m = float(image.info.get(DEPTH_SCALE_KEY, 0))
+    except (TypeError, ValueError):
+        return None
+    return 1 / step_m if 1e-9 < step_m < 1e9 else None
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -130,7 +182,7 @@ def _file(source: str | Path | Encoded) -> Path | Encoded:
     return source if isinstance(source, Encoded) else Path(source)
 
 
-def _image_of_array(pixels: NDArray[Any]) -> Image.Image:
+def _image_of_array(pixels: NDArray[Any], stretch: bool) -> Image.Image:
     is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
     if not is_image or pixels.dtype not in (np.uint8, np.uint16):
         raise UsageError(
@@ -138,6 +190,6 @@ def _image_of_array(pixels: NDArray[Any]) -> Image.Image:
             "or (H, W, 4). Scale floating-point images to 0..255 and call .astype(numpy.uint8) first"
         )
     check_size((pixels.shape[1], pixels.shape[0]), "image array")
-    if pixels.dtype == np.uint16:
+    if pixels.dtype == np.uint16 and pixels.ndim == 3:
         pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return to_rgb(Image.fromarray(np.ascontiguousarray(pixels)), "image array")
+    return to_rgb(Image.fromarray(np.ascontiguousarray(pixels)), "image array", stretch=stretch)

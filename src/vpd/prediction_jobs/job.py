@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from vpd.errors import UsageError
-from vpd.files.atomic import append_json_line, writable_folder
-from vpd.model_folder import results_folder
-from vpd.prediction_jobs.manifest import MANIFEST, SHARDS, Entry, merge_manifests, read_manifests
+from vpd.files.atomic import append_json_line
+from vpd.model_folder import check_results_folder
+from vpd.prediction_jobs.manifest import (
+    MANIFEST,
+    SHARDS,
+    Entry,
+    find_moved,
+    merge_manifests,
+    moved_lines,
+    read_manifests,
+)
 from vpd.prediction_jobs.output_names import Item, name_outputs
 from vpd.prediction_jobs.worker import Chunk, Outcome
 
 Engine = Callable[[Iterable[Chunk]], Iterable[Outcome]]
 """What predicts chunks: `Predictor.run`, or `predict_by_ray`. The order of its outcomes does not matter."""
 _SLURM = ("ID", "MIN", "MAX", "COUNT")
+_READERS, _MANY = 8, 1000
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,7 +62,9 @@ class PredictionJob:
     """Predicts the images that `sources` name into `out`: a data file, a picture and a manifest line for each.
 
     Every file is written whole or not at all and the line comes last, so a job can be stopped at any moment and
-    made again: it goes on with what is missing. Several jobs may share the work and the folder, each with its share.
+    made again: it goes on with what is missing, and with images that are not what they were: those of another size,
+    and of other content where their times differ. Images whose folder was moved are known by their path below it and
+    their content. Several jobs may share the work and the folder, each with its share.
 
     Args:
         sources: Image files, folders, glob patterns.
@@ -74,18 +90,18 @@ class PredictionJob:
         self.out = Path(out)
         self._origin, self._batch_size, self._share = origin, batch_size, share
         done = read_manifests(self.out, origin).done
-        self.items = name_outputs(sources, self.out, taken={source: entry.name for source, entry in done.items()})
-        """All images, those of other shares too."""
+        names = {source: entry.name for source, entry in done.items()}
+        self.items, self.left_out = name_outputs(sources, self.out, taken=names, recognise=partial(find_moved, done))
+        """All images, those of other shares too; and what lay beside them, kind -> how many."""
         own = [place for place in range(len(self.items)) if share is None or share.has(place // batch_size)]
         self.total = len(own)
         """How many of them are this job's."""
-        self._pending = [place for place in own if not self._is_done(self.items[place], done)]
+        self._moved: list[tuple[Item, Entry]] = []
+        self._pending = self._find_pending(own, done)
         self.pending = [self.items[place] for place in self._pending]
         """Those of these that were not finished when the job was made."""
-        folder = results_folder(self.out)
-        if share is not None:
-            folder = writable_folder(self.out / SHARDS)
-        self._manifest = folder / (MANIFEST if share is None else share.manifest)
+        check_results_folder(self.out)  # it is made with the first line
+        self._manifest = self.out / MANIFEST if share is None else self.out / SHARDS / share.manifest
 
     def run(self, engine: Engine) -> Iterator[Outcome]:
         """Predict what is missing; yields each image when it is listed or skipped.
@@ -93,15 +109,17 @@ class PredictionJob:
         Args:
             engine: Who predicts; it may give an image several times, as workers do that are killed and start again.
         """
+        if self._moved:
+            self._list(*moved_lines(self.out, self._moved))
         listed: set[str] = set()
         for outcome in engine(self._chunks()):
             if outcome.source in listed:
                 continue
             listed.add(outcome.source)
             if outcome.line is not None:
-                append_json_line(self._manifest, outcome.line)
+                self._list(outcome.line)
             elif self._share is not None:  # the others must learn that nothing is to come
-                append_json_line(self._manifest, {"source": outcome.source, "skipped": outcome.error})
+                self._list({"source": outcome.source, "skipped": outcome.error})
             yield outcome
 
     def finish(self) -> bool:
@@ -113,6 +131,10 @@ class PredictionJob:
         sources = [item.source for item in self.items]
         return merge_manifests(self.out, self._origin, sources, only_if_complete=self._share is not None)
 
+    def _list(self, *lines: Mapping[str, Any]) -> None:
+        self._manifest.parent.mkdir(parents=True, exist_ok=True)
+        append_json_line(self._manifest, *lines)
+
     def _chunks(self) -> Iterator[Chunk]:
         """Chunks that something is missing of, cut from the whole list."""
         size = self._batch_size
@@ -120,14 +142,50 @@ class PredictionJob:
             items = tuple(self.items[number * size : (number + 1) * size])
             yield Chunk(items, frozenset(self.items[place].source for place in places))
 
-    def _is_done(self, item: Item, done: Mapping[str, Entry]) -> bool:
-        entry = done.get(item.source)  # strings below: a million Path objects would take longer than the disk
-        if entry is None or not all(os.path.isfile(f"{self.out}/{name}") for name in (item.data, item.picture)):  # noqa: PTH113
-            return False
-        try:
-            return os.stat(item.source).st_size == entry.source_bytes  # noqa: PTH116
-        except OSError:  # finished and gone
-            return True
+    def _find_pending(self, own: Sequence[int], done: Mapping[str, Entry]) -> list[int]:
+        """Places of the images to predict; notes those that were finished elsewhere, and renames what only looks so."""
+        entries = {place: entry for place in own if (entry := done.get(_known_as(self.items[place])))}
+        same = {place: _glance(self.items[place], entry) for place, entry in entries.items()}
+        unsure = [place for place in own if same.get(place, False) is None]
+        if len(unsure) >= _MANY:
+            logger.info("Comparing %d images, whose times are others than when they were predicted.", len(unsure))
+        with ThreadPoolExecutor(_READERS) as readers:
+            compared = readers.map(lambda place: _fits(self.items[place], entries[place]), unsure)
+            same.update(zip(unsure, compared, strict=True))
+        pending = []
+        for place in own:
+            item, is_same = self.items[place], same.get(place, False)
+            if item.moved_from and not is_same:
+                self.items[place] = item.with_own_name()
+            if not (is_same and self._has_outputs(item)):
+                pending.append(place)
+            elif item.moved_from:
+                self._moved.append((item, entries[place]))
+        return pending
+
+    def _has_outputs(self, item: Item) -> bool:
+        # strings: a million Path objects would take longer than the disk
+        return all(os.path.isfile(f"{self.out}/{name}") for name in (item.data, item.picture))  # noqa: PTH113
+
+
+def _known_as(item: Item) -> str:
+    """What a manifest calls the source of an image."""
+    return item.moved_from or item.source
+
+
+def _glance(item: Item, entry: Entry) -> bool | None:
+    """Whether an image is what it was; none = it must be read to know. What is finished and gone stays finished."""
+    try:
+        return entry.state.at_a_glance(item.source)
+    except OSError:
+        return True
+
+
+def _fits(item: Item, entry: Entry) -> bool:
+    try:
+        return entry.state.fits(item.source)
+    except OSError:
+        return True
 
 
 def parse_share(text: str, environment: Mapping[str, str]) -> Share:

@@ -10,15 +10,17 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write
-from vpd.prediction_jobs.output_names import DATA_SUFFIX
+from vpd.prediction_jobs.output_names import DATA_SUFFIX, Earlier, Item, path_below
+from vpd.prediction_jobs.source_state import SourceState
 
 MANIFEST = "predictions.jsonl"
 SHARDS = "shards"
@@ -32,8 +34,10 @@ class Entry(NamedTuple):
 
     name: str
     """Name of the outputs."""
-    source_bytes: int | None
-    """Size of the image file when it was read."""
+    state: SourceState
+    """What the image file was when it was read."""
+    below: str | None
+    """Its path below the folder that was searched, where the name does not tell it."""
     file: int
     """Number of the manifest, in the order of `manifest_files`."""
     start: int
@@ -70,6 +74,48 @@ def read_manifests(out: Path, origin: Mapping[str, Any]) -> Record:
     files = manifest_files(out)
     with ExitStack() as stack:
         return _read([(path, stack.enter_context(path.open("rb"))) for path in files], origin)
+
+
+def find_moved(done: Mapping[str, Entry], images: Collection[str]) -> Earlier:
+    """How an image is recognised that an earlier run found elsewhere.
+
+    Args:
+        done: Finished images.
+        images: Those of this run.
+
+    Returns:
+        Function of an image and its path below what is searched -> where the image was and its name. It is taken for
+        one that is gone from where it was, had the same path below what was searched then, and has the same size; the
+        content of lines that hold no digest cannot be compared, so they are never taken.
+    """
+    gone: dict[str, list[str]] = {}
+    known = set(images)
+    for source, entry in done.items():
+        if source not in known and entry.state.digest is not None:
+            gone.setdefault(entry.below or path_below(source, entry.name), []).append(source)
+
+    def earlier(image: str, below: str) -> tuple[str, str] | None:
+        """Where the image was, and the name of its outputs."""
+        for source in gone.get(below, ()):
+            try:
+                if done[source].state.at_a_glance(image) is not False and not os.path.lexists(source):
+                    gone[below].remove(source)
+                    return source, done[source].name
+            except OSError:
+                return None
+        return None
+
+    return earlier
+
+
+def moved_lines(out: Path, moved: Sequence[tuple[Item, Entry]]) -> Iterator[dict[str, Any]]:
+    """Manifest lines of finished images as they are where the images lie now."""
+    with ExitStack() as stack:
+        opened = [stack.enter_context(path.open("rb")) for path in manifest_files(out)]
+        for item, entry in moved:
+            opened[entry.file].seek(entry.start)
+            line = json.loads(opened[entry.file].read(entry.length))
+            yield {**line, "source": item.source, "moved_from": item.moved_from}
 
 
 def merge_manifests(out: Path, origin: Mapping[str, Any], sources: Sequence[str], *, only_if_complete: bool) -> bool:
@@ -113,7 +159,7 @@ def merge_manifests(out: Path, origin: Mapping[str, Any], sources: Sequence[str]
 
 def _read(opened: Sequence[tuple[Path, BinaryIO]], origin: Mapping[str, Any]) -> Record:
     now = json.loads(json.dumps({key: origin[key] for key in _ORIGIN}))  # as a line has them: no tuples
-    record = Record()
+    record, moved = Record(), dict[str, set[str]]()
     for number, (path, file) in enumerate(opened):
         start = 0
         for raw in file:
@@ -122,14 +168,26 @@ def _read(opened: Sequence[tuple[Path, BinaryIO]], origin: Mapping[str, Any]) ->
                 record.skipped.add(line["source"])
             elif line is not None and _is_inside(line.get("data")):
                 _check_origin(line, now, path)
-                entry = Entry(line["data"].removesuffix(DATA_SUFFIX), line.get("source_bytes"), number, start, len(raw))
+                name, below = line["data"].removesuffix(DATA_SUFFIX), line.get("source_below")
+                entry = Entry(name, SourceState.of_line(line), below, number, start, len(raw))
                 _add(record.done, line["source"], entry)
+                if isinstance(before := line.get("moved_from"), str):
+                    moved.setdefault(name, set()).update((before, line["source"]))
             start += len(raw)
+    for name, sources in moved.items():  # the same picture, which lies elsewhere now
+        told = [source for source in sources if source in record.done and record.done[source].name == name]
+        for source in sorted(told, key=partial(_currency, done=record.done))[:-1]:
+            del record.done[source]
     names = Counter(entry.name.casefold() for entry in record.done.values())
     if len(names) < len(record.done):  # jobs that saw different lists gave one name twice: none of them is trusted
         record.done = {source: entry for source, entry in record.done.items() if names[entry.name.casefold()] == 1}
     record.skipped.difference_update(record.done)
     return record
+
+
+def _currency(source: str, *, done: Mapping[str, Entry]) -> tuple[bool, int, int]:
+    """What is larger for the line that tells where a picture lies now: it is there, or at least the line is later."""
+    return os.path.lexists(source), done[source].file, done[source].start
 
 
 def _parse(raw: bytes) -> dict[str, Any] | None:
@@ -151,9 +209,9 @@ def _is_inside(data: Any) -> bool:
 def _add(done: dict[str, Entry], source: str, entry: Entry) -> None:
     """Note a finished image; of two lines about one, that which fits the image as it is now."""
     before = done.get(source)
-    if before is not None and before.source_bytes != entry.source_bytes:
+    if before is not None and (before.state[0], before.state.digest) != (entry.state[0], entry.state.digest):
         try:
-            if Path(source).stat().st_size == before.source_bytes:
+            if before.state.fits(source) and not entry.state.fits(source):
                 return
         except OSError:
             pass  # gone: the later line counts

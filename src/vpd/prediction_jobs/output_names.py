@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from vpd.errors import UsageError
-from vpd.files.find_images import absolute, search_images, searched_folder
+from vpd.files.find_images import absolute, find_images, searched_folder
 
 DATA_SUFFIX = ".png"
 PICTURE_SUFFIX = ".overlay.jpg"
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
+
+Earlier = Callable[[str, str], tuple[str, str] | None]
+"""Image and its path below what is searched -> where an earlier run found it and the name that it gave its outputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,10 @@ class Item:
     """The image, absolute path."""
     name: str
     """Path of its outputs within the output folder, `/` between folders, without suffix."""
+    below: str = ""
+    """Path of the image below the folder that was searched, or its name; `/` between folders."""
+    moved_from: str | None = None
+    """Where an earlier run, which gave it its name, found the image."""
 
     @property
     def data(self) -> str:
@@ -35,8 +44,34 @@ class Item:
         """Path of the picture within the output folder."""
         return self.name + PICTURE_SUFFIX
 
+    def with_own_name(self) -> Item:
+        """The same image under a name that no other has, where it is not the one that was moved here."""
+        return replace(self, name=f"{os.path.splitext(self.below)[0]}_{_letters(self.source)}", moved_from=None)  # noqa: PTH122
 
-def name_outputs(sources: Sequence[str], out: Path, *, taken: Mapping[str, str]) -> list[Item]:
+
+class Named(NamedTuple):
+    """Images of a run."""
+
+    items: list[Item]
+    """In their order."""
+    left_out: Counter[str]
+    """Kind of what lay in searched folders as well -> how many."""
+
+
+def path_below(source: str, name: str) -> str:
+    """Path of an image below what was searched, where its outputs have the plain name; else its own name."""
+    plain, suffix = os.path.splitext(source)  # noqa: PTH122
+    is_plain = f"/{plain.replace(os.sep, '/')}".endswith(f"/{name}")
+    return name + suffix if is_plain else os.path.basename(source)  # noqa: PTH119
+
+
+def name_outputs(
+    sources: Sequence[str],
+    out: Path,
+    *,
+    taken: Mapping[str, str],
+    recognise: Callable[[Collection[str]], Earlier] | None = None,
+) -> Named:
     """Find the images that a user's words name and give each a name.
 
     A name is the image's path below the folder or pattern it was found in. Where two images would share one, the
@@ -47,6 +82,7 @@ def name_outputs(sources: Sequence[str], out: Path, *, taken: Mapping[str, str])
         sources: Image files, folders, glob patterns.
         out: Output folder; where it lies inside a folder that is searched, what is in it is left out.
         taken: Names that earlier runs gave, by the source they gave them to; these stay.
+        recognise: All images -> what tells which of them an earlier run found elsewhere; these keep their names.
 
     Raises:
         UsageError: If nothing is found, a source is a video, the output folder is a source, or an output would
@@ -66,7 +102,8 @@ def name_outputs(sources: Sequence[str], out: Path, *, taken: Mapping[str, str])
     is_searched = any(inside.startswith(root) for root in roots)
     made = set(taken.values())
     images, in_out = [], set()
-    for image in search_images(sources):
+    found, left_out = find_images(sources, except_folder=out)
+    for image in found:
         if image.startswith(inside):
             if _is_output(image.removeprefix(inside), made) or (is_searched and image not in outright):
                 continue
@@ -74,31 +111,40 @@ def name_outputs(sources: Sequence[str], out: Path, *, taken: Mapping[str, str])
         images.append(image)
     if not images:
         raise UsageError(f"All images in {', '.join(sources)} are outputs of {out}; there is nothing to predict.")
-    items = list(_assign(images, roots, taken))
+    items = list(_assign(images, roots, taken, recognise(images) if recognise else None))
     for item in items if in_out else ():
         for output in (inside + item.data.replace("/", os.sep), inside + item.picture.replace("/", os.sep)):
             if output in in_out:
                 raise UsageError(
                     f"The output for {item.source} would overwrite the image {output}. Give another --out."
                 )
-    return items
+    return Named(items, left_out)
 
 
-def _assign(images: Sequence[str], roots: Sequence[str], taken: Mapping[str, str]) -> Iterator[Item]:
+def _assign(
+    images: Sequence[str], roots: Sequence[str], taken: Mapping[str, str], recognise: Earlier | None
+) -> Iterator[Item]:
     used = {name.casefold() for name in taken.values()}  # some file systems see no difference in case
     for image in images:
-        name = taken.get(image)
+        root = next((root for root in roots if image.startswith(root)), None)
+        below = (image.removeprefix(root) if root else os.path.basename(image)).replace(os.sep, "/")  # noqa: PTH119
+        name, moved_from = taken.get(image), None
+        if name is None and recognise and (earlier := recognise(image, below)):
+            moved_from, name = earlier
         if name is None:
-            root = next((root for root in roots if image.startswith(root)), None)
-            plain, suffix = os.path.splitext(image.removeprefix(root) if root else os.path.basename(image))  # noqa: PTH119, PTH122
-            plain = plain.replace(os.sep, "/")
+            plain, suffix = os.path.splitext(below)  # noqa: PTH122
             name = plain
             if name.casefold() in used:
                 name = f"{plain}_{suffix[1:]}"
             if name.casefold() in used:
-                name = f"{plain}_{hashlib.sha256(os.fsencode(image)).hexdigest()[:8]}"
+                name = f"{plain}_{_letters(image)}"
             used.add(name.casefold())
-        yield Item(source=image, name=name)
+        yield Item(image, name, below, moved_from)
+
+
+def _letters(image: str) -> str:
+    """A few letters that follow from the path of an image."""
+    return hashlib.sha256(os.fsencode(image)).hexdigest()[:8]
 
 
 def _is_output(path: str, made: Collection[str]) -> bool:

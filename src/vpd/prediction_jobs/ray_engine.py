@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ def predict_by_ray(
     dtype: str = "auto",
     fast: Mapping[str, Any] | None = None,
     workers: int | None = None,
+    stretch: bool = False,
 ) -> Iterator[Outcome]:
     """What `Predictor.run` does, spread over Ray actors that load the model once each.
 
@@ -52,6 +53,7 @@ def predict_by_ray(
         dtype: As for `vpd.load`.
         fast: As for `Predictor`.
         workers: Models that run at once; none = one for each GPU, or one.
+        stretch: As for `Predictor`.
 
     Yields:
         Each image when its files are written, in any order, and some twice.
@@ -68,6 +70,7 @@ def predict_by_ray(
         "out": str(Path(out).resolve()),
         "model_name": origin["model"],
         "options": dict(options),
+        "stretch": stretch,
         "fast": None if fast is None else {**fast, "encoder": _seen_from_anywhere(fast.get("encoder"))},
     }
     rows = [{"chunk": _encode(chunk)} for chunk in chunks]
@@ -177,10 +180,10 @@ def _cluster() -> Iterator[Mapping[str, float]]:
 
 def _encode(chunk: Chunk) -> str:
     """A chunk as JSON, whose strings hold file names that are not UTF-8 too."""
-    return json.dumps([(item.source, item.name, item.source in chunk.wanted) for item in chunk.items])
+    return json.dumps([(*astuple(item), item.source in chunk.wanted) for item in chunk.items])
 
 
 def _decode(text: str) -> Chunk:
     rows = json.loads(text)
-    items = tuple(Item(source, name) for source, name, _ in rows)
-    return Chunk(items, frozenset(source for source, _, is_wanted in rows if is_wanted))
+    items = tuple(Item(*fields) for *fields, _ in rows)
+    return Chunk(items, frozenset(source for source, *_, is_wanted in rows if is_wanted))

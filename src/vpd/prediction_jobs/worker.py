@@ -17,10 +17,11 @@ from torch import Tensor
 
 from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write
-from vpd.files.images import read_image
+from vpd.files.images import Picture, read_picture
 from vpd.inference.memory import BudgetError
 from vpd.optimising import found_options, optimise
-from vpd.prediction_jobs.output_names import Item
+from vpd.prediction_jobs.output_names import Item, path_below
+from vpd.prediction_jobs.source_state import SourceState
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.predictions import Prediction
 
@@ -55,12 +56,12 @@ class Outcome:
     """Why it was skipped; none = done."""
 
 
-class _Picture(NamedTuple):
+class _Read(NamedTuple):
     """An image that was read."""
 
     item: Item
-    size_bytes: int
-    image: Image.Image
+    state: SourceState
+    picture: Picture
 
 
 class Predictor:
@@ -73,6 +74,7 @@ class Predictor:
         options: Arguments of the model's `predict` (`text`, `classes`, `scene`, `size`, `memory`); none are left out.
             With `memory`, images are read, predicted and written one chunk after the other, not at the same time.
         fast: Arguments of `vpd.optimise`, which makes the model that runs, with `dtype`; none = the model as it is.
+        stretch: Read pictures of more than 8 bits stretched, as `vpd.files.images.read_image` does.
 
     Raises:
         UsageError: If the model refuses the options, or `vpd.optimise` would.
@@ -86,8 +88,9 @@ class Predictor:
         model_name: str,
         options: Mapping[str, Any],
         fast: Mapping[str, Any] | None = None,
+        stretch: bool = False,
     ) -> None:
-        self.out = Path(out)
+        self.out, self._stretch = Path(out), stretch
         given = {key: value for key, value in options.items() if value is not None}
         self._fast = None if fast is None else found_options(model, **fast)
         runs_in = model.dtype if self._fast is None else self._fast["dtype"]
@@ -97,6 +100,8 @@ class Predictor:
             told |= {name: value for name in ("merge_above", "compile_mode") if (value := fast.get(name))}
             if (encoder := self._fast["encoder"]) is not None:
                 told["encoder"] = model_fingerprint(encoder.config.model_dump_json(), encoder.state_dict())
+        if stretch:
+            told["stretch"] = True
         self.origin = {
             "task": model.task,
             "model": model_name,
@@ -122,23 +127,23 @@ class Predictor:
         waiting: deque[tuple[int, Future[Outcome]]] = deque()
         try:
             for chunk, readings in self._read_ahead(chunks):
-                readable: list[_Picture] = []
+                readable: list[_Read] = []
                 for item, reading in zip(chunk.items, readings, strict=True):
                     try:
                         readable.append(reading.result())
                     except UsageError as error:
                         if item.source in chunk.wanted:
                             yield Outcome(item.source, error=str(error))
-                predictions = self._predict([picture.image for picture in readable])
-                for picture, prediction in zip(readable, predictions, strict=True):
-                    source = picture.item.source
+                predictions = self._predict([read.picture.image for read in readable])
+                for read, prediction in zip(readable, predictions, strict=True):
+                    source = read.item.source
                     if source not in chunk.wanted:
                         continue
                     if isinstance(prediction, str):
                         yield Outcome(source, error=f"{source}: {prediction}")
                     else:
-                        pixels = picture.image.width * picture.image.height
-                        waiting.append((pixels, self._threads.submit(self._write, picture, prediction)))
+                        pixels = read.picture.image.width * read.picture.image.height
+                        waiting.append((pixels, self._threads.submit(self._write, read, prediction)))
                 del readable, predictions  # or they would be there while the next are read
                 most = 0 if self._is_frugal else max(_THREADS, len(chunk.items))
                 while len(waiting) > most or sum(pixels for pixels, _ in waiting) > _MOST_WAITING_PX:
@@ -149,11 +154,11 @@ class Predictor:
             for _, writing in waiting:
                 writing.cancel()
 
-    def _read_ahead(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, list[Future[_Picture]]]]:
+    def _read_ahead(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, list[Future[_Read]]]]:
         """Chunks with their pictures being read, those of the next one too."""
-        started: deque[tuple[Chunk, list[Future[_Picture]]]] = deque()
+        started: deque[tuple[Chunk, list[Future[_Read]]]] = deque()
         for chunk in chunks:
-            started.append((chunk, [self._threads.submit(_read, item) for item in chunk.items]))
+            started.append((chunk, [self._threads.submit(_read, item, self._stretch) for item in chunk.items]))
             if len(started) > 1 or self._is_frugal:
                 yield started.popleft()
         yield from started
@@ -183,9 +188,9 @@ class Predictor:
         for image in images:
             yield from self._predict([image])
 
-    def _write(self, picture: _Picture, prediction: Prediction) -> Outcome:
+    def _write(self, read: _Read, prediction: Prediction) -> Outcome:
         """Write the files of an image."""
-        item = picture.item
+        item, picture = read.item, read.picture
         data = self.out / item.data
         data.parent.mkdir(parents=True, exist_ok=True)
         prediction.save(data)
@@ -195,11 +200,15 @@ class Predictor:
             drawn.save(temporary, format="JPEG", quality=90, subsampling=0)
         line = {
             "source": item.source,
-            "source_bytes": picture.size_bytes,
+            **read.state.fields(),
+            **({} if item.below in ("", path_below(item.source, item.name)) else {"source_below": item.below}),
+            **({"moved_from": item.moved_from} if item.moved_from else {}),
             "data": item.data,
             "picture": item.picture,
             "height": prediction.image.height,
             "width": prediction.image.width,
+            **({"frames": picture.frames} if picture.frames > 1 else {}),
+            **({"image_notes": picture.notes} if picture.notes else {}),
             **prediction.facts(),
             **self.origin,
         }
@@ -215,10 +224,10 @@ def model_fingerprint(config: str, weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _read(item: Item) -> _Picture:
-    """Read an image, and its size as a file; 0 where there is none, which reading it will say better."""
+def _read(item: Item, stretch: bool) -> _Read:
+    """Read an image, and before it what the file is; where there is none, reading it will say so better."""
     try:
-        size_bytes = Path(item.source).stat().st_size
+        state = SourceState.of_file(item.source)
     except OSError:
-        size_bytes = 0
-    return _Picture(item, size_bytes, read_image(item.source))
+        state = SourceState(0)
+    return _Read(item, state, read_picture(item.source, stretch=stretch))

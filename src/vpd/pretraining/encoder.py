@@ -105,7 +105,7 @@ def pretrain_encoder(
         raise UsageError(f"steps={steps}, minutes={minutes}: both must be more than 0.")
     place, teacher = find_device(device), find_teacher(model)
     form = encoder_form(teacher, model)
-    folder = writable_folder(out)
+    folder = Path(out)
     checkpoint = _find_checkpoint(folder, resume=resume)
     config = distillation_config(
         model=f"{model} ({weights_fingerprint(teacher.state_dict())[:12]})",
@@ -121,7 +121,7 @@ def pretrain_encoder(
     wanted = partial(wanted_latents, teacher.to(device=place, memory_format=torch.channels_last))
     student = Distillation(new_encoder(form, seed=seed), wanted)
     began_s = time.monotonic()
-    with only_run_in(folder):
+    with only_run_in(writable_folder(folder)):
         accelerator = find_processes(None if device == "auto" else place)
         if steps is None and checkpoint:  # another measuring of the pace would give other steps
             steps = int(read_settings(checkpoint.folder / CONFIG)["steps"])

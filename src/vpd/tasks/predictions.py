@@ -16,9 +16,8 @@ from torch import Tensor
 from vpd.drawing.overlays import depth_picture, mask_picture, segmentation_picture
 from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write
+from vpd.files.images import DEPTH_SCALE_KEY
 
-DEPTH_SCALE_KEY = "metres_per_step"
-"""Key under which a depth file and a manifest line say what one step of a pixel means."""
 _LARGEST_16_BIT = 65535
 _MILLIMETRES_TO_M = 65.0
 
