@@ -16,6 +16,7 @@ from vpd.drawing.text import Colour
 from vpd.errors import UsageError, wrong_fields
 from vpd.inference.cache import FrozenCaches
 from vpd.inference.memory import Memory
+from vpd.inference.outputs import OutputError
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.task import Measured
 
@@ -49,9 +50,13 @@ class Protocol:
         """Predict samples, together where their sizes agree, and count each.
 
         Raises:
-            UsageError: If a sample lacks what is needed, or has labels outside the classes.
+            UsageError: If a sample lacks what is needed, has labels outside the classes, or the model's outputs for it
+                are not numbers: figures without it would be those of other data.
         """
-        return self._model.measure(samples, self._measures, **self._options)
+        try:
+            return self._model.measure(samples, self._measures, **self._options)
+        except OutputError as error:
+            raise UsageError(f"Sample {samples[error.number].name}: {error.reason}") from None
 
     def shown(self, sample: Sample) -> Shown:
         """Truth and prediction of a sample as pictures."""

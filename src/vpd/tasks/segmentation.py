@@ -23,6 +23,7 @@ from vpd.errors import UsageError
 from vpd.heads.fpn import FPNHead
 from vpd.heads.open_vocabulary import OpenVocabularyHead
 from vpd.inference.cache import FrozenCaches
+from vpd.inference.inputs import true_or_false
 from vpd.inference.plan import Asked
 from vpd.inference.resize import mean_of_streams, resize_stream
 from vpd.metrics.segmentation import SegmentationMetrics
@@ -208,8 +209,8 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
             text=lambda *_: embeds,
             text_shape=lambda _: None if embeds is None else tuple(embeds.shape),
             channels=len(self.config.classes) if embeds is None else len(embeds),
-            kept_bytes=3 + (8 * len(names) if scores else 0),
-            words=_Wanted(names, keep, scores),
+            kept_bytes=(3 if len(names) <= 255 else 6) + (8 * len(names) if scores else 0),
+            words=_Wanted(names, keep, true_or_false(scores, "scores")),
         )
 
     def for_words(self, words: dict[str, Any]) -> tuple[SegmentationModel, dict[str, Any]]:
