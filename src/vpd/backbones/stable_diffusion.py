@@ -16,7 +16,7 @@ from vpd.backbones.vae_walk import encode_mode, latent_stride, scale_latents, un
 from vpd.config import BackboneConfig, LoraSettings, MapScale
 from vpd.errors import UsageError
 from vpd.files.images import pad_to_multiple
-from vpd.tensors import Features, LayerText, Text
+from vpd.tensors import Features, LayerText, Text, check_text
 from vpd.weights.sources import check_unet, load_unet_and_vae
 
 
@@ -190,8 +190,10 @@ class StableDiffusionBackbone(nn.Module):
             latents: `(b, 4, h, w)`, as `encode` made them of the images before.
 
         Raises:
-            ValueError: If there are neither images nor latents.
+            ValueError: If there are neither images nor latents, or embeddings are of another width.
         """
+        if isinstance(text_embeds, Tensor):
+            check_text(text_embeds, self.text_dim)
         if latents is None:
             if images is None:
                 raise ValueError("The backbone got neither images nor latents: give one of them.")

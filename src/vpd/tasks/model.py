@@ -26,7 +26,7 @@ from vpd.prompts.adapter import PreparedText, TextAdapter
 from vpd.prompts.encoder import TextEncoder
 from vpd.tasks.losses import mean_loss
 from vpd.tasks.task import P, Run, Seen, Task
-from vpd.tensors import Batch, Text
+from vpd.tensors import Batch, Text, check_text
 
 
 class PerceptionModel(Task[P], nn.Module):
@@ -256,7 +256,9 @@ class PerceptionModel(Task[P], nn.Module):
         text_embeds = self.constant_prompts() if text_embeds is None else text_embeds
         if text_embeds is None:
             raise ValueError(f"{type(self).__name__} has no prompts of its own: give text_embeds.")
-        adapted = self.adapter(text_embeds if text_embeds.ndim == 3 else text_embeds[None])
+        text_embeds = text_embeds[None] if text_embeds.ndim == 2 else text_embeds
+        check_text(text_embeds, self.backbone.text_dim)
+        adapted = self.adapter(text_embeds)
         return adapted, adapted
 
     def fit_at(self, size: int | None) -> Resize:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from threading import Thread
@@ -13,7 +15,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, validate_repo_id
+from transformers.utils import logging as transformers_logging
 
 from vpd.errors import UsageError, first_line
 from vpd.files.atomic import read_json
@@ -174,7 +177,8 @@ def load_part(model_class: Any, folder: Path, *, unused: str, **options: Any) ->
     """
     options = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True, **options}
     try:
-        model, info = model_class.from_pretrained(folder, **options)
+        with without_bars():
+            model, info = model_class.from_pretrained(folder, **options)
     except Exception as error:  # the libraries raise what their readers raise; all of it means: these files are bad
         if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
             raise UsageError(
@@ -191,6 +195,20 @@ def load_part(model_class: Any, folder: Path, *, unused: str, **options: Any) ->
             f"again:\n  {listed}"
         )
     return model
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """No progress bars of other packages while local files are read or written; the user's setting comes back."""
+    was_on, hub_was_off = transformers_logging.is_progress_bar_enabled(), are_progress_bars_disabled()
+    transformers_logging.disable_progress_bar()  # the hub's too
+    try:
+        yield
+    finally:
+        if was_on:
+            transformers_logging.enable_progress_bar()
+        if hub_was_off:
+            disable_progress_bars()
 
 
 def load_unet_and_vae(source: str | Path) -> tuple[UNet2DConditionModel, AutoencoderKL]:
