@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vpd.errors import UsageError
     from vpd.exporting.job import export
     from vpd.files.images import pad_to_multiple
+    from vpd.inference.outputs import OutputError
     from vpd.loading import load
     from vpd.optimising import optimise
     from vpd.tasks.depth import DepthModel
@@ -29,6 +30,7 @@ __all__ = [
     "DepthPrediction",
     "Features",
     "MaskPrediction",
+    "OutputError",
     "ReferringModel",
     "SegmentationModel",
     "SegmentationPrediction",
@@ -45,6 +47,7 @@ _HOMES = {
     "DepthPrediction": "vpd.tasks.predictions",
     "Features": "vpd.tensors",
     "MaskPrediction": "vpd.tasks.predictions",
+    "OutputError": "vpd.inference.outputs",
     "ReferringModel": "vpd.tasks.referring",
     "SegmentationModel": "vpd.tasks.segmentation",
     "SegmentationPrediction": "vpd.tasks.predictions",
