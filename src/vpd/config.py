@@ -210,7 +210,7 @@ class SegmentConfig(TaskConfig):
 
     def in_short(self) -> str:
         """See `TaskConfig`."""
-        return f"{len(self.classes)} classes: {first_names(self.classes)}"
+        return f"{len(self.classes)} class{'es' * (len(self.classes) > 1)}: {first_names(self.classes)}"
 
 
 class ReferConfig(TaskConfig):
@@ -271,7 +271,8 @@ class DepthConfig(TaskConfig):
 
     def in_short(self) -> str:
         """See `TaskConfig`."""
-        return f"up to {self.max_depth_m:g} m; {len(self.scenes)} scenes: {first_names(self.scenes)}"
+        scenes = f"{len(self.scenes)} scene{'s' * (len(self.scenes) > 1)}: {first_names(self.scenes)}"
+        return f"up to {self.max_depth_m:g} m; {scenes}"
 
     @field_validator("fit")
     @classmethod
