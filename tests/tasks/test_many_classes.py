@@ -10,11 +10,14 @@ import torch
 from PIL import Image
 
 import vpd
+from hand_made import Samples
 from vpd import SegmentationModel
 from vpd.config import Resize
 from vpd.data.sample import Sample
+from vpd.errors import UsageError
 from vpd.prediction_jobs.job import PredictionJob
 from vpd.prediction_jobs.worker import Predictor
+from vpd.tensors import Batch
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 SMALL = {"head_channels": 8, "fit": Resize(size_px=64), "templates": ("a {}",)}
@@ -91,3 +94,26 @@ def test_a_model_of_300_classes_is_saved_and_drawn(many: SegmentationModel, tmp_
     assert prediction.overlay().height > 24
     shown = many.shown(Sample("a", PIXELS, labels=np.zeros((24, 32), np.uint8)), prediction)
     assert {name for _, name in shown.legend} >= {"thing 0"}
+
+
+def test_labels_that_cannot_hold_the_classes(many: SegmentationModel) -> None:
+    message = "There are 300 classes, and labels hold 255"
+    samples = Samples([Sample("a", PIXELS, labels=np.zeros((24, 32), np.uint8))])
+    batch = Batch(torch.zeros(1, 3, 64, 64), ["a"], labels=torch.zeros(1, 64, 64).long())
+    for refused in (
+        lambda: many.loss(batch),
+        lambda: many.measures(samples),
+        lambda: SegmentationModel.begin("world", samples, {"classes": names(300)}),
+        lambda: many.go_on(samples, {"classes": names(300)}),
+    ):
+        with pytest.raises(UsageError, match=message):
+            refused()
+
+
+def test_255_classes_are_trained_and_measured(tiny_diffusion: Path) -> None:
+    model = SegmentationModel.from_diffusion(tiny_diffusion, classes=names(255), embed=random_prompts, **SMALL).eval()
+    labels = torch.full((1, 64, 64), 255)
+    labels[0, 0, 0] = 254
+    total, weight = model.loss_sum(Batch(torch.zeros(1, 3, 64, 64), ["a"], labels=labels))
+    assert (float(weight), bool(total > 0)) == (1, True)
+    assert model.measures(Samples()).metrics[""].num_classes == 255

@@ -16,22 +16,42 @@ from vpd.errors import UsageError
 from vpd.heads.fpn import FPNHead
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import embed_names
+from vpd.tensors import IGNORE_LABEL
 
 logger = logging.getLogger(__name__)
+
+MOST_LABELLED = IGNORE_LABEL
+"""Classes that labels of 8 bits hold, beside the ignored ones."""
 
 
 def class_names(given: Sequence[str] | None, samples: SampleSet) -> tuple[str, ...]:
     """Class names in the order of the labels: those of the settings, else those of the data.
 
     Raises:
-        UsageError: If there are none, or the settings name another number of them than the data has.
+        UsageError: If there are none or more than labels hold, or the settings name another number of them than the
+            data has.
     """
     names, of_data = tuple(given or samples.classes), samples.classes
     if not names:
         raise UsageError("The data names no classes: set classes=[road, sky, ...] in the order of the labels.")
     if of_data and len(of_data) != len(names):
         raise UsageError(f"classes names {len(names)} classes, but the data has {len(of_data)}: {', '.join(of_data)}.")
+    check_number(names)
     return names
+
+
+def check_number(classes: Sequence[str]) -> None:
+    """Refuse to train or measure on labels that cannot hold the classes.
+
+    Raises:
+        UsageError: If there are more than `MOST_LABELLED`.
+    """
+    if len(classes) > MOST_LABELLED:
+        raise UsageError(
+            f"There are {len(classes)} classes, and labels hold {MOST_LABELLED}: a model of more can predict, but be "
+            "neither trained nor measured. Merge rare classes, or train fewer with the open head and name others in "
+            "`predict`."
+        )
 
 
 def check_classes(of_data: Sequence[str], of_model: Sequence[str]) -> None:
@@ -44,8 +64,10 @@ def check_classes(of_data: Sequence[str], of_model: Sequence[str]) -> None:
         of_model: Class names of the model.
 
     Raises:
-        UsageError: If the numbers of classes differ, or the same names stand in another order.
+        UsageError: If the numbers of classes differ, the same names stand in another order, or there are more than
+            labels hold.
     """
+    check_number(of_model)
     if not of_data or tuple(of_data) == tuple(of_model):
         return
     if len(of_data) != len(of_model):

@@ -30,7 +30,7 @@ from vpd.metrics.segmentation import SegmentationMetrics
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import PLAIN_TEMPLATE, EmbedNames, check_templates, embed_names
 from vpd.prompts.names import published_prompts as read_published_prompts
-from vpd.tasks.classes import asked_classes, check_classes, class_names, with_classes
+from vpd.tasks.classes import asked_classes, check_classes, check_number, class_names, with_classes
 from vpd.tasks.losses import LossSum, segmentation_loss_sum
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.predictions import SegmentationPrediction
@@ -193,6 +193,7 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
         """Cross-entropy of a batch with `labels`, summed over pixels, and how many count."""
         if batch.labels is None:
             raise UsageError("Segmentation trains on label images; this data has none.")
+        check_number(self.config.classes)
         logits = self(batch.images, caches=caches)
         return segmentation_loss_sum(logits, batch.labels, count_ignored=self.config.count_ignored)
 
