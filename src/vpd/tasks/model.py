@@ -64,13 +64,12 @@ class PerceptionModel(Task[P], nn.Module):
     def __repr__(self) -> str:
         """One line; `print(model.backbone)` and `print(model.head)` show the layers."""
         fit, weights = self.config.fit, sum(parameter.numel() for parameter in self.parameters())
-        facts = [
+        facts = [  # in a model that was optimised, some weights are no parameters
             self.config.in_short(),
             "at their own size" if fit.mode == "native" else f"{fit.size_px} px",
             f"from {source}" if (source := Path(self.config.backbone.source).name) else "",
-            f"{weights / 1e6:.1f} M parameters",
+            "optimised" if self.is_optimised else f"{weights / 1e6:.1f} M parameters",
             f"{str(self.dtype).removeprefix('torch.')} on {self.device}",
-            "optimised" if self.is_optimised else "",
         ]
         return f"{type(self).__name__}({'; '.join(filter(None, facts))})"
 
