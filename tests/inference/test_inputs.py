@@ -160,10 +160,11 @@ def models(tiny_diffusion: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("task", "options", "message"),
     [
-        ("segment", {"size": "x"}, "size=x: give a whole number of pixels"),
+        ("segment", {"size": "x"}, "size='x': give a whole number of pixels"),
         ("segment", {"size": 1.5}, "size=1.5: give"),
         ("segment", {"size": -3}, "size=-3: give .*1 to 10954"),
         ("segment", {"size": 10**9}, "size=1000000000: give"),
+        ("segment", {"size": 10**5000}, "size=...: give"),
         ("segment", {"size": 10000}, r"image 1 of 2: 8x6 px would be run at 13333x10000 px; the limit is 120 mega"),
         ("segment", {"batch_size": 0}, "batch_size=0: give a whole number, 1 or more"),
         ("segment", {"batch_size": True}, "batch_size=True: give"),

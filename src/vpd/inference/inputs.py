@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from numbers import Integral
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -121,9 +120,11 @@ def whole_number(given: Any, name: str, *, most: int | None = None, meaning: str
     Raises:
         UsageError: If it is no whole number, below 1 or above `most`.
     """
-    if isinstance(given, bool) or not isinstance(given, Integral) or given < 1 or (most and given > most):
+    if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or given < 1 or (most and given > most):
         limits = f"1 to {most}" if most else "1 or more"
-        raise UsageError(f"{name}={str(given)[:60]!s}: give a whole number{meaning}, {limits}.")
+        is_huge = isinstance(given, int) and given.bit_length() > 64  # Python writes no number of any length
+        told = "..." if is_huge else repr(given)[:60]
+        raise UsageError(f"{name}={told}: give a whole number{meaning}, {limits}.")
     return int(given)
 
 

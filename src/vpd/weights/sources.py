@@ -200,13 +200,15 @@ def load_part(model_class: Any, folder: Path, *, unused: str, **options: Any) ->
 @contextmanager
 def without_bars() -> Iterator[None]:
     """No progress bars of other packages while local files are read or written; the user's setting comes back."""
-    was_on, hub_was_off = transformers_logging.is_progress_bar_enabled(), are_progress_bars_disabled()
+    if not transformers_logging.is_progress_bar_enabled():
+        yield
+        return
+    hub_was_off = are_progress_bars_disabled()
     transformers_logging.disable_progress_bar()  # the hub's too
     try:
         yield
     finally:
-        if was_on:
-            transformers_logging.enable_progress_bar()
+        transformers_logging.enable_progress_bar()
         if hub_was_off:
             disable_progress_bars()
 
