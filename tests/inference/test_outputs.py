@@ -58,20 +58,19 @@ def test_predict_names_the_picture(task: str, models: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_the_one_of_a_batch_is_told(value: float) -> None:
-    strips = [torch.zeros(2, 3, 4, 5), torch.zeros(2, 3, 4, 5)]
-    strips[1][1, 2, 3, 4] = value
-    stream = checked(strips, NAMES, torch.float16)
-    assert next(stream) is strips[0]
+    strip = torch.zeros(2, 3, 4, 5)
+    assert checked(strip, names=NAMES, dtype=torch.float16) is strip
+    strip[1, 2, 3, 4] = value
     with pytest.raises(OutputError, match="b.png: .*or float16 overflows") as caught:
-        next(stream)
+        checked(strip, names=NAMES, dtype=torch.float16)
     assert caught.value.number == 7
     again = pickle.loads(pickle.dumps(caught.value))  # processes tell one another
     assert (str(again), again.number, again.reason) == (str(caught.value), 7, caught.value.reason)
 
 
 def test_large_numbers_are_numbers() -> None:
-    strips = [torch.full((2, 3, 4, 5), 3e38)]
-    assert next(checked(strips, NAMES, torch.float32)) is strips[0]
+    strip = torch.full((2, 3, 4, 5), 3e38)
+    assert checked(strip, names=NAMES, dtype=torch.float32) is strip
 
 
 @pytest.mark.parametrize("task", WORDS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -26,25 +26,24 @@ class OutputError(UsageError):
         self.number, self.reason = number, reason
 
 
-def checked(strips: Iterable[Tensor], names: Sequence[tuple[int, str]], dtype: torch.dtype) -> Iterator[Tensor]:
-    """The strips as they are, each looked at before it is handed on.
+def checked(strip: Tensor, *, names: Sequence[tuple[int, str]], dtype: torch.dtype) -> Tensor:
+    """A strip of outputs as it is, `(b, c, rows, w)`, if all of it are numbers.
 
     Args:
-        strips: `(b, c, rows, w)`, as `run_windows` yields them.
+        strip: As `run_windows` yields it.
         names: Of each picture of the batch, its place in the call, and what the user calls it.
         dtype: Type that the network runs in, for the message.
 
     Raises:
-        OutputError: If one holds NaN or infinity.
+        OutputError: If it holds NaN or infinity.
     """
-    for strip in strips:
-        # one pass and one answer for the batch; a sum of numbers may overflow, which the second look tells
-        if not strip.sum(dim=(1, 2, 3)).isfinite().all():
-            for part, (number, name) in zip(strip, names, strict=True):
-                if not part.isfinite().all():
-                    reason = f"{NOT_NUMBERS}: {likely_causes(dtype)}"
-                    raise OutputError(f"{name}: {reason}", number=number, reason=reason)
-        yield strip
+    # one pass and one answer for the batch; a sum of numbers may overflow, which the second look tells
+    if not strip.sum(dim=(1, 2, 3)).isfinite().all():
+        for part, (number, name) in zip(strip, names, strict=True):
+            if not part.isfinite().all():
+                reason = f"{NOT_NUMBERS}: {likely_causes(dtype)}"
+                raise OutputError(f"{name}: {reason}", number=number, reason=reason)
+    return strip
 
 
 def likely_causes(dtype: torch.dtype) -> str:

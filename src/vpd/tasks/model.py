@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -150,8 +151,8 @@ class PerceptionModel(Task[P], nn.Module):
                 runs: list[Run] = []
                 total: Tensor | None = None
                 for pixels, height, is_mirrored in group.variants():
-                    strips = run_windows(self, pixels, text, group.cuts, rows=group.rows or None, caches=caches)
-                    strips = checked(strips, names, self.dtype)
+                    made = run_windows(self, pixels, text, group.cuts, rows=group.rows or None, caches=caches)
+                    strips = map(partial(checked, names=names, dtype=self.dtype), made)
                     if group.rows:  # one picture, of which nothing is kept as a whole
                         runs.append(Run((strip[0] for strip in strips), height, is_mirrored))
                         continue
