@@ -38,6 +38,5 @@ for step in (1, -1)[: 1 + fit["flip"]]:  # as it is and, where the model wants i
 if facts["task"] == "depth":
     data = (np.mean(maps, 0)[0] / facts["metres_per_step"]).round().clip(1, 65535).astype(np.uint16)
 else:
-    data = np.mean([(e := np.exp(part - part.max(0))) / e.sum(0) for part in maps], 0).argmax(0)
-    data = data.astype(np.uint8 if len(maps[0]) <= 255 else np.uint16)
+    data = sum((e := np.exp(m - m.max(0))) / e.sum(0) for m in maps).argmax(0).astype(np.min_scalar_type(len(maps[0])))
 Image.fromarray(data * 255 if facts["task"] == "refer" else data).save(sys.argv[3])
