@@ -3,7 +3,10 @@
 Names are imported when they are first used, so that `import vpd` and `vpd --help` do not wait for torch.
 """
 
+import logging
+import sys
 from importlib import import_module
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from vpd.version import __version__ as __version__
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
     from vpd.errors import UsageError
     from vpd.exporting.job import export
     from vpd.files.images import pad_to_multiple
+    from vpd.inference.outputs import OutputError
     from vpd.loading import load
     from vpd.optimising import optimise
     from vpd.tasks.depth import DepthModel
@@ -26,6 +30,7 @@ __all__ = [
     "DepthPrediction",
     "Features",
     "MaskPrediction",
+    "OutputError",
     "ReferringModel",
     "SegmentationModel",
     "SegmentationPrediction",
@@ -42,6 +47,7 @@ _HOMES = {
     "DepthPrediction": "vpd.tasks.predictions",
     "Features": "vpd.tensors",
     "MaskPrediction": "vpd.tasks.predictions",
+    "OutputError": "vpd.inference.outputs",
     "ReferringModel": "vpd.tasks.referring",
     "SegmentationModel": "vpd.tasks.segmentation",
     "SegmentationPrediction": "vpd.tasks.predictions",
@@ -54,10 +60,21 @@ _HOMES = {
 }
 
 
+_IMPORTING = RLock()
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'vpd' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    if _HOMES[name] in sys.modules:
+        return getattr(import_module(_HOMES[name]), name)
+    with _IMPORTING:  # other packages complain of parts that they lack while they are imported
+        level = logging.root.manager.disable
+        logging.disable(max(level, logging.WARNING))
+        try:
+            return getattr(import_module(_HOMES[name]), name)
+        finally:
+            logging.disable(level)
 
 
 def __dir__() -> list[str]:

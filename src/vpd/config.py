@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveInt, field_validator, model_validator
@@ -19,6 +20,8 @@ a head learns to heed it late. `log_ratio`: logarithm of its ratio to that, time
 other token, and about as large as the features."""
 
 FORMAT_VERSION: Literal[1] = 1
+MOST_NAMES = 65_535
+"""Classes or scenes of a model: their numbers, and one for ignored pixels, fit into 16 bits."""
 _MOST_LAYERS, _MOST_CHANNELS = 16, 2**16
 
 
@@ -30,15 +33,26 @@ def unique_names(names: Sequence[str]) -> tuple[str, ...]:
     """The names of classes or scenes, stripped.
 
     Raises:
-        UsageError: If it is one string, there is no name, or one is empty or stands twice.
+        UsageError: If it is no list of texts, there is no name or more than `MOST_NAMES`, or one is empty or stands
+            twice.
     """
     if isinstance(names, str):
         raise UsageError(f"Names must be a list, not one string: [{names!r}] instead of {names!r}.")
-    stripped = tuple(name.strip() for name in names)
-    doubled = sorted({name for name in stripped if stripped.count(name) > 1})
+    given = list(names) if isinstance(names, Iterable) and not isinstance(names, (bytes, Mapping, Set)) else None
+    if given is None or not all(isinstance(name, str) for name in given):
+        raise UsageError(f"Names must be a list of texts, in the order of their numbers: got {str(names)[:300]}.")
+    if len(given) > MOST_NAMES:
+        raise UsageError(f"There are {len(given)} names; 16-bit labels hold {MOST_NAMES} classes at most.")
+    stripped = tuple(name.strip() for name in given)
+    doubled = sorted(name for name, count in Counter(stripped).items() if count > 1)
     if not stripped or not all(stripped) or doubled:
-        raise UsageError(f"Names must be given, non-empty and different: got {list(names)}, twice: {doubled}.")
+        raise UsageError(f"Names must be given, non-empty and different: got {str(given)[:300]}, twice: {doubled[:9]}.")
     return stripped
+
+
+def first_names(names: Sequence[str], most: int = 5) -> str:
+    """The names, or the first of them and how many more there are."""
+    return ", ".join([*names[:most], *([f"{len(names) - most} more"] if len(names) > most else [])])
 
 
 Names = Annotated[tuple[str, ...], AfterValidator(unique_names)]
@@ -165,6 +179,10 @@ class TaskConfig(Frozen):
         """What a model knows by name: word -> sentence."""
         return {}
 
+    def in_short(self) -> str:
+        """What a model knows, in a few words."""
+        return ""
+
 
 class SegmentConfig(TaskConfig):
     """A semantic segmentation model."""
@@ -172,8 +190,8 @@ class SegmentConfig(TaskConfig):
     title: ClassVar[str] = "semantic segmentation"
 
     task: Literal["segment"] = "segment"
-    classes: Annotated[Names, Field(max_length=255)]
-    """Class names, in the order of the labels; 255 is the label of ignored pixels."""
+    classes: Names
+    """Class names, in the order of the labels. Of up to 255 the label of ignored pixels is 255."""
     templates: tuple[str, ...] = ()
     """Sentences with `{}` that class names are put into; none = CLIP's 80."""
     head: Literal["fpn", "open"] = "fpn"
@@ -189,6 +207,10 @@ class SegmentConfig(TaskConfig):
     def told(self) -> dict[str, str]:
         """See `TaskConfig`."""
         return {"classes": f"{len(self.classes)}: {', '.join(self.classes)}"}
+
+    def in_short(self) -> str:
+        """See `TaskConfig`."""
+        return f"{len(self.classes)} class{'es' * (len(self.classes) > 1)}: {first_names(self.classes)}"
 
 
 class ReferConfig(TaskConfig):
@@ -208,6 +230,10 @@ class ReferConfig(TaskConfig):
     def told(self) -> dict[str, str]:
         """See `TaskConfig`."""
         return {"tokens": f"{self.token_length} for an expression"}
+
+    def in_short(self) -> str:
+        """See `TaskConfig`."""
+        return f"expressions of up to {self.token_length} tokens"
 
     @field_validator("fit")
     @classmethod
@@ -242,6 +268,11 @@ class DepthConfig(TaskConfig):
         """See `TaskConfig`."""
         scenes = f"{len(self.scenes)}: {', '.join(self.scenes)}"
         return {"scenes": scenes, "range": f"up to {self.max_depth_m:g} m"}
+
+    def in_short(self) -> str:
+        """See `TaskConfig`."""
+        scenes = f"{len(self.scenes)} scene{'s' * (len(self.scenes) > 1)}: {first_names(self.scenes)}"
+        return f"up to {self.max_depth_m:g} m; {scenes}"
 
     @field_validator("fit")
     @classmethod

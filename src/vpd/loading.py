@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vpd.config import TaskConfig
 from vpd.errors import UsageError, first_line
+from vpd.inference.precision import warn_of_slow
 from vpd.model_folder import (
     CHECKPOINTS,
     CONFIG_FILE,
@@ -55,7 +56,8 @@ def load(
         source: Model folder, hub id of a repository that holds one, or `world-segment`, `world-refer` or
             `world-depth`, the small models that come with the package.
         device: `auto` = CUDA or Apple GPU where there is one, else CPU; or a torch device.
-        dtype: `auto` = float32; or `float32`, `bfloat16`, `float16`.
+        dtype: `auto` = float32; or `float32`, `bfloat16`, `float16`. Where a CPU has no kernels for it, a warning says
+            how much slower it is.
         task: Class of the model, where it is none of this package's tasks.
 
     Returns:
@@ -66,6 +68,7 @@ def load(
     """
     folder = find_model(source)
     place, precision = find_device(device), find_dtype(dtype)
+    warn_of_slow(place, precision)
     kinds = TASKS if task is None else {**TASKS, task.task: task}
     config, base = read_config(folder, {name: kind.config_type for name, kind in kinds.items()})
     model = build_model(config, kinds[config.task])

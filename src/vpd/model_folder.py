@@ -98,11 +98,7 @@ def save_model(
     for part in ("text_encoder", "tokenizer"):  # one of another model must not stay
         shutil.rmtree(folder / part, ignore_errors=True)
     if text_encoder is not None and not shares_text:
-        from vpd.weights.sources import without_bars
-
-        with without_bars():
-            text_encoder.model.save_pretrained(folder / "text_encoder")
-            text_encoder.tokenizer.save_pretrained(folder / "tokenizer")
+        text_encoder.save(folder)
     write_json(folder / CONFIG_FILE, {**contents, _PAIR: pair})
 
 

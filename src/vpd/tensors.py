@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vpd.config import MapScale
+from vpd.errors import UsageError
 
 IGNORE_LABEL = 255
 """Label of pixels that no loss and no metric counts."""
@@ -59,6 +60,19 @@ class Features:
             if stride in self.attention
             else features
             for features, stride in zip(self.maps, self.strides, strict=True)
+        )
+
+
+def check_text(text_embeds: Tensor, dim: int) -> None:
+    """Refuse prompts of another width than a model's.
+
+    Raises:
+        UsageError: If they are not `(b, k, dim)`.
+    """
+    if text_embeds.ndim != 3 or text_embeds.shape[-1] != dim:
+        raise UsageError(
+            f"text_embeds is {tuple(text_embeds.shape)}; this model needs (images, tokens or classes, {dim}), as "
+            "made by the text encoder of its diffusion model."
         )
 
 

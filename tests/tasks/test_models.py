@@ -288,3 +288,15 @@ def test_new_classes_need_a_text_encoder(segmenter: SegmentationModel, tmp_path:
     with pytest.raises(UsageError, match=r"New classes \(zebra\) need the text encoder.*no text encoder"):
         (tmp_path / "unet").mkdir()
         segmenter.with_classes(["zebra"], diffusion=tmp_path)
+
+
+def test_a_model_in_one_line(segmenter: SegmentationModel, referrer: ReferringModel, depther: DepthModel) -> None:
+    size = sum(weight.numel() for weight in segmenter.parameters()) / 1e6
+    told = (
+        f"SegmentationModel(3 classes: sky, road, tree; 64 px; from diffusion; {size:.1f} M parameters; float32 on cpu)"
+    )
+    assert repr(segmenter) == str(segmenter) == told
+    assert repr(referrer).startswith("ReferringModel(expressions of up to 12 tokens; 64 px; ")
+    assert repr(depther).startswith("DepthModel(up to 10 m; 2 scenes: kitchen, dining_room; 64 px; ")
+    assert "conv_in" in repr(segmenter.backbone)
+    assert "more" not in repr(segmenter.with_classes(["road", "sky"]))

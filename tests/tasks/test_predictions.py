@@ -111,3 +111,16 @@ def test_every_prediction_draws_itself(size: tuple[int, int]):
         assert picture.mode == "RGB"
         assert picture.width >= size[1]
         assert picture.height > size[0]
+
+
+def test_a_prediction_in_one_line():
+    labels = torch.tensor([[0, 1, 1, 1], [2, 3, 4, 5]], dtype=torch.uint8)
+    told = SegmentationPrediction(labels=labels, classes=("sky", "tree", "a", "b", "c", "d"), image=photo(2, 4))
+    assert repr(told) == "SegmentationPrediction(4x2 px: tree 38%, sky 12%, a 12%, b 12%, c 12%, 1 more)"
+    mask = torch.tensor([[False, True, False, False]])
+    found = MaskPrediction(mask=mask, probability=mask.float(), text="a dog", image=photo(1, 4), note="in windows")
+    assert str(found) == "MaskPrediction(4x1 px: 'a dog', 25% of the picture; in windows)"
+    none = MaskPrediction(mask=mask & False, probability=mask.float(), text="a dog", image=photo(1, 4))
+    assert str(none) == "MaskPrediction(4x1 px: 'a dog', nothing found)"
+    depth = DepthPrediction(depth_m=torch.tensor([[1.5, 4.0]]), max_depth_m=10.0, scene="kitchen", image=photo(1, 2))
+    assert str(depth) == "DepthPrediction(2x1 px: 1.50 to 4.00 m, kitchen)"

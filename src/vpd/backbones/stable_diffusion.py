@@ -15,7 +15,7 @@ from vpd.backbones.unet_walk import attention_levels, read_text, strip_unet, wal
 from vpd.backbones.vae_walk import encode_mode, latent_stride, scale_latents, unscale_latents
 from vpd.config import BackboneConfig, LoraSettings, MapScale
 from vpd.files.images import pad_to_multiple
-from vpd.tensors import Features, LayerText, Text
+from vpd.tensors import Features, LayerText, Text, check_text
 from vpd.weights.families import check_unet
 from vpd.weights.sources import load_unet_and_vae
 
@@ -184,8 +184,10 @@ class StableDiffusionBackbone(nn.Module):
             latents: `(b, 4, h, w)`, as `encode` made them of the images before.
 
         Raises:
-            ValueError: If there are neither images nor latents.
+            ValueError: If there are neither images nor latents, or embeddings are of another width.
         """
+        if isinstance(text_embeds, Tensor):
+            check_text(text_embeds, self.text_dim)
         if latents is None:
             if images is None:
                 raise ValueError("The backbone got neither images nor latents: give one of them.")

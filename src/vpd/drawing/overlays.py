@@ -50,10 +50,10 @@ def segmentation_picture(image: Image.Image, labels: NDArray[np.integer], classe
     tinted = Image.blend(image.convert("RGB"), colour_labels(labels, len(classes)), _OPACITY)
     present = [int(label) for label in np.argsort(-counts, kind="stable") if counts[label]]
     entries = [
-        (_colour(label), f"{_shorten(classes[label])} {_percent(counts[label] / labels.size)}") for label in present
+        (_colour(label), f"{_shorten(classes[label])} {percent(counts[label] / labels.size)}") for label in present
     ]
     if rest := present[_MAX_LEGEND:]:
-        share = _percent(counts[rest].sum() / labels.size)
+        share = percent(counts[rest].sum() / labels.size)
         entries = [*entries[:_MAX_LEGEND], (UNKNOWN_COLOUR, f"{len(rest)} more {share}")]
     picture = enlarge(tinted)
     return stack([picture, legend_strip(entries, *_strip_size(picture))]) if entries else picture
@@ -76,7 +76,7 @@ def class_legend(labels: NDArray[np.integer], classes: Sequence[str]) -> Counter
 def mask_picture(image: Image.Image, mask: NDArray[np.bool_], text: str) -> Image.Image:
     """What `tint_mask` draws, above the expression; raises as it does."""
     drawn = tint_mask(image, mask)
-    found = _percent(float(mask.mean())) if mask.any() else "not found"
+    found = percent(float(mask.mean())) if mask.any() else "not found"
     return stack([drawn, caption_strip(f"“{text}” · {found}", *_strip_size(drawn))])
 
 
@@ -218,7 +218,8 @@ def _shorten(name: str) -> str:
     return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share as people read it: `17%`, `<1%`."""
     return f"{share:.0%}" if share >= 0.01 else "<1%"
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from PIL import Image
@@ -16,6 +17,7 @@ from vpd.drawing.text import Colour
 from vpd.errors import UsageError, wrong_fields
 from vpd.inference.cache import FrozenCaches
 from vpd.inference.memory import Memory
+from vpd.inference.outputs import OutputError
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.task import Measured
 
@@ -49,15 +51,27 @@ class Protocol:
         """Predict samples, together where their sizes agree, and count each.
 
         Raises:
-            UsageError: If a sample lacks what is needed, or has labels outside the classes.
+            UsageError: If a sample lacks what is needed, has labels outside the classes, or the model's outputs for it
+                are not numbers: figures without it would be those of other data.
         """
-        return self._model.measure(samples, self._measures, **self._options)
+        with _naming(samples):
+            return self._model.measure(samples, self._measures, **self._options)
 
     def shown(self, sample: Sample) -> Shown:
-        """Truth and prediction of a sample as pictures."""
-        words = self._model.words_of([sample])
-        (prediction,) = self._model.predict([sample.image], **words, memory=self._options["memory"])
+        """Truth and prediction of a sample as pictures; raises as `measure`."""
+        with _naming([sample]):
+            words = self._model.words_of([sample])
+            (prediction,) = self._model.predict([sample.image], **words, memory=self._options["memory"])
         return self._model.shown(sample, prediction)
+
+
+@contextmanager
+def _naming(samples: Sequence[Sample]) -> Iterator[None]:
+    """Call a sample by its name where its outputs are not numbers."""
+    try:
+        yield
+    except OutputError as error:
+        raise UsageError(f"Sample {samples[error.number].name}: {error.reason}") from None
 
 
 def draw_sheet(

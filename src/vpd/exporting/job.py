@@ -26,6 +26,7 @@ from vpd.exporting.networks import (
     token_length,
 )
 from vpd.files.atomic import atomic_folder, check_writable, write_json
+from vpd.inference.outputs import NOT_NUMBERS, OutputError, likely_causes
 from vpd.prompts.encoder import TextEncoder
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.predictions import metres_per_step
@@ -125,12 +126,15 @@ def compare(network: Network, run: Run, tolerance: float) -> list[Check]:
     """What a graph read back gives for every trial, against the original.
 
     Raises:
-        UsageError: If one differs by more than the tolerance.
+        UsageError: If one differs by more than the tolerance, or what the original gives is not numbers.
     """
     checks = []
     for words, inputs in network.trials():
         with torch.no_grad():
             wanted, got = network.original(*inputs).cpu(), run(*inputs)
+        if not wanted.isfinite().all():
+            causes = likely_causes(wanted.dtype)
+            raise OutputError(f"The {network.name} cannot be exported ({words}): {NOT_NUMBERS}: {causes}.")
         error = float((got - wanted).abs().max()) if got.shape == wanted.shape else float("inf")
         check = Check(network.name, words, error, error / max(float(wanted.abs().max()), 1e-30))
         if not check.relative_error <= tolerance:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from vpd.config import Resize
 from vpd.errors import UsageError
-from vpd.files.images import read_image
+from vpd.files.decoding import MAX_PIXELS
 from vpd.inference.cache import FrozenCaches
+from vpd.inference.inputs import read_source, source_name, whole_number
 from vpd.inference.memory import MARGIN, ONCE_BYTES, BudgetError, Memory, format_memory, network_bytes, parse_memory
 from vpd.inference.resize import fit_image, fit_picture, fitted_size, most_rows
 from vpd.inference.windows import Cuts, PlainWindows, SmoothWindows
@@ -25,6 +27,8 @@ SMALLEST = 4
 """Sides of the smallest windows, and of pictures that are run smaller, in multiples of the model's coarsest stride."""
 MOST_OUTPUT_BYTES = 2**28
 """Outputs of a picture that take more are not kept as a whole where no batches were asked for: it goes in strips."""
+MOST_SIZE_PX = math.isqrt(MAX_PIXELS)
+"""Largest short side to run at."""
 _STRIPS = 5  # strips of outputs at once: two rows between which is interpolated, their mean, its widening, the sum
 _SHARE_OF_STRIPS = 16  # they may take this part of the budget
 
@@ -114,7 +118,7 @@ class Planner:
         cuts, pictures = plain_windows(fit), list[tuple[int, Image.Image]]()
         batch_size = batch_size if fit.scales == (1.0,) else 1
         for number, source in enumerate(sources):
-            picture = read_image(source)
+            picture = self._read(source, number, len(sources), fit)
             if pictures and not self._go_together([*(member for _, member in pictures), picture], fit, batch_size):
                 yield Group(pictures, fit, cuts)
                 pictures = []
@@ -124,6 +128,18 @@ class Planner:
                 yield self._alone(number, picture, fit)
         if pictures:
             yield Group(pictures, fit, cuts)
+
+    def _read(self, source: Any, number: int, total: int, fit: Resize) -> Image.Image:
+        """A picture that is not too large at the size at which it is run."""
+        name = source_name(source, number, total)
+        picture = read_source(source, name)
+        height, width = fitted_size(fit, *_size(picture), max(fit.scales))
+        if height * width > MAX_PIXELS:
+            raise UsageError(
+                f"{name}: {picture.width}x{picture.height} px would be run at {width}x{height} px; the limit is "
+                f"{MAX_PIXELS / 1e6:.0f} megapixels. Give a smaller size."
+            )
+        return picture
 
     def _fits(self, fit: Resize, sizes: Sequence[tuple[int, int]], batch_size: int) -> bool:
         """Whether pictures can be run all at once."""
@@ -261,8 +277,7 @@ def plan(
     Raises:
         UsageError: If a picture cannot be read, or memory or batch size are not as they must be.
     """
-    if batch_size < 1:
-        raise UsageError(f"batch_size={batch_size}: give 1 or more.")
+    batch_size = whole_number(batch_size, "batch_size")
     memory_bytes = None if memory is None else parse_memory(memory)
     return Planner(model=model, asked=asked, memory_bytes=memory_bytes).groups(sources, fit, batch_size)
 

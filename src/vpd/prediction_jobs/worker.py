@@ -19,6 +19,7 @@ from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write
 from vpd.files.images import Picture, read_picture
 from vpd.inference.memory import BudgetError
+from vpd.inference.outputs import NOT_NUMBERS, OutputError
 from vpd.optimising import found_options, optimise
 from vpd.prediction_jobs.output_names import Item, path_below
 from vpd.prediction_jobs.source_state import SourceState
@@ -164,7 +165,7 @@ class Predictor:
         yield from started
 
     def _predict(self, images: Sequence[Image.Image]) -> Iterator[Prediction | str]:
-        """Predictions of a chunk; where memory does not suffice, of one image after the other, or why there is none."""
+        """Predictions of a chunk; where they cannot all be made, of one image after the other, or why there is none."""
         if not images:
             return
         if len(images) == 1 or not self._one_by_one:
@@ -173,6 +174,8 @@ class Predictor:
                 return
             except BudgetError as error:  # one of them is too big; chunks to come may hold none such
                 reason = str(error)
+            except OutputError:  # the others of the chunk may be as they should
+                reason = f"{NOT_NUMBERS}: weights damaged, or --dtype overflows"
             except (MemoryError, RuntimeError) as error:
                 # torch's on the CPU has no type of its own
                 is_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))

@@ -14,7 +14,7 @@ from vpd.prompts.tokenizer import clip_tokenizer, load_tokenizer, token_lengths
 from vpd.weights.clip_text import build_text_model, pad_token
 from vpd.weights.families import check_text_width, refuse_foreign_folder
 from vpd.weights.single_file import read_single_file
-from vpd.weights.sources import find_source, load_part
+from vpd.weights.sources import find_source, load_part, without_bars
 
 logger = logging.getLogger(__name__)
 _AT_ONCE = 256  # texts
@@ -50,6 +50,12 @@ class TextEncoder(nn.Module):
             )
         model = load_part(CLIPTextModel, folder, unused=r".*position_ids$", dtype=dtype)
         return cls(model, load_tokenizer(path / "tokenizer"))
+
+    def save(self, folder: Path) -> None:
+        """Write `text_encoder/` and `tokenizer/` into a folder, as `from_pretrained` reads them."""
+        with without_bars():
+            self.model.save_pretrained(folder / "text_encoder")
+        self.tokenizer.save_pretrained(folder / "tokenizer")
 
     @property
     def dim(self) -> int:

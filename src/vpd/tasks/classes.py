@@ -10,28 +10,48 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vpd.config import unique_names
+from vpd.config import first_names, unique_names
 from vpd.data.sample import SampleSet
 from vpd.errors import UsageError
 from vpd.heads.fpn import FPNHead
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import embed_names
+from vpd.tensors import IGNORE_LABEL
 
 logger = logging.getLogger(__name__)
+
+MOST_LABELLED = IGNORE_LABEL
+"""Classes that labels of 8 bits hold, beside the ignored ones."""
 
 
 def class_names(given: Sequence[str] | None, samples: SampleSet) -> tuple[str, ...]:
     """Class names in the order of the labels: those of the settings, else those of the data.
 
     Raises:
-        UsageError: If there are none, or the settings name another number of them than the data has.
+        UsageError: If there are none or more than labels hold, or the settings name another number of them than the
+            data has.
     """
     names, of_data = tuple(given or samples.classes), samples.classes
     if not names:
         raise UsageError("The data names no classes: set classes=[road, sky, ...] in the order of the labels.")
     if of_data and len(of_data) != len(names):
         raise UsageError(f"classes names {len(names)} classes, but the data has {len(of_data)}: {', '.join(of_data)}.")
+    check_number(names)
     return names
+
+
+def check_number(classes: Sequence[str]) -> None:
+    """Refuse to train or measure on labels that cannot hold the classes.
+
+    Raises:
+        UsageError: If there are more than `MOST_LABELLED`.
+    """
+    if len(classes) > MOST_LABELLED:
+        raise UsageError(
+            f"There are {len(classes)} classes, and labels hold {MOST_LABELLED}: a model of more can predict, but be "
+            "neither trained nor measured. Merge rare classes, or train fewer with the open head and name others in "
+            "`predict`."
+        )
 
 
 def check_classes(of_data: Sequence[str], of_model: Sequence[str]) -> None:
@@ -44,24 +64,22 @@ def check_classes(of_data: Sequence[str], of_model: Sequence[str]) -> None:
         of_model: Class names of the model.
 
     Raises:
-        UsageError: If the numbers of classes differ, or the same names stand in another order.
+        UsageError: If the numbers of classes differ, the same names stand in another order, or there are more than
+            labels hold.
     """
+    check_number(of_model)
     if not of_data or tuple(of_data) == tuple(of_model):
         return
     if len(of_data) != len(of_model):
         raise UsageError(
             f"The data has {len(of_data)} classes and the model {len(of_model)}: "
-            f"{_shorten(of_data)} and {_shorten(of_model)}. Use the data the model was trained for."
+            f"{first_names(of_data)} and {first_names(of_model)}. Use the data the model was trained for."
         )
     place = next(n for n, (theirs, ours) in enumerate(zip(of_data, of_model, strict=True)) if theirs != ours)
     difference = f"class {place} is {of_data[place]!r} in the data and {of_model[place]!r} in the model"
     if set(of_data) == set(of_model):
         raise UsageError(f"Data and model have the same classes in another order: {difference}.")
     logger.warning("Labels are matched by number, though names differ: %s.", difference)
-
-
-def _shorten(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def asked_classes(model: Any, classes: Sequence[str] | None) -> tuple[Tensor | None, tuple[str, ...], Tensor | None]:
@@ -76,20 +94,19 @@ def asked_classes(model: Any, classes: Sequence[str] | None) -> tuple[Tensor | N
     own = model.config.classes
     if classes is None:
         return None, own, None
-    wanted = unique_names(classes)
-    if all(name in own for name in wanted):
-        keep = torch.tensor([own.index(name) for name in wanted], device=model.device)
-        return None, wanted, keep
-    unknown = [name for name in wanted if name not in own]
+    wanted, number_of = unique_names(classes), {name: number for number, name in enumerate(own)}
+    unknown = [name for name in wanted if name not in number_of]
+    if not unknown:
+        return None, wanted, torch.tensor([number_of[name] for name in wanted], device=model.device)
     if model.config.head == "fpn":
         raise UsageError(
-            f"This model's head was made for its {len(own)} classes and cannot predict {', '.join(unknown)}. "
-            f"It knows: {', '.join(own[:20])}{' ...' if len(own) > 20 else ''}. Choose among these, train on "
+            f"This model's head was made for its {len(own)} classes and cannot predict {first_names(unknown, 20)}. "
+            f"It knows: {first_names(own, 20)}. Choose among these, train on "
             'with the new classes, or train a model with the "open" head.'
         )
     if model.text_encoder is None:
         raise UsageError(
-            f"This model was saved without text encoder, so it cannot make prompts for {', '.join(unknown)}."
+            f"This model was saved without text encoder, so it cannot make prompts for {first_names(unknown, 20)}."
         )
     return embed_names(model.text_encoder, wanted, templates=model.config.templates), wanted, None
 
@@ -111,13 +128,14 @@ def with_classes(model: Any, classes: Sequence[str], *, diffusion: str | Path | 
     """
     model.check_plain()
     names, known = unique_names(classes), model.config.classes
-    old = [known.index(name) if name in known else None for name in names]
+    number_of = {name: number for number, name in enumerate(known)}
+    old = [number_of.get(name) for name in names]
     config = model.config.model_copy(update={"classes": names})
     changed = type(model)(config, backbone=model.backbone, text_encoder=model.text_encoder)
     changed.to(device=model.device, dtype=model.dtype).train(model.training)
     changed.adapter = model.adapter
     embeds = dict(zip(known, model.class_embeddings, strict=True))
-    if added := [name for name in names if name not in known]:
+    if added := [name for name in names if name not in number_of]:
         prompts = _new_prompts(model, added, templates=config.templates, diffusion=diffusion)
         embeds |= zip(added, prompts.to(model.class_embeddings), strict=True)
     changed.class_embeddings.copy_(torch.stack([embeds[name] for name in names]))

@@ -20,6 +20,7 @@ from vpd.drawing.overlays import UNKNOWN_COLOUR, Shown, colour_depth, depth_rang
 from vpd.errors import UsageError
 from vpd.heads.deconv import DeconvHead
 from vpd.inference.cache import FrozenCaches
+from vpd.inference.inputs import one_each
 from vpd.inference.plan import Asked
 from vpd.metrics.depth import DepthMetrics
 from vpd.prompts.encoder import TextEncoder
@@ -190,9 +191,7 @@ class DepthModel(PerceptionModel[DepthPrediction]):
 
     def prompts(self, number: int, *, scene: str | Sequence[str | None] | None = None) -> Asked:
         """See `Task`."""
-        scenes = [scene] * number if scene is None or isinstance(scene, str) else list(scene)
-        if len(scenes) != number:
-            raise UsageError(f"There are {number} images but {len(scenes)} scenes; give one, or one each.")
+        scenes = one_each(scene, number, "scene", may_be_none=True)
         embeds = self.scene_prompts(scenes) if scenes else self.scene_embeddings[:, None]
         return Asked(
             text=lambda numbers, _: embeds[numbers],

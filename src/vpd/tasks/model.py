@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
@@ -18,18 +16,18 @@ from vpd.config import LoraSettings, Resize, TaskConfig
 from vpd.errors import UsageError
 from vpd.files.images import pad_to_multiple
 from vpd.inference.cache import FrozenCaches, image_key
+from vpd.inference.inputs import ImageSource, list_sources, source_name, whole_number
 from vpd.inference.memory import Memory
-from vpd.inference.plan import plan
+from vpd.inference.outputs import checked
+from vpd.inference.plan import MOST_SIZE_PX, plan
+from vpd.inference.precision import warn_of_slow
 from vpd.inference.run import run_windows
 from vpd.model_folder import save_model
 from vpd.prompts.adapter import PreparedText, TextAdapter
 from vpd.prompts.encoder import TextEncoder
 from vpd.tasks.losses import mean_loss
 from vpd.tasks.task import P, Run, Seen, Task
-from vpd.tensors import Batch, Text
-
-ImageSource = str | Path | Image.Image | NDArray[np.uint8]
-"""A path, a PIL image, or an `(H, W, 3)` uint8 array."""
+from vpd.tensors import Batch, Text, check_text
 
 
 class PerceptionModel(Task[P], nn.Module):
@@ -66,6 +64,18 @@ class PerceptionModel(Task[P], nn.Module):
         self.is_optimised = False
         """Whether `vpd.optimise` made it: then it predicts, and does nothing else."""
 
+    def __repr__(self) -> str:
+        """One line; `print(model.backbone)` and `print(model.head)` show the layers."""
+        fit, weights = self.config.fit, sum(parameter.numel() for parameter in self.parameters())
+        facts = [  # in a model that was optimised, some weights are no parameters
+            self.config.in_short(),
+            "at their own size" if fit.mode == "native" else f"{fit.size_px} px",
+            f"from {source}" if (source := Path(self.config.backbone.source).name) else "",
+            "optimised" if self.is_optimised else f"{weights / 1e6:.1f} M parameters",
+            f"{str(self.dtype).removeprefix('torch.')} on {self.device}",
+        ]
+        return f"{type(self).__name__}({'; '.join(filter(None, facts))})"
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -90,11 +100,11 @@ class PerceptionModel(Task[P], nn.Module):
     def predict(self, images: ImageSource, **options: Any) -> P: ...
 
     @overload
-    def predict(self, images: Sequence[ImageSource], **options: Any) -> list[P]: ...
+    def predict(self, images: Iterable[ImageSource], **options: Any) -> list[P]: ...
 
     def predict(
         self,
-        images: ImageSource | Sequence[ImageSource],
+        images: ImageSource | Iterable[ImageSource],
         *,
         size: int | None = None,
         batch_size: int = 1,
@@ -105,7 +115,9 @@ class PerceptionModel(Task[P], nn.Module):
         """Predictions at each image's own size.
 
         Args:
-            images: A path, PIL image, `(H, W, 3)` uint8 array, or a list of them; any size.
+            images: Of any size: a path; a PIL image; an array `(H, W, 3)` or tensor `(3, H, W)` of uint8, uint16 or
+                floats in [0, 1]; the bytes of an image file, or one opened for reading them. Or several: a list, tuple
+                or generator of these, a batch `(n, H, W, 3)` as array or `(n, 3, H, W)` as tensor.
             size: Short side to run at, pixels; none = what the model was trained at.
             batch_size: Images of equal fitted size that go through the network together.
             memory: What the call may take, bytes or a text such as `4GB`: pictures, activations and outputs, over
@@ -116,24 +128,33 @@ class PerceptionModel(Task[P], nn.Module):
             words: What the task asks, as its model's docstring has them.
 
         Returns:
-            One prediction for one image, a list for a list.
+            One prediction for one image, a list for several.
 
         Raises:
             UsageError: If an image cannot be read, the words do not fit, or memory does not suffice for the smallest
                 windows.
+            OutputError: If the network makes NaN or infinity of an image, a `UsageError` too: it names the image, and
+                there are no predictions, not for the others of the list either.
         """
-        sources, is_list = as_list(images)
+        sources, is_list = list_sources(images)
         if unknown := sorted(set(words) - set(self.words)):
             known = ", ".join(self.words) or "none"
             raise UsageError(f"A model for {self.task} takes no {', '.join(unknown)}; words that it takes: {known}.")
+        if not isinstance(caches, (FrozenCaches, type(None))):
+            raise UsageError(f"caches={caches!r}: give vpd.inference.cache.FrozenCaches, or None.")
+        if sources:
+            warn_of_slow(self.device, self.dtype)
         asked, predictions = self.prompts(len(sources), **words), list[P]()
         with self.predicting():
             for group in plan(self, asked, sources, self.fit_at(size), batch_size, memory):
-                text = asked.text([number for number, _ in group.pictures], caches)
+                numbers = [number for number, _ in group.pictures]
+                names = [(number, source_name(sources[number], number, len(sources))) for number in numbers]
+                text = asked.text(numbers, caches)
                 runs: list[Run] = []
                 total: Tensor | None = None
                 for pixels, height, is_mirrored in group.variants():
-                    strips = run_windows(self, pixels, text, group.cuts, rows=group.rows or None, caches=caches)
+                    made = run_windows(self, pixels, text, group.cuts, rows=group.rows or None, caches=caches)
+                    strips = map(partial(checked, names=names, dtype=self.dtype), made)
                     if group.rows:  # one picture, of which nothing is kept as a whole
                         runs.append(Run((strip[0] for strip in strips), height, is_mirrored))
                         continue
@@ -237,38 +258,26 @@ class PerceptionModel(Task[P], nn.Module):
         text_embeds = self.constant_prompts() if text_embeds is None else text_embeds
         if text_embeds is None:
             raise ValueError(f"{type(self).__name__} has no prompts of its own: give text_embeds.")
-        adapted = self.adapter(text_embeds if text_embeds.ndim == 3 else text_embeds[None])
+        text_embeds = text_embeds[None] if text_embeds.ndim == 2 else text_embeds
+        check_text(text_embeds, self.backbone.text_dim)
+        adapted = self.adapter(text_embeds)
         return adapted, adapted
 
     def fit_at(self, size: int | None) -> Resize:
         """How images are fitted, with another short side where the caller wants one.
 
         Raises:
-            UsageError: If it is less than a pixel.
+            UsageError: If it is no number of pixels, or too large.
         """
         fit: Resize = self.config.fit
         if size is None:
             return fit
-        if size < 1:
-            raise UsageError(f"size={size}: give the short side to run at, in pixels, 1 or more.")
+        size = whole_number(size, "size", most=MOST_SIZE_PX, meaning=" of pixels, the short side to run at")
         scale = size / fit.size_px
         changes: dict[str, Any] = {"size_px": size, "max_long_px": max(1, round(fit.max_long_px * scale))}
         if fit.mode == "native":
             changes["mode"] = "resize_short"
         return Resize.model_validate({**fit.model_dump(), **changes})
-
-
-def as_list(images: ImageSource | Sequence[ImageSource]) -> tuple[list[ImageSource], bool]:
-    """The images as a list, and whether they came as one.
-
-    Raises:
-        UsageError: If they are something else.
-    """
-    if isinstance(images, (str, Path, Image.Image, np.ndarray)):
-        return [images], False
-    if isinstance(images, Tensor) or not isinstance(images, Iterable):
-        raise UsageError(f"An image is a path, PIL image or (H, W, 3) uint8 array; got {type(images).__name__}.")
-    return list(images), True
 
 
 def _add(total: Tensor | None, strips: Iterable[Tensor], height: int, width: int) -> Tensor:

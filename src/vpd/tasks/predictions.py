@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +13,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from vpd.drawing.overlays import depth_picture, mask_picture, segmentation_picture
+from vpd.config import first_names
+from vpd.drawing.overlays import depth_picture, mask_picture, percent, segmentation_picture
 from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write
 from vpd.files.images import DEPTH_SCALE_KEY
@@ -43,7 +44,7 @@ class Prediction(Protocol):
         """What the manifest says of it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SegmentationPrediction:
     """Class of each pixel, at the size of the input image."""
 
@@ -51,12 +52,16 @@ class SegmentationPrediction:
     """`(H, W)` index into `classes`, uint8, or int32 with more than 255 of them; on the CPU."""
     classes: tuple[str, ...]
     """Class names, in the order of the labels."""
-    image: Image.Image = field(repr=False)
+    image: Image.Image
     """The input, RGB, upright."""
-    scores: Tensor | None = field(default=None, repr=False)
+    scores: Tensor | None = None
     """`(n, H, W)` probabilities, where they were asked for."""
     note: str = ""
     """What was done to stay within `memory` that changes the prediction, such as windows; empty = nothing."""
+
+    def __repr__(self) -> str:
+        found = [f"{each['name']} {percent(each['share'])}" for each in self.facts()["classes"]]
+        return _line(self, first_names(found))
 
     def save(self, path: str | Path) -> None:
         """Write the labels as a PNG of 8 bits, or 16 with more than 255 classes; the names stand in its text.
@@ -90,7 +95,7 @@ class SegmentationPrediction:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MaskPrediction:
     """Pixels of the object that an expression names, at the size of the input image."""
 
@@ -100,12 +105,16 @@ class MaskPrediction:
     """`(H, W)` float32 in [0, 1] that a pixel belongs to the object."""
     text: str
     """The expression."""
-    image: Image.Image = field(repr=False)
+    image: Image.Image
     """The input, RGB, upright."""
     note: str = ""
     """What was done to stay within `memory` that changes the prediction, such as windows; empty = nothing."""
-    fitted_mask: Tensor | None = field(default=None, repr=False)
+    fitted_mask: Tensor | None = None
     """`(h, w)` bool at the size that the network sees, where it was asked for."""
+
+    def __repr__(self) -> str:
+        share = f"{percent(float(self.mask.float().mean()))} of the picture" if self.mask.any() else "nothing found"
+        return _line(self, f"{self.text!r}, {share}")
 
     def save(self, path: str | Path) -> None:
         """Write the mask as an 8-bit PNG, 0 or 255; the expression stands in its text.
@@ -131,7 +140,7 @@ class MaskPrediction:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DepthPrediction:
     """Depth at the size of the input image."""
 
@@ -141,10 +150,14 @@ class DepthPrediction:
     """Largest value the model can output, metres (10 for NYU)."""
     scene: str | None
     """Scene the model was told, or what it took instead."""
-    image: Image.Image = field(repr=False)
+    image: Image.Image
     """The input, RGB, upright."""
     note: str = ""
     """What was done to stay within `memory` that changes the prediction, such as windows; empty = nothing."""
+
+    def __repr__(self) -> str:
+        near_m, far_m = float(self.depth_m.min()), float(self.depth_m.max())
+        return _line(self, f"{near_m:.2f} to {far_m:.2f} m" + (f", {self.scene}" if self.scene else ""))
 
     @property
     def metres_per_step(self) -> float:
@@ -189,6 +202,12 @@ def metres_per_step(max_depth_m: float) -> float:
     while max_depth_m > step_m * _LARGEST_16_BIT:
         step_m *= 2
     return step_m
+
+
+def _line(prediction: Prediction, found: str) -> str:
+    """A prediction in one line."""
+    note = f"; {prediction.note}" if prediction.note else ""
+    return f"{type(prediction).__name__}({prediction.image.width}x{prediction.image.height} px: {found}{note})"
 
 
 def _note(note: str) -> dict[str, str]:

@@ -22,6 +22,7 @@ from vpd.drawing.overlays import Shown, tint_mask
 from vpd.errors import UsageError
 from vpd.heads.cascade import CascadeHead
 from vpd.inference.cache import FrozenCaches, TensorCache, text_key
+from vpd.inference.inputs import one_each, true_or_false
 from vpd.inference.plan import Asked
 from vpd.inference.resize import fitted_size, resize_stream
 from vpd.metrics.referring import ReferringMetrics
@@ -190,16 +191,14 @@ class ReferringModel(PerceptionModel[MaskPrediction]):
         """See `Task`; expressions are encoded a group of pictures at a time."""
         if text is None:
             raise UsageError("A referring model needs an expression: text='the zebra on the left'.")
-        texts = [text] * number if isinstance(text, str) else list(text)
-        if len(texts) != number:
-            raise UsageError(f"There are {number} images but {len(texts)} expressions; give one, or one each.")
+        texts = one_each(text, number, "text")
         return Asked(
             text=lambda numbers, caches: self.encode_texts([texts[index] for index in numbers], caches),
             text_shape=lambda count: (count, self.config.token_length, self.backbone.text_dim),
             channels=2,
             kept_bytes=9,
             smaller=self.fit_at,
-            words=_Wanted(texts, fitted),
+            words=_Wanted(texts, true_or_false(fitted, "fitted")),
         )
 
     def answer(self, asked: Asked, seen: Seen, strips: Iterator[Tensor]) -> MaskPrediction:

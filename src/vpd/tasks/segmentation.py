@@ -23,13 +23,14 @@ from vpd.errors import UsageError
 from vpd.heads.fpn import FPNHead
 from vpd.heads.open_vocabulary import OpenVocabularyHead
 from vpd.inference.cache import FrozenCaches
+from vpd.inference.inputs import true_or_false
 from vpd.inference.plan import Asked
 from vpd.inference.resize import mean_of_streams, resize_stream
 from vpd.metrics.segmentation import SegmentationMetrics
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import PLAIN_TEMPLATE, EmbedNames, check_templates, embed_names
 from vpd.prompts.names import published_prompts as read_published_prompts
-from vpd.tasks.classes import asked_classes, check_classes, class_names, with_classes
+from vpd.tasks.classes import asked_classes, check_classes, check_number, class_names, with_classes
 from vpd.tasks.losses import LossSum, segmentation_loss_sum
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.predictions import SegmentationPrediction
@@ -192,6 +193,7 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
         """Cross-entropy of a batch with `labels`, summed over pixels, and how many count."""
         if batch.labels is None:
             raise UsageError("Segmentation trains on label images; this data has none.")
+        check_number(self.config.classes)
         logits = self(batch.images, caches=caches)
         return segmentation_loss_sum(logits, batch.labels, count_ignored=self.config.count_ignored)
 
@@ -208,8 +210,8 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
             text=lambda *_: embeds,
             text_shape=lambda _: None if embeds is None else tuple(embeds.shape),
             channels=len(self.config.classes) if embeds is None else len(embeds),
-            kept_bytes=3 + (8 * len(names) if scores else 0),
-            words=_Wanted(names, keep, scores),
+            kept_bytes=(3 if len(names) <= 255 else 6) + (8 * len(names) if scores else 0),
+            words=_Wanted(names, keep, true_or_false(scores, "scores")),
         )
 
     def for_words(self, words: dict[str, Any]) -> tuple[SegmentationModel, dict[str, Any]]:

@@ -1,0 +1,54 @@
+"""Outputs of a network that are not numbers make no prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vpd.errors import UsageError
+
+NOT_NUMBERS = "the outputs are not numbers"
+
+
+class OutputError(UsageError):
+    """NaN or infinity in what a network makes of a picture.
+
+    Args:
+        message: The whole of it.
+        number: Place of the picture in the call of `predict`, from 0.
+        reason: The message without the picture's name.
+    """
+
+    def __init__(self, message: str, *, number: int = 0, reason: str = "") -> None:
+        super().__init__(message)
+        self.number, self.reason = number, reason
+
+
+def checked(strip: Tensor, *, names: Sequence[tuple[int, str]], dtype: torch.dtype) -> Tensor:
+    """A strip of outputs as it is, `(b, c, rows, w)`, if all of it are numbers.
+
+    Args:
+        strip: As `run_windows` yields it.
+        names: Of each picture of the batch, its place in the call, and what the user calls it.
+        dtype: Type that the network runs in, for the message.
+
+    Raises:
+        OutputError: If it holds NaN or infinity.
+    """
+    # one pass and one answer for the batch; a sum of numbers may overflow, which the second look tells
+    if not strip.sum(dim=(1, 2, 3)).isfinite().all():
+        for part, (number, name) in zip(strip, names, strict=True):
+            if not part.isfinite().all():
+                reason = f"{NOT_NUMBERS}: {likely_causes(dtype)}"
+                raise OutputError(f"{name}: {reason}", number=number, reason=reason)
+    return strip
+
+
+def likely_causes(dtype: torch.dtype) -> str:
+    """Why outputs are not numbers where a network runs in a type, and what to do."""
+    if torch.finfo(dtype).bits > 16:
+        return "weights damaged (`vpd info MODEL` looks at them)"
+    half = str(dtype).removeprefix("torch.")
+    return f"weights damaged (`vpd info MODEL` looks at them), or {half} overflows (load the model in float32)"
