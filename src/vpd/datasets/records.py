@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from vpd.data.sample import Sample, SampleSet
 from vpd.datasets.annotations import expressions_of, field, inner_path, naming, parse_json, plain_name
-from vpd.datasets.classes import ClassList, read_class_list
+from vpd.datasets.class_files import read_class_list
+from vpd.datasets.classes import ClassList
 from vpd.datasets.coco_masks import Overlap
 from vpd.datasets.layout import Layout
 from vpd.datasets.sample_reader import TASK_OF_PART, PartReader, scene_names

@@ -102,11 +102,11 @@ class PartReader:
         )
 
     def _labels(self, source: Picture | NDArray[Any], image: Picture, size: tuple[int, int]) -> NDArray[np.uint8]:
-        raw = source if isinstance(source, np.ndarray) else read_labels(source)
-        place = f"labels of {image}" if isinstance(source, np.ndarray) else str(source)
-        check_same_size("label", raw, place, size, image)
         if self.classes is None:
             raise UsageError(f"{image}: labels without class names")
+        raw = source if isinstance(source, np.ndarray) else self.classes.read(source)
+        place = f"labels of {image}" if isinstance(source, np.ndarray) else str(source)
+        check_same_size("label", raw, place, size, image)
         return self.classes.check(raw, place)
 
     def _depth_m(self, source: Picture | NDArray[Any], image: Picture, size: tuple[int, int]) -> NDArray[np.float32]:

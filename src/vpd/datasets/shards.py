@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpd.datasets.annotations import decode_text, expressions_of, parse_json
-from vpd.datasets.classes import read_class_list
+from vpd.datasets.class_files import read_class_list
 from vpd.datasets.coco_masks import Overlap
 from vpd.datasets.layout import Layout
 from vpd.datasets.pairs import Unpaired, refuse_unpaired
