@@ -116,7 +116,10 @@ def test_a_table_goes_before_folders_of_its_name(root):
     [
         ("", "line 1: the first line must name the columns, each once: image,depth"),
         ("rgb/a.png,d/a.tif\n", r"line 1: the first line must name the columns.* It is: rgb/a\.png,d/a\.tif"),
-        ("photo;depth\nrgb/a.png;d/a.tif\n", "It is: photo;depth. Known for the picture: image, .*option.* image_column"),
+        (
+            "photo;depth\nrgb/a.png;d/a.tif\n",
+            "It is: photo;depth. Known for the picture: image, .*option.* image_column",
+        ),
         ("image,depth,image\n", "It is: image,depth,image"),
         ("image,depth\n", "the table has no line below its first; the train split is empty"),
         ("image,depth\nrgb/a.png\n", "line 2: 1 values for the 2 columns image,depth"),

@@ -281,7 +281,9 @@ def _numbered(content: Mapping[Any, Any]) -> dict[int, str] | None:
 
 def _names_of(label_map: Any) -> Any:
     """Names of the classes that a map has, in the order of their values."""
-    if not isinstance(label_map, Mapping) or not all(isinstance(name, (str, type(None))) for name in label_map.values()):
+    if not isinstance(label_map, Mapping) or not all(
+        isinstance(name, (str, type(None))) for name in label_map.values()
+    ):
         return None
     keys = sorted(label_map, key=lambda key: int(key) if str(key).lstrip("-").isdecimal() else 0)
     return list(dict.fromkeys(label_map[key] for key in keys if label_map[key] is not None))

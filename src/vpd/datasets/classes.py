@@ -115,7 +115,9 @@ class ClassList(LabelTable):
         meaning[list(self.ignored) + ([0] if reduce_zero_label else [])] = IGNORE_LABEL
         counting = np.flatnonzero((meaning >= 0) & (meaning < IGNORE_LABEL)).tolist()
         known = f"{_ranges(counting)}, ignored: {_ranges(np.flatnonzero(meaning == IGNORE_LABEL).tolist())}"
-        super().__init__(meaning, f"label {{value}} at row {{row}}, column {{column}} is outside the class list ({known})")
+        super().__init__(
+            meaning, f"label {{value}} at row {{row}}, column {{column}} is outside the class list ({known})"
+        )
 
     def _read_map(self, meaning: NDArray[np.int16], label_map: Mapping[Any, Any], where: str) -> None:
         if not isinstance(label_map, Mapping) or not label_map:

@@ -9,8 +9,9 @@ from itertools import islice
 from pathlib import Path
 
 from vpd.datasets.annotations import inner_path
+from vpd.datasets.depth_arrays import ARRAY_SUFFIXES
 from vpd.datasets.name_ends import NO_AFFIXES, Affixes, common_affixes, shared_name, strip_affixes
-from vpd.datasets.name_lists import Entry, known_name, list_splits, read_names
+from vpd.datasets.name_lists import Entry, known_name, known_split, list_splits, read_names
 from vpd.datasets.pairs import Pair, Unpaired, refuse_unpaired
 from vpd.datasets.tables import Columns, Kind, find_tables, read_table
 from vpd.datasets.trees import DEPTH_FOLDERS, IMAGE_FOLDERS, LABEL_FOLDERS, Tree, find_tree
@@ -19,10 +20,15 @@ from vpd.files.images import IMAGE_SUFFIXES
 from vpd.files.walk import walk_files
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
-DEPTH_SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".npz", ".exr")
+DEPTH_SUFFIXES = (".png", ".tif", ".tiff", *ARRAY_SUFFIXES)
 _FOLDERS = {"labels": LABEL_FOLDERS, "depth": DEPTH_FOLDERS}
 _SUFFIXES = {"labels": LABEL_SUFFIXES, "depth": DEPTH_SUFFIXES}
-_USUAL_FORMS = ("images/SPLIT and labels/SPLIT", "images/SPLIT and depth/SPLIT", "images and labels", "images and depth")
+_USUAL_FORMS = (
+    "images/SPLIT and labels/SPLIT",
+    "images/SPLIT and depth/SPLIT",
+    "images and labels",
+    "images and depth",
+)
 _LOOKED_AT = 1000
 _JPEG = "JPEG, which does not keep the values of pixels; save PNG where the masks were made"
 _OTHERS = {
@@ -34,7 +40,6 @@ _OTHERS = {
     ".json": "JSON files of a tool; put labelme's beside their pictures, or export masks or COCO's format",
 }
 """What is said of files of other kinds, by their suffix."""
-_ALIASES = {"train": "training", "training": "train"}
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ def pairs_of(source: Source, split: str, *, unpaired: Unpaired) -> tuple[list[Pa
             f"{root}: no folder images/ with a folder {kind}/; looked for {', '.join(_FOLDERS[kind][:6])}, ... beside "
             f"{', '.join(IMAGE_FOLDERS[:4])}, ..."
         )
-    split = split if split in tables else _known_split(source, split)
+    split = split if split in tables else known_split(root, source.splits(), split)
     if split in tables:
         options = {"columns": source.columns, "allow_absolute": source.allow_absolute}
         pairs, notes = read_table(tables[split], kind, **options)
@@ -109,21 +114,10 @@ def pairs_of(source: Source, split: str, *, unpaired: Unpaired) -> tuple[list[Pa
     return _by_names(source, split, tree, unpaired) if tree else ([], [], [])
 
 
-def _known_split(source: Source, split: str) -> str:
-    """The split of a name, which may be written in other letters."""
-    lowered = {name.lower(): name for name in source.splits()}
-    for name in (split, lowered.get(split.lower()), lowered.get(_ALIASES.get(split.lower(), ""))):
-        if name in lowered.values():
-            return str(name)
-    raise UsageError(f"{source.root}: no split {split!r}; there are: {', '.join(lowered.values())}")
-
-
-def _by_names(
-    source: Source, split: str, tree: Tree, unpaired: Unpaired
-) -> tuple[list[Pair], list[str], list[str]]:
+def _by_names(source: Source, split: str, tree: Tree, unpaired: Unpaired) -> tuple[list[Pair], list[str], list[str]]:
     root, folders = source.root, tree.of(split)
     ends = (IMAGE_SUFFIXES, _SUFFIXES[source.kind])
-    files = [_files(folder, suffixes) for folder, suffixes in zip(folders, ends, strict=True)]
+    files = [named_below(folder, suffixes) for folder, suffixes in zip(folders, ends, strict=True)]
     affixes = _affixes(source, *files)
     images, partners = (strip_affixes(named, affix) for named, affix in zip(files, affixes, strict=True))
     notes = [] if tree.form in _USUAL_FORMS else [f"found as {tree.form}"]
@@ -132,7 +126,9 @@ def _by_names(
         notes.append(f"names: {affixes}" + (f"; {others} files of other names passed over" if others else ""))
     listed = root / f"{split}.txt"
     entries = read_names(listed) if listed.is_file() and tree.whole else []
-    pairs = [_listed_pair(source, entry, folders, f"{listed}, line {entry.number}") for entry in entries if entry.partner]
+    pairs = [
+        _listed_pair(source, entry, folders, f"{listed}, line {entry.number}") for entry in entries if entry.partner
+    ]
     if entries:
         known = (known_name(entry, folders[0], files[0]) for entry in entries if not entry.partner)
         names = [shared_name(name, affixes.image) or name for name in known]
@@ -161,9 +157,9 @@ def _affixes(source: Source, images: Mapping[str, Path], partners: Mapping[str, 
     return found or NO_AFFIXES
 
 
-def _listed_pair(source: Source, entry: Entry, folders: tuple[Path, Path], where: str) -> Pair:
+def _listed_pair(source: Source, entry: Entry, folders: tuple[Path, Path], listed: Path) -> Pair:
     """The pair of a line with two paths, each below the folder of the list or below that of its kind."""
-    found = []
+    where, found = f"{listed}, line {entry.number}", []
     for path, folder in zip((entry.picture, str(entry.partner)), folders, strict=True):
         inner = inner_path(path, where, allow_absolute=source.allow_absolute)
         places = (source.root / inner, folder / inner)
@@ -176,8 +172,12 @@ def _place(folder: Path, root: Path, name: str, affix: tuple[str, str]) -> str:
     return f"{folder.relative_to(root).as_posix()}/{above}{slash}{affix[0]}{base}{affix[1]}"
 
 
-def _files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """Name without suffix (with sub-folders) -> file, of the files below a folder with one of some suffixes."""
+def named_below(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """Name without suffix (with sub-folders) -> file, of the files below a folder with one of some suffixes.
+
+    Raises:
+        UsageError: If two have one name, or a folder cannot be read.
+    """
     files: dict[str, Path] = {}
     for path in map(Path, walk_files(folder)):
         if path.suffix.lower() not in suffixes:

@@ -25,7 +25,22 @@ from typing import Any
 
 from vpd.config import Recipe, Task
 from vpd.data.sample import SampleSet
-from vpd.datasets import ade20k, cityscapes, coco, folders, huggingface, kitti, nyu, records, refer, shards, world
+from vpd.datasets import (
+    ade20k,
+    cityscapes,
+    coco,
+    folders,
+    huggingface,
+    kitti,
+    labelme,
+    nyu,
+    records,
+    refer,
+    shards,
+    supervisely,
+    voc,
+    world,
+)
 from vpd.datasets.layout import Layout
 from vpd.datasets.sample_reader import part_of, tasks_of
 from vpd.datasets.world import is_world
@@ -42,6 +57,9 @@ LAYOUTS: dict[str, Layout] = {
     "kitti": kitti.LAYOUT,
     **refer.LAYOUTS,
     "depth_folder": folders.DEPTH_LAYOUT,
+    "voc": voc.LAYOUT,
+    "labelme": labelme.LAYOUT,
+    "supervisely": supervisely.LAYOUT,
     **coco.LAYOUTS,
     "records": records.LAYOUT,
     "huggingface": huggingface.LAYOUT,
@@ -84,6 +102,9 @@ def open_data(
     found = opened.parts or layout.parts  # readers of several parts tell which they found
     if task is not None and part_of(task) not in found:
         raise UsageError(f"{root}: its {split} split is for {' and '.join(tasks_of(found))}, not for {task}")
+    if task is not None:
+        for note in opened.notes:
+            logger.info("%s, %s: %s", root, split, note)
     return opened
 
 

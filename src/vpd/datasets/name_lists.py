@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from vpd.datasets.annotations import decode_text, inner_path
+from vpd.datasets.depth_arrays import ARRAY_SUFFIXES
 from vpd.errors import UsageError
 from vpd.files.images import IMAGE_SUFFIXES
 from vpd.files.walk import is_foreign
@@ -14,10 +16,25 @@ from vpd.files.walk import is_foreign
 USUAL_SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "trainval")
 """Names of splits whose lists are taken for lists whatever they say."""
 _NO_LISTS = ("classes", "readme", "license", "licence", "labels", "notes", "labelmap", "label_colors", "requirements")
-_SUFFIXES = (*IMAGE_SUFFIXES, ".npy", ".npz", ".exr")
+_SUFFIXES = (*IMAGE_SUFFIXES, *ARRAY_SUFFIXES)
 _ENDS = "|".join(re.escape(suffix) for suffix in _SUFFIXES)
 _TWO_PATHS = re.compile(rf"(.+?(?:{_ENDS}))[\s,;]+(.+?(?:{_ENDS}))", re.IGNORECASE)
 _LOOKED_AT = 20
+
+
+def known_split(root: Path, present: Iterable[str], split: str) -> str:
+    """The name of a split as a folder has it, which may be in other letters, or `training` for `train`.
+
+    Raises:
+        UsageError: If it has none such; lists what it has.
+    """
+    names = {name.lower(): name for name in present} | {name: name for name in present}
+    other = {"train": "training", "training": "train"}.get(split.lower(), "")
+    for name in (split, split.lower(), other):
+        if name in names:
+            return names[name]
+    listed = ", ".join(sorted(set(names.values()))) or "none"
+    raise UsageError(f"{root}: no split {split!r}; there are: {listed}")
 
 
 class Entry(NamedTuple):
@@ -72,18 +89,18 @@ def _is_list(path: Path, root: Path, folders: tuple[Path, Path]) -> bool:
     return False
 
 
-def known_name(entry: Entry, folder: Path, names: object) -> str:
+def known_name(entry: Entry, folder: Path, names: Collection[str]) -> str:
     """The name by which a folder's files know what a line says: without the folders that lead there.
 
     Args:
         entry: The line.
         folder: Folder of the pictures.
-        names: Names of its files, below it and without suffix; anything with `in`.
+        names: Names of its files, below it and without suffix.
     """
     parts = PurePosixPath(entry.path).parts
     for start in range(len(parts)):
         name = "/".join(parts[start:])
-        if (start == 0 or parts[start - 1] == folder.name) and name in names:  # type: ignore[operator]
+        if (start == 0 or parts[start - 1] == folder.name) and name in names:
             return name
     return entry.path
 

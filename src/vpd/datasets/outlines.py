@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from vpd.errors import UsageError
-from vpd.files.decoding import Encoded, check_size, decode_file
+from vpd.files.decoding import PHOTO_FORMATS, Encoded, check_size, decode_file
 
 Points = list[tuple[float, float]]
 
@@ -150,7 +150,9 @@ def measured_size(path: Path | Encoded) -> tuple[int, int]:
         UsageError: If it is none.
     """
     try:
-        with Image.open(io.BytesIO(path.content) if isinstance(path, Encoded) else path) as image:
+        with Image.open(
+            io.BytesIO(path.content) if isinstance(path, Encoded) else path, formats=PHOTO_FORMATS
+        ) as image:
             check_size(image.size, str(path))
             is_turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             return image.size if is_turned else (image.size[1], image.size[0])

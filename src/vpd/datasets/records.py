@@ -13,7 +13,7 @@ lengths as COCO has them. `id` names a record; `group` is what resembling record
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,9 @@ class RecordsData(RecordSamples):
         root: Folder with `{split}.jsonl`.
         split: Name of the file.
         classes: Names of the classes of `labels`; needed where the folder has no class list.
-        ignore_index: Label value of pixels that do not count; none = what the class list says, else 255.
+        ignore_index: Label value, or values, of pixels that do not count; none = what the class list says, else 255.
+        label_map: Class of each label value, by name or number; none = what the class list says.
+        reduce_zero_label: Label 0 does not count, and k means class k - 1; none = what the class list says.
         depth_scale: Units of depth files in one metre; none = 1000 for whole numbers (millimetres), 1 for
             floating-point numbers (metres).
         max_depth_m: Larger depth counts as not measured, metres; none = all counts.
@@ -129,7 +131,9 @@ class RecordsData(RecordSamples):
         split: str,
         *,
         classes: Sequence[str] | None = None,
-        ignore_index: int | None = None,
+        ignore_index: int | Sequence[int] | None = None,
+        label_map: Mapping[Any, Any] | None = None,
+        reduce_zero_label: bool | None = None,
         depth_scale: float | None = None,
         max_depth_m: float | None = None,
         overlap: Overlap = "union",
@@ -146,7 +150,12 @@ class RecordsData(RecordSamples):
         self._found: frozenset[str] | None = None
         scenes = self._check_lines()
         found = self._found or frozenset[str]()
-        listed = read_class_list(self.root, classes, ignore_index) if "labels" in found else None
+        listed = None
+        if "labels" in found:
+            listed = read_class_list(
+                self.root, classes, ignore_index, label_map=label_map, reduce_zero_label=reduce_zero_label
+            )
+            self.notes = listed.notes
         self._set_reader(found, listed, depth_scale=depth_scale, max_depth_m=max_depth_m, overlap=overlap)
         self.scenes = scene_names(scenes) if "depth" in found else ()
 
@@ -219,7 +228,7 @@ class RecordsData(RecordSamples):
         return Record(name, {"image": image, **parts}, texts, scene.strip() if scene else None, group, where)
 
     def _inner(self, name: str, where: str) -> Path:
-        return self.root / inner_path(name, where, allow_absolute=self._allow_absolute)
+        return self.root / inner_path(name.replace("\\", "/"), where, allow_absolute=self._allow_absolute)
 
 
 def record_splits(root: Path) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from vpd.datasets.annotations import decode_text, inner_path
+from vpd.datasets.depth_arrays import ARRAY_SUFFIXES
 from vpd.datasets.pairs import Pair
 from vpd.errors import UsageError
 from vpd.files.images import IMAGE_SUFFIXES
@@ -29,7 +30,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "depth": ("depth", "depth_path", "depth_file", "depth_map"),
 }
 """What columns are called, in any case; the first that is there counts."""
-_PARTNERS = (*IMAGE_SUFFIXES, ".npy", ".npz", ".exr")
+_PARTNERS = (*IMAGE_SUFFIXES, *ARRAY_SUFFIXES)
 _SEPARATORS = ",;\t"
 _ENDS = (".csv", ".tsv")
 
@@ -52,7 +53,7 @@ class Columns:
         return next((lowered.index(name) for name in COLUMNS[kind] if name in lowered), None)
 
 
-def find_tables(root: Path, kind: Kind, columns: Columns = Columns()) -> dict[str, Path]:  # noqa: B008, frozen
+def find_tables(root: Path, kind: Kind, columns: Columns = Columns()) -> dict[str, Path]:
     """Tables of a kind by their split; only their first two lines are read."""
     tables = {}
     for path in sorted(root.iterdir()):
@@ -74,7 +75,7 @@ def read_table(
     path: Path,
     kind: Kind,
     *,
-    columns: Columns = Columns(),  # noqa: B008, frozen
+    columns: Columns = Columns(),
     allow_absolute: bool = False,
 ) -> tuple[list[Pair], list[str]]:
     """Pairs of a table, and what is to be said of how it was read.
@@ -133,9 +134,7 @@ def _places(path: Path, header: list[str], kind: Kind, columns: Columns, separat
     return found | {name: header.index(name) for name in ("scene", "group") if name in header}
 
 
-def _pair(
-    cells: dict[str, str], kind: Kind, folder: Path, where: str, number: int, allow_absolute: bool
-) -> Pair:
+def _pair(cells: dict[str, str], kind: Kind, folder: Path, where: str, number: int, allow_absolute: bool) -> Pair:
     image, partner = (
         inner_path(cells[name].replace("\\", "/"), where, allow_absolute=allow_absolute) for name in ("image", kind)
     )
