@@ -75,8 +75,9 @@ def test_wrong_folders(root, grey, picture, tmp_path):
     picture(root / "images/val/lone.jpg")
     grey(root / "depth/val/orphan.png", DEPTH_MM)
     message = refusal(root, "val")
-    assert "2 val samples lack a file. First: lone: no depth/val/lone.png (or .tif, .tiff, .npy); " in message
+    assert "2 val samples lack a file. First: " in message
     assert "orphan: no images/val/orphan.png (or .jpg, .jpeg, " in message
+    assert "lone: no depth/val/lone.png (or .tif, .tiff, .npy, .npz, .exr)" in message
     assert "set unpaired=skip" in message
     skipping = DepthFolder(root, "val", unpaired="skip")
     assert len(skipping) == 1 and len(skipping.unpaired) == 2

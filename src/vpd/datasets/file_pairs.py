@@ -140,13 +140,16 @@ def _by_names(source: Source, split: str, tree: Tree, unpaired: Unpaired) -> tup
         for name in names
         if name in images and name in partners
     ]
-    missing = [
-        f"{name}: no {_place(folder, root, name, affix)}{suffixes[0]} (or {', '.join(suffixes[1:])})"
-        for name in names
-        for folder, present, affix, suffixes in zip(folders, (images, partners), affixes, ends, strict=True)
-        if name not in present
-    ]
-    refuse_unpaired(root, split, missing, pairs, unpaired, _what_lies_in(folders[1], source) if missing else "")
+    missing: list[str] = []
+    for folder, present, affix, suffixes in zip(folders, (images, partners), affixes, ends, strict=True):
+        lacking = [name for name in names if name not in present]
+        instead = _others_in(folder, suffixes) if lacking else {}
+        for name in lacking:
+            place = _place(folder, root, name, affix)
+            told = f"{name}: no {place}{suffixes[0]} (or {', '.join(suffixes[1:])})"
+            other = instead.get(place.removeprefix(f"{folder.relative_to(root).as_posix()}/"))
+            missing.append(f"{told}, but {other}" if other else told)
+    refuse_unpaired(root, split, missing, pairs, unpaired, "" if pairs else _what_lies_in(folders[1], source))
     return pairs, missing, notes
 
 
@@ -187,6 +190,12 @@ def named_below(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
             raise UsageError(f"{files[name]} and {path} have the same name; which one is meant?")
         files[name] = path
     return files
+
+
+def _others_in(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
+    """Name without suffix -> name, of the files below a folder that end in something else."""
+    paths = (Path(path).relative_to(folder) for path in walk_files(folder))
+    return {path.with_suffix("").as_posix(): path.name for path in paths if path.suffix.lower() not in suffixes}
 
 
 def _what_lies_in(folder: Path, source: Source) -> str:

@@ -102,9 +102,8 @@ def open_data(
     found = opened.parts or layout.parts  # readers of several parts tell which they found
     if task is not None and part_of(task) not in found:
         raise UsageError(f"{root}: its {split} split is for {' and '.join(tasks_of(found))}, not for {task}")
-    if task is not None:
-        for note in opened.notes:
-            logger.info("%s, %s: %s", root, split, note)
+    for note in opened.notes if task is not None else ():  # without a task a report is made, which tells them
+        logger.info("%s, %s: %s", root, split, note)
     return opened
 
 
