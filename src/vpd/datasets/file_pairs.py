@@ -126,9 +126,7 @@ def _by_names(source: Source, split: str, tree: Tree, unpaired: Unpaired) -> tup
         notes.append(f"names: {affixes}" + (f"; {others} files of other names passed over" if others else ""))
     listed = root / f"{split}.txt"
     entries = read_names(listed) if listed.is_file() and tree.whole else []
-    pairs = [
-        _listed_pair(source, entry, folders, f"{listed}, line {entry.number}") for entry in entries if entry.partner
-    ]
+    pairs = [_listed_pair(source, entry, folders, listed) for entry in entries if entry.partner]
     if entries:
         known = (known_name(entry, folders[0], files[0]) for entry in entries if not entry.partner)
         names = [shared_name(name, affixes.image) or name for name in known]
@@ -141,7 +139,8 @@ def _by_names(source: Source, split: str, tree: Tree, unpaired: Unpaired) -> tup
         if name in images and name in partners
     ]
     missing: list[str] = []
-    for folder, present, affix, suffixes in zip(folders, (images, partners), affixes, ends, strict=True):
+    kinds = [*zip(folders, (images, partners), affixes, ends, strict=True)]
+    for folder, present, affix, suffixes in reversed(kinds):  # what pictures lack is told first
         lacking = [name for name in names if name not in present]
         instead = _others_in(folder, suffixes) if lacking else {}
         for name in lacking:
