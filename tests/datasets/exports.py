@@ -152,3 +152,52 @@ def write_depth_tree(root: Path, where: str = "{split}/{kind}", kind: str = "dep
             save(image_of(index), root / where.format(split=split, kind="images") / f"im{index}.jpg")
             depth_mm = labels_of(index).astype(np.uint16) * 500 + 1000
             save(Image.fromarray(depth_mm), root / where.format(split=split, kind=kind) / f"im{index}.png")
+
+
+def brush(mask: np.ndarray) -> list[int]:
+    """A mask as Label Studio packs it: RGBA, runs of equal bytes and stretches of other ones."""
+    values = np.zeros((*mask.shape, 4), np.uint8)
+    values[mask] = 255
+    flat, bits = (
+        values.ravel().tolist(),
+        [f"{values.size:032b}", "00111", *(f"{size - 1:04b}" for size in (3, 4, 8, 16))],
+    )
+    place = 0
+    while place < len(flat):
+        length = 1
+        while length < 2**16 and place + length < len(flat) and flat[place + length] == flat[place]:
+            length += 1
+        is_run = length > 1
+        bits += [str(int(is_run)), "11", f"{length - 1:016b}", f"{flat[place]:08b}"]
+        place += length
+    joined = "".join(bits)
+    joined += "0" * (-len(joined) % 8)
+    return [int(joined[start : start + 8], 2) for start in range(0, len(joined), 8)]
+
+
+def label_studio_tasks() -> list[dict[str, Any]]:
+    across, down = 100 / (SIDE + 8), 100 / SIDE
+    values: list[tuple[str, dict[str, Any]]] = [
+        ("brushlabels", {"format": "rle", "rle": brush(labels_of(0) > 0)}),
+        ("polygonlabels", {"points": [[x * across, y * down] for x, y in corners()], "closed": True}),
+        (
+            "rectanglelabels",
+            {"x": START * across, "y": START * down, "width": 19.5 * across, "height": 19.5 * down, "rotation": 0},
+        ),
+    ]
+    tasks = []
+    for index, (kind, value) in enumerate(values):
+        label = {kind: [CLASSES[1 + index % 2]]}
+        region = {"original_width": SIDE + 8, "original_height": SIDE, "image_rotation": 0, "type": kind}
+        region |= {"value": {**value, **label}, "from_name": "tag", "to_name": "image", "origin": "manual"}
+        annotation = {"id": index, "completed_by": 1, "result": [region], "was_cancelled": False}
+        tasks.append(
+            {"id": index, "annotations": [annotation], "data": {"image": f"/data/upload/1/1a2b3c4d-im{index}.jpg"}}
+        )
+    return tasks
+
+
+def write_label_studio(root: Path) -> None:
+    for index in range(3):
+        save(image_of(index), root / f"images/im{index}.jpg")
+    write_json(root / "project-1-at-2026-01-01.json", label_studio_tasks())

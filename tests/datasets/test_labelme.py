@@ -60,7 +60,7 @@ def test_circle_ignored_and_background(root):
 def test_classes_as_found(root):
     (root / "labels.txt").unlink()
     samples = LabelmeData(root, "train")
-    assert samples.classes == CLASSES and "classes as found: background, mug, plate" in samples.notes[-1]
+    assert samples.classes == CLASSES and "classes as found, sorted: mug, plate" in samples.notes[0]
     assert LabelmeData(root, "train", classes=["plate", "mug"])[0].labels.max() == 2
     assert "im0.json: shape 0: class 'mug' is not in the list: background, plate" in refusal(root, classes=["plate"])
 
@@ -87,7 +87,7 @@ def test_pictures_in_one_folder(tmp_path):
     write_labelme(tmp_path / "images")
     save(image_of(0), tmp_path / "images/untouched.jpg")
     assert splits_of(tmp_path, "labelme") == ["train"]
-    assert "1 pictures have no JSON file: left out" in LabelmeData(tmp_path, "train").notes[1]
+    assert "1 pictures have no JSON file: left out" in LabelmeData(tmp_path, "train").notes[-1]
 
 
 @pytest.mark.parametrize(

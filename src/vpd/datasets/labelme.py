@@ -9,6 +9,7 @@ classes, without it the names that occur are, sorted.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +20,12 @@ from numpy.typing import NDArray
 
 from vpd.datasets.annotations import field, read_json
 from vpd.datasets.class_files import Listed, find_class_list
-from vpd.datasets.classes import BACKGROUND_NAME, IGNORE_NAME
 from vpd.datasets.layout import Layout
 from vpd.datasets.name_lists import USUAL_SPLITS, known_split
-from vpd.datasets.outlined import Background, Outlined, OutlinedSamples, Painting
+from vpd.datasets.outlined import Background, Outlined, OutlinedSamples, Painting, listed_names
 from vpd.datasets.outlines import (
     decode_base64,
-    fill_circle,
+    fill_ellipse,
     fill_polygon,
     fill_rectangle,
     measured_size,
@@ -90,11 +90,9 @@ class LabelmeData(OutlinedSamples):
             items.append(Outlined(name, beside, path))
         refuse_unpaired(self.root, split, missing, items, unpaired)
         self.items, self.unpaired = items, missing
-        self._take_classes(listed or _listed_names(found), background)
+        self._take_classes(listed or listed_names(found, "labelme's files have no shape"), background)
         if without := len(pictures - used):
             self.notes = (*self.notes, f"{without} pictures have no JSON file: left out")
-        if needs_names:
-            self.notes = (*self.notes, f"classes as found: {', '.join(self.classes)}; labels.txt sets their order")
 
     def _picture(self, content: Any, path: Path) -> Path | None:
         """The picture that a file names, if it lies below the folder; the file itself where it holds the picture."""
@@ -139,7 +137,8 @@ def _area(shape: dict[str, Any], size: tuple[int, int], where: str) -> NDArray[n
         )  # four corners where it was turned on the screen
         return fill_rectangle(size, [(left, top), (right, bottom)])
     if kind == "circle":
-        return fill_circle(size, points[0], points[1])
+        radius = math.dist(points[0], points[1])
+        return fill_ellipse(size, points[0], (radius, radius))
     return place_mask(size, shape.get("mask"), points[0], where)
 
 
@@ -148,12 +147,6 @@ def _shapes(content: Any, path: Path) -> list[dict[str, Any]]:
     if not all(isinstance(shape, dict) for shape in shapes):
         raise UsageError(f"{path}: 'shapes' must be a list of objects, as labelme writes it")
     return shapes
-
-
-def _listed_names(found: set[str]) -> Listed:
-    if not found:
-        raise UsageError("labelme's files have no shape with a label: nothing to learn")
-    return Listed("labels of the shapes", sorted(found - {IGNORE_NAME, BACKGROUND_NAME}) or [BACKGROUND_NAME])
 
 
 def _beside(path: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from vpd.datasets.annotations import decode_text, inner_path
 from vpd.datasets.depth_arrays import ARRAY_SUFFIXES
 from vpd.errors import UsageError
 from vpd.files.images import IMAGE_SUFFIXES
-from vpd.files.walk import is_foreign
+from vpd.files.walk import files_in
 
 USUAL_SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "trainval")
 """Names of splits whose lists are taken for lists whatever they say."""
@@ -66,12 +66,12 @@ def read_names(path: Path) -> list[Entry]:
 
 def list_splits(root: Path, folders: tuple[Path, Path]) -> list[str]:
     """Splits that have a list: text files that name files of the folders, or are called like a split."""
-    return [path.stem for path in sorted(root.glob("*.txt")) if path.is_file() and _is_list(path, root, folders)]
+    return [path.stem for path in files_in(root, ".txt") if _is_list(path, root, folders)]
 
 
 def _is_list(path: Path, root: Path, folders: tuple[Path, Path]) -> bool:
     name = path.stem.lower()
-    if is_foreign(path.name) or name in _NO_LISTS or name.startswith(("readme", "requirements")):
+    if name in _NO_LISTS or name.startswith(("readme", "requirements")):
         return False
     if name in USUAL_SPLITS:
         return True

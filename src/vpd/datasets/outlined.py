@@ -24,6 +24,23 @@ BACKGROUND = "background"
 """Name of the class of pixels without object."""
 
 
+def listed_names(found: set[str], nothing: str) -> Listed:
+    """A class list of the names that occur, sorted.
+
+    Args:
+        found: The names.
+        nothing: What is said where there are none.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    if not found:
+        raise UsageError(f"{nothing} with a label: nothing to learn")
+    names = sorted(found - {IGNORE_NAME, BACKGROUND_NAME}) or [BACKGROUND_NAME]
+    note = f"classes as found, sorted: {', '.join(names)}; a class list, such as classes.txt, sets their order"
+    return Listed("labels that occur", names, notes=(note,))
+
+
 class Outlined(NamedTuple):
     """A picture and the file of its objects."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import math
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,12 +66,11 @@ def fill_rectangle(size: tuple[int, int], corners: Points) -> NDArray[np.bool_]:
     return np.array(canvas)
 
 
-def fill_circle(size: tuple[int, int], centre: tuple[float, float], edge: tuple[float, float]) -> NDArray[np.bool_]:
-    """Pixels `(H, W)` of a circle round a point through another."""
+def fill_ellipse(size: tuple[int, int], centre: tuple[float, float], radii: tuple[float, float]) -> NDArray[np.bool_]:
+    """Pixels `(H, W)` of an upright ellipse round a point."""
     canvas = Image.new("1", (size[1], size[0]))
-    radius = math.dist(centre, edge)
-    (x, y) = centre
-    ImageDraw.Draw(canvas).ellipse((x - radius, y - radius, x + radius, y + radius), fill=1, outline=1)
+    (x, y), (across, down) = centre, (abs(radius) for radius in radii)
+    ImageDraw.Draw(canvas).ellipse((x - across, y - down, x + across, y + down), fill=1, outline=1)
     return np.array(canvas)
 
 

@@ -19,7 +19,7 @@ from vpd.datasets.depth_arrays import ARRAY_SUFFIXES
 from vpd.datasets.pairs import Pair
 from vpd.errors import UsageError
 from vpd.files.images import IMAGE_SUFFIXES
-from vpd.files.walk import is_foreign
+from vpd.files.walk import files_in
 
 Kind = Literal["labels", "depth"]
 """What stands beside the picture."""
@@ -32,7 +32,6 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 """What columns are called, in any case; the first that is there counts."""
 _PARTNERS = (*IMAGE_SUFFIXES, *ARRAY_SUFFIXES)
 _SEPARATORS = ",;\t"
-_ENDS = (".csv", ".tsv")
 
 
 @dataclass(frozen=True)
@@ -56,18 +55,17 @@ class Columns:
 def find_tables(root: Path, kind: Kind, columns: Columns = Columns()) -> dict[str, Path]:
     """Tables of a kind by their split; only their first two lines are read."""
     tables = {}
-    for path in sorted(root.iterdir()):
-        if path.suffix.lower() in _ENDS and not is_foreign(path.name) and path.is_file():
-            with path.open("rb") as file:
-                lines = [file.readline(4000).decode("utf-8-sig", "replace") for _ in range(2)]
-            header = _cells(lines[0], _separator(lines[0]))
-            place = columns.place(header, kind)
-            if columns.place(header, "image") is None or place is None:
-                continue
-            values = _cells(lines[1], _separator(lines[0]))
-            # a label may also be the name of a class: such a table is about whole pictures
-            if kind == "depth" or (len(values) > place and values[place].lower().endswith(_PARTNERS)):
-                tables.setdefault(path.stem, path)
+    for path in files_in(root, ".csv", ".tsv"):
+        with path.open("rb") as file:
+            lines = [file.readline(4000).decode("utf-8-sig", "replace") for _ in range(2)]
+        header = _cells(lines[0], _separator(lines[0]))
+        place = columns.place(header, kind)
+        if columns.place(header, "image") is None or place is None:
+            continue
+        values = _cells(lines[1], _separator(lines[0]))
+        # a label may also be the name of a class: such a table is about whole pictures
+        if kind == "depth" or (len(values) > place and values[place].lower().endswith(_PARTNERS)):
+            tables.setdefault(path.stem, path)
     return tables
 
 

@@ -67,6 +67,13 @@ def subfolders(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names)]
 
 
+def files_in(folder: Path, *suffixes: str, most: int = 100) -> list[Path]:
+    """The first files in a folder, by name, with one of some suffixes (lower case): few enough to look into each."""
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if entry.name.lower().endswith(suffixes))
+    return [folder / name for name in names[:most] if not is_foreign(name) and (folder / name).is_file()]
+
+
 def first_file(folder: Path, suffixes: Sequence[str]) -> Path | None:
     """A file with one of some suffixes (lower case) that lies in a folder; big folders are not read to their end."""
     with suppress(OSError), os.scandir(folder) as entries:
