@@ -29,6 +29,7 @@ from vpd.datasets.coco_masks import Overlap
 from vpd.datasets.layout import Layout
 from vpd.datasets.sample_reader import TASK_OF_PART, PartReader, scene_names
 from vpd.errors import UsageError
+from vpd.files.walk import files_in
 
 _SNIFFED_BYTES = 2**20
 
@@ -234,7 +235,7 @@ class RecordsData(RecordSamples):
 def record_splits(root: Path) -> list[str]:
     """Splits that a folder of this layout offers: its files that begin like records."""
     splits = []
-    for path in sorted(path for path in root.glob("*.jsonl") if path.is_file()):
+    for path in files_in(root, ".jsonl"):
         with path.open("rb") as file:
             head = file.readline(_SNIFFED_BYTES)
         if b'"image"' in head and any(f'"{part}"'.encode() in head for part in TASK_OF_PART):
