@@ -72,8 +72,15 @@ def test_labels_of_all_splits_in_one_folder(tmp_path):
 
 def test_a_folder_of_data_sets_is_none(tmp_path):
     write_tree(tmp_path / "streets", "{kind}/{split} images labels")
-    with pytest.raises(UsageError, match="no known data set"):
+    with pytest.raises(UsageError, match=r"no known data set.* A data set lies deeper: use .*streets\."):
         detect_format(tmp_path)
+
+
+def test_a_split_of_pictures_only_is_named(tmp_path):
+    write_tree(tmp_path, "{split}/{kind} images masks")
+    shutil.rmtree(tmp_path / "val/masks")
+    assert splits_of(tmp_path, "folder") == ["train", "val"]
+    assert "the val split has pictures in val/images/, but there is no folder val/masks/" in refusal(tmp_path, "val")
 
 
 def test_which_of_several_folders(tmp_path):

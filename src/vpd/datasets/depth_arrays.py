@@ -139,7 +139,8 @@ def _depth_channel(channels: Mapping[str, NDArray[Any]], name: str) -> NDArray[A
         return next(iter(channels.values()))
     by_word = {channel.rpartition(".")[2].lower(): values for channel, values in channels.items()}
     found = next((word for word in _CHANNELS if word in by_word), None)
-    is_colour = found == "r" and not all(np.array_equal(by_word["r"], by_word.get(word)) for word in "gb")
+    others = [by_word[word] for word in "gb" if word in by_word]
+    is_colour = found == "r" and not (len(others) == 2 and all(np.array_equal(by_word["r"], other) for other in others))
     if found is None or is_colour:
         raise UsageError(f"{name}: has the channels {', '.join(channels)}; which is depth? Save one channel, called Z")
     return by_word[found]

@@ -108,14 +108,17 @@ def pairs_of(source: Source, split: str, *, unpaired: Unpaired) -> tuple[list[Pa
         )
     split = split if split in tables else known_split(root, source.splits(), split)
     if split in tables:
-        options = {"columns": source.columns, "allow_absolute": source.allow_absolute}
-        pairs, notes = read_table(tables[split], kind, **options)
+        table = tables[split]
+        pairs, notes = read_table(table, kind, columns=source.columns, allow_absolute=source.allow_absolute)
         return pairs, [], notes
     return _by_names(source, split, tree, unpaired) if tree else ([], [], [])
 
 
 def _by_names(source: Source, split: str, tree: Tree, unpaired: Unpaired) -> tuple[list[Pair], list[str], list[str]]:
     root, folders = source.root, tree.of(split)
+    if not folders[1].is_dir():
+        first, second = (folder.relative_to(root).as_posix() for folder in folders)
+        raise UsageError(f"{root}: the {split} split has pictures in {first}/, but there is no folder {second}/")
     ends = (IMAGE_SUFFIXES, _SUFFIXES[source.kind])
     files = [named_below(folder, suffixes) for folder, suffixes in zip(folders, ends, strict=True)]
     affixes = _affixes(source, *files)

@@ -65,7 +65,8 @@ class LabelStudioData(OutlinedSamples):
         splits = _splits(self.root)
         split = known_split(self.root, splits, split)
         pictures = _pictures(self.root)
-        items, self._regions, missing, empty, found = [], dict[str, bytes](), [], 0, set[str]()
+        items, missing, empty, found = list[Outlined](), list[str](), 0, set[str]()
+        self._regions: dict[str, bytes] = {}
         for path in splits[split]:
             for place, task in enumerate(_tasks(path)):
                 where = f"{path}, task {place}"

@@ -46,9 +46,13 @@ from vpd.datasets.layout import Layout
 from vpd.datasets.sample_reader import part_of, tasks_of
 from vpd.datasets.world import is_world
 from vpd.errors import UsageError
+from vpd.files.walk import subfolders
 from vpd.weights.shipped import WORLD
 
 logger = logging.getLogger(__name__)
+
+_LOOKED_INTO = 20
+"""Sub-folders in which a data set is looked for where a folder is none."""
 
 LAYOUTS: dict[str, Layout] = {
     "folder": folders.LAYOUT,
@@ -155,6 +159,9 @@ def detect_format(root: str | Path, task: Task | None = None) -> str:
     wanted = formats_for(task) if task else list(LAYOUTS)
     signs = "; ".join(f"{name}: {LAYOUTS[name].signs}" for name in wanted)
     other = f" It looks like {found[0]}, which is for {' and '.join(LAYOUTS[found[0]].tasks)}." if found else ""
+    inside = [sub for sub in subfolders(root)[:_LOOKED_INTO] if any(LAYOUTS[name].is_here(sub) for name in wanted)]
+    if inside and not found:
+        other = f" A data set lies deeper: use {' or '.join(map(str, inside[:3]))}."
     raise UsageError(f"{root}: {what}. Looked for {signs}. Found: {_content(root)}.{other}")
 
 

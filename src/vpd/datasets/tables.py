@@ -54,7 +54,7 @@ class Columns:
 
 def find_tables(root: Path, kind: Kind, columns: Columns = Columns()) -> dict[str, Path]:
     """Tables of a kind by their split; only their first two lines are read."""
-    tables = {}
+    tables: dict[str, Path] = {}
     for path in files_in(root, ".csv", ".tsv"):
         with path.open("rb") as file:
             lines = [file.readline(4000).decode("utf-8-sig", "replace") for _ in range(2)]

@@ -83,6 +83,9 @@ def find_tree(
     found = {name: pair for name, pair in inside.items() if pair}
     if _has_usual(found):
         first, second = next(iter(found.values()))
+        for split in subfolders(root):  # that one has pictures only is said when it is opened
+            if split.name not in found and (split / first.name).is_dir():
+                found[split.name] = (split / first.name, split / second.name)
         return Tree(found, None, f"SPLIT/{first.name} and SPLIT/{second.name}")
     return _siblings(root, images, wanted, suffixes)
 
