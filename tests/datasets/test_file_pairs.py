@@ -237,3 +237,26 @@ def test_depth_trees_and_tables(tmp_path):
     (tmp_path / "b/mine.csv").write_text("rgb;depth_path\nimages\\train\\im1.jpg;Depths\\train\\im1.png\n")
     assert splits_of(tmp_path / "b", "depth_folder") == ["mine", "train", "val"]
     assert DepthFolder(tmp_path / "b", "mine")[0].depth_m.max() == 2
+
+
+@pytest.mark.parametrize(("where", "end"), [("{split}", "_mask"), ("", "_gt"), ("{split}", "-labels")])
+def test_masks_among_the_pictures(where, end, tmp_path):
+    write_tree(tmp_path, f"data/{where}{{kind}} / /", end=end)
+    root = tmp_path / "data"
+    (root / "train").mkdir(exist_ok=True)
+    (root / "train/_classes.csv").write_text("Pixel Value, Class\n0, background\n1, mug\n2, plate\n")
+    assert detect_format(root, "segment") == "folder"
+    samples = FolderData(root, "train")
+    assert samples.classes == CLASSES and len(samples) == 2
+    assert all(np.array_equal(samples[place].labels, labels_of(place)) for place in range(2))
+    assert f"NAME{end}" in samples.notes[0]
+
+
+def test_depth_among_the_pictures(tmp_path):
+    write_depth_tree(tmp_path / "a", "{split}/{kind}")
+    for path in (tmp_path / "a/train/images").iterdir():
+        (tmp_path / "b").mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / f"b/{path.stem}_rgb.jpg")
+        shutil.copy(tmp_path / f"a/train/depth/{path.stem}.png", tmp_path / f"b/{path.stem}_depth.png")
+    assert detect_format(tmp_path / "b") == "depth_folder"
+    assert [pair.name for pair in DepthFolder(tmp_path / "b", "train").pairs] == ["im0", "im1"]

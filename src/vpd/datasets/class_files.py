@@ -9,6 +9,7 @@ id2label.json     {"0": "road"} (Hugging Face)
 data.yaml         names: [...] or {0: road} (Roboflow, Ultralytics)
 labelmap.txt      road:128,64,128:: (CVAT)
 class_dict.csv    name,r,g,b
+_classes.csv      Pixel Value, Class (Roboflow; in the folder of a split)
 label_colors.txt  128 64 128 road (CamVid)
 ```
 """
@@ -17,83 +18,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from vpd.datasets.annotations import decode_text, read_json
-from vpd.datasets.classes import IGNORE_NAME, ClassList, ColourList
+from vpd.datasets.class_lines import Listed, listed_by_number, parse_lines
+from vpd.datasets.classes import IGNORE_NAME, ClassList
 from vpd.errors import UsageError
 
-_NAME = r"(?P<name>\S.*?)"
-_NUMBER = r"(?P<number>-?\d+)"
-_COLOUR = r"(?P<r>\d{1,3})[\s,]+(?P<g>\d{1,3})[\s,]+(?P<b>\d{1,3})"
-_FORMS = tuple(
-    re.compile(form)
-    for form in (
-        rf"{_NAME}:(?P<r>\d+),(?P<g>\d+),(?P<b>\d+):[^:]*:[^:]*",  # CVAT
-        rf"{_COLOUR}[\s,]+{_NAME}",
-        rf"{_NAME}[\s,:]+{_COLOUR}",
-        rf"{_NUMBER}(?:\s*[:,;=]\s*|\s+){_NAME}",
-        rf"{_NAME}(?:\s*[:,;=]\s*|\s+){_NUMBER}",
-    )
-)
-"""Lines of class lists that say more than a name; all lines of a list have one form."""
 _LARGEST = 2**20
-
-
-@dataclass(frozen=True)
-class Listed:
-    """What a class list says."""
-
-    where: str
-    """The file, for messages."""
-    names: Any
-    """Class names; not yet looked at."""
-    ignored: Any = None
-    """Label value or values that do not count; none = 255."""
-    label_map: Any = None
-    """Class of each value, where it is not its place in the list."""
-    reduce_zero_label: bool = False
-    """Value 0 does not count, and k means class k - 1."""
-    colours: Any = None
-    """Of each class, where labels are in colours."""
-    ignored_colours: Any = ()
-    """Colours that do not count."""
-    notes: tuple[str, ...] = ()
-    """What is worth saying of it."""
-
-    def table(self) -> ClassList:
-        """The list, checked.
-
-        Raises:
-            UsageError: If something in it is wrong.
-        """
-        if self.colours is not None:
-            made: ClassList = ColourList(
-                self.names,
-                self.colours,
-                ignored_colours=self.ignored_colours,
-                ignored=self.ignored,
-                where=self.where,
-            )
-        else:
-            made = ClassList(
-                self.names,
-                ignored=self.ignored,
-                where=self.where,
-                label_map=self.label_map,
-                reduce_zero_label=self.reduce_zero_label,
-            )
-        made.notes += self.notes
-        return made
 
 
 def has_class_list(root: Path) -> bool:
     """Whether a folder has a class list."""
-    return any((root / name).is_file() for name in _READERS)
+    return bool(_present(root))
 
 
 def read_class_list(
@@ -150,7 +91,7 @@ def find_class_list(root: Path) -> Listed | None:
     Raises:
         UsageError: If it cannot be read.
     """
-    present = [root / name for name in _READERS if (root / name).is_file()]
+    present = _present(root)
     if not present:
         return None
     first = _READERS[present[0].name](present[0])
@@ -164,46 +105,12 @@ def find_class_list(root: Path) -> Listed | None:
     return first
 
 
-def parse_lines(text: str, where: str) -> Listed:
-    """What the lines of a class list say.
-
-    Args:
-        text: A name a line, with a number or a colour where all lines have one.
-        where: The file, for messages.
-    """
-    lines = [line.strip() for line in text.splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
-    notes: tuple[str, ...] = ()
-    for form in _FORMS:
-        matches = [match for match in map(form.fullmatch, lines) if match]
-        names = [match["name"].strip().strip("\"'") for match in matches]
-        if not matches or len(set(names)) < len(names):
-            continue
-        has_colours = "r" in form.groupindex
-        numbers = [] if has_colours else [int(match["number"]) for match in matches]
-        if len(matches) < len(lines) or len(set(numbers)) < len(numbers):
-            odd = next((line for line in lines if not form.fullmatch(line)), lines[0])
-            if len(matches) > 1 or not has_colours:
-                notes = (f"{where}: numbers are part of the names, as not all lines have one ({odd[:60]!r})",)
-            continue
-        if has_colours:
-            return Listed(where, names, colours=[[int(match[part]) for part in "rgb"] for match in matches])
-        return _of_map(dict(zip(numbers, names, strict=True)), where)
-    return Listed(where, [line.strip("\"'") for line in lines], notes=notes)
-
-
-def _of_map(by_number: Mapping[int, str], where: str) -> Listed:
-    """A list that says the number of each class: in any order, with gaps."""
-    marked = {number for number, name in by_number.items() if name == IGNORE_NAME}
-    numbers = sorted(by_number.keys() - marked)
-    names = [by_number[number] for number in numbers]
-    if numbers == [*range(len(numbers))] and marked <= {-1, 255}:
-        return Listed(where, names)
-    label_map: dict[int, Any] = {number: place for place, number in enumerate(numbers)}
-    label_map |= dict.fromkeys(marked)
-    told = ", ".join(f"{number} = {by_number[number]}" for number in numbers[:4])
-    note = f"{where}: label values as the list states them: {told}{', ...' if len(numbers) > 4 else ''}"
-    return Listed(where, names, label_map=label_map, notes=(note,))
+def _present(root: Path) -> list[Path]:
+    """Class lists in a folder, in the order in which they count; else those beside its training pictures."""
+    for folder in (root, root / "train"):
+        if found := [folder / name for name in _READERS if (folder / name).is_file()]:
+            return found
+    return []
 
 
 def _read_lines(path: Path) -> Listed:
@@ -229,7 +136,7 @@ def _read_yaml(path: Path) -> Listed:
         raise UsageError(f"{path}: not YAML") from error
     names = parsed.get("names") if isinstance(parsed, dict) else None
     if isinstance(names, dict) and (numbered := _numbered(names)):
-        return _of_map(numbered, str(path))
+        return listed_by_number(numbered, str(path))
     if not isinstance(names, list):
         raise UsageError(f"{path}: needs names: [names], or names: {{0: name, ...}}")
     return Listed(str(path), [str(name) for name in names])
@@ -243,12 +150,12 @@ def _read_json_list(path: Path) -> Listed:
     if isinstance(content.get("id2label"), dict):
         content = content["id2label"]
     if numbered := _numbered(content) or _numbered({number: name for name, number in _items(content)}):
-        return _of_map(numbered, where)
+        return listed_by_number(numbered, where)
     names, label_map = content.get("classes"), content.get("label_map")
     if names is None and isinstance(label_map, dict):
         names = _names_of(label_map)
     if isinstance(names, dict) and (numbered := _numbered(names)):
-        return replace(_of_map(numbered, where), ignored=content.get("ignore_index"))
+        return replace(listed_by_number(numbered, where), ignored=content.get("ignore_index"))
     if not isinstance(names, list):
         raise UsageError(f'{path}: must be a list of class names, or {{"classes": [names]}}')
     reduces = content.get("reduce_zero_label", False)
@@ -308,6 +215,7 @@ _READERS: dict[str, Callable[[Path], Listed]] = {
     "data.yml": _read_yaml,
     "labelmap.txt": _read_lines,
     "class_dict.csv": _read_csv,
+    "_classes.csv": _read_csv,
     "label_colors.txt": _read_lines,
     "labels.txt": _read_lines,
 }

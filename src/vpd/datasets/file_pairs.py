@@ -121,6 +121,11 @@ def _by_names(source: Source, split: str, tree: Tree, unpaired: Unpaired) -> tup
         raise UsageError(f"{root}: the {split} split has pictures in {first}/, but there is no folder {second}/")
     ends = (IMAGE_SUFFIXES, _SUFFIXES[source.kind])
     files = [named_below(folder, suffixes) for folder, suffixes in zip(folders, ends, strict=True)]
+    if tree.ending:  # both lie in one folder
+        files = [
+            {name: path for name, path in named.items() if name.endswith(tree.ending) == is_partner}
+            for named, is_partner in zip(files, (False, True), strict=True)
+        ]
     affixes = _affixes(source, *files)
     images, partners = (strip_affixes(named, affix) for named, affix in zip(files, affixes, strict=True))
     notes = [] if tree.form in _USUAL_FORMS else [f"found as {tree.form}"]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vpd.data.sample import Sample, SampleSet
 from vpd.datasets.annotations import naming
-from vpd.datasets.class_files import Listed
+from vpd.datasets.class_lines import Listed
 from vpd.datasets.classes import BACKGROUND_NAME, IGNORE_NAME, ClassList
 from vpd.datasets.sample_reader import PartReader
 from vpd.errors import UsageError

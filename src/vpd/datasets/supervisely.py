@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpd.datasets.annotations import field, read_json
-from vpd.datasets.class_files import Listed
+from vpd.datasets.class_lines import Listed
 from vpd.datasets.layout import Layout
 from vpd.datasets.name_lists import USUAL_SPLITS, known_split
 from vpd.datasets.outlined import Background, Outlined, OutlinedSamples, Painting

@@ -3,6 +3,7 @@
 ```
 images/{split}/   labels/{split}/        img_dir/{split}/   ann_dir/{split}/        images/   masks/
 {split}/images/   {split}/masks/         {split}/           {split}_labels/         images_{split}/   masks_{split}/
+{split}/NAME.jpg  {split}/NAME_mask.png
 ```
 """
 
@@ -16,7 +17,7 @@ from pathlib import Path
 from vpd.datasets.name_lists import USUAL_SPLITS
 from vpd.errors import UsageError
 from vpd.files.images import IMAGE_SUFFIXES
-from vpd.files.walk import first_file, subfolders
+from vpd.files.walk import first_file, some_names, subfolders
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "img_dir", "rgb", "pictures", "photos")
 """What folders of pictures are called, in any case."""
@@ -39,6 +40,8 @@ class Tree:
     """Of all splits together, where kinds are outermost."""
     form: str
     """How they lie, for people."""
+    ending: str = ""
+    """What partners' names end in where they lie among the pictures."""
 
     def of(self, split: str) -> tuple[Path, Path]:
         """Folders of a split: its own, or those of all."""
@@ -87,7 +90,7 @@ def find_tree(
             if split.name not in found and (split / first.name).is_dir():
                 found[split.name] = (split / first.name, split / second.name)
         return Tree(found, None, f"SPLIT/{first.name} and SPLIT/{second.name}")
-    return _siblings(root, images, wanted, suffixes)
+    return _siblings(root, images, wanted, suffixes) or _together(root, wanted, suffixes)
 
 
 def _kinds(
@@ -140,6 +143,31 @@ def _siblings(root: Path, images: Sequence[str], partners: Sequence[str], suffix
         return None
     split, (first, second) = next(iter(found.items()))
     return Tree(found, None, f"{first.name} and {second.name}".replace(split, "SPLIT"))
+
+
+def _together(root: Path, partners: Sequence[str], suffixes: Sequence[str]) -> Tree | None:
+    """Folders in which partners lie among the pictures, told by an ending: `0001.jpg` and `0001_mask.png`."""
+    splits = {folder.name: _ending_in(folder, partners, suffixes) for folder in subfolders(root)}
+    found = {name: (root / name, root / name) for name, ending in splits.items() if ending}
+    if _has_usual(found):
+        ending = next(filter(None, splits.values()))
+        return Tree(found, None, f"SPLIT/NAME and SPLIT/NAME{ending}", ending)
+    ending = _ending_in(root, partners, suffixes)
+    return Tree({}, (root, root), f"NAME and NAME{ending}", ending) if ending else None
+
+
+def _ending_in(folder: Path, partners: Sequence[str], suffixes: Sequence[str]) -> str:
+    names = [Path(name) for name in some_names(folder)]
+    stems = {path.stem for path in names if path.suffix.lower() in IMAGE_SUFFIXES}
+    more = ("labelids", "seg", "l") if "labels" in partners else ()
+    kinds = "|".join(re.escape(name) for name in (*partners, *more))
+    for path in names:
+        match = re.fullmatch(rf"(.+?)([_-](?:{kinds}))", path.stem, re.IGNORECASE)
+        if match and path.suffix.lower() in suffixes:
+            own = re.compile(rf"{re.escape(match[1])}([_-][^\W\d]+)?")
+            if any(own.fullmatch(stem) and stem != path.stem for stem in stems):
+                return match[2]
+    return ""
 
 
 def _has_usual(found: Mapping[str, object]) -> bool:

@@ -74,6 +74,13 @@ def files_in(folder: Path, *suffixes: str, most: int = 100) -> list[Path]:
     return [folder / name for name in names[:most] if not is_foreign(name) and (folder / name).is_file()]
 
 
+def some_names(folder: Path) -> list[str]:
+    """Names of files and folders in a folder, not all where it is big; without hidden and foreign ones."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        return [entry.name for entry in islice(entries, _PEEKED) if not is_foreign(entry.name)]
+    return []
+
+
 def first_file(folder: Path, suffixes: Sequence[str]) -> Path | None:
     """A file with one of some suffixes (lower case) that lies in a folder; big folders are not read to their end."""
     with suppress(OSError), os.scandir(folder) as entries:
