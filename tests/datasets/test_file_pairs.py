@@ -260,3 +260,10 @@ def test_depth_among_the_pictures(tmp_path):
         shutil.copy(tmp_path / f"a/train/depth/{path.stem}.png", tmp_path / f"b/{path.stem}_depth.png")
     assert detect_format(tmp_path / "b") == "depth_folder"
     assert [pair.name for pair in DepthFolder(tmp_path / "b", "train").pairs] == ["im0", "im1"]
+
+
+def test_tables_of_names_without_their_folders(tmp_path):
+    write_tree(tmp_path, "{kind}/{split} images labels")
+    (tmp_path / "train.csv").write_text("image,label\nim1.jpg,im1.png\nimages/train/im0.jpg,im0.png\n")
+    samples = FolderData(tmp_path, "train", classes=CLASSES)
+    assert [np.array_equal(samples[place].labels, labels_of(1 - place)) for place in range(2)] == [True, True]

@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -128,3 +129,25 @@ def test_damaged_files(root):
         path.write_text(json.dumps({**content, "shapes": []}))
     (root / "labels.txt").unlink()
     assert "have no shape with a label" in refusal(root)
+
+
+def test_json_files_in_a_folder_of_their_own(root):
+    for split in ("train", "val"):
+        for index in range(3):
+            for kind, end in (("pictures", ".jpg"), ("json", ".json")):
+                (root / split / kind).mkdir(parents=True, exist_ok=True)
+                shutil.copy(root / f"im{index}{end}", root / split / kind)
+    for path in (*root.glob("*.json"), *root.glob("*.jpg")):
+        path.unlink()
+    assert splits_of(root, "labelme") == ["train", "val"]
+    samples = LabelmeData(root, "val")
+    assert [np.array_equal(samples[place].labels, labels_of(place)) for place in range(3)] == [True, True, True]
+    assert not any("no JSON file" in note for note in samples.notes)
+
+
+def test_a_damaged_file_costs_its_picture(root):
+    (root / "labels.txt").unlink()
+    (root / "im2.json").write_text('{"shapes": [')
+    assert np.array_equal(LabelmeData(root, "train")[1].labels, labels_of(1))
+    (problem,) = check_data("labelme", root).problems
+    assert "im2.json: not JSON" in problem

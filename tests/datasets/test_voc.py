@@ -48,6 +48,15 @@ def test_voc_in_colours(tmp_path):
     assert labels[:6, 0].tolist() == [0, 0, VOC_CLASSES.index("person"), VOC_CLASSES.index("person"), 255, 0]
 
 
+def test_the_tree_of_labelme2voc(tmp_path):
+    write_voc(tmp_path)
+    (tmp_path / "SegmentationClass").rename(tmp_path / "SegmentationClassPNG")
+    (tmp_path / "SegmentationClass").mkdir()
+    (tmp_path / "class_names.txt").write_text("_background_\n" + "\n".join("abcdef"))
+    samples = VocData(tmp_path, "train")
+    assert samples.classes == ("background", *"abcdef") and samples[0].labels[START, START] == 5
+
+
 def test_without_lists_what_has_labels_counts(tmp_path):
     write_voc(tmp_path)
     for path in (tmp_path / "ImageSets/Segmentation").iterdir():

@@ -4,7 +4,7 @@
 classes.json      [names]; {"classes": [names], "ignore_index": 255 or [0, 255], "colours": [[r, g, b], ...],
                   "ignore_colours": [...], "label_map": {"7": "road"}, "reduce_zero_label": true}; {"0": "road"}
 classes.txt       a name a line; or `0 road`, `0: road`, `0,road`, `road: 0`; or `road 128 64 128`; # for comments
-labels.txt        likewise (labelme)
+labels.txt        likewise (labelme); class_names.txt (labelme2voc)
 id2label.json     {"0": "road"} (Hugging Face)
 data.yaml         names: [...] or {0: road} (Roboflow, Ultralytics)
 labelmap.txt      road:128,64,128:: (CVAT)
@@ -30,6 +30,8 @@ from vpd.datasets.classes import IGNORE_NAME, ClassList
 from vpd.errors import UsageError
 
 _LARGEST = 2**20
+_KEYS = {"classes", "names", "label_map", "ignore_index", "colours", "colors", "reduce_zero_label"}
+"""Of `classes.json` with more than names."""
 
 
 def has_class_list(root: Path) -> bool:
@@ -149,7 +151,8 @@ def _read_json_list(path: Path) -> Listed:
         return Listed(where, content)
     if isinstance(content.get("id2label"), dict):
         content = content["id2label"]
-    if numbered := _numbered(content) or _numbered({number: name for name, number in _items(content)}):
+    numbered = None if content.keys() & _KEYS else _numbered(content) or _numbered(_turned(content))
+    if numbered:
         return listed_by_number(numbered, where)
     names, label_map = content.get("classes"), content.get("label_map")
     if names is None and isinstance(label_map, dict):
@@ -171,10 +174,10 @@ def _read_json_list(path: Path) -> Listed:
     return Listed(where, names, ignored, label_map, reduces, colours, none or ())
 
 
-def _items(content: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
-    """Names and numbers of a mapping the other way round, `{"road": 0}`; nothing where it is none."""
-    is_plain = all(isinstance(value, int) and not isinstance(value, bool) for value in content.values())
-    return [*content.items()] if is_plain and len(set(content.values())) == len(content) else []
+def _turned(content: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Names by number of a mapping the other way round, `{"road": 0}`; nothing where it is none."""
+    turned = {number: name for name, number in content.items() if type(number) is int}
+    return turned if len(turned) == len(content) else {}
 
 
 def _numbered(content: Mapping[Any, Any]) -> dict[int, str] | None:
@@ -218,5 +221,6 @@ _READERS: dict[str, Callable[[Path], Listed]] = {
     "_classes.csv": _read_csv,
     "label_colors.txt": _read_lines,
     "labels.txt": _read_lines,
+    "class_names.txt": _read_lines,
 }
 """Where a folder may have its class list, and how each is read; the first that is there counts."""

@@ -110,7 +110,8 @@ def pairs_of(source: Source, split: str, *, unpaired: Unpaired) -> tuple[list[Pa
     if split in tables:
         table = tables[split]
         pairs, notes = read_table(table, kind, columns=source.columns, allow_absolute=source.allow_absolute)
-        return pairs, [], notes
+        folders = tree.folders.get(split, tree.whole) if tree else None
+        return [_in_folders(pair, root, folders) for pair in pairs] if folders else pairs, [], notes
     return _by_names(source, split, tree, unpaired) if tree else ([], [], [])
 
 
@@ -158,6 +159,15 @@ def _by_names(source: Source, split: str, tree: Tree, unpaired: Unpaired) -> tup
             missing.append(f"{told}, but {other}" if other else told)
     refuse_unpaired(root, split, missing, pairs, unpaired, "" if pairs else _what_lies_in(folders[1], source))
     return pairs, missing, notes
+
+
+def _in_folders(pair: Pair, root: Path, folders: tuple[Path, Path]) -> Pair:
+    """A pair of a table that names files without their folders; the same where it names them with these."""
+    paths = []
+    for path, folder in zip((pair.image, pair.partner), folders, strict=True):
+        below = folder / path.relative_to(root) if path.is_relative_to(root) else path
+        paths.append(below if not path.is_file() and below.is_file() else path)
+    return pair._replace(image=paths[0], partner=paths[1])
 
 
 def _affixes(source: Source, images: Mapping[str, Path], partners: Mapping[str, Path]) -> Affixes:

@@ -10,8 +10,11 @@ classes, without it the names that occur are, sorted.
 from __future__ import annotations
 
 import math
+import os
 import re
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +76,8 @@ class LabelmeData(OutlinedSamples):
         paths = [Path(path) for path in walk_files(folders[split])]
         annotations = sorted(path for path in paths if path.suffix.lower() == ".json" and _is_labelme(path))
         pictures = {path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES}
+        stems = Counter(path.stem for path in pictures)
+        of_stem = {path.stem: path for path in pictures if stems[path.stem] == 1}
         listed = Listed("classes", list(classes)) if classes is not None else find_class_list(self.root)
         needs_names = listed is None
         found: set[str] = set()
@@ -80,9 +85,11 @@ class LabelmeData(OutlinedSamples):
         for path in annotations:
             beside = next((other for other in _beside(path) if other in pictures), None)
             if needs_names or beside is None:  # else the file is read when its sample is wanted
-                content = read_json(path)
-                found |= {label for shape in _shapes(content, path) if isinstance(label := shape.get("label"), str)}
-                beside = beside or self._picture(content, path)
+                with suppress(UsageError):  # of a damaged one, which is told then
+                    content = read_json(path)
+                    beside = beside or self._picture(content, path) or of_stem.get(path.stem)
+                    beside = beside or (path if content.get("imageData") else None)
+                    found |= {label for shape in _shapes(content, path) if isinstance(label := shape.get("label"), str)}
             name = path.relative_to(folders[split]).with_suffix("").as_posix()
             if beside is None:
                 missing.append(f"{path}: no picture beside it, and none inside")
@@ -96,13 +103,13 @@ class LabelmeData(OutlinedSamples):
             self.notes = (*self.notes, f"{without} pictures have no JSON file: left out")
 
     def _picture(self, content: Any, path: Path) -> Path | None:
-        """The picture that a file names, if it lies below the folder; the file itself where it holds the picture."""
+        """The picture that a file names, if it lies below the folder."""
         name = content.get("imagePath")
         if isinstance(name, str) and name.strip() and "\0" not in name:
-            named = (path.parent / name.replace("\\", "/")).resolve()
-            if named.is_relative_to(self.root.resolve()) and named.is_file():
+            named = Path(os.path.normpath(path.parent / name.replace("\\", "/")))
+            if named.resolve().is_relative_to(self.root.resolve()) and named.is_file():
                 return named
-        return path if content.get("imageData") else None
+        return None
 
     def _paint(self, item: Outlined) -> Painting:
         content = read_json(item.annotation)
@@ -176,8 +183,11 @@ def _folders(root: Path) -> dict[str, Path]:
 
 
 def _has_labelme(folder: Path) -> bool:
-    found = first_file(folder, (".json",))
-    return found is not None and _is_labelme(found)
+    """Whether a folder has labelme's files, or a folder in it that is no split has."""
+    places = [folder, *(place for place in subfolders(folder) if place.name.lower() in _ONE_FOLDER)]
+    return any(
+        found is not None and _is_labelme(found) for found in (first_file(place, (".json",)) for place in places)
+    )
 
 
 _ONE_FOLDER = ("images", "image", "img", "imgs", "labels", "annotations", "json", "jsons", "data")

@@ -3,8 +3,8 @@
 ```
 JPEGImages/NAME.jpg   SegmentationClass/NAME.png   ImageSets/Segmentation/{train,val}.txt   [labelmap.txt: CVAT]
 ```
-With `labelmap.txt` (or a class list of `class_files.py`) that has the classes; without one they are VOC's 21, and
-255, the border of objects, does not count.
+labelme's `labelme2voc` writes the same tree. With `labelmap.txt` (or a class list of `class_files.py`) that has the
+classes; without one they are VOC's 21, and 255, the border of objects, does not count.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from typing import Any
 from vpd.datasets.class_files import has_class_list, read_class_list
 from vpd.datasets.classes import ClassList, ColourList
 from vpd.datasets.file_pairs import LABEL_SUFFIXES, named_below
-from vpd.datasets.layout import Layout
+from vpd.datasets.layout import Layout, present_folders
 from vpd.datasets.name_lists import known_split, read_names
 from vpd.datasets.pairs import Pair, PairSamples, Unpaired, refuse_unpaired
 from vpd.datasets.sample_reader import PartReader
 from vpd.files.images import IMAGE_SUFFIXES
 from vpd.files.walk import is_foreign
 
-IMAGES, LABELS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
+IMAGES, LISTS = "JPEGImages", "ImageSets/Segmentation"
+LABELS = ("SegmentationClassPNG", "SegmentationClass")
+"""Where the label pictures are; labelme2voc has arrays in the second, and pictures in the first."""
 VOC_CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
@@ -37,7 +39,7 @@ class VocData(PairSamples):
     """Samples with `labels` from VOC's tree.
 
     Args:
-        root: Folder with `JPEGImages/` and `SegmentationClass/`.
+        root: Folder with `JPEGImages/` and `SegmentationClass/` (or `SegmentationClassPNG/`).
         split: Name of a list in `ImageSets/Segmentation/`; CVAT's `default` is also called train.
         classes: Other names of the same classes.
         unpaired: What to do about names of the list without picture or label: refuse the folder, or leave them out.
@@ -64,7 +66,8 @@ class VocData(PairSamples):
         lists = _lists(self.root)
         split = known_split(self.root, lists, split)
         images = named_below(self.root / IMAGES, IMAGE_SUFFIXES)
-        labels = named_below(self.root / LABELS, LABEL_SUFFIXES)
+        label_folder = next(self.root / name for name in LABELS if (self.root / name).is_dir())
+        labels = named_below(label_folder, LABEL_SUFFIXES)
         listed = lists[split]
         # without a list what has labels counts: most pictures of VOC have none
         names = [entry.path for entry in read_names(listed)] if listed else sorted(labels)
@@ -72,7 +75,7 @@ class VocData(PairSamples):
         self.unpaired = [
             f"{name}: no {folder}/{name}{end}"
             for name in names
-            for folder, files, end in ((IMAGES, images, ".jpg"), (LABELS, labels, ".png"))
+            for folder, files, end in ((IMAGES, images, ".jpg"), (label_folder.name, labels, ".png"))
             if name not in files
         ]
         refuse_unpaired(self.root, split, self.unpaired, self.pairs, unpaired)
@@ -119,7 +122,7 @@ def _lists(root: Path) -> dict[str, Path | None]:
 LAYOUT = Layout(
     parts=("labels",),
     signs="JPEGImages/ and SegmentationClass/ (VOC, CVAT)",
-    is_here=lambda root: (root / IMAGES).is_dir() and (root / LABELS).is_dir(),
+    is_here=lambda root: (root / IMAGES).is_dir() and bool(present_folders(root, LABELS)),
     splits=lambda root: [*_lists(root)],
     open=VocData,
 )
