@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vpd.datasets.class_files import read_class_list
+from vpd.datasets.classes import ClassList
 from vpd.errors import UsageError
 
 ROAD, SKY, CAR = "road", "sky", "car"
@@ -59,6 +60,11 @@ def test_lists_of_labelme(mark, tmp_path):
     listed = read(tmp_path, "classes.txt", f"{mark}mug\nplate\n")
     assert listed.names == ("background", "mug", "plate") and meaning(listed, 0, 2) == [0, 2]
     assert ("__ignore__ is no class, so the next line is class 0" in " ".join(listed.notes)) == ("ignore" in mark)
+
+
+def test_marks_count_in_lists_only():
+    """Categories and features state their numbers, which no mark shifts."""
+    assert ClassList(["__ignore__", "_background_", "mug"], where="x").names == ("__ignore__", "_background_", "mug")
 
 
 def test_an_ignored_class_in_the_middle(tmp_path):

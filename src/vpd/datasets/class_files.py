@@ -71,7 +71,7 @@ def read_class_list(
     else:
         known = listed.table().names
         if names is not None:
-            given = ClassList(names, where="classes").names
+            given = ClassList(names, where="classes", has_marks=True).names
             if len(given) != len(known):
                 raise UsageError(
                     f"classes names {len(given)} classes, but the list in {root} has {len(known)}: "

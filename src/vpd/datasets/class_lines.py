@@ -59,6 +59,7 @@ class Listed:
                 ignored_colours=self.ignored_colours,
                 ignored=self.ignored,
                 where=self.where,
+                has_marks=True,
             )
         else:
             made = ClassList(
@@ -67,6 +68,7 @@ class Listed:
                 where=self.where,
                 label_map=self.label_map,
                 reduce_zero_label=self.reduce_zero_label,
+                has_marks=True,
             )
         made.notes += self.notes
         return made

@@ -63,12 +63,12 @@ class ClassList(LabelTable):
     """Class names, and the label values that mean them: value `n` is the class `names[n]`, where nothing else is said.
 
     Args:
-        names: Class names in the order of the labels. labelme's `__ignore__` is none, its `_background_` is called
-            background.
+        names: Class names in the order of the labels.
         ignored: Label value, or values, of pixels that do not count; none = 255, where it is no class's.
         where: Where the names stand, for messages.
         label_map: Class, by name or number, of each value; null = ignored.
         reduce_zero_label: Value 0 does not count, and k means class k - 1.
+        has_marks: In this list labelme's `__ignore__` is no class, and its `_background_` is called background.
 
     Raises:
         UsageError: If there are none or too many names, one is empty or stands twice, a value is not of 8 bits, or
@@ -83,11 +83,15 @@ class ClassList(LabelTable):
         where: str,
         label_map: Mapping[Any, Any] | None = None,
         reduce_zero_label: bool = False,
+        has_marks: bool = False,
     ) -> None:
         is_list = isinstance(names, (list, tuple)) and all(isinstance(name, str) and name.strip() for name in names)
         if not is_list:
             raise UsageError(f"{where}: must be a list of class names, none empty; it is {str(names)[:300]}")
-        stripped, own_ignored, told = _without_marks([name.strip() for name in names])
+        stripped = [name.strip() for name in names]
+        own_ignored, told = list[int](), list[str]()
+        if has_marks:
+            stripped, own_ignored, told = _without_marks(stripped)
         if not 0 < len(stripped) < IGNORE_LABEL:
             raise UsageError(f"{where}: {len(stripped)} classes; 8-bit labels hold 1 to {IGNORE_LABEL - 1}")
         self.names = tuple(stripped)
@@ -150,6 +154,7 @@ class ColourList(ClassList):
         where: Where they stand, for messages.
         ignored: Classes, by their numbers, that do not count; none = all count.
         has_numbers: Pictures of one channel, also with a palette, hold the numbers of the classes, not colours.
+        has_marks: In this list labelme's `_background_` is called background.
 
     Raises:
         UsageError: If there is not one colour for each class, or one stands twice.
@@ -164,8 +169,9 @@ class ColourList(ClassList):
         where: str,
         ignored: int | Sequence[int] | None = None,
         has_numbers: bool = False,
+        has_marks: bool = False,
     ) -> None:
-        super().__init__(names, ignored=ignored, where=where)
+        super().__init__(names, ignored=ignored, where=where, has_marks=has_marks)
         self.colours, self._has_numbers = colours, has_numbers
         if len(self.names) != len(colours):
             raise UsageError(f"{where}: {len(self.names)} classes and {len(colours)} colours; each class needs one")
