@@ -267,3 +267,13 @@ def test_tables_of_names_without_their_folders(tmp_path):
     (tmp_path / "train.csv").write_text("image,label\nim1.jpg,im1.png\nimages/train/im0.jpg,im0.png\n")
     samples = FolderData(tmp_path, "train", classes=CLASSES)
     assert [np.array_equal(samples[place].labels, labels_of(1 - place)) for place in range(2)] == [True, True]
+
+
+def test_pictures_of_an_unknown_kind_are_named(tmp_path):
+    write_tree(tmp_path, "{kind}/{split} images labels")
+    for path in [*(tmp_path / "images/train").iterdir(), *(tmp_path / "labels/train").iterdir()]:
+        path.rename(path.with_suffix(".raw"))
+    assert "images/train holds im0.raw, im1.raw: no pictures of a kind that is known (.png, " in refusal(tmp_path)
+    for path in (tmp_path / "images/train").iterdir():
+        path.unlink()
+    assert "images/train is empty." in refusal(tmp_path)

@@ -138,7 +138,7 @@ def _by_names(source: Source, split: str, tree: Tree, unpaired: Unpaired) -> tup
     pairs = [_listed_pair(source, entry, folders, listed) for entry in entries if entry.partner]
     if entries:
         known = (known_name(entry, folders[0], files[0]) for entry in entries if not entry.partner)
-        names = [shared_name(name, affixes.image) or name for name in known]
+        names = list(dict.fromkeys(shared_name(name, affixes.image) or name for name in known))
     else:  # a folder of partners that all splits share has those of the others, too
         is_shared = tree.whole and folders[1] == tree.whole[1] and folders[0] != tree.whole[0]
         names = sorted(images if is_shared else {*images, *partners})
@@ -157,7 +157,10 @@ def _by_names(source: Source, split: str, tree: Tree, unpaired: Unpaired) -> tup
             told = f"{name}: no {place}{suffixes[0]} (or {', '.join(suffixes[1:])})"
             other = instead.get(place.removeprefix(f"{folder.relative_to(root).as_posix()}/"))
             missing.append(f"{told}, but {other}" if other else told)
-    refuse_unpaired(root, split, missing, pairs, unpaired, "" if pairs else _what_lies_in(folders[1], source))
+    remedy = ""
+    if len(missing) > 2 * len(pairs) or not pairs:  # else single files are missing, which are named
+        remedy = _what_lies_in(folders[1], source) if images else _what_lies_in(folders[0], source, is_images=True)
+    refuse_unpaired(root, split, missing, pairs, unpaired, remedy)
     return pairs, missing, notes
 
 
@@ -184,7 +187,8 @@ def _listed_pair(source: Source, entry: Entry, folders: tuple[Path, Path], liste
         inner = inner_path(path, where, allow_absolute=source.allow_absolute)
         places = (source.root / inner, folder / inner)
         found.append(next((place for place in places if place.is_file()), places[0]))
-    return Pair(entry.path, found[0], found[1], None, None, where)
+    inside = found[0].relative_to(folders[0]).parent.as_posix() if found[0].is_relative_to(folders[0]) else "."
+    return Pair(entry.path, found[0], found[1], None if inside == "." else inside, None, where)
 
 
 def _place(folder: Path, root: Path, name: str, affix: tuple[str, str]) -> str:
@@ -215,14 +219,16 @@ def _others_in(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
     return {path.with_suffix("").as_posix(): path.name for path in paths if path.suffix.lower() not in suffixes}
 
 
-def _what_lies_in(folder: Path, source: Source) -> str:
-    """What a folder holds where partners were looked for, and what to do about it; a sentence."""
+def _what_lies_in(folder: Path, source: Source, *, is_images: bool = False) -> str:
+    """What a folder holds where pictures or partners were looked for, and what to do about it; a sentence."""
     paths = [Path(path) for path in islice(walk_files(folder), _LOOKED_AT)]
     if not paths:
         return f"{folder} is empty."
     ((suffix, count),) = Counter(path.suffix.lower() for path in paths).most_common(1)
     first = [path.name for path in paths if path.suffix.lower() == suffix][:3]
     told = f"{folder} holds {', '.join(first)}{', ...' if count > len(first) else ''}"
+    if is_images:
+        return f"{told}: no pictures of a kind that is known ({', '.join(IMAGE_SUFFIXES)})."
     if suffix in _SUFFIXES[source.kind]:
         option = "label_suffix" if source.kind == "labels" else "depth_suffix"
         return f"{told}. Where only an ending differs from the pictures' names, set {option} to it."
