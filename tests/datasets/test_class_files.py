@@ -83,6 +83,10 @@ def test_numbers_with_gaps_are_the_map_that_they_state(tmp_path):
     assert meaning(read_class_list(tmp_path, ["a", "b", "c"]), 7, 11, 26) == [0, 1, 2]
 
 
+def test_words_that_yaml_knows_are_names(tmp_path):
+    assert read(tmp_path, "data.yaml", "names: [no, yes, 7]").names == ("no", "yes", "7")
+
+
 @pytest.mark.parametrize("content", ["lane 0\nlane 1\nlane 2", "2 wheeler\n4 wheeler\nman", "B2B area\nzone 51"])
 def test_numbers_in_names_are_names(content, tmp_path):
     assert read(tmp_path, "classes.txt", content).names == tuple(content.splitlines())

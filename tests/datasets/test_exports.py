@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import shlex
 import shutil
@@ -14,6 +15,7 @@ import exports
 import pytest
 
 from vpd.cli import main
+from vpd.datasets.layouts import open_data
 
 PAGE = Path(__file__).parents[2] / "docs" / "own-data.md"
 SMALL = ("steps=1", "batch_size=2", "crop_px=32", "workers=0", "pictures=0", "trackers=[]", "validate_limit=1")
@@ -103,3 +105,13 @@ def test_commands_of_the_page(heading, tmp_path, tiny_diffusion, capsys, monkeyp
     told = [run(line, tiny_diffusion, capsys) for line in lines]
     assert any("All files are right." in words for words in told)
     assert (tmp_path / "run/model").is_dir()
+
+
+@pytest.mark.parametrize("heading", EXPORTS)
+def test_exports_can_be_handed_to_other_processes(heading, tmp_path):
+    EXPORTS[heading][1](tmp_path)
+    options = {"classes": exports.CLASSES} if heading.startswith("Folders") else {}
+    samples = open_data(tmp_path, None, **options)
+    copy = pickle.loads(pickle.dumps(samples))
+    assert len(copy) == len(samples) and copy[0].name == samples[0].name
+    assert list(copy.sample_keys()) == list(samples.sample_keys()) and len(set(copy.sample_keys())) == len(copy)
