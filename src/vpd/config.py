@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
@@ -27,6 +27,15 @@ _MOST_LAYERS, _MOST_CHANNELS = 16, 2**16
 
 class Frozen(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """Base of all configuration: immutable, and unknown keys are errors."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_none(cls, given: Any) -> Any:
+        """Where `none` is one of the words that a field takes, null means it: to a user they are the same."""
+        if not isinstance(given, dict):
+            return given
+        words = {name for name, known in cls.model_fields.items() if "none" in get_args(known.annotation)}
+        return {key: "none" if value is None and key in words else value for key, value in given.items()}
 
 
 def unique_names(names: Sequence[str]) -> tuple[str, ...]:

@@ -12,13 +12,14 @@ from vpd.errors import UsageError
 Settings = dict[str, Any]
 """Nested, as YAML has them."""
 
+_NOTHING = {"none", "null"}  # YAML knows only null, Null and NULL
 _EITHER_OR = {"steps", "epochs"}  # the one replaces the other
 
 
 def parse_overrides(
     words: Sequence[str], *, option: str = "-s", expected: str = "key=value, as in -s data.split=train"
 ) -> Settings:
-    """Settings from words like `data.split=train`: a dotted path, and a value in YAML.
+    """Settings from words like `data.split=train`: a dotted path, and a value in YAML; `none`, in any case, is null.
 
     Args:
         words: What stood behind each option.
@@ -37,6 +38,8 @@ def parse_overrides(
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise UsageError(f"{option} {word}: {text!r} is not a YAML value.") from error
+        if isinstance(value, str) and value == text.strip() and value.lower() in _NOTHING:
+            value = None
         for key in reversed(path.split(".")):
             value = {key: value}
         settings = merge_settings(settings, value)

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from vpd.datasets.check import check_data
-from vpd.datasets.folders import DepthFolder, depth_splits
-from vpd.datasets.layouts import detect_format, open_data
+from vpd.datasets.folders import DepthFolder
+from vpd.datasets.layouts import detect_format, open_data, splits_of
 from vpd.errors import UsageError
 
 DEPTH_MM = np.full((6, 8), 1500, dtype=np.uint16)
@@ -47,7 +47,7 @@ def test_pairs_of_folders(root):
     assert samples.scenes == ("scene",), "one prompt for all, so that a model can be made"
     for name in ("odd.csv", "odd.jsonl"):
         (root / name).mkdir()
-    assert depth_splits(root) == ["train", "val"] and detect_format(root, "depth") == "depth_folder"
+    assert splits_of(root, "depth_folder") == ["train", "val"] and detect_format(root, "depth") == "depth_folder"
 
 
 def test_scale_and_range(root):
@@ -71,12 +71,13 @@ def test_list_of_names(root):
 
 def test_wrong_folders(root, grey, picture, tmp_path):
     assert "no split 'dev'; there are: train, val" in refusal(root, "dev")
-    assert "no folder images/; this layout has images/ and depth/" in refusal(tmp_path)
+    assert "no folder images/ with a folder depth/; looked for depth, depths, " in refusal(tmp_path)
     picture(root / "images/val/lone.jpg")
     grey(root / "depth/val/orphan.png", DEPTH_MM)
     message = refusal(root, "val")
-    assert "2 val samples lack a file. First: lone: no depth/val/lone.png (or .tif, .tiff, .npy); " in message
+    assert "2 val samples lack a file. First: " in message
     assert "orphan: no images/val/orphan.png (or .jpg, .jpeg, " in message
+    assert "lone: no depth/val/lone.png (or .tif, .tiff, .npy, .npz, .exr)" in message
     assert "set unpaired=skip" in message
     skipping = DepthFolder(root, "val", unpaired="skip")
     assert len(skipping) == 1 and len(skipping.unpaired) == 2
@@ -101,23 +102,25 @@ def test_table(table):
     assert [samples[place].scene for place in range(2)] == ["kitchen", None]
     assert [samples[place].group for place in range(2)] == ["room 1", None]
     assert samples.scenes == ("kitchen",) and (samples[1].depth_m == 1.5).all()
-    assert depth_splits(table) == ["train"] and detect_format(table) == "depth_folder"
+    assert splits_of(table, "depth_folder") == ["train"] and detect_format(table) == "depth_folder"
     assert "no split 'val'; there are: train" in refusal(table, "val")
 
 
 def test_a_table_goes_before_folders_of_its_name(root):
     (root / "train.csv").write_text("image,depth\nimages/val/1.jpg,depth/val/1.png\n")
     assert [pair.name for pair in DepthFolder(root, "train").pairs] == ["images/val/1"]
-    assert depth_splits(root) == ["train", "val"]
+    assert splits_of(root, "depth_folder") == ["train", "val"]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "line 1: the first line must name the columns, separated by commas: image,depth"),
+        ("", "line 1: the first line must name the columns, each once: image,depth"),
         ("rgb/a.png,d/a.tif\n", r"line 1: the first line must name the columns.* It is: rgb/a\.png,d/a\.tif"),
-        ("image;depth\nrgb/a.png;d/a.tif\n", r"It is: image;depth"),
-        ("image,depth,focal\n", "It is: image,depth,focal"),
+        (
+            "photo;depth\nrgb/a.png;d/a.tif\n",
+            "It is: photo;depth. Known for the picture: image, .*option.* image_column",
+        ),
         ("image,depth,image\n", "It is: image,depth,image"),
         ("image,depth\n", "the table has no line below its first; the train split is empty"),
         ("image,depth\nrgb/a.png\n", "line 2: 1 values for the 2 columns image,depth"),

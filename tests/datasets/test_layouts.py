@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from data_layouts import write_ade20k, write_cityscapes, write_kitti
+from data_layouts import write_ade20k, write_cityscapes, write_kitti, write_nyu
 from vpd.datasets.folders import FolderData
 from vpd.datasets.layouts import LAYOUTS, detect_format, open_data, splits_of
 from vpd.datasets.nyu import NyuDepth
@@ -17,7 +17,8 @@ def test_the_layout_is_detected_and_said(folder_root, nyu_root, refer_root, capl
     assert isinstance(open_data(folder_root, "segment"), FolderData)
     assert isinstance(open_data(nyu_root, "depth", split="test"), NyuDepth)
     assert isinstance(open_data(refer_root, "refer", split="val"), ReferData)
-    assert [message.split(": ")[1] for message in caplog.messages] == ["folder layout", "nyu layout", "refcoco layout"]
+    told = [message.split(": ")[1] for message in caplog.messages]
+    assert [words for words in told if "layout" in words] == ["folder layout", "nyu layout", "refcoco layout"]
     assert [detect_format(root) for root in (folder_root, nyu_root, refer_root)] == ["folder", "nyu", "refcoco"]
 
 
@@ -82,3 +83,33 @@ def test_data_sets_can_be_handed_to_other_processes(folder_root, nyu_root, refer
         copy = pickle.loads(pickle.dumps(samples))
         assert len(copy) == len(samples) and copy[0].name == samples[0].name
         assert (copy[0].image == samples[0].image).all()
+
+
+def test_hidden_copies_are_no_samples_of_benchmarks(tmp_path):
+    """Jupyter's copies and what macOS packs beside files, wherever pictures lie."""
+    roots = {
+        "ade20k": write_ade20k(tmp_path / "a"),
+        "cityscapes": write_cityscapes(tmp_path / "c", width=32, height=16),
+        "nyu": write_nyu(tmp_path / "n"),
+    }
+    for path in roots["nyu"].glob("*_list.txt"):
+        path.unlink()
+    for name, root in roots.items():
+        before = {split: len(open_data(root, None, format=name, split=split)) for split in splits_of(root, name)}
+        folders = {path.parent for path in root.rglob("*.*") if path.suffix in (".jpg", ".png")}
+        for folder in folders:
+            shutil.copytree(folder, folder / ".ipynb_checkpoints")
+            shutil.copytree(folder, folder.parent / "__MACOSX" / folder.name, dirs_exist_ok=True)
+            for path in [path for path in folder.iterdir() if path.is_file()]:
+                shutil.copy(path, folder / f"._{path.name}")
+        after = {split: len(open_data(root, None, format=name, split=split)) for split in splits_of(root, name)}
+        assert after == before and all(before.values()), name
+
+
+def test_linked_cities_count(tmp_path):
+    root = write_cityscapes(tmp_path / "c", width=32, height=16)
+    before = len(open_data(root, "segment"))
+    for kind in ("leftImg8bit", "gtFine"):
+        (root / kind / "train/bochum").rename(tmp_path / f"{kind}_elsewhere")
+        (root / kind / "train/bochum").symlink_to(tmp_path / f"{kind}_elsewhere")
+    assert len(open_data(root, "segment")) == before == 4

@@ -96,3 +96,8 @@ def test_published_lists(test_data, name, number):
     pairs, without_depth = read_pair_list(test_data / "formats" / name)
     assert (len(pairs), len(set(pairs)), without_depth) == (number, number, 0)
     assert not any(pair.image.startswith("/") or pair.depth.startswith("/") for pair in pairs)
+
+
+def test_slashes_of_windows(tmp_path):
+    (tmp_path / "list.txt").write_text("\\kitchen\\a.jpg \\kitchen\\b.png\n")
+    assert read_pair_list(tmp_path / "list.txt")[0][0][:2] == ("kitchen/a.jpg", "kitchen/b.png")

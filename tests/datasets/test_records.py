@@ -214,3 +214,14 @@ def test_check(refer):
     write(refer, "train", REFER, {**REFER, "mask": [[20, 0, 24, 0, 24, 4]]})
     (problem,) = check_data("records", refer).problems
     assert "line 2: " in problem and "a polygon lies outside" in problem
+
+
+def test_slashes_of_windows_and_label_maps(root, grey):
+    grey(root / "labels.png", np.eye(6, 8, dtype=np.uint8) * 7)
+    (root / "classes.json").write_text('["sky", "road"]')
+    write(root, "train", {"image": "pictures\\a.jpg", "labels": ".\\labels.png"})
+    samples = RecordsData(root, "train", label_map={0: "sky", 7: "road"})
+    assert np.array_equal(samples[0].labels, np.eye(6, 8))
+    assert (RecordsData(root, "train", ignore_index=[0, 7])[0].labels == 255).all()
+    (root / "._train.jsonl").write_bytes((root / "train.jsonl").read_bytes())
+    assert record_splits(root) == ["train"]

@@ -86,6 +86,17 @@ def test_overrides_are_dotted_paths_and_yaml_values():
     assert (config.learning_rate, config.classes, config.clip_norm) == (1e-4, ("a", "b"), None)
 
 
+@pytest.mark.parametrize("word", ["none", "None", "NONE", "null", "Null", "~", ""])
+def test_none_and_null_are_the_same(word: str):
+    given = parse_overrides([f"clip_norm={word}", f"sharding={word}", f"data.options.crop={word}"])
+    config = resolve_config("segment", {**GIVEN, "data": {"root": "data", "format": "kitti"}}, given)
+    assert (config.clip_norm, config.sharding, config.data.options["crop"]) == (None, "none", None)
+    assert parse_overrides(['classes=[none, "null"]', "model_options.word='none'"]) == {
+        "classes": ["none", "null"],
+        "model_options": {"word": "none"},
+    }, "names in lists and what stands in quotes are words"
+
+
 @pytest.mark.parametrize("word", ["steps", "=3", "classes=[a", "a.b"])
 def test_malformed_overrides_are_named(word: str):
     with pytest.raises(UsageError, match=f"-s {word}".replace("[", r"\[")):

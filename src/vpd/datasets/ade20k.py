@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from vpd.datasets.annotations import shipped_json
+from vpd.datasets.class_files import has_class_list
 from vpd.datasets.classes import LabelTable
 from vpd.datasets.layout import Layout, present_folders
 from vpd.datasets.pairs import PairSamples, Unpaired, match_pairs, named_files, refuse_unpaired
@@ -59,7 +60,7 @@ class Ade20k(PairSamples):
                 raise UsageError(f"{root}: no folder {folder.relative_to(self.root)}/, which ADE20K's {split} needs")
         self.classes = ade20k_classes()
         _check_class_list(self.root, len(self.classes))
-        images, labels = (named_files(folder, "*", end) for folder, end in zip(folders, (".jpg", ".png"), strict=True))
+        images, labels = (named_files(folder, end) for folder, end in zip(folders, (".jpg", ".png"), strict=True))
         self.pairs, self.unpaired = match_pairs(
             images,
             labels,
@@ -92,7 +93,7 @@ def _check_class_list(root: Path, expected: int) -> None:
 LAYOUT = Layout(
     parts=("labels",),
     signs="annotations/training/ or annotations/validation/",
-    is_here=lambda root: bool(present_folders(root / "annotations", FOLDERS.values())),
+    is_here=lambda root: bool(present_folders(root / "annotations", FOLDERS.values())) and not has_class_list(root),
     splits=lambda root: [split for split, name in FOLDERS.items() if (root / "images" / name).is_dir()],
     open=Ade20k,
     full={"train": 20_210, "val": 2_000},

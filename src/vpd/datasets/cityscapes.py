@@ -63,8 +63,8 @@ class Cityscapes(PairSamples):
                 raise UsageError(f"{root}: no folder {kind}/{split}/, which Cityscapes has")
         label_ids = cityscapes_classes()
         self.classes, self.label_values = tuple(label_ids), tuple(label_ids.values())
-        images = named_files(self.root / "leftImg8bit" / split, "*/*", _IMAGE_END)
-        by_ids, by_train_ids = (named_files(self.root / "gtFine" / split, "*/*", end) for end in _LABEL_ENDS)
+        images = named_files(self.root / "leftImg8bit" / split, _IMAGE_END)
+        by_ids, by_train_ids = (named_files(self.root / "gtFine" / split, end) for end in _LABEL_ENDS)
         self.pairs, self.unpaired = match_pairs(
             images,
             by_train_ids | by_ids,

@@ -4,45 +4,44 @@
 images/{split}/NAME.jpg   labels/{split}/NAME.png   classes.json   [{split}.txt: the names that count]
 images/NAME.jpg           labels/NAME.png           classes.json   {split}.txt
                           depth instead of labels: for depth
-{split}.csv               first line: image,depth[,scene][,group]; paths below the folder
+{split}.csv               first line: image,depth[,scene][,group] or image,label; paths below the folder
 ```
-`classes.json` is `{"classes": [...], "ignore_index": 255}` or a plain list; `classes.txt` has one name a line. Depth
-files are PNG or TIFF of 16 bits, TIFF of floating point, or `.npy`.
+`trees.py` says how else folders may lie and be called, `class_files.py` where class names are read from. Depth files
+are PNG or TIFF of 16 bits, TIFF of floating point, `.npy`, `.npz` or `.exr`.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from vpd.datasets.annotations import decode_text, inner_path
-from vpd.datasets.classes import read_class_list
-from vpd.datasets.layout import Layout
-from vpd.datasets.pairs import Pair, PairSamples, Unpaired, refuse_unpaired
+from vpd.datasets.class_files import has_class_list, read_class_list
+from vpd.datasets.file_pairs import Source, pairs_of
+from vpd.datasets.layout import Layout, present_folders
+from vpd.datasets.pairs import PairSamples, Unpaired
 from vpd.datasets.sample_reader import PartReader, scene_names
-from vpd.errors import UsageError
-from vpd.files.images import IMAGE_SUFFIXES
-
-_LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
-_DEPTH_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
-_COLUMNS = ("image", "depth", "scene", "group")
-_NO_LISTS = ("classes", "readme", "license", "licence", "labels", "notes")
-"""Text files that are no lists of names."""
+from vpd.datasets.tables import Columns
 
 
 class FolderData(PairSamples):
     """Samples with `labels` from a folder of images and label pictures.
 
     Args:
-        root: Folder with `images/`, `labels/` and the class list.
-        split: Name of the sub-folder or of the list file.
+        root: Folder with `images/`, `labels/` and the class list, or with `{split}.csv`.
+        split: Name of the sub-folder, of the list file or of the table.
         classes: Other names of the same classes; needed where the folder has no class list.
         unpaired: What to do about images without labels and labels without image: refuse the folder, or leave
             them out. Either way `unpaired` names them.
-        ignore_index: Label value of pixels that do not count; none = what the class list says, else 255.
+        ignore_index: Label value, or values, of pixels that do not count; none = what the class list says, else 255.
+        label_map: Class (name or number) of each label value, where that is not its place in the list.
+        reduce_zero_label: Label 0 does not count, and k means class k - 1.
+        label_suffix: What names of labels have more than those of images, such as `_mask`; none = found out.
+        image_folder: Name of the folder of images, where several could be meant.
+        label_folder: Name of the folder of labels, likewise.
+        image_column: Column of the images in a table; none = found by its name.
+        label_column: Column of the labels, likewise.
+        allow_absolute: Let a table name files outside the folder.
 
     Raises:
         UsageError: If the folder has another layout, no such split, no class list or one of another length than
@@ -56,12 +55,25 @@ class FolderData(PairSamples):
         *,
         classes: Sequence[str] | None = None,
         unpaired: Unpaired = "error",
-        ignore_index: int | None = None,
+        ignore_index: int | Sequence[int] | None = None,
+        label_map: Mapping[Any, Any] | None = None,
+        reduce_zero_label: bool | None = None,
+        label_suffix: str | None = None,
+        image_folder: str | None = None,
+        label_folder: str | None = None,
+        image_column: str | None = None,
+        label_column: str | None = None,
+        allow_absolute: bool = False,
     ) -> None:
         self.root = Path(root)
-        self.pairs, self.unpaired = find_pairs(self.root, split, "labels", _LABEL_SUFFIXES, unpaired=unpaired)
-        listed = read_class_list(self.root, classes, ignore_index)
+        columns = Columns(image_column, label_column)
+        source = Source(self.root, "labels", image_folder, label_folder, label_suffix, columns, allow_absolute)
+        self.pairs, self.unpaired, notes = pairs_of(source, split, unpaired=unpaired)
+        listed = read_class_list(
+            self.root, classes, ignore_index, label_map=label_map, reduce_zero_label=reduce_zero_label
+        )
         self.classes = listed.names
+        self.notes = (*notes, *listed.notes)
         self._reader = PartReader(classes=listed)
 
 
@@ -75,6 +87,11 @@ class DepthFolder(PairSamples):
             floating-point numbers (metres). KITTI's files have 256.
         max_depth_m: Larger depth counts as not measured, metres; none = all counts.
         unpaired: What to do about files of the folders without their partner: refuse the folder, or leave them out.
+        depth_suffix: What names of depth files have more than those of images; none = found out.
+        image_folder: Name of the folder of images, where several could be meant.
+        depth_folder: Name of the folder of depth, likewise.
+        image_column: Column of the images in a table; none = found by its name.
+        depth_column: Column of the depth files, likewise.
         allow_absolute: Let a table name files outside the folder.
 
     Raises:
@@ -89,180 +106,39 @@ class DepthFolder(PairSamples):
         depth_scale: float | None = None,
         max_depth_m: float | None = None,
         unpaired: Unpaired = "error",
+        depth_suffix: str | None = None,
+        image_folder: str | None = None,
+        depth_folder: str | None = None,
+        image_column: str | None = None,
+        depth_column: str | None = None,
         allow_absolute: bool = False,
     ) -> None:
         self.root = Path(root)
         self._reader = PartReader(depth_scale=depth_scale, max_depth_m=max_depth_m)
         self.counted = self._reader.counted
-        table = self.root / f"{split}.csv"
-        if table.is_file():
-            self.pairs = _read_table(table, allow_absolute)
-        elif not (self.root / "images").is_dir() and (splits := depth_splits(self.root)):
-            raise UsageError(f"{root}: no split {split!r}; there are: {', '.join(splits)}")
-        else:
-            self.pairs, self.unpaired = find_pairs(self.root, split, "depth", _DEPTH_SUFFIXES, unpaired=unpaired)
+        columns = Columns(image_column, depth_column)
+        source = Source(self.root, "depth", image_folder, depth_folder, depth_suffix, columns, allow_absolute)
+        self.pairs, self.unpaired, self.notes = pairs_of(source, split, unpaired=unpaired)
         self.scenes = scene_names(pair.scene for pair in self.pairs)
 
 
-def find_pairs(
-    root: Path,
-    split: str,
-    kind: Literal["labels", "depth"],
-    suffixes: Sequence[str],
-    *,
-    unpaired: Unpaired,
-) -> tuple[list[Pair], list[str]]:
-    """Pairs of one split, in the order of its list or else sorted, and a line for each missing partner.
-
-    A sub-folder is the group of its files: frames of one recording resemble each other.
-
-    Args:
-        root: Folder with `images/` and a folder `kind`.
-        split: Name of the sub-folders or of the list file.
-        kind: The folder of the partners.
-        suffixes: What partners end in.
-        unpaired: What to do about files without partner: refuse the folder, or leave them out.
-
-    Raises:
-        UsageError: If there is no such split or no pair, two files have one name, or files lack their partner.
-    """
-    for folder in ("images", kind):
-        if not (root / folder).is_dir():
-            raise UsageError(f"{root}: no folder {folder}/; this layout has images/ and {kind}/")
-    if split not in folder_splits(root):
-        raise UsageError(f"{root}: no split {split!r}; there are: {', '.join(folder_splits(root))}")
-    images = _files(root, "images", split, IMAGE_SUFFIXES)
-    partners = _files(root, kind, split, suffixes)
-    listed = root / f"{split}.txt"
-    names = _listed_names(listed) if listed.is_file() else sorted(images | partners)
-    pairs = [
-        Pair(name, images[name], partners[name], name.rpartition("/")[0] or None)
-        for name in names
-        if name in images and name in partners
-    ]
-    wanted = (("images", images, IMAGE_SUFFIXES), (kind, partners, suffixes))
-    missing = [
-        f"{name}: no {_place(root, part, split)}/{name}{endings[0]} (or {', '.join(endings[1:])})"
-        for name in names
-        for part, files, endings in wanted
-        if name not in files
-    ]
-    refuse_unpaired(root, split, missing, pairs, unpaired)
-    return pairs, missing
-
-
-def folder_splits(root: Path) -> list[str]:
-    """Splits that a folder of this layout offers: sub-folders of `images/`, and list files."""
-    folders = [path.name for path in (root / "images").iterdir() if path.is_dir()]
-    lists = [path.stem for path in root.glob("*.txt") if path.stem.lower() not in _NO_LISTS]
-    return sorted({*folders, *lists} if folders else {*lists} or {"train"})
-
-
-def _place(root: Path, kind: str, split: str) -> str:
-    """Folder of one split's files of one kind, below the root."""
-    return f"{kind}/{split}" if (root / kind / split).is_dir() else kind
-
-
-def _files(root: Path, kind: str, split: str, suffixes: Sequence[str]) -> dict[str, Path]:
-    """Name without suffix (with sub-folders) -> file, of one split's files of one kind."""
-    folder = root / _place(root, kind, split)
-    files: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
-            continue
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in files:
-            raise UsageError(f"{files[name]} and {path} have the same name; which one is meant?")
-        files[name] = path
-    return files
-
-
-def _listed_names(path: Path) -> list[str]:
-    """Names in a list, without suffixes."""
-    lines = [line.strip() for line in decode_text(path.read_bytes(), path).splitlines() if line.strip()]
-    if not lines:
-        raise UsageError(f"{path}: the list has no name; the {path.stem} split is empty")
-    names = [str(Path(line).with_suffix("")) if line.lower().endswith(IMAGE_SUFFIXES) else line for line in lines]
-    if len(set(names)) < len(names):
-        raise UsageError(f"{path}: {len(names) - len(set(names))} names stand twice")
-    return names
-
-
-def is_depth_folder(root: Path) -> bool:
-    """Whether a folder has images and depth, or a table of them."""
-    return ((root / "images").is_dir() and (root / "depth").is_dir()) or any(_tables(root))
-
-
-def depth_splits(root: Path) -> list[str]:
-    """Splits that a folder of this layout offers: tables, sub-folders of `images/`, list files."""
-    folders = folder_splits(root) if (root / "images").is_dir() and (root / "depth").is_dir() else []
-    return sorted({*folders, *(path.stem for path in _tables(root))})
-
-
-def _tables(root: Path) -> list[Path]:
-    """Files that begin like a table of images and depth."""
-    tables = []
-    for path in sorted(path for path in root.glob("*.csv") if path.is_file()):
-        with path.open("rb") as file:
-            head = file.readline(1000).lower()
-        if b"image" in head and b"depth" in head:
-            tables.append(path)
-    return tables
-
-
-def _read_table(path: Path, allow_absolute: bool) -> list[Pair]:
-    pairs: list[Pair] = []
-    lines: dict[str, int] = {}
-    reader = csv.reader(io.StringIO(decode_text(path.read_bytes(), path), newline=""), strict=True)
-    try:
-        columns = [name.strip() for name in next(reader, [])]
-        _check_header(path, columns)
-        for values in reader:
-            if not any(value.strip() for value in values):
-                continue
-            pair = _pair(path, reader.line_num, columns, values, allow_absolute)
-            if pair.name in lines:
-                raise UsageError(f"{pair.origin}: {pair.name} stands in line {lines[pair.name]} already")
-            lines[pair.name] = reader.line_num
-            pairs.append(pair)
-    except csv.Error as error:
-        raise UsageError(f"{path}, line {reader.line_num}: not a table with commas ({error})") from error
-    if not pairs:
-        raise UsageError(f"{path}: the table has no line below its first; the {path.stem} split is empty")
-    return pairs
-
-
-def _check_header(path: Path, columns: list[str]) -> None:
-    if not {"image", "depth"} <= set(columns) or not set(columns) <= set(_COLUMNS) or len(set(columns)) < len(columns):
-        raise UsageError(
-            f"{path}, line 1: the first line must name the columns, separated by commas: image,depth and perhaps "
-            f"scene,group. It is: {','.join(columns)[:200]}"
-        )
-
-
-def _pair(path: Path, number: int, columns: list[str], values: list[str], allow_absolute: bool) -> Pair:
-    where = f"{path}, line {number}"
-    if len(values) != len(columns):
-        raise UsageError(f"{where}: {len(values)} values for the {len(columns)} columns {','.join(columns)}")
-    cells = {column: value.strip() for column, value in zip(columns, values, strict=True)}
-    image, depth = (inner_path(cells[column], where, allow_absolute=allow_absolute) for column in ("image", "depth"))
-    leads_out = image.is_absolute() or ".." in image.parts
-    name = f"{image.stem}_{number}" if leads_out else image.with_suffix("").as_posix()
-    scene, group = (cells.get(column) or None for column in ("scene", "group"))
-    return Pair(name, path.parent / image, path.parent / depth, group, scene, where)
+def _is_folder(root: Path) -> bool:
+    """Whether a folder is of this layout; ADE20K's own tree is only where it has a class list of its own."""
+    is_ade20k = bool(present_folders(root / "annotations", ("training", "validation"))) and not has_class_list(root)
+    return not is_ade20k and Source(root, "labels").is_here()
 
 
 LAYOUT = Layout(
     parts=("labels",),
-    signs="images/ and labels/",
-    is_here=lambda root: (root / "images").is_dir() and (root / "labels").is_dir(),
-    splits=folder_splits,
+    signs="images/ and labels/ (or masks/, annotations/, ..., also inside train/, val/), or SPLIT.csv: image,label",
+    is_here=_is_folder,
+    splits=lambda root: Source(root, "labels").splits(),
     open=FolderData,
 )
 DEPTH_LAYOUT = Layout(
     parts=("depth",),
     signs="images/ and depth/, or SPLIT.csv with the columns image,depth",
-    is_here=is_depth_folder,
-    splits=depth_splits,
+    is_here=lambda root: Source(root, "depth").is_here(),
+    splits=lambda root: Source(root, "depth").splits(),
     open=DepthFolder,
 )

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from vpd.datasets.annotations import expressions_of
-from vpd.datasets.classes import ClassList, read_class_list
+from vpd.datasets.class_files import read_class_list
+from vpd.datasets.classes import ClassList
 from vpd.datasets.coco_masks import Overlap
 from vpd.datasets.huggingface_tables import (
     class_names,

@@ -50,7 +50,7 @@ class KittiDepth(ListedDepth):
         list_file: Another list of pairs; default is the published list of the split if it lies in the root, and
             for `test` the 652 pictures of the Eigen split that have annotated depth.
         kb_crop: Cut picture and depth to the benchmark's 352x1216, bottom and centre.
-        crop: Part that counts in evaluation.
+        crop: Part that counts in evaluation; none = `none`.
         crop_of: What the fractions of `crop` are taken of: the `kb` cut, as GLPDepth and VPD do, or the whole
             `picture`, as BTS does. Without `kb_crop` they are one.
 
@@ -68,10 +68,11 @@ class KittiDepth(ListedDepth):
         *,
         list_file: str | Path | None = None,
         kb_crop: bool = True,
-        crop: Crop = "garg",
+        crop: Crop | None = "garg",
         crop_of: CropOf = "kb",
     ) -> None:
         self.root = Path(root)
+        crop = crop or "none"
         split = "test" if split == "val" else split
         if split not in SPLITS:
             raise UsageError(f"{root}: no split {split!r}; there are: {', '.join(SPLITS)} (val means test)")

@@ -25,14 +25,34 @@ from typing import Any
 
 from vpd.config import Recipe, Task
 from vpd.data.sample import SampleSet
-from vpd.datasets import ade20k, cityscapes, coco, folders, huggingface, kitti, nyu, records, refer, shards, world
+from vpd.datasets import (
+    ade20k,
+    cityscapes,
+    coco,
+    folders,
+    huggingface,
+    kitti,
+    label_studio,
+    labelme,
+    nyu,
+    records,
+    refer,
+    shards,
+    supervisely,
+    voc,
+    world,
+)
 from vpd.datasets.layout import Layout
 from vpd.datasets.sample_reader import part_of, tasks_of
 from vpd.datasets.world import is_world
 from vpd.errors import UsageError
+from vpd.files.walk import subfolders
 from vpd.weights.shipped import WORLD
 
 logger = logging.getLogger(__name__)
+
+_LOOKED_INTO = 20
+"""Sub-folders in which a data set is looked for where a folder is none."""
 
 LAYOUTS: dict[str, Layout] = {
     "folder": folders.LAYOUT,
@@ -42,6 +62,10 @@ LAYOUTS: dict[str, Layout] = {
     "kitti": kitti.LAYOUT,
     **refer.LAYOUTS,
     "depth_folder": folders.DEPTH_LAYOUT,
+    "voc": voc.LAYOUT,
+    "labelme": labelme.LAYOUT,
+    "supervisely": supervisely.LAYOUT,
+    "label_studio": label_studio.LAYOUT,
     **coco.LAYOUTS,
     "records": records.LAYOUT,
     "huggingface": huggingface.LAYOUT,
@@ -84,6 +108,8 @@ def open_data(
     found = opened.parts or layout.parts  # readers of several parts tell which they found
     if task is not None and part_of(task) not in found:
         raise UsageError(f"{root}: its {split} split is for {' and '.join(tasks_of(found))}, not for {task}")
+    for note in opened.notes if task is not None else ():  # without a task a report is made, which tells them
+        logger.info("%s, %s: %s", root, split, note)
     return opened
 
 
@@ -133,6 +159,9 @@ def detect_format(root: str | Path, task: Task | None = None) -> str:
     wanted = formats_for(task) if task else list(LAYOUTS)
     signs = "; ".join(f"{name}: {LAYOUTS[name].signs}" for name in wanted)
     other = f" It looks like {found[0]}, which is for {' and '.join(LAYOUTS[found[0]].tasks)}." if found else ""
+    inside = [sub for sub in subfolders(root)[:_LOOKED_INTO] if any(LAYOUTS[name].is_here(sub) for name in wanted)]
+    if inside and not found:
+        other = f" A data set lies deeper: use {' or '.join(map(str, inside[:3]))}."
     raise UsageError(f"{root}: {what}. Looked for {signs}. Found: {_content(root)}.{other}")
 
 

@@ -20,6 +20,7 @@ from vpd.datasets.layout import Layout
 from vpd.datasets.pair_lists import ListedDepth, ListedPair, read_listed
 from vpd.datasets.sample_reader import PartReader
 from vpd.errors import UsageError
+from vpd.files.walk import walk_files
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,8 @@ def scene_of(name: str, scenes: tuple[str, ...], *, strict: bool = False) -> str
 
 
 def _find_pairs(folder: Path) -> list[ListedPair]:
-    images = sorted(path.relative_to(folder) for path in folder.glob("*/rgb_*.jpg"))
+    found = (path.relative_to(folder) for path in map(Path, walk_files(folder)) if path.match("rgb_*.jpg"))
+    images = sorted(path for path in found if len(path.parts) == 2)
     depths = (path.with_name(path.name.replace("rgb_", "sync_depth_").replace(".jpg", ".png")) for path in images)
     return [ListedPair(image.as_posix(), depth.as_posix()) for image, depth in zip(images, depths, strict=True)]
 

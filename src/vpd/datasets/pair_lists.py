@@ -76,7 +76,7 @@ def read_pair_list(path: Path) -> tuple[list[ListedPair], int]:
             continue
         where = f"{path}, line {number}"
         # a leading slash would drop the root
-        image, depth = (inner_path(column.strip("/"), where).as_posix() for column in columns[:2])
+        image, depth = (inner_path(column.replace("\\", "/").strip("/"), where).as_posix() for column in columns[:2])
         pairs.append(ListedPair(image, depth, where))
     return pairs, without_depth
 

@@ -10,6 +10,7 @@ from vpd.data.sample import Sample, SampleSet
 from vpd.datasets.annotations import naming
 from vpd.datasets.sample_reader import PartReader
 from vpd.errors import UsageError
+from vpd.files.walk import walk_files
 
 Unpaired = Literal["error", "skip"]
 """What to do about a file without its partner."""
@@ -60,9 +61,10 @@ class PairSamples(SampleSet):
             )
 
 
-def named_files(folder: Path, pattern: str, end: str) -> dict[str, Path]:
-    """Name without its end -> file, of the files in a folder that fit a pattern before that end."""
-    return {path.name.removesuffix(end): path for path in folder.glob(pattern + end) if not path.name.startswith(".")}
+def named_files(folder: Path, end: str) -> dict[str, Path]:
+    """Name without its end -> file, of the files in a folder and below that have that end."""
+    paths = [Path(path) for path in walk_files(folder) if path.endswith(end)]
+    return {path.name.removesuffix(end): path for path in paths}
 
 
 def match_pairs(
@@ -89,7 +91,9 @@ def match_pairs(
     ]
 
 
-def refuse_unpaired(root: Path, split: str, unpaired: Sequence[str], pairs: Sized, policy: Unpaired) -> None:
+def refuse_unpaired(
+    root: Path, split: str, unpaired: Sequence[str], pairs: Sized, policy: Unpaired, remedy: str = ""
+) -> None:
     """Make sure that a split has whole samples, and under the policy `error` nothing else.
 
     Args:
@@ -98,16 +102,18 @@ def refuse_unpaired(root: Path, split: str, unpaired: Sequence[str], pairs: Size
         unpaired: A line for each sample that lacks a file.
         pairs: The whole samples.
         policy: What to do about the others: refuse the data set, or leave them out.
+        remedy: What is known about what lies there instead; a sentence.
 
     Raises:
         UsageError: If the policy is unknown, a sample lacks a file, or none is whole.
     """
     if policy not in ("error", "skip"):
         raise UsageError(f"unpaired={policy!r}; choose error or skip")
+    first = f" First: {'; '.join(unpaired[:3])}." if unpaired else ""
+    if not len(pairs):
+        raise UsageError(f"{root}: the {split} split has no sample with all its files.{first} {remedy}".strip())
     if unpaired and policy == "error":
         raise UsageError(
-            f"{root}: {len(unpaired)} {split} samples lack a file. First: {'; '.join(unpaired[:3])}. "
+            f"{root}: {len(unpaired)} {split} samples lack a file.{first} {remedy + ' ' if remedy else ''}"
             "Add the files, or set unpaired=skip to leave them out (vpd train: -s data.options.unpaired=skip)"
         )
-    if not len(pairs):
-        raise UsageError(f"{root}: the {split} split has no sample with all its files")

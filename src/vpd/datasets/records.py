@@ -13,7 +13,7 @@ lengths as COCO has them. `id` names a record; `group` is what resembling record
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,13 @@ from numpy.typing import NDArray
 
 from vpd.data.sample import Sample, SampleSet
 from vpd.datasets.annotations import expressions_of, field, inner_path, naming, parse_json, plain_name
-from vpd.datasets.classes import ClassList, read_class_list
+from vpd.datasets.class_files import read_class_list
+from vpd.datasets.classes import ClassList
 from vpd.datasets.coco_masks import Overlap
 from vpd.datasets.layout import Layout
 from vpd.datasets.sample_reader import TASK_OF_PART, PartReader, scene_names
 from vpd.errors import UsageError
+from vpd.files.walk import files_in
 
 _SNIFFED_BYTES = 2**20
 
@@ -109,7 +111,9 @@ class RecordsData(RecordSamples):
         root: Folder with `{split}.jsonl`.
         split: Name of the file.
         classes: Names of the classes of `labels`; needed where the folder has no class list.
-        ignore_index: Label value of pixels that do not count; none = what the class list says, else 255.
+        ignore_index: Label value, or values, of pixels that do not count; none = what the class list says, else 255.
+        label_map: Class of each label value, by name or number; none = what the class list says.
+        reduce_zero_label: Label 0 does not count, and k means class k - 1; none = what the class list says.
         depth_scale: Units of depth files in one metre; none = 1000 for whole numbers (millimetres), 1 for
             floating-point numbers (metres).
         max_depth_m: Larger depth counts as not measured, metres; none = all counts.
@@ -128,7 +132,9 @@ class RecordsData(RecordSamples):
         split: str,
         *,
         classes: Sequence[str] | None = None,
-        ignore_index: int | None = None,
+        ignore_index: int | Sequence[int] | None = None,
+        label_map: Mapping[Any, Any] | None = None,
+        reduce_zero_label: bool | None = None,
         depth_scale: float | None = None,
         max_depth_m: float | None = None,
         overlap: Overlap = "union",
@@ -145,7 +151,12 @@ class RecordsData(RecordSamples):
         self._found: frozenset[str] | None = None
         scenes = self._check_lines()
         found = self._found or frozenset[str]()
-        listed = read_class_list(self.root, classes, ignore_index) if "labels" in found else None
+        listed = None
+        if "labels" in found:
+            listed = read_class_list(
+                self.root, classes, ignore_index, label_map=label_map, reduce_zero_label=reduce_zero_label
+            )
+            self.notes = listed.notes
         self._set_reader(found, listed, depth_scale=depth_scale, max_depth_m=max_depth_m, overlap=overlap)
         self.scenes = scene_names(scenes) if "depth" in found else ()
 
@@ -218,13 +229,13 @@ class RecordsData(RecordSamples):
         return Record(name, {"image": image, **parts}, texts, scene.strip() if scene else None, group, where)
 
     def _inner(self, name: str, where: str) -> Path:
-        return self.root / inner_path(name, where, allow_absolute=self._allow_absolute)
+        return self.root / inner_path(name.replace("\\", "/"), where, allow_absolute=self._allow_absolute)
 
 
 def record_splits(root: Path) -> list[str]:
     """Splits that a folder of this layout offers: its files that begin like records."""
     splits = []
-    for path in sorted(path for path in root.glob("*.jsonl") if path.is_file()):
+    for path in files_in(root, ".jsonl"):
         with path.open("rb") as file:
             head = file.readline(_SNIFFED_BYTES)
         if b'"image"' in head and any(f'"{part}"'.encode() in head for part in TASK_OF_PART):

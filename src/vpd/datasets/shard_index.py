@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write
+from vpd.files.walk import is_foreign
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +184,7 @@ def shard_files(root: Path) -> dict[str, list[Path]]:
     files: dict[str, list[Path]] = {}
     for path in sorted([*root.glob("*.tar"), *root.glob("*/*.tar")]):
         numbered = re.fullmatch(r"(?:(.+)[-_])?\d+", path.stem)
-        if numbered and not path.name.startswith("."):
+        if numbered and not any(map(is_foreign, path.relative_to(root).parts)):
             split = path.parent.name if path.parent != root else numbered.group(1) or "train"
             files.setdefault(split, []).append(path)
     return files

@@ -12,7 +12,7 @@ Files that share what stands before the first dot make a sample. Only local arch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpd.datasets.annotations import decode_text, expressions_of, parse_json
-from vpd.datasets.classes import read_class_list
+from vpd.datasets.class_files import read_class_list
 from vpd.datasets.coco_masks import Overlap
 from vpd.datasets.layout import Layout
 from vpd.datasets.pairs import Unpaired, refuse_unpaired
@@ -40,7 +40,9 @@ class ShardData(RecordSamples):
         root: Folder of the archives, or of folders of them.
         split: Beginning of the archives' names, or name of their folder.
         classes: Names of the classes of labels; needed where the folder has no class list.
-        ignore_index: Label value of pixels that do not count; none = what the class list says, else 255.
+        ignore_index: Label value, or values, of pixels that do not count; none = what the class list says, else 255.
+        label_map: Class of each label value, by name or number; none = what the class list says.
+        reduce_zero_label: Label 0 does not count, and k means class k - 1; none = what the class list says.
         depth_scale: Units of depth files in one metre; none = 1000 for whole numbers (millimetres), 1 for
             floating-point numbers (metres).
         max_depth_m: Larger depth counts as not measured, metres; none = all counts.
@@ -60,7 +62,9 @@ class ShardData(RecordSamples):
         split: str,
         *,
         classes: Sequence[str] | None = None,
-        ignore_index: int | None = None,
+        ignore_index: int | Sequence[int] | None = None,
+        label_map: Mapping[Any, Any] | None = None,
+        reduce_zero_label: bool | None = None,
         depth_scale: float | None = None,
         max_depth_m: float | None = None,
         overlap: Overlap = "union",
@@ -82,7 +86,12 @@ class ShardData(RecordSamples):
         refuse_unpaired(self.root, split, self.unpaired, samples, unpaired)
         self._has_outline = "mask" not in self._slots and "mask" in self._json(int(samples[0]))
         parts = {*self._slots, *(["mask"] if self._has_outline else [])}
-        listed = read_class_list(self.root, classes, ignore_index) if "labels" in parts else None
+        listed = None
+        if "labels" in parts:
+            listed = read_class_list(
+                self.root, classes, ignore_index, label_map=label_map, reduce_zero_label=reduce_zero_label
+            )
+            self.notes = listed.notes
         self._set_reader(parts, listed, depth_scale=depth_scale, max_depth_m=max_depth_m, overlap=overlap)
         if not self.parts:
             raise UsageError(
