@@ -22,7 +22,7 @@ from vpd.datasets.coco import CocoInstances
 from vpd.datasets.layouts import detect_format, open_data, splits_of
 from vpd.errors import UsageError
 
-PAGE = Path(__file__).parents[2] / "docs" / "own-data-coco.part.md"
+PAGE = Path(__file__).parents[2] / "docs" / "own-data.md"
 SIZE = 64
 SMALL = ("steps=1", "batch_size=2", "crop_px=64", "workers=0", "pictures=0", "model_options.head_channels=8")
 
@@ -236,8 +236,9 @@ def test_other_json_files_are_no_instances(tmp_path, content):
 
 
 def commands() -> dict[str, list[str]]:
-    """The lines of the page's bash blocks, by the name of the export."""
-    blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    """The lines of the bash blocks about COCO files, by the name of the export."""
+    section = re.split(r"^## ", PAGE.read_text(encoding="utf-8").partition("## COCO files\n")[2], flags=re.MULTILINE)[0]
+    blocks = re.findall(r"```bash\n(.*?)```", section, flags=re.DOTALL)
     return {name: block.splitlines() for block in blocks for name in re.findall(r"--data (\w+)", block)[:1]}
 
 
