@@ -219,7 +219,6 @@ def test_several_files_are_not_guessed(tmp_path):
     [
         "",
         "[]",
-        '{"shapes": [], "imagePath": "1.jpg"}',
         '{"images": [], "annotations": [{"image_id": 1, "segments_info": []}], "categories": []}',
         '{"images": [], "annotations": [{"id": 1, "image_id": 1, "caption": "a"}]}',
     ],

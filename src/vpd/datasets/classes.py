@@ -191,7 +191,7 @@ class ColourList(ClassList):
         Raises:
             UsageError: If it cannot be read, is transparent, or has a colour that is in no list.
         """
-        image, _ = decode_file(source, LOSSLESS_FORMATS)
+        image, _, _ = decode_file(source, LOSSLESS_FORMATS)
         if self._has_numbers and image.mode in ("1", "L", "P"):
             return super().read(source)
         if image.mode not in ("1", "L", "P", "RGB", "RGBA"):

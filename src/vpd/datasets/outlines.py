@@ -108,7 +108,7 @@ def _unpack_mask(packed: Any, where: str) -> NDArray[np.bool_]:
             raise UsageError(f"{where}: its mask is no PNG, compressed or not ({error})") from error
         if unpacker.unconsumed_tail:
             raise UsageError(f"{where}: its mask has more than {_MOST_BYTES:,} bytes")
-    image, _ = decode_file(Encoded(content, f"mask of {where}"), ("PNG",))
+    image, _, _ = decode_file(Encoded(content, f"mask of {where}"), ("PNG",))
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"):
         return np.asarray(image.convert("RGBA"))[..., 3] > 0
     if image.mode == "P":  # palette numbers, not colours
