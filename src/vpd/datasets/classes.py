@@ -28,6 +28,11 @@ class LabelTable:
     def __init__(self, meaning: NDArray[np.int16], complaint: str) -> None:
         self._meaning, self._complaint = meaning, complaint
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """See `SampleSet.reading`; empty where a benchmark decides."""
+        return {}
+
     def check(self, raw: NDArray[Any], place: str) -> NDArray[np.uint8]:
         """Classes of label values, 255 = ignored.
 
@@ -56,12 +61,15 @@ class ClassList(LabelTable):
         names: Class names in the order of the labels.
         ignored: Label value of pixels that do not count.
         where: Where the names stand, for messages.
+        is_stated: Whether somebody said what is ignored.
 
     Raises:
         UsageError: If there are none or too many, one is empty or stands twice, or `ignored` is no 8-bit value.
     """
 
-    def __init__(self, names: Sequence[str], *, ignored: int = IGNORE_LABEL, where: str) -> None:
+    def __init__(
+        self, names: Sequence[str], *, ignored: int = IGNORE_LABEL, where: str, is_stated: bool = False
+    ) -> None:
         is_list = isinstance(names, (list, tuple)) and all(isinstance(name, str) and name.strip() for name in names)
         if not is_list:
             raise UsageError(f"{where}: must be a list of class names, none empty; it is {str(names)[:300]}")
@@ -72,13 +80,21 @@ class ClassList(LabelTable):
             raise UsageError(f"{where}: class names stand twice: {', '.join(twice)}")
         if not isinstance(ignored, int) or isinstance(ignored, bool) or not 0 <= ignored <= 255:
             raise UsageError(f"{where}: ignore_index is {ignored!r}; it must be 0..255")
-        self.ignored = ignored
+        self.ignored, self.is_stated = ignored, is_stated
         meaning = np.full(256, -1, dtype=np.int16)
         meaning[: len(names)] = np.arange(len(names))
         meaning[ignored] = IGNORE_LABEL
         known = f"0..{len(names) - 1}, ignored: {ignored}"
         place = "label {value} at row {row}, column {column}"
         super().__init__(meaning, f"{place} is outside the class list ({known})")
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Values that are ignored, whether somebody said so, and those that are not the number of their class."""
+        values = enumerate(self._meaning.tolist())
+        named = {str(value): place for value, place in values if place not in (-1, IGNORE_LABEL, value)}
+        ignored = np.flatnonzero(self._meaning == IGNORE_LABEL).tolist()
+        return {"ignored": ignored, "is_stated": self.is_stated} | ({"label_map": named} if named else {})
 
 
 def read_class_list(root: Path, names: Sequence[str] | None = None, ignored: int | None = None) -> ClassList:
@@ -98,12 +114,13 @@ def read_class_list(root: Path, names: Sequence[str] | None = None, ignored: int
             f"{root}: no class list; looked for {' and '.join(_FILES)}. Add one, or give the names: classes=[...]"
         )
     if listed is None:
-        return ClassList(names or (), ignored=IGNORE_LABEL if ignored is None else ignored, where="classes")
+        value = IGNORE_LABEL if ignored is None else ignored
+        return ClassList(names or (), ignored=value, where="classes", is_stated=ignored is not None)
     if ignored is not None:
-        listed = ClassList(listed.names, ignored=ignored, where="ignore_index")
+        listed = ClassList(listed.names, ignored=ignored, where="ignore_index", is_stated=True)
     if names is None:
         return listed
-    given = ClassList(names, ignored=listed.ignored, where="classes")
+    given = ClassList(names, ignored=listed.ignored, where="classes", is_stated=listed.is_stated)
     if len(given.names) != len(listed.names):
         raise UsageError(
             f"classes names {len(given.names)} classes, but the list in {root} has {len(listed.names)}: "
@@ -125,4 +142,5 @@ def _read_list(root: Path) -> ClassList | None:
         return ClassList(content, where=str(path))
     if not isinstance(content.get("classes"), list):
         raise UsageError(f'{path}: must be a list of class names, or {{"classes": [names]}}')
-    return ClassList(content["classes"], ignored=content.get("ignore_index", IGNORE_LABEL), where=str(path))
+    ignored, is_stated = content.get("ignore_index", IGNORE_LABEL), "ignore_index" in content
+    return ClassList(content["classes"], ignored=ignored, where=str(path), is_stated=is_stated)

@@ -37,10 +37,9 @@ from vpd.datasets.coco_files import (
 )
 from vpd.datasets.coco_masks import check_inside, decode_mask
 from vpd.datasets.layout import Layout
-from vpd.datasets.sample_reader import check_same_size
+from vpd.datasets.sample_reader import check_same_size, read_pixels, told_turn
 from vpd.errors import UsageError
 from vpd.files.decoding import decode_file, mode_words
-from vpd.files.images import read_image
 from vpd.tensors import IGNORE_LABEL
 
 BACKGROUND = "background"
@@ -103,6 +102,11 @@ class CocoPanoptic(SampleSet):
         """Names of the samples in their order."""
         return (picture.file_name.as_posix() for picture, _, _, _ in self.items)
 
+    def files(self) -> Iterable[Path]:
+        """Pictures and panoptic PNGs."""
+        places = ((self._pictures / picture.file_name, self._segments_folder / png) for picture, png, _, _ in self.items)
+        return (path for pair in places for path in pair)
+
     def __getitem__(self, index: int) -> Sample:
         """Read one picture and the segments of its PNG.
 
@@ -111,9 +115,10 @@ class CocoPanoptic(SampleSet):
         """
         picture, png, ids, classes = self.items[index]
         path = self._pictures / picture.file_name
-        image = np.array(read_image(path))
+        image, turn = read_pixels(path, self.exif)
         numbers = read_segment_ids(self._segments_folder / png)
-        check_same_size("panoptic", numbers, self._segments_folder / png, image.shape[:2], path)
+        place = told_turn(path, turn, self.exif)
+        check_same_size("panoptic", numbers, self._segments_folder / png, image.shape[:2], place)
         known = np.concatenate([[0], ids])
         meaning = np.concatenate([np.array([IGNORE_LABEL], dtype=np.uint8), classes])
         places = np.searchsorted(known, numbers).clip(max=len(known) - 1)
@@ -124,7 +129,9 @@ class CocoPanoptic(SampleSet):
                 f"{self._segments_folder / png}: segment {numbers[row, column]} at row {row}, column {column} is not "
                 "in its annotation"
             )
-        return Sample(picture.file_name.with_suffix("").as_posix(), image, labels=meaning[places])
+        return Sample(
+            picture.file_name.with_suffix("").as_posix(), image, labels=meaning[places], exif_turn=turn
+        )
 
 
 def read_segment_ids(path: Path) -> NDArray[np.int64]:
@@ -175,6 +182,7 @@ class CocoInstances(SampleSet):
         first = (BACKGROUND,) if has_background else ()
         self.classes = ClassList(first + content.classes, where=f"{path}, categories").names
         self._pictures = picture_folder(self.root, content, "instances", split)
+        self._ignores_crowds = crowd == "ignore"
         self._empty = 0 if has_background else IGNORE_LABEL
         objects: dict[int, list[tuple[int, int, Any, bool]]] = {image_id: [] for image_id in content.pictures}
         seen: set[int] = set()
@@ -213,6 +221,14 @@ class CocoInstances(SampleSet):
         """Names of the samples in their order."""
         return (picture.file_name.as_posix() for picture, _ in self.items)
 
+    def files(self) -> Iterable[Path]:
+        """The pictures."""
+        return (self._pictures / picture.file_name for picture, _ in self.items)
+
+    def reading(self) -> dict[str, Any]:
+        """What is ignored."""
+        return {"ignored": "crowds (crowd=class counts them)"} if self._ignores_crowds else {}
+
     def __getitem__(self, index: int) -> Sample:
         """Read one picture and paint its objects.
 
@@ -220,9 +236,9 @@ class CocoInstances(SampleSet):
             UsageError: If the picture cannot be read, has another size than annotated, or a segmentation is wrong.
         """
         picture, objects = self.items[index]
-        image = read_picture(self._pictures, picture, self._path)
+        image, turn = read_picture(self._pictures, picture, self._path, self.exif)
         labels = self._paint(json.loads(objects), picture)
-        return Sample(picture.file_name.with_suffix("").as_posix(), image, labels=labels)
+        return Sample(picture.file_name.with_suffix("").as_posix(), image, labels=labels, exif_turn=turn)
 
     def _paint(self, objects: list[Any], picture: CocoPicture) -> NDArray[np.uint8]:
         size = (picture.height, picture.width)

@@ -10,9 +10,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vpd.data.sample import Exif
 from vpd.datasets.annotations import field, inner_path, read_json
+from vpd.datasets.sample_reader import read_pixels, told_turn
 from vpd.errors import UsageError
-from vpd.files.images import read_image
 
 Kind = Literal["panoptic", "instances"]
 
@@ -150,22 +151,25 @@ def read_pictures(content: Any, path: Path, *, allow_same: bool = False) -> dict
     return pictures
 
 
-def read_picture(folder: Path, picture: CocoPicture, annotations: Path) -> NDArray[np.uint8]:
-    """Pixels `(H, W, 3)` of a picture that has the size its annotations are for.
+def read_picture(
+    folder: Path, picture: CocoPicture, annotations: Path, exif: Exif | None
+) -> tuple[NDArray[np.uint8], int]:
+    """Pixels `(H, W, 3)` of a picture that has the size its annotations are for, and its EXIF orientation.
 
     Args:
         folder: Folder of the pictures.
         picture: Which one.
         annotations: The file that has its size, for messages.
+        exif: What is done about the orientation.
 
     Raises:
         UsageError: If it cannot be read, or has another size.
     """
     path = folder / picture.file_name
-    pixels = np.array(read_image(path))
+    pixels, turn = read_pixels(path, exif)
     if pixels.shape[:2] != (picture.height, picture.width):
         raise UsageError(
-            f"{path}: picture size {pixels.shape[1]}x{pixels.shape[0]} differs from the annotated "
+            f"{told_turn(path, turn, exif)}: picture size {pixels.shape[1]}x{pixels.shape[0]} differs from the annotated "
             f"{picture.width}x{picture.height} ({annotations})"
         )
-    return pixels
+    return pixels, turn

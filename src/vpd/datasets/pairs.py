@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from vpd.data.sample import Sample, SampleSet
 from vpd.datasets.annotations import naming
@@ -54,10 +54,17 @@ class PairSamples(SampleSet):
         """
         pair = self.pairs[index]
         labels, depth = (pair.partner, None) if self._reader.classes else (None, pair.partner)
+        parts = {"labels": labels, "depth": depth, "scene": pair.scene, "group": pair.group}
         with naming(pair.origin):
-            return self._reader.sample(
-                pair.name, image=pair.image, labels=labels, depth=depth, scene=pair.scene, group=pair.group
-            )
+            return self._reader.sample(pair.name, image=pair.image, exif=self.exif, **parts)
+
+    def files(self) -> Iterable[Path]:
+        """Images and their partners."""
+        return (path for pair in self.pairs for path in (pair.image, pair.partner))
+
+    def reading(self) -> dict[str, Any]:
+        """As the reader of the files has it."""
+        return self._reader.reading
 
 
 def named_files(folder: Path, pattern: str, end: str) -> dict[str, Path]:

@@ -109,8 +109,8 @@ def check_size(size: tuple[int, int], name: str) -> None:
         raise UsageError(_too_large(f"{name}: {width}x{height}", width * height / 1e6))
 
 
-def to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Upright 8-bit RGB, whatever the colour mode; transparent parts show a white ground.
+def to_rgb(image: Image.Image, name: str, *, turn: bool = True) -> Image.Image:
+    """Upright 8-bit RGB, whatever the colour mode; transparent parts show a white ground. `turn=False`: as it lies.
 
     16-bit values are scaled by 1/257, not clipped. Floating-point values are taken to span 0..1, 0..255 or
     0..65535, whichever fits their maximum.
@@ -120,7 +120,7 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
     """
     try:
         image.load()  # before asking for the orientation: Pillow turns a TIFF while loading it
-        upright = _UPRIGHT.get(_orientation(image))
+        upright = _UPRIGHT.get(exif_orientation(image)) if turn else None
         if image.mode.startswith("I") or image.mode == "F":
             rgb = Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
         elif image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -144,8 +144,8 @@ def _to_8_bit(values: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(values * (255.0 / full)), 0, 255).astype(np.uint8)
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 = upright; damaged EXIF says nothing."""
+def exif_orientation(image: Image.Image) -> int:
+    """EXIF orientation of a loaded picture, 1 = upright; damaged EXIF says nothing."""
     try:
         return int(image.getexif().get(0x0112, 1))
     except Exception:  # a broken tag is no reason to refuse the pixels

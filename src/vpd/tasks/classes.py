@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ from vpd.heads.fpn import FPNHead
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import embed_names
 
-logger = logging.getLogger(__name__)
-
 
 def class_names(given: Sequence[str] | None, samples: SampleSet) -> tuple[str, ...]:
     """Class names in the order of the labels: those of the settings, else those of the data.
@@ -31,37 +28,12 @@ def class_names(given: Sequence[str] | None, samples: SampleSet) -> tuple[str, .
         raise UsageError("The data names no classes: set classes=[road, sky, ...] in the order of the labels.")
     if of_data and len(of_data) != len(names):
         raise UsageError(f"classes names {len(names)} classes, but the data has {len(of_data)}: {', '.join(of_data)}.")
-    return names
-
-
-def check_classes(of_data: Sequence[str], of_model: Sequence[str]) -> None:
-    """Make sure that label numbers mean the same in data and model.
-
-    Other names of the same number are only warned of, because prompts may well be worded better than labels.
-
-    Args:
-        of_data: Class names of the data set; empty = not known.
-        of_model: Class names of the model.
-
-    Raises:
-        UsageError: If the numbers of classes differ, or the same names stand in another order.
-    """
-    if not of_data or tuple(of_data) == tuple(of_model):
-        return
-    if len(of_data) != len(of_model):
+    if names != tuple(of_data) and set(names) == set(of_data):
         raise UsageError(
-            f"The data has {len(of_data)} classes and the model {len(of_model)}: "
-            f"{_shorten(of_data)} and {_shorten(of_model)}. Use the data the model was trained for."
+            f"classes names the data's classes in another order, {', '.join(names)}, but labels are numbers in the "
+            f"data's: {', '.join(of_data)}. Leave classes out, or name them in that order."
         )
-    place = next(n for n, (theirs, ours) in enumerate(zip(of_data, of_model, strict=True)) if theirs != ours)
-    difference = f"class {place} is {of_data[place]!r} in the data and {of_model[place]!r} in the model"
-    if set(of_data) == set(of_model):
-        raise UsageError(f"Data and model have the same classes in another order: {difference}.")
-    logger.warning("Labels are matched by number, though names differ: %s.", difference)
-
-
-def _shorten(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return names
 
 
 def asked_classes(model: Any, classes: Sequence[str] | None) -> tuple[Tensor | None, tuple[str, ...], Tensor | None]:

@@ -29,7 +29,7 @@ from vpd.metrics.segmentation import SegmentationMetrics
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import PLAIN_TEMPLATE, EmbedNames, check_templates, embed_names
 from vpd.prompts.names import published_prompts as read_published_prompts
-from vpd.tasks.classes import asked_classes, check_classes, class_names, with_classes
+from vpd.tasks.classes import asked_classes, class_names, with_classes
 from vpd.tasks.losses import LossSum, segmentation_loss_sum
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.predictions import SegmentationPrediction
@@ -253,8 +253,7 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
         return "classes" if self.config.head == "open" else "fixed"
 
     def measures(self, sample_set: SampleSet) -> Measures:
-        """Labels at the original size, all pixels of the data set together; classes must be the model's, in order."""
-        check_classes(sample_set.classes, self.config.classes)
+        """Labels at the original size, all pixels of the data set together; labels are the model's numbers."""
         words = "labels at the size of the images, pixels of all samples together"
         return Measures({"": SegmentationMetrics(len(self.config.classes))}, {"": words})
 
