@@ -79,17 +79,17 @@ def look_at_some(
         )
     others = [index for index in _spread(total, _LOOKED_ON) if index not in set(dozen)]
     if others and any(fault.is_of_samples for fault in faults()):
-        logger.info("The first %d %s samples look odd: up to %d more are looked at.", len(dozen), what, len(others))
+        logger.info("The %d %s samples looked at are odd: looking at up to %d more.", len(dozen), what, len(others))
         began_s = time.monotonic()
         for index in others:
             look([index])
             if time.monotonic() - began_s > _LONGEST_S or not any(fault.is_of_samples for fault in faults()):
                 break
     left = faults()
-    seen = f"Of {total:,} {what} samples {found.samples} were looked at before the start: "
+    seen = f"{found.samples:,} of {total:,} {what} samples were looked at: "
     for fault in left:
         if fault.is_certain:
-            raise UsageError(f"{seen}{fault.words}. vpd data check reads them all.")
+            raise UsageError(seen + fault.words)
     for fault in left:
         logger.warning("%s%s", seen, fault.words)
     if getattr(sample_set, "exif", None) is not None:
@@ -127,5 +127,6 @@ def _refuse_missing(files: Iterable[Path], what: str, max_share: float) -> None:
     if len(missing) > (max(1.0, max_share * looked_for) if max_share else 0):
         raise UsageError(
             f"{len(missing)} of {looked_for} {what} files are not there: {', '.join(map(str, missing[:3]))}"
-            f"{', ...' * (len(missing) > 3)}. Add them, or take them out of the list or annotation file that names them."
+            f"{', ...' * (len(missing) > 3)}. Add them, or take them out of the list or annotation file that names them (or unpaired=skip, where the "
+            "layout has it)."
         )
