@@ -90,8 +90,10 @@ def check_samples(
         except UsageError as error:
             report.problems.append(str(error))
     reading = sample_set.reading() if hasattr(sample_set, "reading") else {}
-    faults = find_faults(report, classes, reading, is_whole=True, is_to_learn=split.lower() == "train")
-    report.problems[:0] = [f"{split}: {fault.words}" for fault in faults]  # first: one may stand for all others
+    is_whole = report.sizes.total() == len(sample_set)  # what could not be read may hold what the others lack
+    faults = find_faults(report, classes, reading, is_whole=is_whole, is_to_learn=split.lower() == "train")
+    told = [f"{split}: {fault.words}" for fault in faults if fault.is_certain or is_whole]
+    report.problems[:0] = told  # first: one may stand for all others
     if report.turned and getattr(sample_set, "exif", None) is None:
         report.problems.append(f"{split}: {exif_question(report.turned)}")
     return report
