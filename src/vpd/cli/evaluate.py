@@ -35,7 +35,8 @@ def evaluate(
     data: Annotated[str, typer.Option(metavar="DIR", help="Folder of the data set.", show_default=False)],
     format: FormatOption = None,  # noqa: A002, the option's name
     split: Annotated[
-        str | None, typer.Option(metavar="S", help="Part of the data; val (valid, validation, dev), or test where there is none.")
+        str | None,
+        typer.Option(metavar="S", help="Part of the data; val (valid, validation, dev), or test where there is none."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Also write JSON.")] = None,
     report: Annotated[

@@ -62,8 +62,9 @@ def match_classes(
         return MatchedLabels(sample_set, np.arange(len(names)), names, (), of)
     if not set(theirs) & set(wanted):
         raise UsageError(
-            f"None of the data's classes is one of {of}'s, so their labels mean something else. {both(theirs, names, of)} "
-            "Where the same classes have other names, give them in the data's order: classes=[...]."
+            f"None of the data's classes is one of {of}'s, so their labels mean something else. "
+            f"{both(theirs, names, of)} Where the same classes have other names, give them in the data's order: "
+            "classes=[...]."
         )
     table = np.array([wanted.index(name) if name in wanted else -1 for name in theirs])
     if moved := [name for place, name in zip(table.tolist(), theirs, strict=True) if theirs.index(name) != place >= 0]:

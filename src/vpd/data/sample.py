@@ -43,7 +43,7 @@ GENERIC_SCENE = "scene"
 """Makes the one depth prompt of data that name no scenes."""
 
 READING = ("ignored", "label_map", "depth_scale", "max_depth_m")
-"""Label values that are ignored, classes of values by other numbers, units of depth in a metre, farthest that counts."""
+"""Label values that are ignored, classes of values by other numbers, units of depth in a metre, farthest depth."""
 
 Transform = Callable[[Sample, np.random.Generator], Sample]
 """Maps a sample to a sample, drawing every random number from the generator it is given."""

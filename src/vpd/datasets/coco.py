@@ -104,7 +104,9 @@ class CocoPanoptic(SampleSet):
 
     def files(self) -> Iterable[Path]:
         """Pictures and panoptic PNGs."""
-        places = ((self._pictures / picture.file_name, self._segments_folder / png) for picture, png, _, _ in self.items)
+        places = (
+            (self._pictures / picture.file_name, self._segments_folder / png) for picture, png, _, _ in self.items
+        )
         return (path for pair in places for path in pair)
 
     def __getitem__(self, index: int) -> Sample:
@@ -129,9 +131,7 @@ class CocoPanoptic(SampleSet):
                 f"{self._segments_folder / png}: segment {numbers[row, column]} at row {row}, column {column} is not "
                 "in its annotation"
             )
-        return Sample(
-            picture.file_name.with_suffix("").as_posix(), image, labels=meaning[places], exif_turn=turn
-        )
+        return Sample(picture.file_name.with_suffix("").as_posix(), image, labels=meaning[places], exif_turn=turn)
 
 
 def read_segment_ids(path: Path) -> NDArray[np.int64]:

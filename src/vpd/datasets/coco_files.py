@@ -169,7 +169,7 @@ def read_picture(
     pixels, turn = read_pixels(path, exif)
     if pixels.shape[:2] != (picture.height, picture.width):
         raise UsageError(
-            f"{told_turn(path, turn, exif)}: picture size {pixels.shape[1]}x{pixels.shape[0]} differs from the annotated "
-            f"{picture.width}x{picture.height} ({annotations})"
+            f"{told_turn(path, turn, exif)}: picture size {pixels.shape[1]}x{pixels.shape[0]} differs from the "
+            f"annotated {picture.width}x{picture.height} ({annotations})"
         )
     return pixels, turn

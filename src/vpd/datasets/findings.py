@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from PIL import Image
 
 from vpd.data.matching import check_labels

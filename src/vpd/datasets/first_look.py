@@ -127,6 +127,6 @@ def _refuse_missing(files: Iterable[Path], what: str, max_share: float) -> None:
     if len(missing) > (max(1.0, max_share * looked_for) if max_share else 0):
         raise UsageError(
             f"{len(missing)} of {looked_for} {what} files are not there: {', '.join(map(str, missing[:3]))}"
-            f"{', ...' * (len(missing) > 3)}. Add them, or take them out of the list or annotation file that names them (or unpaired=skip, where the "
-            "layout has it)."
+            f"{', ...' * (len(missing) > 3)}. Add them, or take them out of the list or annotation file that "
+            "names them (or unpaired=skip, where the layout has it)."
         )

@@ -138,7 +138,9 @@ def detect_format(root: str | Path, task: Task | None = None) -> str:
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        raise UsageError(f"{root}: several layouts fit: {', '.join(fitting)}. Choose one with --format (vpd data check: before DIR)")
+        raise UsageError(
+            f"{root}: several layouts fit: {', '.join(fitting)}. Choose one with --format (vpd data check: before DIR)"
+        )
     what = f"no data set for {task}" if task else "no known data set"
     wanted = formats_for(task) if task else list(LAYOUTS)
     signs = "; ".join(f"{name}: {LAYOUTS[name].signs}" for name in wanted)

@@ -54,9 +54,16 @@ class PairSamples(SampleSet):
         """
         pair = self.pairs[index]
         labels, depth = (pair.partner, None) if self._reader.classes else (None, pair.partner)
-        parts = {"labels": labels, "depth": depth, "scene": pair.scene, "group": pair.group}
         with naming(pair.origin):
-            return self._reader.sample(pair.name, image=pair.image, exif=self.exif, **parts)
+            return self._reader.sample(
+                pair.name,
+                image=pair.image,
+                labels=labels,
+                depth=depth,
+                scene=pair.scene,
+                group=pair.group,
+                exif=self.exif,
+            )
 
     def files(self) -> Iterable[Path]:
         """Images and their partners."""

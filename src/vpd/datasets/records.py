@@ -91,8 +91,9 @@ class RecordSamples(SampleSet):
         if sentence >= 0:
             name, texts = f"{name}_{sentence}", texts[sentence : sentence + 1]
         with naming(record.where):
-            facts = {"texts": texts, "scene": record.scene, "group": record.group, "exif": self.exif}
-            return self._reader.sample(name, **facts, **record.parts)
+            return self._reader.sample(
+                name, texts=texts, scene=record.scene, group=record.group, exif=self.exif, **record.parts
+            )
 
     def reading(self) -> dict[str, Any]:
         """As the reader of the pictures has it."""

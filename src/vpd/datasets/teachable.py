@@ -84,8 +84,8 @@ def _faults_of_labels(
         yield Fault(f"{what}. Do the label files hold what the class list says?", is_certain=is_whole and is_to_learn)
     elif absent and ignored and reading.get("is_stated") is False and is_to_learn:
         yield Fault(
-            f"classes without a pixel: {', '.join(absent[:5])}{', ...' * (len(absent) > 5)}; and {share}. Is that one of "
-            f"them? Then {_remedy(reading, absent[0])}; if not, \"ignore_index\": 255 beside the classes says so",
+            f"classes without a pixel: {', '.join(absent[:5])}{', ...' * (len(absent) > 5)}; and {share}. Is that one "
+            f'of them? Then {_remedy(reading, absent[0])}; if not, "ignore_index": 255 beside the classes says so',
             is_certain=False,
         )
 
@@ -142,7 +142,7 @@ def _second_class(name: str, share: str) -> str:
     if not share:
         return "Give the pixels without it another number, and name that too: background, say"
     return (
-        f'{share}. Where 255 is {name!r}, write {{"classes": ["background", "{name}"], "label_map": {{"255": "{name}"}}}} '
-        f'into classes.json; where it is the rest, {{"classes": ["{name}", "background"], "label_map": '
-        '{"255": "background"}}'
+        f'{share}. Where 255 is {name!r}, write {{"classes": ["background", "{name}"], "label_map": '
+        f'{{"255": "{name}"}}}} into classes.json; where it is the rest, {{"classes": ["{name}", "background"], '
+        '"label_map": {"255": "background"}}'
     )

@@ -28,7 +28,15 @@ from vpd.training.fitted_data import fit_data
 from vpd.training.loop import Training
 from vpd.training.run_folder import tell_no_run
 from vpd.training.settings import read_settings, resolve_config, write_config
-from vpd.training.setup import build_data, check_same_classes, check_same_data, data_rules, pin_sources, start_model, training_transform
+from vpd.training.setup import (
+    build_data,
+    check_same_classes,
+    check_same_data,
+    data_rules,
+    pin_sources,
+    start_model,
+    training_transform,
+)
 from vpd.training.trackers import check_trackers
 from vpd.version import __version__
 
@@ -121,7 +129,9 @@ def _train_in(
         check_same_classes(model, train_set, config, checkpoint.folder)
     else:
         model = start_model(config, train_set, task)
-        model.config = model.config.model_copy(update={"notes": {**model.config.notes, "training": _notes_of(config, train_set)}})
+        model.config = model.config.model_copy(
+            update={"notes": {**model.config.notes, "training": _notes_of(config, train_set)}}
+        )
     if config.accumulate == "auto":
         config = config.model_copy(update={"accumulate": find_accumulation(model, config, accelerator)})
     if accelerator.is_main_process:

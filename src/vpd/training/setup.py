@@ -68,7 +68,7 @@ def build_data(config: TrainConfig) -> tuple[SampleSet, SampleSet | None]:
 
 
 def data_identity(sample_set: SampleSet) -> dict[str, Any]:
-    """Number of the samples, a hash of what tells them apart, in their order (none where nothing is known), and rules."""
+    """Number of the samples, a hash of what tells them apart in their order, if anything does, and `data_rules`."""
     digest, is_empty = hashlib.sha256(), True
     keys = sample_set.sample_keys() if hasattr(sample_set, "sample_keys") else ()  # any class with samples will do
     for key in keys:
@@ -137,8 +137,8 @@ def check_same_classes(model: PerceptionModel[Any], train_set: SampleSet, config
 def _refuse_other_classes(before: Sequence[str], now: Sequence[str], folder: Path) -> None:
     raise UsageError(
         f"The class list has changed since the run was started. {both(now, before, 'the run')} Labels are numbers in "
-        f"that list, so put it back as it was; or start anew from this run's model (--model {folder}), which keeps what "
-        "it knows of the classes."
+        f"that list, so put it back as it was; or start anew from this run's model (--model {folder}), which keeps "
+        "what it knows of the classes."
     )
 
 
