@@ -206,3 +206,39 @@ def test_unpaired_files_come_first(tmp_path: Path):
     Image.new("RGB", (4, 4)).save(tmp_path / "images/val/lone.png")
     problems = check_data("folder", tmp_path).problems
     assert len(problems) == 3 and "lone" in problems[0]
+
+
+def test_annotations_that_are_all_crowds_are_told_of(tmp_path: Path):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "train").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "train/a.png")
+    crowd = {
+        "id": 1,
+        "image_id": 1,
+        "category_id": 3,
+        "iscrowd": 1,
+        "segmentation": {"size": [8, 8], "counts": [8, 56]},
+    }
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 8, "width": 8}],
+        "categories": [{"id": 3, "name": "herd"}],
+        "annotations": [crowd],
+    }
+    (tmp_path / "annotations/instances_train.json").write_text(json.dumps(content))
+    samples = open_data(tmp_path, "segment")
+    with pytest.raises(UsageError, match=r"none is of herd, while 87.5 % .* crowds \(crowd=class counts them\)"):
+        look_at_some(samples)
+    look_at_some(open_data(tmp_path, "segment", crowd="class"))
+
+
+def test_records_have_turns_and_masks_too(tmp_path: Path):
+    write_pair(tmp_path, "a", labels=np.ones((8, 6), np.uint8), exif=6)
+    Image.fromarray(np.zeros((8, 6), np.uint8)).save(tmp_path / "mask.png")
+    record = {"image": "images/train/a.png", "mask": "mask.png", "expression": "the box"}
+    (tmp_path / "train.jsonl").write_text(json.dumps(record))
+    (problem,) = check_data("records", tmp_path).problems
+    assert "mask size 6x8 differs from the image's 8x6" in problem and "EXIF orientation 6" in problem
+    overall, *_ = check_data("records", tmp_path, options={"exif": "ignore"}).problems
+    assert overall.startswith("train: every mask is empty")
+    with pytest.raises(UsageError, match="every mask is empty"):
+        look_at_some(open_data(tmp_path, "refer", exif="ignore"))

@@ -95,7 +95,8 @@ def check_samples(
     told = [f"{split}: {fault.words}" for fault in faults if fault.is_certain or is_whole]
     report.problems[:0] = told  # first: one may stand for all others
     if report.turned and getattr(sample_set, "exif", None) is None:
-        report.problems.append(f"{split}: {exif_question(report.turned)}")
+        place = report.problems if full is None else report.notes  # everybody reads a benchmark alike
+        place.append(f"{split}: {exif_question(report.turned)}")
     return report
 
 

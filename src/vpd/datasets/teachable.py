@@ -85,7 +85,8 @@ def _faults_of_labels(
     elif absent and ignored and reading.get("is_stated") is False and is_to_learn:
         yield Fault(
             f"classes without a pixel: {', '.join(absent[:5])}{', ...' * (len(absent) > 5)}; and {share}. Is that one "
-            f'of them? Then {_remedy(reading, absent[0])}; if not, "ignore_index": 255 beside the classes says so',
+            f"of them? Then {_remedy(reading, absent[0])}; if not, ignore_index={reading['ignored'][0]}, as an option "
+            "or beside the classes, says so",
             is_certain=False,
         )
 

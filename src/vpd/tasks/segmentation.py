@@ -193,7 +193,11 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
         if batch.labels is None:
             raise UsageError("Segmentation trains on label images; this data has none.")
         logits = self(batch.images, caches=caches)
-        return segmentation_loss_sum(logits, batch.labels, count_ignored=self.config.count_ignored)
+        try:
+            return segmentation_loss_sum(logits, batch.labels, count_ignored=self.config.count_ignored)
+        except IndexError as error:  # torch's word for a label that is no class; sample sets with classes find it first
+            names, classes = ", ".join(batch.names), len(self.config.classes)
+            raise UsageError(f"{names}: a label is outside the {classes} classes of the model ({error})") from None
 
     @classmethod
     def example_batch(cls, size: int, side_px: int) -> Batch:
