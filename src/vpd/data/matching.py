@@ -64,7 +64,7 @@ def match_classes(
         raise UsageError(
             f"None of the data's classes is one of {of}'s, so their labels mean something else. "
             f"{both(theirs, names, of)} Where the same classes have other names, give them in the data's order: "
-            "classes=[...]."
+            "-s classes=[...]."
         )
     table = np.array([wanted.index(name) if name in wanted else -1 for name in theirs])
     if moved := [name for place, name in zip(table.tolist(), theirs, strict=True) if theirs.index(name) != place >= 0]:
@@ -135,7 +135,7 @@ class MatchedLabels(SampleSet):
             raise UsageError(
                 f"{sample.name}: has pixels of the class {name!r}, which is none of {self._of}'s. "
                 f"{both(self._theirs, self.classes, self._of)} Where it is one of them under another name, give the "
-                "names in the data's order: classes=[...]."
+                "names in the data's order: -s classes=[...]."
             )
         return replace(sample, labels=labels.astype(np.uint8))
 
