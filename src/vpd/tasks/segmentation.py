@@ -192,12 +192,11 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
         """Cross-entropy of a batch with `labels`, summed over pixels, and how many count."""
         if batch.labels is None:
             raise UsageError("Segmentation trains on label images; this data has none.")
-        logits = self(batch.images, caches=caches)
         try:
+            logits = self(batch.images, caches=caches)
             return segmentation_loss_sum(logits, batch.labels, count_ignored=self.config.count_ignored)
         except IndexError as error:  # torch's word for a label that is no class; sample sets with classes find it first
-            names, classes = ", ".join(batch.names), len(self.config.classes)
-            raise UsageError(f"{names}: a label is outside the {classes} classes of the model ({error})") from None
+            raise UsageError(f"{batch.names}: a label is outside the {logits.shape[1]} classes of the model") from error
 
     @classmethod
     def example_batch(cls, size: int, side_px: int) -> Batch:
@@ -258,8 +257,8 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
 
     def measures(self, sample_set: SampleSet) -> Measures:
         """Labels at the original size, all pixels of the data set together; labels are the model's numbers."""
-        words = "labels at the size of the images, pixels of all samples together"
-        return Measures({"": SegmentationMetrics(len(self.config.classes))}, {"": words})
+        words = {"": "labels at the size of the images, pixels of all samples together"}
+        return Measures({"": SegmentationMetrics(len(self.config.classes))}, words)
 
     def shown(self, sample: Sample, prediction: SegmentationPrediction) -> Shown:
         """In the colours of the classes."""
