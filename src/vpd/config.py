@@ -273,6 +273,14 @@ class DepthConfig(TaskConfig):
     """Whose pixels one scale-invariant error is taken over: `image`, and the mean of these, so that the loss does not
     depend on how a step is cut into batches; or `batch`, as the reference does."""
 
+    count_beyond: bool | None = None
+    """Count truth beyond `max_depth_m` in the loss, as the reference does; none = as the recipe has it."""
+
+    @property
+    def counts_beyond(self) -> bool:
+        """Whether truth beyond `max_depth_m` counts in the loss."""
+        return self.recipe == "reference" if self.count_beyond is None else self.count_beyond
+
     def told(self) -> dict[str, str]:
         """See `TaskConfig`."""
         scenes = f"{len(self.scenes)}: {', '.join(self.scenes)}"

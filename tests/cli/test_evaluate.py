@@ -22,7 +22,9 @@ Command = Callable[..., Any]
 @pytest.fixture(scope="session")
 def data_of(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write = {"segment": write_segment_data, "refer": write_refer_data, "depth": write_depth_data}
-    return {task: writer(tmp_path_factory.mktemp(f"{task}-data")) for task, writer in write.items()}
+    written = {task: writer(tmp_path_factory.mktemp(f"{task}-data")) for task, writer in write.items()}
+    (written["segment"] / "classes.json").write_text('["sky", "tree", "car"]')  # of the model
+    return written
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:

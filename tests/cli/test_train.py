@@ -129,7 +129,7 @@ def test_eval_refuses_what_does_not_fit(vpd_command: Any, models: dict[str, Path
     for kind in ("images", "labels"):
         (tmp_path / kind).symlink_to(data / kind)
     other_classes = vpd_command("eval", "segment", "--data", tmp_path, "--model", models["segment"])
-    assert other_classes.status == 2 and "1 classes and the model 3" in other_classes.err
+    assert other_classes.status == 2 and "The data: one. The model: sky, tree, car." in other_classes.err
     no_split = vpd_command("eval", "segment", "--data", data, "--model", models["segment"], "--split", "test")
     assert no_split.status == 2 and "no split 'test'" in no_split.err
     no_option = vpd_command("eval", "segment", "--data", data, "--model", models["segment"], "-s", "colour=red")

@@ -146,10 +146,13 @@ def test_names_that_stand_twice_and_empty_splits(nyu_root):
 
 def test_content_that_teaches_nothing(folder_root, nyu_root, refer_root, grey, edit_json):
     grey(folder_root / "labels/val/v1.png", np.full((6, 8), 255, dtype=np.uint8))
-    assert check_data("folder", folder_root).problems == ["val/v1: every pixel is ignored"]
+    overall, single = check_data("folder", folder_root).problems
+    assert overall.startswith("val: every pixel is ignored") and single == "val/v1: every pixel is ignored"
     grey(nyu_root / "sync/study_room_0004/sync_depth_00045.png", np.zeros((6, 8), dtype=np.uint16))
     grey(nyu_root / "sync/kitchen_0028b/sync_depth_00046.png", np.full((6, 8), 10_500, dtype=np.uint16))
-    assert check_data("nyu", nyu_root).problems == [
+    overall, *single = check_data("nyu", nyu_root).problems
+    assert overall.startswith("train: 100.0 % of the measured pixels are at or beyond max_depth_m=10")
+    assert single == [
         "train/study_room_0004/rgb_00045: no pixel has a depth",
         "train/kitchen_0028b/rgb_00046: depth is 10.500 to 10.500 m; only less than 10 m counts",
     ]
@@ -158,6 +161,7 @@ def test_content_that_teaches_nothing(folder_root, nyu_root, refer_root, grey, e
         lambda content: content["annotations"][2].update(segmentation=[[20, 0, 24, 0, 24, 4]]),
     )
     assert check_data("refcoco", refer_root).problems == [
+        "val: every mask is empty: object pixels must be above 0",
         "val/ref_3: the mask is empty",
         "val/ref_3: a polygon reaches 15 px out of COCO_train2014_000000000008.jpg",
     ]

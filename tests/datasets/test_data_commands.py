@@ -32,6 +32,16 @@ def test_check_command(folder_root, tmp_path, capfd):
     assert error.startswith("vpd: ") and error.count("\n") == 1
 
 
+def test_check_finds_the_layout_out(folder_root, tmp_path, capfd, monkeypatch):
+    assert run("check", folder_root) == 0
+    assert capfd.readouterr().out.startswith(f"{folder_root}: folder layout\n")
+    monkeypatch.chdir(tmp_path)
+    assert run("check", "nyu") == 2
+    assert capfd.readouterr().err == "vpd: nyu is a layout; which folder shall be checked? vpd data check nyu DIR\n"
+    folder_root.rename("nyu")  # a folder may be called so
+    assert run("check", "nyu") == 0
+
+
 def test_many_problems_are_shortened_on_the_screen_only(tmp_path, capfd):
     root = write_nyu(tmp_path)
     lines = "".join(f"kitchen/rgb_{n:05d}.jpg kitchen/sync_depth_{n:05d}.png\n" for n in range(30))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from vpd.drawing.overlays import UNKNOWN_COLOUR
 from vpd.errors import UsageError
 from vpd.evaluation.protocols import Protocol, change_fit
 from vpd.inference.resize import fit_image, fitted_size
-from vpd.tasks.classes import check_classes
 from vpd.tasks.depth import DepthModel
 from vpd.tasks.referring import ReferringModel
 from vpd.tasks.segmentation import SegmentationModel
@@ -161,15 +159,3 @@ def test_a_fit_says_what_it_does():
     )
     assert Resize(mode="squash", size_px=64).describe() == "squashed to 64x64 px"
     assert Resize(mode="native").describe() == "at their own size"
-
-
-def test_classes_of_data_and_model_must_agree(caplog: pytest.LogCaptureFixture):
-    check_classes((), ("sky", "road"))
-    check_classes(("sky", "road"), ("sky", "road"))
-    with pytest.raises(UsageError, match="The data has 3 classes and the model 2: a, b, c and sky, road"):
-        check_classes(("a", "b", "c"), ("sky", "road"))
-    with pytest.raises(UsageError, match="another order: class 0 is 'road' in the data and 'sky' in the model"):
-        check_classes(("road", "sky"), ("sky", "road"))
-    with caplog.at_level(logging.WARNING):
-        check_classes(("sky", "way"), ("sky", "road"))
-    assert "class 1 is 'way' in the data and 'road' in the model" in caplog.text

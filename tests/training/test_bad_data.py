@@ -18,9 +18,9 @@ from toy import Toy, ToyData, train_toy
 
 from tiny_data import write_segment_data
 from vpd.data.sample import Sample
+from vpd.datasets.first_look import look_at_some
 from vpd.errors import UsageError
 from vpd.files.atomic import read_json_lines
-from vpd.training.bad_data import look_at_some
 from vpd.training.run import train
 
 

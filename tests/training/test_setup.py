@@ -220,7 +220,7 @@ class Named(ToyData):
 
 
 def test_number_names_and_order_count():
-    assert data_identity(ToyData()) == {"samples": 7, "keys_sha256": None}
+    assert data_identity(ToyData()) == {"samples": 7, "keys_sha256": None, "classes": ["no", "yes"]}
     found = [data_identity(Named(*keys))["keys_sha256"] for keys in (("a", "b"), ("b", "a"), ("ab",), ("a", "b"))]
     assert found[0] == found[3] and len(set(found)) == 3
 

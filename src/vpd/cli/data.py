@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from vpd.cli.options import LayoutOption
+from vpd.errors import UsageError
 
 app = typer.Typer(help="Look after data sets.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -23,12 +24,14 @@ def check(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME",
-            help="Layout: ade20k, cityscapes, kitti, nyu, refcoco, refcoco+, refcocog, folder, ...",
+            metavar="[NAME]",
+            help="Layout, where it is not to be detected: ade20k, nyu, refcoco, folder, depth_folder, ...",
             show_default=False,
         ),
     ],
-    folder: FolderArgument,
+    folder: Annotated[
+        str | None, typer.Argument(metavar="DIR", help="Folder of the data set.", show_default=False)
+    ] = None,
     options: LayoutOption = None,
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the report, with every problem, as JSON.")
@@ -36,8 +39,13 @@ def check(
 ) -> None:
     """Read every sample: counts, pairs, sizes, value ranges. Status 1 if anything is wrong, each named."""
     from vpd.datasets.check import check_data
+    from vpd.datasets.layouts import LAYOUTS
     from vpd.files.atomic import check_writable, writable_folder, write_json
 
+    if folder is None:
+        name, folder = "", name  # the one word is the folder
+        if folder in LAYOUTS and not Path(folder).exists():
+            raise UsageError(f"{folder} is a layout; which folder shall be checked? vpd data check {folder} DIR")
     given = {}
     if options:
         from vpd.overrides import parse_overrides  # takes seconds to import
@@ -45,7 +53,7 @@ def check(
         given = parse_overrides(options)
     if json is not None:
         check_writable(json.parent)
-    report = check_data(name, folder, options=given, progress=_progress)
+    report = check_data(name or None, folder, options=given, progress=_progress)
     if json is not None:
         write_json(writable_folder(json.parent) / json.name, report.as_dict())
     print(f"{report.root}: {report.format} layout")

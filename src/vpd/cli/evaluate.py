@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +26,8 @@ from vpd.cli.options import (
 )
 from vpd.errors import UsageError
 
+logger = logging.getLogger(__name__)
+
 
 def evaluate(
     task: TaskArgument,
@@ -32,7 +35,8 @@ def evaluate(
     data: Annotated[str, typer.Option(metavar="DIR", help="Folder of the data set.", show_default=False)],
     format: FormatOption = None,  # noqa: A002, the option's name
     split: Annotated[
-        str | None, typer.Option(metavar="S", help="Part of the data; val, or test where there is no val.")
+        str | None,
+        typer.Option(metavar="S", help="Part of the data; val (valid, validation, dev), or test where there is none."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Also write JSON.")] = None,
     report: Annotated[
@@ -68,6 +72,7 @@ def evaluate(
 
     from vpd.datasets import layouts
     from vpd.evaluation.evaluate import measure
+    from vpd.evaluation.fitted_data import check_reading, fit_classes, look_before
     from vpd.evaluation.protocols import change_fit
     from vpd.evaluation.report import screen_lines, write_report
     from vpd.evaluation.submission import Submission
@@ -91,6 +96,8 @@ def evaluate(
     wanted = split or layouts.held_out_split(data, layout)
     if wanted is None:
         raise UsageError(f"{data} has neither val nor test; name a part of it by --split.")
+    if split is None:
+        logger.info("Measuring on %s.", layouts.told_split(wanted))
     accelerator = find_processes() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
     is_first = accelerator is None or accelerator.is_main_process
     if accelerator is not None and device == "auto":
@@ -99,10 +106,14 @@ def evaluate(
     change_fit(loaded, changes)
     loaded = loaded if speed is None else optimise(loaded, **speed)
     given = parse_overrides(options or [])
-    if "text" in loaded.words and "per_sentence" in layouts.option_names(layouts.find_layout(layout)):
+    known = layouts.option_names(layouts.find_layout(layout))
+    if "text" in loaded.words and "per_sentence" in known:
         given = {"per_sentence": True, **given}  # of any split, as the benchmarks count
     reading = layouts.reader_options(layout, loaded.config.recipe, given)
     samples = layouts.open_data(data, task, format=layout, split=wanted, **reading)
+    check_reading(loaded, samples, layout, options=known, given=given)
+    samples = fit_classes(loaded, samples)
+    look_before(loaded, samples, wanted, limit=limit)
     submission = Submission(predictions, samples) if predictions else None
     evaluation = measure(
         loaded,

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vpd.data.matching import check_labels
 from vpd.data.sample import Sample, SampleSet, Transform
 from vpd.data.transforms import Pipeline
 from vpd.data.workers import Readers
@@ -34,7 +35,8 @@ class SampleStream:
     dropped, and which samples and random numbers make up step `s` depends on the seed and the size of the whole
     step only: neither on the step that a run began with, nor on `workers`, nor on how many ranks share the step.
 
-    A sample that cannot be read (its data set, or the transform, raises `UsageError`) is replaced by another one, drawn
+    A sample that cannot be read (its data set, or the transform, raises `UsageError`), or has a label outside the set's
+    classes, is replaced by another one, drawn
     from seed, epoch and its number; `Batch.unreadable` tells which.
 
     Args:
@@ -146,6 +148,7 @@ class _TransformedSamples:
 
     def __init__(self, sample_set: SampleSet, transform: Transform, seed: int) -> None:
         self._sample_set, self._transform, self._seed = sample_set, transform, seed
+        self._classes = len(getattr(sample_set, "classes", ()))
 
     def draw(self, place: tuple[int, int]) -> _Drawn:
         replacements = np.random.default_rng((_REPLACEMENT, self._seed, *place))
@@ -153,7 +156,10 @@ class _TransformedSamples:
         for _ in range(_TRIES):
             try:
                 rng = np.random.default_rng((_TRANSFORM, self._seed, *place))
-                return _Drawn(self._transform(self._sample_set[index], rng), unreadable)
+                sample = self._sample_set[index]
+                if self._classes:
+                    check_labels(sample, self._classes)
+                return _Drawn(self._transform(sample, rng), unreadable)
             except UsageError as error:
                 unreadable.append((index, str(error)))
                 index = int(replacements.integers(len(self._sample_set)))

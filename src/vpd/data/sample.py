@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +32,18 @@ class Sample:
     group: str | None = None
     """What samples that resemble each other share (frames of one room, expressions about one picture); intervals
     count a group, not a sample, as one draw. None = the sample stands alone."""
+    exif_turn: int = 1
+    """EXIF orientation that stands in the picture's file; 1 = none. Files of labels, masks and depth have none."""
 
+
+Exif = Literal["apply", "ignore"]
+"""Whether a picture is turned as its EXIF orientation says."""
 
 GENERIC_SCENE = "scene"
 """Makes the one depth prompt of data that name no scenes."""
+
+READING = ("ignored", "label_map", "depth_scale", "max_depth_m")
+"""Label values that are ignored, classes of values by other numbers, units of depth in a metre, farthest depth."""
 
 Transform = Callable[[Sample, np.random.Generator], Sample]
 """Maps a sample to a sample, drawing every random number from the generator it is given."""
@@ -72,6 +81,8 @@ class SampleSet(Protocol):
     """Files that lack their partner, and annotations that are left out, one line for each."""
     notes: Sequence[str] = ()
     """What a report on the data should say of it, though nothing is wrong."""
+    exif: Exif | None = None
+    """What is done about EXIF orientations; none = nobody said, so they are applied."""
 
     def __len__(self) -> int: ...
 
@@ -84,3 +95,14 @@ class SampleSet(Protocol):
     def complaint(self, index: int) -> str | None:
         """What is wrong with a sample though it can be read, if that is known."""
         return None
+
+    def files(self) -> Iterable[Path]:
+        """Files that the samples are read from, in the order of the samples, as far as they are known unread."""
+        return ()
+
+    def reading(self) -> Mapping[str, Any]:
+        """What a user decides about the values of label and depth files: some of `READING`, as in JSON.
+
+        `is_stated` beside them tells whether somebody said what is ignored.
+        """
+        return {}

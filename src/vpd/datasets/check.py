@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vpd.data.sample import SampleSet
+from vpd.data.sample import CountedDepth, SampleSet
 from vpd.datasets.findings import Findings, SplitFindings
-from vpd.datasets.layouts import check_options, find_layout, open_data, option_names, splits_of
+from vpd.datasets.layouts import check_options, detect_format, find_layout, open_data, option_names, splits_of
 from vpd.datasets.refer import DATASETS, find_splits
+from vpd.datasets.teachable import exif_question, find_faults
 from vpd.errors import UsageError
 from vpd.weights.shipped import WORLD
 
@@ -24,7 +25,7 @@ OPTIONAL_SPLITS = ("official_train",)
 
 
 def check_data(
-    format: str,  # noqa: A002
+    format: str | None,  # noqa: A002
     root: str | Path,
     *,
     options: Mapping[str, Any] | None = None,
@@ -33,7 +34,7 @@ def check_data(
     """Read every sample of every split.
 
     Args:
-        format: Layout, one of `LAYOUTS`.
+        format: Layout, one of `LAYOUTS`; none = detect it.
         root: Folder of the data set.
         options: Options of the layout's reader, such as `split_by` or `list_file`.
         progress: Wraps the indices of a split, to show how far it is.
@@ -43,6 +44,7 @@ def check_data(
             read; what is wrong with single files is in the report.
     """
     root, options = Path(root), dict(options or {})
+    format = format or detect_format(root)  # noqa: A001
     if format == WORLD:
         raise UsageError(f"{format}: its scenes are rendered when they are asked for; there are no files to check.")
     splits = splits_of(root, format)
@@ -76,15 +78,25 @@ def check_samples(
         progress: Wraps the indices, to show how far it is.
     """
     report = SplitFindings(split, len(sample_set), full)
-    report.notes += sample_set.notes
-    report.problems += sample_set.unpaired
+    report.notes += getattr(sample_set, "notes", ())
+    report.unpaired += getattr(sample_set, "unpaired", ())
+    classes, counted = getattr(sample_set, "classes", ()), getattr(sample_set, "counted", CountedDepth())
+    report.range_m = counted.max_depth_m
     for index in progress(range(len(sample_set)), split):
         try:
-            report.add(sample_set[index], sample_set.classes, sample_set.counted)
-            complaint = sample_set.complaint(index)
+            report.add(sample_set[index], classes, counted)
+            complaint = sample_set.complaint(index) if hasattr(sample_set, "complaint") else None
             report.problems += [f"{split}/{complaint}"] if complaint else []
         except UsageError as error:
             report.problems.append(str(error))
+    reading = sample_set.reading() if hasattr(sample_set, "reading") else {}
+    is_whole = report.sizes.total() == len(sample_set)  # what could not be read may hold what the others lack
+    faults = find_faults(report, classes, reading, is_whole=is_whole, is_to_learn=split.lower() == "train")
+    told = [f"{split}: {fault.words}" for fault in faults if fault.is_certain or is_whole]
+    report.problems[:0] = told  # first: one may stand for all others
+    if report.turned and getattr(sample_set, "exif", None) is None:
+        place = report.problems if full is None else report.notes  # everybody reads a benchmark alike
+        place.append(f"{split}: {exif_question(report.turned)}")
     return report
 
 

@@ -9,6 +9,7 @@ gtFine/{train,val}/aachen/aachen_000000_000019_gtFine_labelIds.png        (or ..
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -83,7 +84,11 @@ class Cityscapes(PairSamples):
         """
         pair = self.pairs[index]
         reader = self._by_train_ids if pair.partner.name.endswith(_LABEL_ENDS[1]) else self._by_ids
-        return reader.sample(pair.name, image=pair.image, labels=pair.partner, group=pair.group)
+        return reader.sample(pair.name, image=pair.image, labels=pair.partner, group=pair.group, exif=self.exif)
+
+    def reading(self) -> dict[str, Any]:
+        """Nothing: the benchmark decides."""
+        return {}
 
 
 def _label_tables(label_values: tuple[int, ...]) -> tuple[LabelTable, LabelTable]:

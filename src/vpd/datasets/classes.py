@@ -38,6 +38,11 @@ class LabelTable:
         """
         return read_labels(source)
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """See `SampleSet.reading`; empty where a benchmark decides."""
+        return {}
+
     def check(self, raw: NDArray[Any], place: str) -> NDArray[np.uint8]:
         """Classes of label values, 255 = ignored.
 
@@ -104,6 +109,8 @@ class ClassList(LabelTable):
             raise UsageError(f"{where}: ignore_index is {ignored!r}; it must be 0..255, or a list of such numbers")
         self.ignored = tuple(dict.fromkeys((*given, *own_ignored)))
         """Label values that do not count."""
+        self.is_stated = ignored is not None or label_map is not None or reduce_zero_label or bool(own_ignored)
+        """Whether somebody said what is ignored."""
         meaning = np.full(256, _MUST_NOT_OCCUR, dtype=np.int16)
         if label_map is not None:
             if reduce_zero_label or own_ignored:
@@ -142,6 +149,14 @@ class ClassList(LabelTable):
                 raise UsageError(
                     f"{where}: label_map gives {value} the class {name!r}, which is not among: {', '.join(self.names)}"
                 )
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Values that are ignored, whether somebody said so, and those that are not the number of their class."""
+        values = enumerate(self._meaning.tolist())
+        named = {str(value): place for value, place in values if place not in (_MUST_NOT_OCCUR, IGNORE_LABEL, value)}
+        ignored = np.flatnonzero(self._meaning == IGNORE_LABEL).tolist()
+        return {"ignored": ignored, "is_stated": self.is_stated} | ({"label_map": named} if named else {})
 
 
 class ColourList(ClassList):
@@ -184,6 +199,7 @@ class ColourList(ClassList):
             raise UsageError(f"{where}: a colour stands twice; it can mean one class only")
         self._codes, self._places = np.sort(codes), np.argsort(codes)
         self._meaning[IGNORE_LABEL] = IGNORE_LABEL
+        self.is_stated = True
 
     def read(self, source: Path | Encoded) -> NDArray[np.uint8]:
         """Numbers of the classes, `(H, W)`, of a picture in colours; 255 where they do not count.

@@ -87,6 +87,7 @@ class CocoInstances(SampleSet):
         has_background = background == "class"
         content = read_coco(path, background=has_background, split=split)
         self.classes = ClassList(content.classes, where=f"{path}, categories").names
+        self._ignores_crowds = crowd == "ignore"
         self._empty = 0 if has_background else IGNORE_LABEL
         left_out = LeftOut(path, f"of {len(content.annotations)} annotations")
         objects, crowds = _objects(content, left_out, ignores_crowds=crowd == "ignore")
@@ -126,6 +127,14 @@ class CocoInstances(SampleSet):
         """Names of the samples in their order."""
         return (picture.file_name.as_posix() for picture, _ in self.items)
 
+    def files(self) -> Iterable[Path]:
+        """The pictures."""
+        return (picture.path for picture, _ in self.items)
+
+    def reading(self) -> dict[str, Any]:
+        """What is ignored."""
+        return {"ignored": "crowds (crowd=class counts them)"} if self._ignores_crowds else {}
+
     def __getitem__(self, index: int) -> Sample:
         """Read one picture and paint its objects; one whose packed run lengths are wrong is left out, with a warning.
 
@@ -133,9 +142,9 @@ class CocoInstances(SampleSet):
             UsageError: If the picture cannot be read or has another size than annotated.
         """
         picture, objects = self.items[index]
-        image = read_picture(picture, self._path)
+        image, turn = read_picture(picture, self._path, self.exif)
         labels = self._paint(marshal.loads(objects), picture)  # noqa: S302 (packed above, from JSON)
-        return Sample(picture.file_name.with_suffix("").as_posix(), image, labels=labels)
+        return Sample(picture.file_name.with_suffix("").as_posix(), image, labels=labels, exif_turn=turn)
 
     def complaint(self, index: int) -> str | None:
         """Which objects of a sample are left out when it is read, if any."""

@@ -23,10 +23,9 @@ from vpd.datasets.classes import ClassList
 from vpd.datasets.coco_files import LeftOut, find_annotations, find_folder, number, picture_folders, read_coco, tell
 from vpd.datasets.coco_pictures import CocoPicture, Files, find_pictures
 from vpd.datasets.pairs import Unpaired, refuse_unpaired
-from vpd.datasets.sample_reader import check_same_size
+from vpd.datasets.sample_reader import check_same_size, read_pixels, told_turn
 from vpd.errors import UsageError
 from vpd.files.decoding import decode_file, mode_words
-from vpd.files.images import read_image
 from vpd.tensors import IGNORE_LABEL
 
 _LARGEST_ID = 2**24 - 1
@@ -101,6 +100,10 @@ class CocoPanoptic(SampleSet):
         """Names of the samples in their order."""
         return (picture.file_name.as_posix() for picture, _, _, _ in self.items)
 
+    def files(self) -> Iterable[Path]:
+        """Pictures and panoptic PNGs."""
+        return (path for picture, png, _, _ in self.items for path in (picture.path, png))
+
     def __getitem__(self, index: int) -> Sample:
         """Read one picture and the segments of its PNG.
 
@@ -108,9 +111,9 @@ class CocoPanoptic(SampleSet):
             UsageError: If a file cannot be read, sizes differ, or a pixel's segment is not in the annotation.
         """
         picture, png, ids, classes = self.items[index]
-        image = np.array(read_image(picture.path))
+        image, turn = read_pixels(picture.path, self.exif)
         numbers = read_segment_ids(png)
-        check_same_size("panoptic", numbers, png, image.shape[:2], picture.path)
+        check_same_size("panoptic", numbers, png, image.shape[:2], told_turn(picture.path, turn, self.exif))
         known = np.concatenate([[0], ids])
         meaning = np.concatenate([np.array([IGNORE_LABEL], dtype=np.uint8), classes])
         places = np.searchsorted(known, numbers).clip(max=len(known) - 1)
@@ -120,7 +123,7 @@ class CocoPanoptic(SampleSet):
             raise UsageError(
                 f"{png}: segment {numbers[row, column]} at row {row}, column {column} is not in its annotation"
             )
-        return Sample(picture.file_name.with_suffix("").as_posix(), image, labels=meaning[places])
+        return Sample(picture.file_name.with_suffix("").as_posix(), image, labels=meaning[places], exif_turn=turn)
 
 
 def _classes_of(segments: list[Any], labels: dict[int, int], where: str, left_out: LeftOut) -> dict[int, int]:

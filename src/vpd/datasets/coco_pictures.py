@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vpd.data.sample import Exif
 from vpd.datasets.annotations import field, path_or_tail
+from vpd.datasets.sample_reader import read_pixels, told_turn
 from vpd.errors import UsageError
-from vpd.files.images import read_image
 
 
 @dataclass(frozen=True)
@@ -157,20 +158,21 @@ def _first(files: Files, places: Iterable[str], names: Iterable[str]) -> tuple[s
     return next(((place, name) for name in names for place in places if files.has(f"{place}/{name}")), None)
 
 
-def read_picture(picture: CocoPicture, annotations: Path) -> NDArray[np.uint8]:
-    """Pixels `(H, W, 3)` of a picture that has the size its annotations are for.
+def read_picture(picture: CocoPicture, annotations: Path, exif: Exif | None) -> tuple[NDArray[np.uint8], int]:
+    """Pixels `(H, W, 3)` of a picture that has the size its annotations are for, and its EXIF orientation.
 
     Args:
         picture: Which one.
         annotations: The file that has its size, for messages.
+        exif: What is done about the orientation.
 
     Raises:
         UsageError: If it cannot be read, or has another size.
     """
-    pixels = np.array(read_image(picture.path))
+    pixels, turn = read_pixels(picture.path, exif)
     if pixels.shape[:2] != (picture.height, picture.width):
         raise UsageError(
-            f"{picture.path}: picture size {pixels.shape[1]}x{pixels.shape[0]} differs from the annotated "
-            f"{picture.width}x{picture.height} ({annotations})"
+            f"{told_turn(picture.path, turn, exif)}: picture size {pixels.shape[1]}x{pixels.shape[0]} differs from the "
+            f"annotated {picture.width}x{picture.height} ({annotations})"
         )
-    return pixels
+    return pixels, turn

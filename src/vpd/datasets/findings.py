@@ -9,9 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from vpd.data.matching import check_labels
 from vpd.data.sample import CountedDepth, Sample
 from vpd.tensors import IGNORE_LABEL
+
+IGNORED = "(ignored)"
+"""What pixels are called that have no class."""
+DEFAULT_RANGE_M = 10.0
+"""Largest depth of a model that is trained without saying another."""
 
 TOKEN_LENGTHS = (40, 77)
 """Tokens that referring models usually read: RefCOCO and RefCOCO+, RefCOCOg."""
@@ -34,26 +41,43 @@ class SplitFindings:
     groups: set[str] = field(default_factory=set)
     """Rooms, drives, pictures: what resembling samples share."""
     pixels_of_class: Counter[str] = field(default_factory=Counter)
-    """Class name -> labelled pixels; `(ignored)` for the rest."""
+    """Class name -> labelled pixels; `IGNORED` for the rest."""
     scenes: Counter[str] = field(default_factory=Counter)
     """Scene class -> images; `(none)` where the name tells nothing."""
     depth_m: tuple[float, float] | None = None
     """Smallest and largest measured depth, metres."""
+    range_m: float | None = None
+    """Depth from which on truth does not count, metres; none = not known."""
+    measured_pixels: int = 0
+    """Pixels with a depth, of all images."""
+    pixels_beyond: int = 0
+    """Those of them that lie beyond `range_m`, or else `DEFAULT_RANGE_M`."""
     measured_share: list[float] = field(default_factory=list)
     """Share of measured pixels of each image."""
     mask_share: list[float] = field(default_factory=list)
     """Share of object pixels of each mask."""
     expressions: list[str] = field(default_factory=list)
     """Referring expressions."""
+    turned: int = 0
+    """Pictures with an EXIF turn."""
+    unpaired: list[str] = field(default_factory=list)
+    """A line for each file that lacks its partner."""
     notes: list[str] = field(default_factory=list)
     """What is worth knowing though nothing is wrong."""
     problems: list[str] = field(default_factory=list)
-    """One line for each thing that is wrong."""
+    """One line for each other thing that is wrong."""
     names: set[str] = field(default_factory=set, repr=False)
     """Names of the samples that could be read."""
 
     def add(self, sample: Sample, classes: tuple[str, ...], counted: CountedDepth) -> None:
-        """Count a sample that could be read."""
+        """Count a sample that could be read.
+
+        Raises:
+            UsageError: If a label is outside the class list.
+        """
+        if sample.labels is not None and classes:
+            check_labels(sample, len(classes))
+        self.turned += sample.exif_turn != 1
         self.sizes[sample.image.shape[1], sample.image.shape[0]] += 1
         if sample.name in self.names:
             self._complain(sample, "the name stands twice in this split")
@@ -61,9 +85,9 @@ class SplitFindings:
         if sample.group is not None:
             self.groups.add(sample.group)
         if sample.labels is not None:
-            counts = np.bincount(sample.labels.ravel(), minlength=256)
-            self.pixels_of_class.update({name: int(counts[place]) for place, name in enumerate(classes)})
-            self.pixels_of_class["(ignored)"] += int(counts[IGNORE_LABEL])
+            counts = _count(sample.labels, len(classes))
+            self.pixels_of_class.update(dict(zip(classes, counts, strict=False)))
+            self.pixels_of_class[IGNORED] += counts[IGNORE_LABEL]
             if counts[IGNORE_LABEL] == sample.labels.size:
                 self._complain(sample, "every pixel is ignored")
         if sample.depth_m is not None:
@@ -83,6 +107,8 @@ class SplitFindings:
             self._complain(sample, "no pixel has a depth")
             return
         near, far = float(measured.min()), float(measured.max())
+        self.measured_pixels += measured.size
+        self.pixels_beyond += int((measured >= (self.range_m or DEFAULT_RANGE_M)).sum())
         farthest = counted.max_depth_m
         if farthest is not None and near >= farthest:
             self._complain(sample, f"depth is {near:.3f} to {far:.3f} m; only less than {farthest:g} m counts")
@@ -91,9 +117,14 @@ class SplitFindings:
     def _complain(self, sample: Sample, problem: str) -> None:
         self.problems.append(f"{self.split}/{sample.name}: {problem}")
 
+    @property
+    def share_beyond(self) -> float:
+        """Share of the measured pixels that lie beyond the range."""
+        return self.pixels_beyond / max(1, self.measured_pixels)
+
     def lines(self) -> list[str]:
         """The report of the split, a line for each fact."""
-        lines = [f"{self.split}: {self._amount()}; {_number(len(self.problems), 'problem')}"]
+        lines = [f"{self.split}: {self._amount()}; {_number(len(self.unpaired) + len(self.problems), 'problem')}"]
         lines += [f"  {note}" for note in self.notes]
         if self.sizes:
             common = ", ".join(f"{width}x{height} ({n})" for (width, height), n in self.sizes.most_common(3))
@@ -107,6 +138,9 @@ class SplitFindings:
             lines.append(
                 f"  depth: {self.depth_m[0]:.3f} to {self.depth_m[1]:.3f} m; measured: {share:.1f} % of pixels"
             )
+            if self.pixels_beyond and self.range_m is None:
+                beyond = f"{100 * self.share_beyond:.1f} % of measured pixels"
+                lines.append(f"  beyond {DEFAULT_RANGE_M:g} m: {beyond}; vpd train counts them with -s max_depth_m=...")
             lines.append("  scenes: " + ", ".join(f"{name} ({n})" for name, n in self.scenes.most_common()))
         if self.mask_share:
             smallest, largest = (100 * share for share in (min(self.mask_share), max(self.mask_share)))
@@ -119,7 +153,7 @@ class SplitFindings:
             return []
         present = [(name, n) for name, n in self.pixels_of_class.most_common() if n]
         shares = [f"{name} {100 * n / total:.1f} %" for name, n in present]
-        absent = [name for name, n in self.pixels_of_class.items() if not n and name != "(ignored)"]
+        absent = [name for name, n in self.pixels_of_class.items() if not n and name != IGNORED]
         return [f"pixels: {_first(shares)}"] + ([f"classes without a pixel: {_first(absent)}"] if absent else [])
 
     def _amount(self) -> str:
@@ -167,7 +201,8 @@ class SplitFindings:
             "depth_m": self.depth_m,
             "measured_share": float(np.mean(self.measured_share)) if self.measured_share else None,
             "notes": [*self.notes, *self.expression_lines],
-            "problems": self.problems,
+            "exif_turns": self.turned,
+            "problems": [*self.unpaired, *self.problems],
         }
 
 
@@ -186,8 +221,9 @@ class Findings:
 
     @property
     def problems(self) -> list[str]:
-        """Everything that is wrong, one line each."""
-        return [problem for split in self.splits for problem in split.problems]
+        """Everything that is wrong, one line each: first files that lack their partner."""
+        unpaired = [line for split in self.splits for line in split.unpaired]
+        return unpaired + [problem for split in self.splits for problem in split.problems]
 
     def as_dict(self) -> dict[str, Any]:
         """The figures, as JSON has words for them."""
@@ -197,6 +233,14 @@ class Findings:
             "notes": list(self.notes),
             "splits": [split.as_dict() for split in self.splits],
         }
+
+
+def _count(labels: np.ndarray, classes: int) -> list[int]:
+    """Pixels of each label, 0 to 255 at least."""
+    if labels.dtype == np.uint8:  # several times as fast as numpy
+        return Image.fromarray(labels).histogram()
+    counted: list[int] = np.bincount(labels.ravel(), minlength=max(256, classes)).tolist()
+    return counted
 
 
 def _first(words: list[str]) -> str:

@@ -10,6 +10,7 @@ train_list.txt, test_list.txt     "/raw_data/2011_09_26/... /data_depth_annotate
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
@@ -98,6 +99,11 @@ class KittiDepth(ListedDepth):
             self._truth_crop, counted_crop = counted_crop, None
         self.counted = CountedDepth(min_depth_m=1e-3, max_depth_m=80.0, crop=counted_crop)
 
+    def files(self) -> Iterable[Path]:
+        """Pictures and their depth."""
+        folders = (IMAGE_FOLDERS, DEPTH_FOLDERS)
+        return (self._find(name, places) for pair in self.pairs for name, places in zip(pair[:2], folders, strict=True))
+
     def __getitem__(self, index: int) -> Sample:
         """Read one pair.
 
@@ -113,6 +119,7 @@ class KittiDepth(ListedDepth):
             image=image_path,
             depth=self._find(pair.depth, DEPTH_FOLDERS),
             origin=pair.origin,
+            exif=self.exif,
             scene=SCENE,
             group=drive.group() if drive else None,
         )

@@ -21,10 +21,10 @@ import logging
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from vpd.config import Recipe, Task
-from vpd.data.sample import SampleSet
+from vpd.data.sample import Exif, SampleSet
 from vpd.datasets import (
     ade20k,
     cityscapes,
@@ -74,6 +74,9 @@ LAYOUTS: dict[str, Layout] = {
 }
 """Name of each layout, as `--format` takes it; looked for in this order."""
 
+VALIDATION_NAMES, TEST_NAME = ("val", "valid", "validation", "dev"), "test"
+"""What the split to validate on may be called, in any case, and what stands in where there is none."""
+
 
 def open_data(
     root: str | Path,
@@ -90,7 +93,9 @@ def open_data(
         task: What it is to be used for; none = whatever it can be used for.
         format: Layout, one of `LAYOUTS`; none = detect it, and log which it is.
         split: Part of the data set.
-        options: Keyword arguments of the layout's class, such as `FolderData`, `NyuDepth` or `ReferData`.
+        options: Keyword arguments of the layout's class, such as `FolderData`, `NyuDepth` or `ReferData`; and `exif`:
+            `apply` (as if it were left out) turns pictures as their EXIF orientation says, `ignore` takes them as they
+            lie in the file, as tools do that labelled them so.
 
     Raises:
         UsageError: If the folder is missing or has no known layout, the layout is for another task, or an option
@@ -103,8 +108,12 @@ def open_data(
         raise UsageError(f"{root}: format {format!r} is not for {task}; choose one of: {', '.join(formats_for(task))}")
     layout = find_layout(format)
     check_options(format, options)
+    exif = options.pop("exif", None)
+    if exif not in (None, *get_args(Exif)):
+        raise UsageError(f"exif={exif!r}; choose one of: {', '.join(get_args(Exif))}")
     needed = {"task": task} if layout.takes_task else {}
     opened = layout.open(root, split, **needed, **options)
+    opened.exif = exif
     found = opened.parts or layout.parts  # readers of several parts tell which they found
     if task is not None and part_of(task) not in found:
         raise UsageError(f"{root}: its {split} split is for {' and '.join(tasks_of(found))}, not for {task}")
@@ -123,7 +132,8 @@ def option_names(layout: Layout) -> list[str]:
     decided = set(layout.open.keywords) if isinstance(layout.open, partial) else set()
     decided |= {"task"} if layout.takes_task else set()
     arguments = inspect.signature(layout.open).parameters.items()
-    return [name for name, given in arguments if given.kind is given.KEYWORD_ONLY and name not in decided]
+    own = [name for name, given in arguments if given.kind is given.KEYWORD_ONLY and name not in decided]
+    return own if layout is LAYOUTS[WORLD] else [*own, "exif"]
 
 
 def check_options(format: str, options: Iterable[str]) -> None:  # noqa: A002
@@ -154,7 +164,9 @@ def detect_format(root: str | Path, task: Task | None = None) -> str:
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        raise UsageError(f"{root}: several layouts fit: {', '.join(fitting)}. Choose one with --format")
+        raise UsageError(
+            f"{root}: several layouts fit: {', '.join(fitting)}. Choose one with --format (vpd data check: before DIR)"
+        )
     what = f"no data set for {task}" if task else "no known data set"
     wanted = formats_for(task) if task else list(LAYOUTS)
     signs = "; ".join(f"{name}: {LAYOUTS[name].signs}" for name in wanted)
@@ -182,9 +194,14 @@ def splits_of(root: str | Path, format: str) -> list[str]:  # noqa: A002
 
 
 def held_out_split(root: str | Path, layout: str) -> str | None:
-    """The split to measure on where nobody names one: val, else test, else none."""
-    present = splits_of(root, layout)
-    return next((split for split in ("val", "test") if split in present), None)
+    """The split to measure on where nobody names one: val under any of its names, else test, else none."""
+    present = {split.lower(): split for split in reversed(splits_of(root, layout))}
+    return next((present[name] for name in (*VALIDATION_NAMES, TEST_NAME) if name in present), None)
+
+
+def told_split(split: str) -> str:
+    """A held-out split in words, which tell where the test split stands in."""
+    return f"{split}, since there is no {'/'.join(VALIDATION_NAMES)} split" if split.lower() == TEST_NAME else split
 
 
 def reader_options(layout: str, recipe: Recipe, options: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from vpd.data.sample import CountedDepth, Sample
@@ -86,6 +87,10 @@ class NyuDepth(ListedDepth):
         if not self.pairs:
             raise UsageError(f"{root}: the {split} split has no pair of rgb_*.jpg and sync_depth_*.png")
 
+    def files(self) -> Iterable[Path]:
+        """Pictures and their depth."""
+        return (self.folder / name for pair in self.pairs for name in (pair.image, pair.depth))
+
     def __getitem__(self, index: int) -> Sample:
         """Read one pair.
 
@@ -101,6 +106,7 @@ class NyuDepth(ListedDepth):
             image=self.folder / pair.image,
             depth=self.folder / pair.depth,
             origin=pair.origin,
+            exif=self.exif,
             scene=scene_of(pair.image, self.scenes, strict=self._strict_scenes),
             # parts of one visit to a room are told apart by a letter: kitchen_0028a, kitchen_0028b
             group=re.sub(r"(?<=[0-9])[a-z]$", "", room),

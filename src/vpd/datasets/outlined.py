@@ -91,7 +91,17 @@ class OutlinedSamples(SampleSet):
         with naming(str(item.annotation)):
             painting = self._paint(item)
             folder, _, _ = item.name.rpartition("/")
-            return self._reader.sample(item.name, image=painting.image, labels=painting.labels, group=folder or None)
+            return self._reader.sample(
+                item.name, image=painting.image, labels=painting.labels, group=folder or None, exif=self.exif
+            )
+
+    def files(self) -> Iterable[Path]:
+        """Annotation files; a picture may stand in its own."""
+        return (item.annotation for item in self.items)
+
+    def reading(self) -> dict[str, Any]:
+        """As the reader of the pictures has it."""
+        return self._reader.reading
 
     def complaint(self, index: int) -> str | None:
         """Which objects of a sample were left out, if any."""
@@ -123,7 +133,7 @@ class OutlinedSamples(SampleSet):
             notes.append(f"pixels without object are class 0, {names[0]}; background=ignore leaves them out")
         self.classes = names
         self.notes = tuple(notes)
-        self._reader = PartReader(classes=ClassList(names, where=listed.where))
+        self._reader = PartReader(classes=ClassList(names, ignored=IGNORE_LABEL, where=listed.where))
 
     def _number(self, label: Any, where: str) -> int:
         """Number of an object's class.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vpd.data.sample import Sample, SampleSet
+from vpd.data.sample import Exif, Sample, SampleSet
 from vpd.datasets.annotations import inner_path
 from vpd.datasets.sample_reader import PartReader
 from vpd.errors import UsageError
@@ -103,6 +103,7 @@ def read_listed(
     origin: str,
     scene: str | None = None,
     group: str | None = None,
+    exif: Exif | None = None,
 ) -> Sample:
     """The sample of a picture and its depth, as `PartReader.sample` makes it.
 
@@ -114,6 +115,7 @@ def read_listed(
         origin: List and line that name them, which are told where one is missing; may be empty.
         scene: Scene class, where known.
         group: What resembling samples share.
+        exif: What is done about EXIF orientations.
 
     Raises:
         UsageError: If a file is missing or cannot be read, or sizes differ.
@@ -121,4 +123,4 @@ def read_listed(
     for path in (image, depth):
         if origin and not path.is_file():
             raise UsageError(f"{path}: no such file; {origin} names it")
-    return reader.sample(name, image=image, depth=depth, scene=scene, group=group)
+    return reader.sample(name, image=image, depth=depth, scene=scene, group=group, exif=exif)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from vpd.data.sample import Sample, SampleSet
 from vpd.datasets.annotations import naming
@@ -57,8 +57,22 @@ class PairSamples(SampleSet):
         labels, depth = (pair.partner, None) if self._reader.classes else (None, pair.partner)
         with naming(pair.origin):
             return self._reader.sample(
-                pair.name, image=pair.image, labels=labels, depth=depth, scene=pair.scene, group=pair.group
+                pair.name,
+                image=pair.image,
+                labels=labels,
+                depth=depth,
+                scene=pair.scene,
+                group=pair.group,
+                exif=self.exif,
             )
+
+    def files(self) -> Iterable[Path]:
+        """Images and their partners."""
+        return (path for pair in self.pairs for path in (pair.image, pair.partner))
+
+    def reading(self) -> dict[str, Any]:
+        """As the reader of the files has it."""
+        return self._reader.reading
 
 
 def named_files(folder: Path, end: str) -> dict[str, Path]:

@@ -93,7 +93,13 @@ class RecordSamples(SampleSet):
         if sentence >= 0:
             name, texts = f"{name}_{sentence}", texts[sentence : sentence + 1]
         with naming(record.where):
-            return self._reader.sample(name, texts=texts, scene=record.scene, group=record.group, **record.parts)
+            return self._reader.sample(
+                name, texts=texts, scene=record.scene, group=record.group, exif=self.exif, **record.parts
+            )
+
+    def reading(self) -> dict[str, Any]:
+        """As the reader of the pictures has it."""
+        return self._reader.reading
 
 
 def sentences_of(count: int) -> Iterable[int]:
@@ -163,6 +169,11 @@ class RecordsData(RecordSamples):
     def sample_keys(self) -> Iterable[str]:
         """Where each sample stands in the file."""
         return (str(item) for item in self._items.tolist())
+
+    def files(self) -> Iterable[Path]:
+        """Images and what belongs to them."""
+        records = (self._record(*place[:-1]) for place in self._items.tolist())
+        return (path for record in records for path in record.parts.values() if isinstance(path, Path))
 
     def _record(self, *place: int) -> Record:
         offset, number = place

@@ -116,6 +116,11 @@ class ReferData(SampleSet):
         """Names of the samples in their order."""
         return (name for name, _, _ in self.items)
 
+    def files(self) -> Iterable[Path]:
+        """The pictures."""
+        pictures = (self.pictures[reference.image_id] for _, reference, _ in self.items)
+        return (picture.path for picture in pictures)
+
     def __getitem__(self, index: int) -> Sample:
         """Read one picture and draw the mask of one reference.
 
@@ -124,7 +129,7 @@ class ReferData(SampleSet):
         """
         name, reference, texts = self.items[index]
         picture = self.pictures[reference.image_id]
-        image = read_picture(picture, self._instances_path)
+        image, turn = read_picture(picture, self._instances_path, self.exif)
         mask = decode_mask(
             self._segmentations[reference.ann_id],
             height=picture.height,
@@ -132,7 +137,7 @@ class ReferData(SampleSet):
             overlap=self.overlap,
             name=f"{self._instances_path}, annotation {reference.ann_id} on {picture.file_name}",
         )
-        return Sample(name, image, mask=mask, texts=texts, group=picture.file_name.as_posix())
+        return Sample(name, image, mask=mask, texts=texts, group=picture.file_name.as_posix(), exif_turn=turn)
 
     def complaint(self, index: int) -> str | None:
         """That a sample's polygons reach out of the picture, if they do."""

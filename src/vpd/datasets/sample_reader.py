@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vpd.data.sample import GENERIC_SCENE, CountedDepth, Sample
+from vpd.data.sample import GENERIC_SCENE, CountedDepth, Exif, Sample
 from vpd.datasets.classes import LabelTable
 from vpd.datasets.coco_masks import Overlap, check_inside, decode_mask
 from vpd.datasets.depth_arrays import is_array, read_depth_array
 from vpd.errors import UsageError
 from vpd.files.decoding import Encoded
-from vpd.files.images import read_depth, read_image, read_labels
+from vpd.files.images import read_depth, read_labels, read_photo
 
 Picture = Path | Encoded
 """An image file, or one inside another file."""
@@ -58,6 +58,12 @@ class PartReader:
         """Which depth counts in evaluation."""
         return CountedDepth(max_depth_m=self.max_depth_m)
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """See `SampleSet.reading`."""
+        depth = {"depth_scale": self.depth_scale, "max_depth_m": self.max_depth_m}
+        return {name: value for name, value in depth.items() if value} | (self.classes.reading if self.classes else {})
+
     def sample(
         self,
         name: str,
@@ -69,6 +75,7 @@ class PartReader:
         texts: tuple[str, ...] = (),
         scene: str | None = None,
         group: str | None = None,
+        exif: Exif | None = None,
     ) -> Sample:
         """Read one sample.
 
@@ -81,25 +88,27 @@ class PartReader:
             texts: Expressions that mean `mask`.
             scene: Scene class, where known.
             group: What resembling samples share.
+            exif: What is done about the picture's EXIF orientation; none = it is applied.
 
         Raises:
             UsageError: If a part cannot be read, is of another size than the image, or has values that mean
                 nothing.
         """
-        pixels = np.array(read_image(image))
-        size = (pixels.shape[0], pixels.shape[1])
+        pixels, turn = read_pixels(image, exif)
+        size, place = (pixels.shape[0], pixels.shape[1]), told_turn(image, turn, exif)
         return Sample(
             name,
             pixels,
-            labels=None if labels is None else self._labels(labels, image, size),
-            depth_m=None if depth is None else self._depth_m(depth, image, size),
-            mask=None if mask is None else self._mask(mask, image, size),
+            labels=None if labels is None else self._labels(labels, place, size),
+            depth_m=None if depth is None else self._depth_m(depth, place, size),
+            mask=None if mask is None else self._mask(mask, place, size),
             texts=texts,
             scene=scene,
             group=group,
+            exif_turn=turn,
         )
 
-    def _labels(self, source: Picture | NDArray[Any], image: Picture, size: tuple[int, int]) -> NDArray[np.uint8]:
+    def _labels(self, source: Picture | NDArray[Any], image: str, size: tuple[int, int]) -> NDArray[np.uint8]:
         if self.classes is None:
             raise UsageError(f"{image}: labels without class names")
         raw = source if isinstance(source, np.ndarray) else self.classes.read(source)
@@ -107,7 +116,7 @@ class PartReader:
         check_same_size("label", raw, place, size, image)
         return self.classes.check(raw, place)
 
-    def _depth_m(self, source: Picture | NDArray[Any], image: Picture, size: tuple[int, int]) -> NDArray[np.float32]:
+    def _depth_m(self, source: Picture | NDArray[Any], image: str, size: tuple[int, int]) -> NDArray[np.float32]:
         if isinstance(source, np.ndarray) or is_array(source):
             depth_m = read_depth_array(source, self.depth_scale)
         else:
@@ -119,7 +128,7 @@ class PartReader:
         return depth_m
 
     def _mask(
-        self, source: Picture | dict[str, Any] | list[Any], image: Picture, size: tuple[int, int]
+        self, source: Picture | dict[str, Any] | list[Any], image: str, size: tuple[int, int]
     ) -> NDArray[np.bool_]:
         if isinstance(source, (dict, list)):
             name = f"mask of {image}"
@@ -129,6 +138,23 @@ class PartReader:
         raw = read_labels(source)
         check_same_size("mask", raw, source, size, image)
         return raw > 0
+
+
+def read_pixels(image: Picture, exif: Exif | None) -> tuple[NDArray[np.uint8], int]:
+    """Pixels `(H, W, 3)` of a picture, and its EXIF orientation, which is applied unless `exif` says `ignore`.
+
+    Raises:
+        UsageError: If it cannot be read.
+    """
+    picture, turn = read_photo(image, turn=exif != "ignore")
+    return np.array(picture), turn
+
+
+def told_turn(image: Picture, turn: int, exif: Exif | None) -> str:
+    """A picture in messages on its size, with the turn that viewers do not show."""
+    if turn == 1 or exif == "ignore":
+        return str(image)
+    return f"{image}, which is turned by its EXIF orientation {turn}; exif=ignore takes it as it lies in the file"
 
 
 def scene_names(found: Iterable[str | None]) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from vpd.config import Resize
 from vpd.data.sample import Sample, SampleSet
 from vpd.data.workers import NumberedSamples, Readers
 from vpd.errors import UsageError
+from vpd.evaluation.fitted_data import fit_classes, look_before
 from vpd.evaluation.protocols import Protocol, draw_sheet
 from vpd.inference.cache import FrozenCaches
 from vpd.inference.memory import Memory
@@ -147,9 +148,11 @@ def evaluate(model: PerceptionModel, sample_set: SampleSet, **options: Any) -> d
         (how samples were run for the sake of `memory` -> how many) where there are any.
 
     Raises:
-        UsageError: As `measure`.
+        UsageError: As `measure`; and if a first look finds nothing in the samples that counts.
         Interrupted: As `measure`.
     """
+    sample_set = fit_classes(model, sample_set)
+    look_before(model, sample_set, "evaluated", limit=options.get("limit"))
     return measure(model, sample_set, **options).report()
 
 
@@ -188,8 +191,8 @@ def measure(
         caches: Where results of the frozen parts are kept from one evaluation to the next, if anywhere.
 
     Raises:
-        UsageError: If there is no sample, one cannot be read or lacks the truth, or the classes of data and model
-            differ; in all processes, after `ROUND` batches at most.
+        UsageError: If there is no sample, one cannot be read or lacks the truth, or the classes of data and model,
+            which are matched by name, have nothing in common; in all processes, after `ROUND` batches at most.
         OSError: If `keep` cannot write, as on a full disk; likewise.
         Interrupted: If `should_stop` said so.
     """
@@ -198,6 +201,7 @@ def measure(
         raise UsageError(f"There is no sample to measure on: the data has {len(sample_set)}, and limit is {limit}.")
     if batch_size < 1:
         raise UsageError(f"batch_size={batch_size}: give 1 or more.")
+    sample_set = fit_classes(model, sample_set)
     protocol = Protocol(model, sample_set, caches, memory)
     rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     batches = [range(first, min(first + batch_size, total)) for first in range(0, total, batch_size)]
@@ -218,7 +222,7 @@ def measure(
 
 def sample_sheet(model: PerceptionModel, sample_set: SampleSet, *, count: int, caption: str = "") -> Image.Image:
     """Image, truth and prediction of a few samples, spread evenly over the data set, on one picture."""
-    count = min(count, len(sample_set))
+    sample_set, count = fit_classes(model, sample_set), min(count, len(sample_set))
     samples = [sample_set[place * len(sample_set) // count] for place in range(count)]
     return draw_sheet(Protocol(model, sample_set), samples, caption=caption)
 

@@ -198,8 +198,8 @@ def check_size(size: tuple[int, int], name: str) -> None:
         raise UsageError(_too_large(f"{name}: {width}x{height}", width * height / 1e6))
 
 
-def to_rgb(image: Image.Image, name: str, *, stretch: bool = False) -> Image.Image:
-    """Upright 8-bit RGB, whatever the colour mode; transparent parts show a white ground.
+def to_rgb(image: Image.Image, name: str, *, stretch: bool = False, turn: bool = True) -> Image.Image:
+    """Upright 8-bit RGB, whatever the colour mode; transparent parts show a white ground. `turn=False`: as it lies.
 
     Grey of more than 8 bits, with a sign or of floating point is scaled by the rule of `greys`, or stretched.
 
@@ -208,7 +208,7 @@ def to_rgb(image: Image.Image, name: str, *, stretch: bool = False) -> Image.Ima
     """
     try:
         image.load()  # before asking for the orientation: Pillow turns a TIFF while loading it
-        upright = _UPRIGHT.get(_orientation(image))
+        upright = _UPRIGHT.get(exif_orientation(image)) if turn else None
         if is_deep(image):
             rgb = Image.fromarray(to_8_bits(image, stretch=stretch)).convert("RGB")
         elif image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -221,8 +221,8 @@ def to_rgb(image: Image.Image, name: str, *, stretch: bool = False) -> Image.Ima
     return rgb if upright is None else rgb.transpose(upright)
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 = upright; damaged EXIF says nothing."""
+def exif_orientation(image: Image.Image) -> int:
+    """EXIF orientation of a loaded picture, 1 = upright; damaged EXIF says nothing."""
     try:
         return int(image.getexif().get(0x0112, 1))
     except Exception:  # a broken tag is no reason to refuse the pixels

@@ -19,6 +19,7 @@ from vpd.files.decoding import (
     Encoded,
     check_size,
     decode_file,
+    exif_orientation,
     mode_words,
     to_rgb,
 )
@@ -81,6 +82,20 @@ def read_image(source: str | Path | Encoded | Image.Image | NDArray[Any], *, str
         check_size(source.size, name)
         return to_rgb(source, name, stretch=stretch)
     return to_rgb(decode_file(_file(source), PHOTO_FORMATS).image, str(source), stretch=stretch)
+
+
+def read_photo(path: str | Path | Encoded, *, turn: bool = True) -> tuple[Image.Image, int]:
+    """Picture of a file as `read_image` makes it, and the EXIF orientation that stands there (1 = upright).
+
+    Args:
+        path: Path or encoded file.
+        turn: Whether it is turned as the orientation says.
+
+    Raises:
+        UsageError: As `read_image`.
+    """
+    image, _ = decode_file(_file(path), PHOTO_FORMATS)
+    return to_rgb(image, str(path), turn=turn), exif_orientation(image)
 
 
 def read_labels(path: str | Path | Encoded) -> NDArray[np.uint8]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,11 @@ def class_names(given: Sequence[str] | None, samples: SampleSet) -> tuple[str, .
         raise UsageError("The data names no classes: set classes=[road, sky, ...] in the order of the labels.")
     if of_data and len(of_data) != len(names):
         raise UsageError(f"classes names {len(names)} classes, but the data has {len(of_data)}: {', '.join(of_data)}.")
+    if names != tuple(of_data) and set(names) == set(of_data):
+        raise UsageError(
+            f"classes names the data's classes in another order, {', '.join(names)}, but labels are numbers in the "
+            f"data's: {', '.join(of_data)}. Leave classes out, or name them in that order."
+        )
     check_number(names)
     return names
 
@@ -52,34 +56,6 @@ def check_number(classes: Sequence[str]) -> None:
             "neither trained nor measured. Merge rare classes, or train fewer with the open head and name others in "
             "`predict`."
         )
-
-
-def check_classes(of_data: Sequence[str], of_model: Sequence[str]) -> None:
-    """Make sure that label numbers mean the same in data and model.
-
-    Other names of the same number are only warned of, because prompts may well be worded better than labels.
-
-    Args:
-        of_data: Class names of the data set; empty = not known.
-        of_model: Class names of the model.
-
-    Raises:
-        UsageError: If the numbers of classes differ, the same names stand in another order, or there are more than
-            labels hold.
-    """
-    check_number(of_model)
-    if not of_data or tuple(of_data) == tuple(of_model):
-        return
-    if len(of_data) != len(of_model):
-        raise UsageError(
-            f"The data has {len(of_data)} classes and the model {len(of_model)}: "
-            f"{first_names(of_data)} and {first_names(of_model)}. Use the data the model was trained for."
-        )
-    place = next(n for n, (theirs, ours) in enumerate(zip(of_data, of_model, strict=True)) if theirs != ours)
-    difference = f"class {place} is {of_data[place]!r} in the data and {of_model[place]!r} in the model"
-    if set(of_data) == set(of_model):
-        raise UsageError(f"Data and model have the same classes in another order: {difference}.")
-    logger.warning("Labels are matched by number, though names differ: %s.", difference)
 
 
 def asked_classes(model: Any, classes: Sequence[str] | None) -> tuple[Tensor | None, tuple[str, ...], Tensor | None]:

@@ -181,7 +181,10 @@ class DepthModel(PerceptionModel[DepthPrediction]):
             raise UsageError("Depth trains on depth maps; this data has none.")
         scenes = batch.scenes or [None] * len(batch.images)
         depth_m = self(batch.images, self.scene_prompts(scenes), caches=caches)
-        return silog_loss_sum(depth_m, batch.depth_m, over=self.config.loss_over)
+        truth_m = batch.depth_m
+        if not self.config.counts_beyond:  # no output can reach it, and evaluation does not count it
+            truth_m = torch.where(truth_m < self.config.max_depth_m, truth_m, 0)
+        return silog_loss_sum(depth_m, truth_m, over=self.config.loss_over)
 
     @classmethod
     def example_batch(cls, size: int, side_px: int) -> Batch:

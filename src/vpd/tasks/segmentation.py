@@ -30,7 +30,7 @@ from vpd.metrics.segmentation import SegmentationMetrics
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import PLAIN_TEMPLATE, EmbedNames, check_templates, embed_names
 from vpd.prompts.names import published_prompts as read_published_prompts
-from vpd.tasks.classes import asked_classes, check_classes, check_number, class_names, with_classes
+from vpd.tasks.classes import asked_classes, check_number, class_names, with_classes
 from vpd.tasks.losses import LossSum, segmentation_loss_sum
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.predictions import SegmentationPrediction
@@ -194,8 +194,11 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
         if batch.labels is None:
             raise UsageError("Segmentation trains on label images; this data has none.")
         check_number(self.config.classes)
-        logits = self(batch.images, caches=caches)
-        return segmentation_loss_sum(logits, batch.labels, count_ignored=self.config.count_ignored)
+        try:
+            logits = self(batch.images, caches=caches)
+            return segmentation_loss_sum(logits, batch.labels, count_ignored=self.config.count_ignored)
+        except IndexError as error:  # torch's word for a label that is no class; sample sets with classes find it first
+            raise UsageError(f"{batch.names}: a label is outside the {logits.shape[1]} classes of the model") from error
 
     @classmethod
     def example_batch(cls, size: int, side_px: int) -> Batch:
@@ -255,10 +258,9 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
         return "classes" if self.config.head == "open" else "fixed"
 
     def measures(self, sample_set: SampleSet) -> Measures:
-        """Labels at the original size, all pixels of the data set together; classes must be the model's, in order."""
-        check_classes(sample_set.classes, self.config.classes)
-        words = "labels at the size of the images, pixels of all samples together"
-        return Measures({"": SegmentationMetrics(len(self.config.classes))}, {"": words})
+        """Labels at the original size, all pixels of the data set together; labels are the model's numbers."""
+        words = {"": "labels at the size of the images, pixels of all samples together"}
+        return Measures({"": SegmentationMetrics(len(self.config.classes))}, words)
 
     def shown(self, sample: Sample, prediction: SegmentationPrediction) -> Shown:
         """In the colours of the classes."""

@@ -12,7 +12,6 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vpd.data.sample import SampleSet
 from vpd.errors import UsageError
 from vpd.files.atomic import append_json_line, atomic_folder, read_json_lines, write_json
 from vpd.files.images import to_pixels
@@ -27,27 +26,6 @@ BAD_SAMPLES = "bad-samples.jsonl"
 BAD_BATCHES = "bad-batches"
 """Folder of a run: what the samples were on which the loss or the gradient was no number."""
 _SHOWN = 5
-_LOOKED_AT = 12
-
-
-def look_at_some(sample_set: SampleSet, *, max_share: float) -> None:
-    """Read a few samples, spread evenly, before anything that takes long: a wrong class list shows in most of them.
-
-    Raises:
-        UsageError: If more than half cannot be read, or any where none may (`max_share` is 0).
-    """
-    problems, number = list[str](), min(_LOOKED_AT, len(sample_set))
-    for place in range(number):
-        try:
-            sample_set[place * len(sample_set) // number]
-        except UsageError as error:
-            problems.append(str(error))
-    if len(problems) > (number / 2 if max_share else 0):  # so few say little of a share, but this is no accident
-        raise UsageError(
-            f"Of {number} training samples that were looked at before the start, {len(problems)} cannot be used: "
-            f"{'; '.join(problems[:2])}{'; ...' if len(problems) > 2 else ''}. Mend the data or the class list; "
-            "vpd data check names every problem."
-        )
 
 
 class BadSamples:

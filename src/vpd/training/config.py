@@ -31,7 +31,8 @@ class DataSettings(Frozen):
     split: str = "train"
     """Part to train on."""
     validation_split: str | None = "auto"
-    """Part to measure on during training; `auto` = val, or test where there is no val; none = no validation."""
+    """Part to measure on during training; `auto` = val (valid, validation, dev), or test where there is none
+    of these; none = no validation."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further options of the layout's reader."""
 

@@ -16,7 +16,7 @@ from accelerate.utils import broadcast, gather
 from vpd.data.batches import SampleStream
 from vpd.data.sample import SampleSet, Transform
 from vpd.errors import UsageError
-from vpd.evaluation.evaluate import Interrupted, evaluate, sample_sheet
+from vpd.evaluation.evaluate import Interrupted, measure, sample_sheet
 from vpd.inference.cache import FrozenCaches
 from vpd.model_folder import MODEL
 from vpd.processes import do_on_first, find_processes
@@ -195,7 +195,7 @@ class Training:
                 for buffer in self.model.buffers():
                     broadcast(buffer)
             try:
-                report = evaluate(
+                evaluation = measure(
                     self.model,
                     samples,
                     limit=config.validate_limit,
@@ -206,7 +206,7 @@ class Training:
                 )
             except Interrupted:
                 return {}
-            metrics: dict[str, float] = report["metrics"]
+            metrics: dict[str, float] = evaluation.report()["metrics"]
             progress.record(done, "validation", metrics)
             self.on_validated(done, metrics)
             if config.pictures and self.accelerator.is_main_process:

@@ -22,13 +22,21 @@ from vpd.processes import do_on_first, find_processes, worker_context
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.table import TaskKind, find_task
 from vpd.training.auto_accumulate import find_accumulation
-from vpd.training.bad_data import look_at_some
 from vpd.training.checkpoints import latest_checkpoint
 from vpd.training.config import TrainConfig
+from vpd.training.fitted_data import fit_data
 from vpd.training.loop import Training
 from vpd.training.run_folder import tell_no_run
 from vpd.training.settings import read_settings, resolve_config, write_config
-from vpd.training.setup import build_data, check_same_data, pin_sources, start_model, training_transform
+from vpd.training.setup import (
+    build_data,
+    check_same_classes,
+    check_same_data,
+    data_rules,
+    pin_sources,
+    start_model,
+    training_transform,
+)
 from vpd.training.trackers import check_trackers
 from vpd.version import __version__
 
@@ -94,9 +102,8 @@ def train(
         worker_context()  # its server imports while the model is read
     accelerator = find_processes()
     accelerator.wait_for_everyone()  # before the first process writes what the others have just looked for
-    data = data or build_data(config)
-    if not has_progress:
-        look_at_some(data[0], max_share=config.max_bad_share)
+    given_set, validation_set = data or build_data(config)
+    data = fit_data(config, kind, (given_set, validation_set), folder)
     writable_folder(folder)
     with ExitStack() as held:
         do_on_first(accelerator, lambda: held.enter_context(only_run_in(folder)))
@@ -119,9 +126,12 @@ def _train_in(
         check_same_data(checkpoint, train_set, config)
         logger.info("Going on after step %d.", checkpoint.step)
         model: PerceptionModel[Any] = load(checkpoint.folder, device="cpu", dtype="float32", task=task)
+        check_same_classes(model, train_set, config, checkpoint.folder)
     else:
         model = start_model(config, train_set, task)
-        model.config = model.config.model_copy(update={"notes": {**model.config.notes, "training": _notes_of(config)}})
+        model.config = model.config.model_copy(
+            update={"notes": {**model.config.notes, "training": _notes_of(config, train_set)}}
+        )
     if config.accumulate == "auto":
         config = config.model_copy(update={"accumulate": find_accumulation(model, config, accelerator)})
     if accelerator.is_main_process:
@@ -155,9 +165,11 @@ def _tell(config: TrainConfig, processes: int) -> None:
     )
 
 
-def _notes_of(config: TrainConfig) -> dict[str, Any]:
+def _notes_of(config: TrainConfig, train_set: SampleSet) -> dict[str, Any]:
     """What a trained model says of its training; no paths, since models travel."""
     told = {"data": Path(config.data.root).name, "split": config.data.split, "vpd": __version__}
+    told |= data_rules(train_set, but=config.classes or train_set.classes)
+    told |= {"format": config.data.format} if config.data.format else {}
     kept = {"recipe", "mode", "steps", "epochs", "batch_size", "learning_rate", "crop_px", "precision", "seed"}
     kept |= {"optimiser", "ema_decay"}
     return told | config.model_dump(mode="json", include=kept, exclude_none=True)

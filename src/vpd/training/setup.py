@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import inspect
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vpd.data.sample import SampleSet
+from vpd.data.matching import both
+from vpd.data.sample import READING, SampleSet
 from vpd.data.transforms import Pipeline
-from vpd.datasets.layouts import detect_format, find_layout, held_out_split, open_data, reader_options
+from vpd.datasets.layouts import detect_format, find_layout, held_out_split, open_data, reader_options, told_split
 from vpd.errors import UsageError
 from vpd.inference.cache import FrozenCaches, TensorCache
 from vpd.loading import check_task, is_adapted, load
@@ -60,32 +62,50 @@ def build_data(config: TrainConfig) -> tuple[SampleSet, SampleSet | None]:
     open_split = partial(open_data, data.root, config.task, format=data.format, **options)
     train_set = open_split(split=data.split)
     validation_set = open_split(split=data.validation_split) if data.validation_split else None
-    told = f"validation on {data.validation_split}" if data.validation_split else "no validation"
+    told = f"validation on {told_split(data.validation_split)}" if data.validation_split else "no validation"
     logger.info("Data: %s, format %s, training on %s, %s.", data.root, data.format, data.split, told)
     return train_set, validation_set
 
 
 def data_identity(sample_set: SampleSet) -> dict[str, Any]:
-    """Number of the samples, and a hash of what tells them apart, in their order; none where nothing is known."""
+    """Number of the samples, a hash of what tells them apart in their order, if anything does, and `data_rules`."""
     digest, is_empty = hashlib.sha256(), True
     keys = sample_set.sample_keys() if hasattr(sample_set, "sample_keys") else ()  # any class with samples will do
     for key in keys:
         digest.update(key.encode("utf-8", "surrogateescape") + b"\0")
         is_empty = False
-    return {"samples": len(sample_set), "keys_sha256": None if is_empty else digest.hexdigest()}
+    told = {"samples": len(sample_set), "keys_sha256": None if is_empty else digest.hexdigest()}
+    return told | data_rules(sample_set)
+
+
+def data_rules(sample_set: SampleSet, *, but: Sequence[str] = ()) -> dict[str, Any]:
+    """What label and depth values mean: `classes`, unless they are `but`, and `reading`, where there is any."""
+    classes = list(getattr(sample_set, "classes", ()))
+    reading = sample_set.reading() if hasattr(sample_set, "reading") else {}
+    read = {name: reading[name] for name in READING if name in reading}
+    return ({"classes": classes} if classes and classes != list(but) else {}) | ({"reading": read} if read else {})
 
 
 def check_same_data(checkpoint: Checkpoint, train_set: SampleSet, config: TrainConfig) -> None:
     """Make sure that a run goes on with its samples, as the number of a step says which of them it takes.
 
-    A checkpoint of an older release, which does not tell its samples, goes on with any.
+    A checkpoint of an older release, which does not tell its samples or their classes, goes on with any.
 
     Raises:
-        UsageError: If there are other samples, or another order of them, and `on_changed_data` says to stop.
+        UsageError: If label or depth values mean something else; or if there are other samples, or another order of
+            them, and `on_changed_data` says to stop.
     """
     before, now = checkpoint.data, data_identity(train_set)
     if before is None:
         return
+    if "classes" in before and before["classes"] != now.get("classes"):
+        _refuse_other_classes(before["classes"], now.get("classes", ()), checkpoint.folder)
+    if "reading" in before and before["reading"] != now.get("reading", {}):
+        raise UsageError(
+            f"The run was started with values of label or depth files that mean {before['reading']}; now they mean "
+            f"{now.get('reading', {})}. Put the class list or the options back as they were, or start anew from this "
+            f"run's model (--model {checkpoint.folder})."
+        )
     hashes = (before["keys_sha256"], now["keys_sha256"])
     if before["samples"] != now["samples"]:
         what = f"had {before['samples']} samples and has {now['samples']} now"
@@ -101,6 +121,25 @@ def check_same_data(checkpoint: Checkpoint, train_set: SampleSet, config: TrainC
             f"model (--model {checkpoint.folder})."
         )
     logger.warning("%s; the run goes on with it from step %d.", told, checkpoint.step)
+
+
+def check_same_classes(model: PerceptionModel[Any], train_set: SampleSet, config: TrainConfig, folder: Path) -> None:
+    """Make sure that the data has the classes of the model that a run goes on with.
+
+    Raises:
+        UsageError: If it has others, or another order of them; names both lists.
+    """
+    known = tuple(getattr(model.config, "classes", ()))
+    if known and known != (names := tuple(config.classes or train_set.classes)):
+        _refuse_other_classes(known, names, folder)
+
+
+def _refuse_other_classes(before: Sequence[str], now: Sequence[str], folder: Path) -> None:
+    raise UsageError(
+        f"The class list has changed since the run was started. {both(now, before, 'the run')} Labels are numbers in "
+        f"that list, so put it back as it was; or start anew from this run's model (--model {folder}), which keeps "
+        "what it knows of the classes."
+    )
 
 
 def start_model(config: TrainConfig, train_set: SampleSet, task: TaskKind | None = None) -> PerceptionModel[Any]:
