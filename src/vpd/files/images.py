@@ -94,7 +94,7 @@ def read_photo(path: str | Path | Encoded, *, turn: bool = True) -> tuple[Image.
     Raises:
         UsageError: As `read_image`.
     """
-    image, _ = decode_file(_file(path), PHOTO_FORMATS)
+    image = decode_file(_file(path), PHOTO_FORMATS).image
     return to_rgb(image, str(path), turn=turn), exif_orientation(image)
 
 

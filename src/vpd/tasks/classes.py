@@ -17,8 +17,6 @@ from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import embed_names
 from vpd.tensors import IGNORE_LABEL
 
-logger = logging.getLogger(__name__)
-
 MOST_LABELLED = IGNORE_LABEL
 """Classes that labels of 8 bits hold, beside the ignored ones."""
 
