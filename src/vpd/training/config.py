@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from vpd.config import Frozen, LoraSettings, Recipe
+from vpd.config import Frozen, LoraSettings, LossSettings, Recipe
 from vpd.errors import UsageError
 
 Mode = Literal["full", "lora", "frozen", "head"]
@@ -91,6 +91,8 @@ class TrainConfig(Frozen):
     accumulate: PositiveInt | Literal["auto"] = 1
     """Batches that the samples of a step are cut into on each process, to fit into memory; `auto` = as few as fit,
     found by trial before the first step."""
+    loss: LossSettings = LossSettings()
+    """What `segment` minimises where the recipe's cross-entropy is not wanted."""
     loss_reduction: Literal["global", "batch"] = "global"
     """What a step minimises. `global`: the sum of the losses of all its pixels (or images) over their number, however
     they are cut into batches and processes; `batch`: the mean of the batches' means, as published."""

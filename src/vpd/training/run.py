@@ -24,6 +24,7 @@ from vpd.tasks.table import TaskKind, find_task
 from vpd.training.auto_accumulate import find_accumulation
 from vpd.training.bad_data import look_at_some
 from vpd.training.checkpoints import latest_checkpoint
+from vpd.training.class_weights import counted_loss
 from vpd.training.config import TrainConfig
 from vpd.training.loop import Training
 from vpd.training.run_folder import tell_no_run
@@ -88,6 +89,9 @@ def train(
     if has_progress:
         if config.accumulate == "auto":  # what was found when the run began holds for all of it
             config = config.model_copy(update={"accumulate": saved.get("accumulate", "auto")})
+        if config.loss.class_weights == "frequency":  # likewise
+            weights = {"class_weights": (saved.get("loss") or {}).get("class_weights", "frequency")}
+            config = config.model_copy(update={"loss": config.loss.model_copy(update=weights)})
         _check_changes(resolve_config(kind, saved), config, folder / CONFIG)
     check_trackers(config.trackers)
     if config.workers:
@@ -122,6 +126,7 @@ def _train_in(
     else:
         model = start_model(config, train_set, task)
         model.config = model.config.model_copy(update={"notes": {**model.config.notes, "training": _notes_of(config)}})
+    config = config.model_copy(update={"loss": counted_loss(config.loss, model, train_set)})
     if config.accumulate == "auto":
         config = config.model_copy(update={"accumulate": find_accumulation(model, config, accelerator)})
     if accelerator.is_main_process:
@@ -160,6 +165,7 @@ def _notes_of(config: TrainConfig) -> dict[str, Any]:
     told = {"data": Path(config.data.root).name, "split": config.data.split, "vpd": __version__}
     kept = {"recipe", "mode", "steps", "epochs", "batch_size", "learning_rate", "crop_px", "precision", "seed"}
     kept |= {"optimiser", "ema_decay"}
+    told |= {"loss": loss} if (loss := config.loss.model_dump(mode="json", exclude_defaults=True)) else {}
     return told | config.model_dump(mode="json", include=kept, exclude_none=True)
 
 
