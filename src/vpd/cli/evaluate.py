@@ -50,6 +50,15 @@ def evaluate(
     ] = None,
     options: LayoutOption = None,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Use the first N samples only.")] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help=r"For the intervals, count samples as one whose names have the same part in brackets, as in "
+            r"'(.*)_\d+'; none = every sample alone. Not given: as the data say, or by recording where names are "
+            "those of frames.",
+        ),
+    ] = None,
     batch: BatchOption = 1,
     workers: Annotated[int, typer.Option(min=0, metavar="N", help="Processes that read samples.")] = 2,
     device: DeviceOption = "auto",
@@ -68,6 +77,7 @@ def evaluate(
 
     from vpd.datasets import layouts
     from vpd.evaluation.evaluate import measure
+    from vpd.evaluation.groups import read_pattern
     from vpd.evaluation.protocols import change_fit
     from vpd.evaluation.report import screen_lines, write_report
     from vpd.evaluation.submission import Submission
@@ -80,6 +90,8 @@ def evaluate(
 
     speed, load_dtype = speed_options(fast=fast, dtype=dtype, encoder=encoder, keep_heap=keep_heap, memory=memory)
     changes = parse_overrides(fit or [], option="--fit", expected="KEY=VALUE, as in --fit flip=true")
+    if group_by is not None:
+        read_pattern(group_by)
     folders = [folder for folder in (report, predictions) if folder is not None]
     for folder in folders:
         _check_outside(folder, data)
@@ -114,6 +126,7 @@ def evaluate(
         accelerator=accelerator,
         watch=lambda batches: tqdm(batches, unit="batch", disable=None if is_first else True),
         keep=submission.keep if submission else None,
+        group_by=group_by,
     )
     if is_first:
         result = {"model": model, "data": data, "format": layout, "split": wanted, **evaluation.report()}
@@ -121,6 +134,7 @@ def evaluate(
             "changes of the fit": changes,
             "options of the layout": reading,
             "limit": limit,
+            "groups by": group_by or result["grouped_by"],
             "batch": batch,
             "memory": memory,
             "device": str(loaded.device),

@@ -125,8 +125,9 @@ def _train_in(
         model: PerceptionModel[Any] = load(checkpoint.folder, device="cpu", dtype="float32", task=task)
     else:
         model = start_model(config, train_set, task)
-        model.config = model.config.model_copy(update={"notes": {**model.config.notes, "training": _notes_of(config)}})
     config = config.model_copy(update={"loss": counted_loss(config.loss, model, train_set)})
+    if not checkpoint:
+        model.config = model.config.model_copy(update={"notes": {**model.config.notes, "training": _notes_of(config)}})
     if config.accumulate == "auto":
         config = config.model_copy(update={"accumulate": find_accumulation(model, config, accelerator)})
     if accelerator.is_main_process:
