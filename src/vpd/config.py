@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -13,7 +12,9 @@ from pydantic import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -109,52 +110,6 @@ class LoraSettings(Frozen):
     """Dropout before each addition while training."""
 
 
-class LossSettings(Frozen):
-    """What `segment` minimises, for classes that are rare or thin; formulas in `vpd.tasks.losses`."""
-
-    kind: Literal["cross_entropy", "focal", "dice", "cross_entropy_dice"] = "cross_entropy"
-    """`cross_entropy`: of each pixel; `focal`: the same with less weight on pixels that are easy; `dice`: overlap of
-    each class with its pixels in each picture, large or small; `cross_entropy_dice`: the sum of both, a picture at a
-    time."""
-    gamma: NonNegativeFloat = 2.0
-    """Of `focal`: how strongly easy pixels lose weight; 0 = `cross_entropy`."""
-    class_weights: Literal["frequency"] | dict[str, NonNegativeFloat] | tuple[NonNegativeFloat, ...] | None = None
-    """Weight of each class: a list in the order of the classes, or `name: weight`, where others weigh 1. `frequency`:
-    counted in at most 512 training samples before the first step; rare classes weigh more (median-frequency
-    balancing). None = all weigh 1."""
-
-    @field_validator("class_weights")
-    @classmethod
-    def _check_weights(cls, weights: Any) -> Any:
-        values = weights.values() if isinstance(weights, dict) else weights
-        if isinstance(values, str) or values is None:
-            return weights
-        if not any(values) or not all(map(math.isfinite, values)):
-            raise ValueError("weights must be finite numbers, and one at least above 0")
-        return weights
-
-    def weights_of(self, classes: Sequence[str]) -> tuple[float, ...] | None:
-        """The weight of each class; none = all weigh the same.
-
-        Raises:
-            UsageError: If a name or the number of weights does not fit the classes, or they are still to be counted.
-        """
-        given, key = self.class_weights, "loss.class_weights"
-        if given is None:
-            return None
-        if given == "frequency":
-            raise UsageError(f"{key}=frequency is counted when a run starts: call `vpd.training.run.train`, or set it.")
-        if not isinstance(given, dict):
-            if len(given) != len(classes):
-                raise UsageError(
-                    f"{key} has {len(given)} weights, but there are {len(classes)} classes: {', '.join(classes)}."
-                )
-            return tuple(given)
-        if unknown := [name for name in given if name not in classes]:
-            raise UsageError(f"{key} names {', '.join(unknown)}; the classes are {', '.join(classes)}.")
-        return tuple(given.get(name, 1.0) for name in classes)
-
-
 class BackboneConfig(Frozen):
     """Architecture of the diffusion model's parts and how they are run."""
 
@@ -247,6 +202,19 @@ class SegmentConfig(TaskConfig):
         return {"classes": f"{len(self.classes)}: {', '.join(self.classes)}"}
 
 
+class PresenceCalibration(Frozen):
+    """How the probabilities of a mask tell whether the text fits anything (Platt 1999); fitted on validation data."""
+
+    slope: NonNegativeFloat
+    """Factor of the log-odds of the raw score."""
+    offset: float
+    """What is added to them."""
+    auc: Annotated[float, Field(ge=0, le=1)]
+    """Share of the pairs of a right and an exchanged text in which the right one scored higher; 0.5 = by chance."""
+    pairs: PositiveInt
+    """Pictures that it was fitted on, each with its own text and with that of another."""
+
+
 class ReferConfig(TaskConfig):
     """A referring segmentation model."""
 
@@ -260,10 +228,20 @@ class ReferConfig(TaskConfig):
     """Width of the head."""
     class_weights: tuple[float, float] = (0.9, 1.1)
     """Weights of background and object in the cross-entropy."""
+    presence: PresenceCalibration | None = None
+    """How it is told whether a text fits anything; none = not calibrated."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A model that is not calibrated is written as it was before there was calibration."""
+        return {key: value for key, value in write(self).items() if key != "presence" or value is not None}
 
     def told(self) -> dict[str, str]:
         """See `TaskConfig`."""
-        return {"tokens": f"{self.token_length} for an expression"}
+        words = {"tokens": f"{self.token_length} for an expression", "presence": "not calibrated"}
+        if known := self.presence:
+            words["presence"] = f"calibrated on {known.pairs} pairs, AUC {known.auc:.2f} (0.5 = by chance)"
+        return words
 
     @field_validator("fit")
     @classmethod

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from tiny_data import write_segment_data
-from vpd.config import LossSettings
 from vpd.data.sample import Sample
 from vpd.errors import UsageError
+from vpd.tasks.loss_settings import LossSettings
 from vpd.training import class_weights
 from vpd.training.class_weights import count_pixels, median_frequency_weights
 from vpd.training.run import train

@@ -59,6 +59,13 @@ def evaluate(
             "those of frames.",
         ),
     ] = None,
+    calibrate_presence: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate-presence",
+            help="refer: then fit, on these data, how far a mask tells that a text fits nothing; kept in the model.",
+        ),
+    ] = False,
     batch: BatchOption = 1,
     workers: Annotated[int, typer.Option(min=0, metavar="N", help="Processes that read samples.")] = 2,
     device: DeviceOption = "auto",
@@ -78,10 +85,12 @@ def evaluate(
     from vpd.datasets import layouts
     from vpd.evaluation.evaluate import measure
     from vpd.evaluation.groups import read_pattern
+    from vpd.evaluation.presence import calibrate_presence_of, check_own_presence
     from vpd.evaluation.protocols import change_fit
     from vpd.evaluation.report import screen_lines, write_report
     from vpd.evaluation.submission import Submission
     from vpd.files.atomic import writable_folder, write_json
+    from vpd.loading import find_model
     from vpd.model_folder import results_folder
     from vpd.optimising import optimise
     from vpd.overrides import parse_overrides
@@ -108,6 +117,8 @@ def evaluate(
     if accelerator is not None and device == "auto":
         device = str(accelerator.device)
     loaded = load_model(model, task, verb="eval", device=device, dtype=load_dtype)
+    if calibrate_presence:
+        check_own_presence(loaded, model)
     change_fit(loaded, changes)
     loaded = loaded if speed is None else optimise(loaded, **speed)
     given = parse_overrides(options or [])
@@ -148,6 +159,9 @@ def evaluate(
         print("\n".join(screen_lines(result)))  # before anything is written: a full disk shall not cost the figures
         if out is not None:
             write_json(out, result)
+        if calibrate_presence:
+            calibrate_presence_of(loaded, find_model(model), samples)
+            print(f"Presence, kept in {model}: {loaded.config.told()['presence']}.")
         if submission:
             submission.write_index(entry.record for entry in evaluation.table)
         if report is not None:

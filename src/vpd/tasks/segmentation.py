@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.config import LossSettings, Recipe, Resize, SegmentConfig, unique_names
+from vpd.config import Recipe, Resize, SegmentConfig, unique_names
 from vpd.data.colour import PhotometricDistortion
 from vpd.data.geometric import RandomCrop, RandomFlip, RandomResize
 from vpd.data.sample import Sample, SampleSet
@@ -30,6 +30,7 @@ from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import PLAIN_TEMPLATE, EmbedNames, check_templates, embed_names
 from vpd.prompts.names import published_prompts as read_published_prompts
 from vpd.tasks.classes import asked_classes, check_classes, class_names, with_classes
+from vpd.tasks.loss_settings import PLAIN, LossSettings
 from vpd.tasks.losses import LossSum, segmentation_loss_sum
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.predictions import SegmentationPrediction
@@ -40,7 +41,6 @@ from vpd.tensors import Batch
 logger = logging.getLogger(__name__)
 
 REFERENCE_FIT = Resize(mode="resize_short", size_px=512, max_long_px=2048, antialias=False)
-CROSS_ENTROPY = LossSettings()
 RATES = {"learning_rate": 8e-5, "weight_decay": 1e-3, "unet_lr_scale": 0.1, "batch_size": 16}
 
 
@@ -73,7 +73,6 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
     config_type = SegmentConfig
     truth = "labels"
     words = ("classes", "scores")
-    takes_loss = True
     score = "mIoU"
     recipes: ClassVar = {
         "reference": {**RATES, "crop_px": 512, "steps": 80_000, "loss_reduction": "batch"},
@@ -190,21 +189,13 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
         """A model for other classes to train on; see `vpd.tasks.classes.with_classes`."""
         return with_classes(self, classes, diffusion=diffusion)
 
-    def loss_sum(
-        self, batch: Batch, *, caches: FrozenCaches | None = None, loss: LossSettings = CROSS_ENTROPY
-    ) -> LossSum:
+    def loss_sum(self, batch: Batch, *, caches: FrozenCaches | None = None, loss: LossSettings = PLAIN) -> LossSum:
         """Loss of a batch with `labels`, summed over pixels (of Dice: over pictures), and how many count."""
         if batch.labels is None:
             raise UsageError("Segmentation trains on label images; this data has none.")
         logits = self(batch.images, caches=caches)
-        return segmentation_loss_sum(
-            logits,
-            batch.labels,
-            count_ignored=self.config.count_ignored,
-            kind=loss.kind,
-            class_weights=loss.weights_of(self.config.classes),
-            gamma=loss.gamma,
-        )
+        options = loss.options(self.config.classes)
+        return segmentation_loss_sum(logits, batch.labels, count_ignored=self.config.count_ignored, **options)
 
     @classmethod
     def example_batch(cls, size: int, side_px: int) -> Batch:

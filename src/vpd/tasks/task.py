@@ -112,8 +112,6 @@ class Task(Generic[P]):
     """Names of the words that `predict` takes, such as `text`."""
     reads_tokens: ClassVar[bool] = False
     """Whether its prompts are one embedding for each of `config.token_length` tokens of a text."""
-    takes_loss: ClassVar[bool] = False
-    """Whether its `loss_sum` takes `loss`, the `LossSettings` of a training."""
     output: ClassVar[str] = "logits"
     """What `forward` gives, in an exported graph."""
     score: ClassVar[str]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vpd.config import LossSettings
 from vpd.data.sample import SampleSet
 from vpd.errors import UsageError
+from vpd.tasks.loss_settings import LossSettings
 
 logger = logging.getLogger(__name__)
 

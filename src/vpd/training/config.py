@@ -14,8 +14,9 @@ from pydantic import (
     model_validator,
 )
 
-from vpd.config import Frozen, LoraSettings, LossSettings, Recipe
+from vpd.config import Frozen, LoraSettings, Recipe
 from vpd.errors import UsageError
+from vpd.tasks.loss_settings import PLAIN, LossSettings
 
 Mode = Literal["full", "lora", "frozen", "head"]
 OptimiserKind = Literal["adamw", "adamw_8bit", "sgd", "muon"]
@@ -91,7 +92,7 @@ class TrainConfig(Frozen):
     accumulate: PositiveInt | Literal["auto"] = 1
     """Batches that the samples of a step are cut into on each process, to fit into memory; `auto` = as few as fit,
     found by trial before the first step."""
-    loss: LossSettings = LossSettings()
+    loss: LossSettings = PLAIN
     """What `segment` minimises where the recipe's cross-entropy is not wanted."""
     loss_reduction: Literal["global", "batch"] = "global"
     """What a step minimises. `global`: the sum of the losses of all its pixels (or images) over their number, however

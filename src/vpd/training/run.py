@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from vpd.data.sample import SampleSet
 from vpd.errors import UsageError
+from vpd.evaluation.presence import calibrate_saved, can_calibrate
 from vpd.files.atomic import writable_folder
 from vpd.files.lock import only_run_in
 from vpd.loading import load
@@ -127,7 +128,10 @@ def _train_in(
         model = start_model(config, train_set, task)
     config = config.model_copy(update={"loss": counted_loss(config.loss, model, train_set)})
     if not checkpoint:
-        model.config = model.config.model_copy(update={"notes": {**model.config.notes, "training": _notes_of(config)}})
+        changes: dict[str, Any] = {"notes": {**model.config.notes, "training": _notes_of(config)}}
+        if can_calibrate(model):  # what was fitted on the outputs of before
+            changes["presence"] = None
+        model.config = model.config.model_copy(update=changes)
     if config.accumulate == "auto":
         config = config.model_copy(update={"accumulate": find_accumulation(model, config, accelerator)})
     if accelerator.is_main_process:
@@ -144,7 +148,12 @@ def _train_in(
         accelerator=accelerator,
         show_bar=show_bar,
     )
-    return training.run()
+    trained, has_presence = training.run(), can_calibrate(model)
+    del training, model  # the one that was saved is read again
+    if validation_set is not None and has_presence:
+        told = {"device": accelerator.device, "task": task, "is_shown": show_bar}
+        do_on_first(accelerator, lambda: calibrate_saved(trained, validation_set, **told))
+    return trained
 
 
 def _tell(config: TrainConfig, processes: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -97,7 +98,9 @@ def resolve_config(task: str | TaskKind, *layers: Mapping[str, Any]) -> TrainCon
     except ValidationError as error:
         problems = "; ".join(_explain(field) for field in wrong_fields(error))
         raise UsageError(f"Wrong settings: {problems}.") from error
-    if not kind.takes_loss and (other := config.loss.model_dump(exclude_defaults=True)):
+    if "loss" not in inspect.signature(kind.loss_sum).parameters and (
+        other := config.loss.model_dump(exclude_defaults=True)
+    ):
         raise UsageError(f"Wrong settings: {', '.join(f'loss.{key}' for key in other)} is not for {kind.task}.")
     return config
 

@@ -16,10 +16,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vpd.config import LossSettings
 from vpd.errors import UsageError
 from vpd.inference.cache import FrozenCaches
 from vpd.loading import aligned
+from vpd.tasks.loss_settings import PLAIN
 from vpd.tasks.losses import LossSum, mean_loss
 from vpd.tasks.model import PerceptionModel
 from vpd.tensors import Batch
@@ -44,7 +44,7 @@ class LossOf(nn.Module):
         super().__init__()
         self.model, self.caches = model, caches
         self.use_bf16, self.is_mean = config.precision == "bf16", config.loss_reduction == "batch"
-        self.options = {} if config.loss == LossSettings() else {"loss": config.loss}
+        self.options = {} if config.loss == PLAIN else {"loss": config.loss}
         self.order = torch.channels_last if config.channels_last else torch.contiguous_format
 
     def forward(self, batch: Batch) -> LossSum:
