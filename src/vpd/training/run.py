@@ -151,8 +151,8 @@ def _train_in(
     trained, has_presence = training.run(), can_calibrate(model)
     del training, model  # the one that was saved is read again
     if validation_set is not None and has_presence:
-        told = {"device": accelerator.device, "task": task, "is_shown": show_bar}
-        do_on_first(accelerator, lambda: calibrate_saved(trained, validation_set, **told))
+        place = {"device": accelerator.device, "task": task}
+        do_on_first(accelerator, lambda: calibrate_saved(trained, validation_set, **place, is_shown=show_bar))
     return trained
 
 
@@ -172,7 +172,7 @@ def _tell(config: TrainConfig, processes: int) -> None:
 
 def _notes_of(config: TrainConfig) -> dict[str, Any]:
     """What a trained model says of its training; no paths, since models travel."""
-    told = {"data": Path(config.data.root).name, "split": config.data.split, "vpd": __version__}
+    told: dict[str, Any] = {"data": Path(config.data.root).name, "split": config.data.split, "vpd": __version__}
     kept = {"recipe", "mode", "steps", "epochs", "batch_size", "learning_rate", "crop_px", "precision", "seed"}
     kept |= {"optimiser", "ema_decay"}
     told |= {"loss": loss} if (loss := config.loss.model_dump(mode="json", exclude_defaults=True)) else {}
