@@ -80,13 +80,15 @@ def calibrate_presence(
     return calibration
 
 
-def calibrate_saved(folder: Path, sample_set: SampleSet, *, device: Any, task: Any, is_shown: bool) -> None:
+def calibrate_saved(
+    folder: Path, sample_set: SampleSet, *, device: Any, task: Any, is_shown: bool, pairs: int = PAIRS
+) -> None:
     """Calibrate a model that was just trained, unless it is; data that do not suffice for it leave it as it is."""
     model = load(folder, device=device, dtype="float32", task=task)
     if model.config.presence is not None:
         return
     try:
-        calibrate_presence_of(model, folder, sample_set, is_shown=is_shown)
+        calibrate_presence_of(model, folder, sample_set, is_shown=is_shown, pairs=pairs)
     except UsageError as error:
         logger.warning("Presence is not calibrated: %s", error)
 
@@ -107,7 +109,7 @@ def check_own_presence(model: Any, source: str) -> None:
 
 
 def calibrate_presence_of(
-    model: PerceptionModel[Any], folder: Path, sample_set: SampleSet, *, is_shown: bool = True
+    model: PerceptionModel[Any], folder: Path, sample_set: SampleSet, *, is_shown: bool = True, pairs: int = PAIRS
 ) -> None:
     """Calibrate a model, and keep that in the folder that it was read from; its weights stay as they are.
 
@@ -115,7 +117,7 @@ def calibrate_presence_of(
         UsageError: As `calibrate_presence`, or if the folder cannot be written.
     """
     watch = partial(tqdm, unit="picture", desc="presence", disable=None if is_shown else True, leave=False)
-    calibration = calibrate_presence(model, sample_set, watch=watch)
+    calibration = calibrate_presence(model, sample_set, pairs=pairs, watch=watch)
     path = folder / CONFIG_FILE
     write_json(path, {**read_json(path), "presence": calibration.model_dump(mode="json")})
 

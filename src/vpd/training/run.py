@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 from vpd.data.sample import SampleSet
 from vpd.errors import UsageError
-from vpd.evaluation.presence import calibrate_saved, can_calibrate
+from vpd.evaluation.presence import PAIRS, calibrate_saved, can_calibrate
 from vpd.files.atomic import writable_folder
 from vpd.files.lock import only_run_in
 from vpd.loading import load
@@ -151,8 +151,9 @@ def _train_in(
     trained, has_presence = training.run(), can_calibrate(model)
     del training, model  # the one that was saved is read again
     if validation_set is not None and has_presence:
-        place = {"device": accelerator.device, "task": task}
-        do_on_first(accelerator, lambda: calibrate_saved(trained, validation_set, **place, is_shown=show_bar))
+        told: dict[str, Any] = {"device": accelerator.device, "task": task, "is_shown": show_bar}
+        told["pairs"] = min(PAIRS, config.validate_limit or PAIRS)
+        do_on_first(accelerator, lambda: calibrate_saved(trained, validation_set, **told))
     return trained
 
 
