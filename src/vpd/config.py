@@ -6,7 +6,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from vpd.errors import UsageError
 
@@ -222,6 +233,19 @@ class SegmentConfig(TaskConfig):
         return f"{len(self.classes)} class{'es' * (len(self.classes) > 1)}: {first_names(self.classes)}"
 
 
+class PresenceCalibration(Frozen):
+    """How the probabilities of a mask tell whether the text fits anything (Platt 1999); fitted on validation data."""
+
+    slope: NonNegativeFloat
+    """Factor of the log-odds of the raw score."""
+    offset: float
+    """What is added to them."""
+    auc: Annotated[float, Field(ge=0, le=1)]
+    """Share of the pairs of a right and an exchanged text in which the right one scored higher; 0.5 = by chance."""
+    pairs: PositiveInt
+    """Pictures that it was fitted on, each with its own text and with that of another."""
+
+
 class ReferConfig(TaskConfig):
     """A referring segmentation model."""
 
@@ -235,10 +259,20 @@ class ReferConfig(TaskConfig):
     """Width of the head."""
     class_weights: tuple[float, float] = (0.9, 1.1)
     """Weights of background and object in the cross-entropy."""
+    presence: PresenceCalibration | None = None
+    """How it is told whether a text fits anything; none = not calibrated."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A model that is not calibrated is written as it was before there was calibration."""
+        return {key: value for key, value in write(self).items() if key != "presence" or value is not None}
 
     def told(self) -> dict[str, str]:
         """See `TaskConfig`."""
-        return {"tokens": f"{self.token_length} for an expression"}
+        words = {"tokens": f"{self.token_length} for an expression", "presence": "not calibrated"}
+        if known := self.presence:
+            words["presence"] = f"calibrated on {known.pairs} pairs, AUC {known.auc:.2f} (0.5 = by chance)"
+        return words
 
     def in_short(self) -> str:
         """See `TaskConfig`."""

@@ -173,3 +173,29 @@ def test_an_evaluation_that_fails_leaves_nothing(
     )
     result = vpd_command("eval", "segment", "--data", data, "--model", model, *folders)
     assert result.status == 2 and [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_groups_by_a_part_of_the_name(vpd_command: Command, models: Models, data_of: Models, tmp_path: Path):
+    words = ["eval", "segment", "--data", data_of["segment"], "--model", models["segment"], "--split", "train"]
+    result = vpd_command(*words, "--group-by", "([0-2])|3", "--report", tmp_path / "report")
+    assert result.status == 0, result.err
+    assert "6 groups" not in result.out and "weak" in result.out
+    told = json.loads((tmp_path / "report" / "scores.json").read_text())
+    assert told["grouped_by"] == told["settings"]["groups by"] == "([0-2])|3"
+    for given, said in (("(.*", "no regular expression"), ("[0-9]", "in brackets"), ("(x)", "names are 0, 2, 4")):
+        result = vpd_command(*words, "--group-by", given)
+        assert result.status == 2 and said in result.err, result.err
+
+
+def test_presence_is_kept_in_a_folder_of_ones_own(
+    vpd_command: Command, models: Models, data_of: Models, tmp_path: Path
+):
+    for kind in ("refer", "segment"):
+        shutil.copytree(models[kind], tmp_path / kind)
+    words = ["--split", "train", "--calibrate-presence"]
+    result = vpd_command("eval", "refer", "--data", data_of["refer"], "--model", tmp_path / "refer", *words)
+    assert result.status == 2 and "two or more pictures" in result.err and "oIoU" in result.out  # the figures are there
+    result = vpd_command("eval", "refer", "--data", data_of["refer"], "--model", "world-refer", *words)
+    assert result.status == 2 and "no folder of yours" in result.err
+    result = vpd_command("eval", "segment", "--data", data_of["segment"], "--model", tmp_path / "segment", *words)
+    assert result.status == 2 and "is for refer" in result.err

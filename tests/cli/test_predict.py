@@ -335,3 +335,29 @@ def test_ctrl_c_says_how_far_it_came(vpd_command: Command, models: Models, photo
     assert (result.status, result.err) == (130, "vpd: stopped after 1 of 3; the same command goes on.\n")
     monkeypatch.setattr(PredictionJob, "run", run)
     assert "2 images predicted, 1 were there already" in vpd_command(*words).out
+
+
+def test_a_text_that_fits_nothing(vpd_command: Command, models: Models, photos: Path, tmp_path: Path):
+    words = ["predict", "refer", photos, "--model", models["refer"], "--text", "a dog", "--threshold", 0.01]
+    result = vpd_command(*words, "--out", tmp_path / "all")
+    assert result.status == 0 and "nothing was found" not in result.out
+    lines = manifest(tmp_path / "all")
+    assert all(0 < line["presence"] < 1 and not line["presence_is_calibrated"] for line in lines)
+    result = vpd_command(*words, "--min-presence", 1, "--out", tmp_path / "none")
+    assert result.status == 0 and "In 3 images of these nothing was found" in result.out
+    assert all(line["box"] is None and line["options"]["min_presence"] == 1 for line in manifest(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("task", "words", "told"),
+    [
+        ("refer", ["--text", "a", "--threshold", "2"], "threshold=2.0: give a probability between 0 and 1"),
+        ("refer", ["--text", "a", "--min-presence", "50"], "min_presence=50.0: give a number from 0"),
+        ("depth", ["--min-presence", "0.5"], "--min-presence belongs to `vpd predict refer`"),
+    ],
+)
+def test_wrong_thresholds_write_nothing(
+    vpd_command: Command, models: Models, photos: Path, tmp_path: Path, task: str, words: list[str], told: str
+):
+    result = vpd_command("predict", task, photos, "--model", models[task], "--out", tmp_path / "out", *words)
+    assert result.status == 2 and told in result.err and not (tmp_path / "out").exists()

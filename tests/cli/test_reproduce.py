@@ -45,7 +45,7 @@ def commands() -> list[str]:
 @pytest.fixture
 def downloads(tmp_path: Path, golden: Golden, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with everything that the page tells to download, small."""
-    write_tiny_diffusion(tmp_path / "sd", cross_attention_dim=64)
+    write_tiny_diffusion(tmp_path / "sd", cross_attention_dim=golden.json("refer/config.json")["text_dim"])
     data_layouts.write_ade20k(tmp_path / "ADEChallengeData2016")
     for dataset in ("refcoco", "refcoco+", "refcocog"):
         data_layouts.write_refcoco(tmp_path / "refer", dataset=dataset)

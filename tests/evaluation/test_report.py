@@ -81,7 +81,13 @@ def test_classes_stand_from_best_to_worst():
 
 
 def test_words_about_samples_and_groups():
-    assert interval_words(report()) == "Intervals: 95 %, bootstrap over 3 samples."
+    assert interval_words(report(samples=12, groups=12)) == "Intervals: 95 %, bootstrap over 12 samples."
+    assert "over 3 samples. With only 3 of these to draw from they are weak" in interval_words(report())
+    frames = interval_words(report(samples=101, groups=2, grouped_by="recording"))
+    assert frames.startswith("101 frames of 2 recordings. Intervals: 95 %, bootstrap over recordings. With only 2")
+    one_film = interval_words(report(samples=101, groups=1, grouped_by="recording"))
+    assert one_film.startswith("No intervals: all 101 samples are frames of one recording") and "--group-by" in one_film
+    assert "2 groups of 3 samples (by (.*)_)" in interval_words(report(groups=2, grouped_by="(.*)_"))
     assert "2 groups of 3 samples" in interval_words(report(groups=2))
     assert "all samples belong to one group" in interval_words(report(groups=1))
     assert "there is one sample" in interval_words({**report(groups=1), "samples": 1})

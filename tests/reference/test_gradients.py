@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from golden_models import FOLDERS, TASKS, file_of, golden_model, largest, loss_of, relative
+from golden_models import FOLDERS, TASKS, file_of, golden_model, group_rates, largest, loss_of, relative
 from golden_set import Golden
 from vpd.config import Task
 from vpd.tasks.model import PerceptionModel
@@ -127,11 +127,11 @@ def test_three_optimiser_steps(golden: Golden, task: Task) -> None:
     model = golden_model(golden, task, torch.float64).train()
     names = published_names(task, model.state_dict())
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    values, rule = KINDS[task].recipes["reference"], KINDS[task].published_rule
+    rule, rates = KINDS[task].published_rule, group_rates(golden.json(f"procedures/{FOLDERS[task]}.json"))
     groups = parameter_groups(
         model.named_parameters(),
         lambda name, parameter: rule(names[name], parameter),
-        **{name: values[name] for name in ("learning_rate", "weight_decay", "unet_lr_scale")},
+        **rates,
     )
     optimiser = build_optimiser(groups)
     for step, wanted in enumerate(stored["loss"]):

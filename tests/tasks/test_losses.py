@@ -209,3 +209,84 @@ def test_silog_loss_equals_golden(golden):
     pred, target = (golden.tensor(file, f"imagepath/{name}").float() for name in ("pred", "gt"))
     loss = silog_loss(pred, target, variance_focus=wanted["lambd"])
     assert float(loss) == pytest.approx(wanted["value"], rel=1e-5)
+
+
+# Three pixels in a row, each of two pictures; of class 0, 1, ignored, and of 1, 1, 1.
+PICTURES = torch.tensor([[[0.9, 0.3, 0.5], [0.1, 0.7, 0.5]], [[0.6, 0.2, 0.1], [0.4, 0.8, 0.9]]]).log()[:, :, None]
+PICTURE_LABELS = torch.tensor([[[0, 1, 255]], [[1, 1, 1]]])
+
+
+def picture_loss(**options):
+    return float(segmentation_loss(PICTURES, PICTURE_LABELS, **options))
+
+
+def test_class_weights_by_hand():
+    own = [0.9, 0.7, 0.4, 0.8, 0.9]
+    weights = [3.0, 0.5, 0.5, 0.5, 0.5]
+    total = sum(-weight * math.log(p) for weight, p in zip(weights, own, strict=True))
+    assert picture_loss(class_weights=(3.0, 0.5)) == pytest.approx(total / sum(weights), rel=1e-6)
+    assert picture_loss(class_weights=(3.0, 0.5), count_ignored=True) == pytest.approx(total / 6.0, rel=1e-6)
+    torch_s = torch.nn.functional.cross_entropy(
+        PICTURES, PICTURE_LABELS, torch.tensor([3.0, 0.5]), ignore_index=255, reduction="mean"
+    )
+    assert picture_loss(class_weights=(3.0, 0.5)) == pytest.approx(float(torch_s), rel=1e-6)
+
+
+def test_focal_by_hand():
+    own = [0.9, 0.7, 0.4, 0.8, 0.9]
+    total = sum(-((1 - p) ** 2) * math.log(p) for p in own)
+    assert picture_loss(kind="focal") == pytest.approx(total / 5, rel=1e-5)
+    assert picture_loss(kind="focal", count_ignored=True) == pytest.approx(total / 6, rel=1e-5)
+    weighted = -(0.1**0.5) * math.log(0.9) * 3 - sum((1 - p) ** 0.5 * math.log(p) for p in own[1:])
+    assert picture_loss(kind="focal", gamma=0.5, class_weights=(3.0, 1.0)) == pytest.approx(weighted / 7, rel=1e-5)
+    assert picture_loss(kind="focal", gamma=0.0) == pytest.approx(picture_loss(), rel=1e-6)
+
+
+def test_dice_by_hand():
+    first = [1 - 2 * 0.9 / (0.9 + 0.3 + 1), 1 - 2 * 0.7 / (0.1 + 0.7 + 1)]  # of class 0 and 1
+    second = 1 - 2 * 2.1 / (2.1 + 3)  # class 0 is not there
+    assert picture_loss(kind="dice") == pytest.approx((sum(first) / 2 + second) / 2, rel=1e-6)
+    weighted = (3 * first[0] + first[1]) / 4
+    assert picture_loss(kind="dice", class_weights=(3.0, 1.0)) == pytest.approx((weighted + second) / 2, rel=1e-6)
+    assert picture_loss(kind="dice", class_weights=(1.0, 0.0)) == pytest.approx(first[0], rel=1e-6)  # of one picture
+    entropies = -math.log(0.9 * 0.7) / 2, -math.log(0.4 * 0.8 * 0.9) / 3
+    both = sum(first) / 2 + second + sum(entropies)
+    assert picture_loss(kind="cross_entropy_dice") == pytest.approx(both / 2, rel=1e-6)
+
+
+KINDS = ["cross_entropy", "focal", "dice", "cross_entropy_dice"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("class_weights", [None, (1.0, 5.0, 0.0)], ids=["plain", "weighted"])
+def test_losses_of_parts_add_up_and_have_gradients(kind, class_weights):
+    draw = torch.Generator().manual_seed(0)
+    logits = (5 * torch.randn(4, 3, 5, 6, generator=draw, dtype=torch.float64)).requires_grad_()
+    classes = torch.randint(0, 3, (4, 5, 6), generator=draw)
+    classes[0, :2], classes[3] = 255, 255
+    options = {"kind": kind, "class_weights": class_weights, "gamma": 1.5}
+    whole = segmentation_loss_sum(logits, classes, **options)
+    parts = [segmentation_loss_sum(logits[part], classes[part], **options) for part in (slice(1), slice(1, 4))]
+    for sums in zip(whole, *parts, strict=True):
+        assert float(sums[0]) == pytest.approx(float(sum(sums[1:])), rel=1e-9)
+
+    def loss(scores):
+        return segmentation_loss(scores, classes, **options)
+
+    assert torch.autograd.gradcheck(loss, [logits])
+    (gradient,) = torch.autograd.grad(loss(logits), logits)
+    assert not gradient[0, :, :2].any() and not gradient[3].any()  # ignored
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_labelled_has_no_loss(kind):
+    logits = torch.randn(1, 2, 2, 3, requires_grad=True)
+    loss = segmentation_loss(logits, torch.full((1, 2, 3), 255), kind=kind, gamma=0.5)
+    loss.backward()
+    assert float(loss) == 0 and not logits.grad.any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_wrong_shapes_are_refused_by_every_loss(kind):
+    with pytest.raises(ValueError, match="Resize the logits"):
+        segmentation_loss(torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 2, dtype=torch.int64), kind=kind)

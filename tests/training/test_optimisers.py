@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 from toy import Toy, ToyData, same, toy_config
 
+from golden_models import group_rates
 from vpd.errors import UsageError
 from vpd.tasks.table import TASKS
 from vpd.training.checkpoints import read_checkpoint
@@ -199,31 +200,44 @@ def golden_case(request, golden):
         for name in shapes
         if name in names
     ]
-    return task, procedures["param_groups"], parameters
+    return task, procedures, parameters
 
 
 def test_reference_groups_equal_golden(golden_case):
-    task, golden_groups, parameters = golden_case
+    task, procedures, parameters = golden_case
     trainable = {name for name, parameter in parameters if parameter.requires_grad}
     wanted: dict[tuple[float, float], set[str]] = {}
-    for group in golden_groups:
+    for group in procedures["param_groups"]:
         names = trainable.intersection(group["params"])
         if names:
-            wanted.setdefault((group["lr"], group["weight_decay"]), set()).update(names)
+            wanted.setdefault((rounded(group["lr"]), group["weight_decay"]), set()).update(names)
 
-    values = TASKS[task].recipes["reference"]
-    rates = {name: values[name] for name in ("learning_rate", "weight_decay", "unet_lr_scale")}
-    groups = parameter_groups(parameters, TASKS[task].published_rule, **rates)
+    groups = parameter_groups(parameters, TASKS[task].published_rule, **group_rates(procedures))
 
-    ours = {(group["lr"], group["weight_decay"]): {name for name, _ in group["params"]} for group in groups}
+    ours = {(rounded(group["lr"]), group["weight_decay"]): {name for name, _ in group["params"]} for group in groups}
     assert ours == wanted
 
 
+def rounded(rate):
+    """A rate that is the product of two as one that is not."""
+    return float(f"{rate:.12g}")
+
+
+@pytest.mark.parametrize(
+    ("task", "rate", "decay", "scale"),
+    [("segment", 8e-5, 1e-3, 0.1), ("refer", 5e-5, 1e-2, 1.0), ("depth", 5e-4, 0.1, 0.01)],
+)
+def test_the_published_rates(task, rate, decay, scale):
+    values = TASKS[task].recipes["reference"]
+    assert (values["learning_rate"], values["weight_decay"], values["unet_lr_scale"]) == (rate, decay, scale)
+
+
 def test_optimiser_settings_equal_golden(golden_case):
-    _, golden_groups, parameters = golden_case
+    _, procedures, parameters = golden_case
     groups = [{"params": [pair], "lr": 1.0, "lr_scale": 1.0, "weight_decay": 0.0} for pair in parameters[:1]]
     used = build_optimiser(groups).defaults
-    assert {(tuple(group["betas"]), group["eps"]) for group in golden_groups} == {(tuple(used["betas"]), used["eps"])}
+    for group in procedures["param_groups"]:
+        assert (tuple(group["betas"]), group["eps"]) == (tuple(used["betas"]), used["eps"])
 
 
 @pytest.mark.parametrize("task", ["segment", "refer", "depth"])

@@ -1,9 +1,12 @@
 """Learning rates, against values by hand and the golden schedules."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from golden_models import group_rates
 from vpd.errors import UsageError
 from vpd.tasks.table import TASKS
 from vpd.training.schedules import WARMUP_RATIO, Schedule, poly_rate, recipe_schedule, rise_and_fall_rate
@@ -92,35 +95,49 @@ def test_segmentation_schedule_equals_golden(golden):
         assert rates == pytest.approx(case["lr"], rel=1e-6)
 
 
-def test_published_segmentation_schedule_equals_golden(golden):
-    case = next(c for c in golden.json("procedures/seg.json")["lr_schedule"] if c["warmup_iters"] == 1500)
-    schedule = schedule_of("segment", "reference", peak=case["base_lr"], steps=case["max_iters"])
-    assert [schedule(step) for step in case["iters"]] == pytest.approx(case["lr"], rel=1e-6)
+def test_the_published_schedules():
+    published = {name: dict(task.published_schedule) for name, task in TASKS.items()}
+    assert published == {
+        "segment": {"kind": "poly", "power": 1.0, "warmup_steps": 1500},
+        "refer": {"kind": "poly", "power": 0.9},
+        "depth": {"kind": "rise_fall", "power": 0.9, "floor": 0.06},  # 3e-5 of 5e-4
+    }
+
+
+def golden_schedule(task, case, *, peak, epochs, iters_per_epoch):
+    """The published course of a task with the rates of a golden set."""
+    changes = {"floor": case["min_lr"] / case["max_lr"]} if task == "depth" else {"power": case["power"]}
+    published = TASKS[task].published_schedule | changes
+    steps = iters_per_epoch * epochs
+    return recipe_schedule("reference", published, peak=peak, steps=steps, steps_per_epoch=iters_per_epoch)
 
 
 def test_published_referring_schedule_equals_golden(golden):
     cases = golden.json("procedures/refer.json")["lr_schedule"]
     assert cases
     for case in cases:
-        steps = case["iters_per_epoch"] * case["epochs"]
-        schedule = schedule_of("refer", "reference", peak=case["base_lr"], steps=steps)
+        steps, length = case["iters_per_epoch"] * case["epochs"], {k: case[k] for k in ("iters_per_epoch", "epochs")}
+        schedule = golden_schedule("refer", case, peak=case["base_lr"], **length)
         assert [schedule(step) for step in range(steps)] == pytest.approx(case["lr"], rel=1e-6)
         assert schedule(steps) == case["lr_after_last"]
 
 
 def test_published_depth_schedule_equals_golden(golden):
     cases = golden.json("procedures/depth.json")["lr_schedule"]
-    assert {case["epochs"] % 2 for case in cases} == {0, 1}
+    assert cases
     for case in cases:
-        steps_per_epoch = case["iters_per_epoch"]
-        steps = steps_per_epoch * case["epochs"]
-        schedule = schedule_of("depth", "reference", peak=case["max_lr"], steps=steps, steps_per_epoch=steps_per_epoch)
+        steps, length = case["iters_per_epoch"] * case["epochs"], {k: case[k] for k in ("iters_per_epoch", "epochs")}
+        schedule = golden_schedule("depth", case, peak=case["max_lr"], **length)
         for scale, name in ((1.0, "lr_scale_1"), (0.01, "lr_scale_001")):
             assert [scale * schedule(step) for step in range(steps)] == pytest.approx(case[name], rel=1e-6)
 
 
-@pytest.mark.parametrize(("task", "peak", "epochs"), [("refer", 5e-5, 2), ("depth", 5e-4, 4)])
-def test_schedule_of_the_three_golden_steps(golden, task, peak, epochs):
-    wanted = golden.entry(f"procedures/{task}.json", "three_steps")["lr"]
-    schedule = schedule_of(task, "reference", peak=peak, steps=3 * epochs, steps_per_epoch=3)
-    assert [schedule(step) for step in range(3)] == pytest.approx(wanted, rel=1e-6)
+@pytest.mark.parametrize("task", ["refer", "depth"])
+def test_schedule_of_the_three_golden_steps(golden, task):
+    procedures = golden.json(f"procedures/{task}.json")
+    steps = golden.entry(f"procedures/{task}.json", "three_steps")
+    length = re.search(r"(\d+) iterations per epoch and (\d+) epochs", steps["note"])
+    iters_per_epoch, epochs = int(length[1]), int(length[2])
+    peak, case = group_rates(procedures)["learning_rate"], procedures["lr_schedule"][0]
+    schedule = golden_schedule(task, case, peak=peak, epochs=epochs, iters_per_epoch=iters_per_epoch)
+    assert [schedule(step) for step in range(3)] == pytest.approx(steps["lr"], rel=1e-6)

@@ -54,6 +54,22 @@ def evaluate(
     ] = None,
     options: LayoutOption = None,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Use the first N samples only.")] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help=r"For the intervals, count samples as one whose names have the same part in brackets, as in "
+            r"'(.*)_\d+'; none = every sample alone. Not given: as the data say, or by recording where names are "
+            "those of frames.",
+        ),
+    ] = None,
+    calibrate_presence: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate-presence",
+            help="refer: then fit, on these data, how far a mask tells that a text fits nothing; kept in the model.",
+        ),
+    ] = False,
     batch: BatchOption = 1,
     workers: Annotated[int, typer.Option(min=0, metavar="N", help="Processes that read samples.")] = 2,
     device: DeviceOption = "auto",
@@ -73,10 +89,13 @@ def evaluate(
     from vpd.datasets import layouts
     from vpd.evaluation.evaluate import measure
     from vpd.evaluation.fitted_data import check_reading, fit_classes, look_before
+    from vpd.evaluation.groups import read_pattern
+    from vpd.evaluation.presence import calibrate_presence_of, check_own_presence
     from vpd.evaluation.protocols import change_fit
     from vpd.evaluation.report import screen_lines, write_report
     from vpd.evaluation.submission import Submission
     from vpd.files.atomic import check_writable, writable_folder, write_json
+    from vpd.loading import find_model
     from vpd.model_folder import check_results_folder
     from vpd.optimising import optimise
     from vpd.overrides import parse_overrides
@@ -85,6 +104,8 @@ def evaluate(
 
     speed, load_dtype = speed_options(fast=fast, dtype=dtype, encoder=encoder, keep_heap=keep_heap, memory=memory)
     changes = parse_overrides(fit or [], option="--fit", expected="KEY=VALUE, as in --fit flip=true")
+    if group_by is not None:
+        read_pattern(group_by)
     folders = [folder for folder in (report, predictions) if folder is not None]
     for folder in folders:
         _check_outside(folder, data)
@@ -103,6 +124,8 @@ def evaluate(
     if accelerator is not None and device == "auto":
         device = str(accelerator.device)
     loaded = load_model(model, task, verb="eval", device=device, dtype=load_dtype)
+    if calibrate_presence:
+        check_own_presence(loaded, model)
     change_fit(loaded, changes)
     loaded = loaded if speed is None else optimise(loaded, **speed)
     given = parse_overrides(options or [])
@@ -125,6 +148,7 @@ def evaluate(
         accelerator=accelerator,
         watch=lambda batches: tqdm(batches, unit="batch", disable=None if is_first else True),
         keep=submission.keep if submission else None,
+        group_by=group_by,
     )
     if is_first:
         result = {"model": model, "data": data, "format": layout, "split": wanted, **evaluation.report()}
@@ -132,6 +156,7 @@ def evaluate(
             "changes of the fit": changes,
             "options of the layout": reading,
             "limit": limit,
+            "groups by": group_by or result["grouped_by"],
             "batch": batch,
             "memory": memory,
             "device": str(loaded.device),
@@ -145,6 +170,9 @@ def evaluate(
         print("\n".join(screen_lines(result)))  # before anything is written: a full disk shall not cost the figures
         if out is not None:
             write_json(writable_folder(out.parent) / out.name, result)
+        if calibrate_presence:
+            calibrate_presence_of(loaded, find_model(model), samples)
+            print(f"Presence, kept in {model}: {loaded.config.told()['presence']}.")
         if submission:
             submission.write_index(entry.record for entry in evaluation.table)
         if report is not None:

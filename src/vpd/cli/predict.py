@@ -40,6 +40,14 @@ def predict(
     text: Annotated[
         str | None, typer.Option(metavar="TEXT", help="refer: what to look for, such as 'the zebra on the left'.")
     ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(metavar="P", help="refer: probability above which a pixel belongs to the object; 0.5."),
+    ] = None,
+    min_presence: Annotated[
+        float | None,
+        typer.Option(metavar="P", help="refer: below this presence score the text fits nothing: an empty mask."),
+    ] = None,
     classes: Annotated[
         str | None,
         typer.Option(metavar="A,B,...", help="segment: other class names; needs a model with text encoder."),
@@ -85,7 +93,7 @@ def predict(
     into the same folder; the manifest is complete when all of them are done.
     """
     names = None if classes is None else [name.strip() for name in classes.split(",")]
-    words = {"text": text, "classes": names, "scene": scene}
+    words = {"text": text, "classes": names, "scene": scene, "threshold": threshold, "min_presence": min_presence}
     _check_words(task, words)
     speed, dtype = speed_options(fast=fast, dtype=dtype, encoder=encoder, keep_heap=keep_heap, memory=memory)
     if workers is not None and engine != "ray":
@@ -194,6 +202,6 @@ def _check_words(task: str, words: dict[str, Any]) -> None:
     for name, value in words.items():
         if value is not None and name not in own.words:
             owner = next(kind.task for kind in TASKS.values() if name in kind.words)
-            raise UsageError(f"--{name} belongs to `vpd predict {owner}`; {task} has no use for it.")
+            raise UsageError(f"--{name.replace('_', '-')} belongs to `vpd predict {owner}`; {task} has no use for it.")
     if "text" in own.words and not (words["text"] or "").strip():
         raise UsageError(f"{own.config_type.title.capitalize()} needs words: --text 'the zebra on the left'.")

@@ -76,7 +76,7 @@ def class_legend(labels: NDArray[np.integer], classes: Sequence[str]) -> Counter
 def mask_picture(image: Image.Image, mask: NDArray[np.bool_], text: str) -> Image.Image:
     """What `tint_mask` draws, above the expression; raises as it does."""
     drawn = tint_mask(image, mask)
-    found = percent(float(mask.mean())) if mask.any() else "not found"
+    found = f"{percent(float(mask.mean()))} of the picture" if mask.any() else "nothing found"
     return stack([drawn, caption_strip(f"“{text}” · {found}", *_strip_size(drawn))])
 
 

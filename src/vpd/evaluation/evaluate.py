@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -20,6 +21,7 @@ from vpd.data.sample import Sample, SampleSet
 from vpd.data.workers import NumberedSamples, Readers
 from vpd.errors import UsageError
 from vpd.evaluation.fitted_data import fit_classes, look_before
+from vpd.evaluation.groups import groups_of, read_pattern, recordings_of
 from vpd.evaluation.protocols import Protocol, draw_sheet
 from vpd.inference.cache import FrozenCaches
 from vpd.inference.memory import Memory
@@ -72,6 +74,8 @@ class Evaluation:
     """The samples in the order of the data set, each exactly once."""
     available: int
     """Samples that the data set has."""
+    grouped_by: str = ""
+    """What made the groups: `data`, `recording` (by the names), a pattern, or nothing."""
 
     @property
     def groups(self) -> list[str | int]:
@@ -98,6 +102,7 @@ class Evaluation:
             "samples": len(self.table),
             "available": self.available,
             "groups": len(set(self.groups)),
+            "grouped_by": self.grouped_by,
             "metrics": metrics,
             "intervals": intervals,
             "per_class": self._per_class(),
@@ -142,7 +147,8 @@ def evaluate(model: PerceptionModel, sample_set: SampleSet, **options: Any) -> d
         options: As `measure` takes them.
 
     Returns:
-        `task`, `samples` of `available`, `groups` (how many), `metrics` (name -> number: shares are fractions of 1,
+        `task`, `samples` of `available`, `groups` (how many), `grouped_by` (`data`, `recording`, a pattern, or empty
+        where every sample stands alone), `metrics` (name -> number: shares are fractions of 1,
         errors metres), `intervals` (name -> low and high end of its 95 % interval; empty with fewer than 2 groups),
         `per_class` (class -> name -> number, or empty), `protocol` (what was measured, in words) and `fit`; `notes`
         (how samples were run for the sake of `memory` -> how many) where there are any.
@@ -169,6 +175,7 @@ def measure(
     should_stop: Callable[[], bool] | None = None,
     keep: Callable[[Sample, Prediction], dict[str, Any]] | None = None,
     caches: FrozenCaches | None = None,
+    group_by: str | None = None,
 ) -> Evaluation:
     """Predict every sample once and count it.
 
@@ -189,10 +196,14 @@ def measure(
             `ROUND` batches at most.
         keep: Gets every prediction of this process, say to write it; what it returns stands in the table.
         caches: Where results of the frozen parts are kept from one evaluation to the next, if anywhere.
+        group_by: Regular expression whose first part in brackets, found in a sample's name, is its group, for the
+            intervals; `none` = every sample stands alone; not given: the groups of the data, or where these have none
+            and names are those of frames, the recordings (`vpd.evaluation.groups.recordings_of`).
 
     Raises:
-        UsageError: If there is no sample, one cannot be read or lacks the truth, or the classes of data and model,
-            which are matched by name, have nothing in common; in all processes, after `ROUND` batches at most.
+        UsageError: If `group_by` is wrong or matches no name, there is no sample, one cannot be read or lacks the
+            truth, or the classes of data and model, which are matched by name, have nothing in common; in all
+            processes, after `ROUND` batches at most.
         OSError: If `keep` cannot write, as on a full disk; likewise.
         Interrupted: If `should_stop` said so.
     """
@@ -202,6 +213,9 @@ def measure(
     if batch_size < 1:
         raise UsageError(f"batch_size={batch_size}: give 1 or more.")
     sample_set = fit_classes(model, sample_set)
+    pattern = None if group_by is None else read_pattern(group_by)
+    if pattern:  # before hours of work
+        groups_of([sample_set[place * total // 3].name for place in range(3)], pattern)
     protocol = Protocol(model, sample_set, caches, memory)
     rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     batches = [range(first, min(first + batch_size, total)) for first in range(0, total, batch_size)]
@@ -216,8 +230,26 @@ def measure(
             raise Interrupted("The evaluation was stopped before all samples were measured.")
         table += [entry for entries, _, _ in parts for entry in entries]
     table.sort(key=lambda entry: entry.index)
+    grouped_by = _group(table, group_by, pattern)
     classes = getattr(model.config, "classes", ())
-    return Evaluation(type(model), model.config.fit, classes, protocol, table, len(sample_set))
+    return Evaluation(type(model), model.config.fit, classes, protocol, table, len(sample_set), grouped_by)
+
+
+def _group(table: list[Entry], group_by: str | None, pattern: re.Pattern[str] | None) -> str:
+    """Give the entries their groups; returns what made them."""
+    names = [entry.name for entry in table]
+    groups: Sequence[str | None] | None = None
+    made_by = group_by or ""
+    if group_by is not None:
+        groups = groups_of(names, pattern) if pattern else [None] * len(names)
+        made_by = group_by if pattern else ""
+    elif any(entry.group is not None for entry in table):
+        made_by = "data"
+    elif groups := recordings_of(names):
+        made_by = "recording"
+    if groups is not None:
+        table[:] = [replace(entry, group=group) for entry, group in zip(table, groups, strict=True)]
+    return made_by
 
 
 def sample_sheet(model: PerceptionModel, sample_set: SampleSet, *, count: int, caption: str = "") -> Image.Image:

@@ -12,6 +12,7 @@ from vpd.config import Resize
 from vpd.data.sample import SampleSet
 from vpd.drawing.text import one_line
 from vpd.evaluation.evaluate import Evaluation
+from vpd.evaluation.groups import FEW
 from vpd.evaluation.protocols import draw_sheet
 from vpd.files.atomic import atomic_write, write_json
 from vpd.metrics.depth import ERRORS
@@ -103,7 +104,7 @@ def screen_lines(report: Mapping[str, Any]) -> Iterator[str]:
 def _page(report: Mapping[str, Any], worst: Sequence[str], sheets: Sequence[str]) -> Iterator[str]:
     """Lines of the report as Markdown."""
     yield f"# {report['task']}: {_plain(report['model'])} on {_plain(report['data'])}, {_plain(report['split'])}"
-    yield from ("", f"{count_words(report)}. {interval_words(report)}")
+    yield from ("", f"{count_words(report)}. {_plain(interval_words(report))}")
     for heading, rows in metric_rows(report):
         yield from ("", f"**{heading}**", "", *_table(("metric", "value", "95 % interval"), rows, "--:"))
     if classes := class_rows(report):
@@ -149,13 +150,22 @@ def class_rows(report: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
 
 def interval_words(report: Mapping[str, Any]) -> str:
     """What the intervals are made of, or why there is none."""
-    groups, samples = report["groups"], report["samples"]
+    groups, samples, made_by = report["groups"], report["samples"], report.get("grouped_by", "data")
+    are_frames = made_by == "recording"
     if samples < 2:
         return "No intervals: there is one sample, so nothing says how others would differ."
+    hint = " Recordings are told by the names up to their last number; --group-by makes other groups." * are_frames
     if groups < 2:
-        return "No intervals: all samples belong to one group (one room, say), so nothing says how others would differ."
-    of_what = f"{samples} samples" if groups == samples else f"{groups} groups of {samples} samples"
-    return f"Intervals: 95 %, bootstrap over {of_what}."
+        what = f"{samples} samples are frames of one recording" if are_frames else "samples belong to one group"
+        like = "" if are_frames or made_by != "data" else " (one room, say)"
+        return f"No intervals: all {what}{like}, so nothing says how others would differ.{hint}"
+    weak = f" With only {groups} of these to draw from they are weak: take them for a lower bound." * (groups < FEW)
+    if groups == samples:
+        return f"Intervals: 95 %, bootstrap over {samples} samples.{weak}"
+    if are_frames:
+        return f"{samples} frames of {groups} recordings. Intervals: 95 %, bootstrap over recordings.{weak}{hint}"
+    by = f" (by {made_by})" if made_by not in ("", "data") else ""
+    return f"Intervals: 95 %, bootstrap over {groups} groups of {samples} samples{by}.{weak}"
 
 
 def count_words(report: Mapping[str, Any]) -> str:

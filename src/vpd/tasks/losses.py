@@ -10,7 +10,8 @@ Losses are taken in float32 at least, whatever the type of the prediction.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,9 @@ from vpd.tensors import IGNORE_LABEL
 LossSum = tuple[Tensor, Tensor]
 """Total and weight, two scalars: the loss is the one over the other, and 0 where the weight is."""
 
+SegmentationLoss = Literal["cross_entropy", "focal", "dice", "cross_entropy_dice"]
+
+_LEAST_DOUBT = 1e-12
 _MIN_PRED_M = 1e-6  # a sigmoid that underflows to 0 must not make the logarithm infinite
 
 
@@ -29,28 +33,70 @@ def mean_loss(total: Tensor, weight: Tensor) -> Tensor:
     return total / torch.where(weight > 0, weight, 1)
 
 
-def segmentation_loss(logits: Tensor, labels: Tensor, *, count_ignored: bool = False) -> Tensor:
-    """Cross-entropy of pixels with a label.
+def segmentation_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    count_ignored: bool = False,
+    kind: SegmentationLoss = "cross_entropy",
+    class_weights: Sequence[float] | None = None,
+    gamma: float = 2.0,
+) -> Tensor:
+    """Loss of pixels with a label: y is the label of a pixel, p_c its probability of class c, w_c the class's weight.
+
+    * `cross_entropy`: sum of w_y * -log p_y over the sum of w_y.
+    * `focal`: sum of w_y * (1 - p_y)^gamma * -log p_y over the sum of w_y: pixels that are easy hardly count.
+    * `dice`: of each picture, 1 - D_c averaged by w_c over the classes that it has, D_c = 2 * (sum of p_c over pixels
+      of c) / (sum of p_c over labelled pixels + pixels of c); then the mean over pictures in which anything weighs.
+    * `cross_entropy_dice`: the mean over these pictures of cross-entropy, of each alone, plus Dice.
 
     Args:
         logits: `(b, n, H, W)`.
-        labels: `(b, H, W)` int64 classes, 255 = ignored.
-        count_ignored: Divide by all pixels as the reference does, so that the loss shrinks with the ignored
-            share; otherwise by the labelled ones.
+        labels: `(b, H, W)` int64 classes, 255 = ignored: such pixels count nowhere.
+        count_ignored: Divide by all pixels (ignored ones weigh 1) as the reference does, so that the loss shrinks with
+            the ignored share; for `cross_entropy` and `focal`.
+        kind: As above.
+        class_weights: Of the n classes; none = 1 each.
+        gamma: Of `focal`; 0 = `cross_entropy`.
 
     Returns:
         Scalar.
 
     Raises:
         ValueError: If shapes do not fit.
+
+    Source: focal: Lin et al. 2017, eq. 5 (https://arxiv.org/abs/1708.02002), which divides by its anchors on objects.
+    Dice: Milletari et al. 2016 (https://arxiv.org/abs/1606.04797), with the plain sums of Sudre et al. 2017
+    (https://arxiv.org/abs/1707.03237) below; their sum with cross-entropy: Isensee et al. 2018
+    (https://arxiv.org/abs/1809.10486).
     """
-    return mean_loss(*segmentation_loss_sum(logits, labels, count_ignored=count_ignored))
+    options: dict[str, Any] = {"kind": kind, "class_weights": class_weights, "gamma": gamma}
+    return mean_loss(*segmentation_loss_sum(logits, labels, count_ignored=count_ignored, **options))
 
 
-def segmentation_loss_sum(logits: Tensor, labels: Tensor, *, count_ignored: bool = False) -> LossSum:
-    """Total of `segmentation_loss` over pixels, and the number of pixels that it is divided by."""
-    total = _cross_entropy_sum(logits, labels)
-    return total, torch.ones_like(labels).sum() if count_ignored else (labels != IGNORE_LABEL).sum()
+def segmentation_loss_sum(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    count_ignored: bool = False,
+    kind: SegmentationLoss = "cross_entropy",
+    class_weights: Sequence[float] | None = None,
+    gamma: float = 2.0,
+) -> LossSum:
+    """Total of `segmentation_loss`, and what it is divided by: pixels, their weights, or pictures."""
+    weights = None if class_weights is None else torch.tensor(class_weights, device=logits.device)
+    if kind in ("dice", "cross_entropy_dice"):
+        return _picture_loss_sum(logits, labels, weights, with_cross_entropy=kind == "cross_entropy_dice")
+    is_labelled = labels != IGNORE_LABEL
+    if kind == "focal":
+        entropies = _cross_entropies(logits, labels)
+        doubt = -torch.expm1(-entropies)  # 1 - p_y
+        # of a pixel without doubt a power below 1 has no gradient
+        total = (_of_pixels(weights, labels) * doubt.clamp(min=_LEAST_DOUBT) ** gamma * entropies).sum()
+    else:
+        total = _cross_entropy_sum(logits, labels, weights)
+    weight = is_labelled.sum() if weights is None else _of_pixels(weights, labels).sum()
+    return total, weight + (~is_labelled).sum() if count_ignored else weight
 
 
 def referring_loss(logits: Tensor, masks: Tensor, *, class_weights: tuple[float, float] = (0.9, 1.1)) -> Tensor:
@@ -127,8 +173,44 @@ def silog_loss_sum(
     return errors.sum(), torch.ones_like(pixels) if over == "batch" else (measured_pixels > 0).sum()
 
 
+def _picture_loss_sum(logits: Tensor, labels: Tensor, weights: Tensor | None, *, with_cross_entropy: bool) -> LossSum:
+    """Sum over pictures in which a class with a weight has pixels, and their number."""
+    entropies = _cross_entropies(logits, labels)  # first, as it checks the shapes
+    batch, number = logits.shape[:2]
+    is_labelled = labels != IGNORE_LABEL
+    probability = _at_least_float32(logits).softmax(dim=1) * is_labelled[:, None]
+    places = torch.where(is_labelled, labels, 0).flatten(1)  # of an ignored pixel 0 is added to class 0
+    own = probability.flatten(2).gather(1, places[:, None])[:, 0]
+    none = probability.new_zeros(batch, number)
+    pixels = none.scatter_add(1, places, is_labelled.flatten(1).to(none.dtype))
+    dice = 2 * none.scatter_add(1, places, own) / (probability.sum(dim=(2, 3)) + pixels).clamp(min=1)
+    of_class = (pixels > 0) * (1 if weights is None else weights)
+    of_picture = of_class.sum(dim=1)
+    losses = ((1 - dice) * of_class).sum(dim=1) / torch.where(of_picture > 0, of_picture, 1)
+    if with_cross_entropy:
+        of_pixel = _of_pixels(weights, labels) * is_labelled
+        sums = (entropies * of_pixel).sum(dim=(1, 2)), of_pixel.sum(dim=(1, 2))
+        losses = losses + mean_loss(*sums)
+    return losses.sum(), (of_picture > 0).sum()
+
+
+def _of_pixels(weights: Tensor | None, labels: Tensor) -> Tensor:
+    """The weight of the class of each pixel `(b, H, W)`; 0 where it is ignored."""
+    is_labelled = labels != IGNORE_LABEL
+    return is_labelled * (1 if weights is None else weights[torch.where(is_labelled, labels, 0)])
+
+
+def _cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
+    """Of each pixel, `(b, H, W)`; 0 where it is ignored."""
+    return _cross_entropy(logits, labels, None, reduction="none")
+
+
 def _cross_entropy_sum(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Weighted sum over pixels that are not ignored."""
+    return _cross_entropy(logits, labels, weights, reduction="sum")
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None, *, reduction: str) -> Tensor:
     if logits.ndim != 4 or labels.shape != (logits.shape[0], *logits.shape[2:]):
         raise ValueError(
             f"Logits are {tuple(logits.shape)}, labels are {tuple(labels.shape)}; needed are (b, n, H, W) "
@@ -137,7 +219,7 @@ def _cross_entropy_sum(logits: Tensor, labels: Tensor, weights: Tensor | None = 
     logits = _at_least_float32(logits)
     if weights is not None:
         weights = weights.to(logits.dtype)
-    return F.cross_entropy(logits, labels, weights, ignore_index=IGNORE_LABEL, reduction="sum")
+    return F.cross_entropy(logits, labels, weights, ignore_index=IGNORE_LABEL, reduction=reduction)
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

@@ -111,6 +111,11 @@ class MaskPrediction:
     """What was done to stay within `memory` that changes the prediction, such as windows; empty = nothing."""
     fitted_mask: Tensor | None = None
     """`(h, w)` bool at the size that the network sees, where it was asked for."""
+    presence: float | None = None
+    """Score in [0, 1] that the text fits anything in the picture, from the probabilities."""
+    presence_is_calibrated: bool = False
+    """Whether the score is a probability, fitted on validation data where half of the texts fit; else it is raw, and
+    higher for texts that fit, no more."""
 
     def __repr__(self) -> str:
         share = f"{percent(float(self.mask.float().mean()))} of the picture" if self.mask.any() else "nothing found"
@@ -129,15 +134,21 @@ class MaskPrediction:
         return mask_picture(self.image, self.mask.numpy(), self.text)
 
     def facts(self) -> dict[str, Any]:
-        """The expression and the object's share and box `[left, top, right, bottom]`, for the manifest."""
+        """The expression, the object's share and box `[left, top, right, bottom]`, and presence, for the manifest."""
         rows, columns = np.nonzero(self.mask.numpy())
         box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] if rows.size else []
         return {
             "text": self.text,
             "share": round(rows.size / self.mask.numel(), 6),
             "box": [int(edge) for edge in box] or None,
+            **self._presence(),
             **_note(self.note),
         }
+
+    def _presence(self) -> dict[str, Any]:
+        if self.presence is None:
+            return {}
+        return {"presence": round(self.presence, 4), "presence_is_calibrated": self.presence_is_calibrated}
 
 
 @dataclass(frozen=True, repr=False)

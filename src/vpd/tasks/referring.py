@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from vpd.prompts.encoder import TextEncoder
 from vpd.tasks.losses import LossSum, referring_loss_sum
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.predictions import MaskPrediction
+from vpd.tasks.presence import Wanted, calibrated, raw_presence, read_thresholds
 from vpd.tasks.recipes import recipe_backbone
 from vpd.tasks.task import Measured, Measures, Seen, truth_of
 from vpd.tensors import Batch
@@ -42,18 +43,12 @@ RATES = {"learning_rate": 5e-5, "weight_decay": 1e-2, "unet_lr_scale": 1.0, "bat
 _CACHE_BYTES = 2**28
 
 
-class _Wanted(NamedTuple):
-    """What a prediction says."""
-
-    texts: list[str]
-    fitted: bool
-
-
 class ReferringModel(PerceptionModel[MaskPrediction]):
     """Images and expressions -> logits of background and object.
 
-    Words of `predict`: `text`, the expression, or one for each image; `fitted`, whether predictions shall have the mask
-    at the size that the network sees too.
+    Words of `predict`: `text`, the expression, or one for each image; `threshold`, the probability above which a pixel
+    belongs to the object (0.5); `min_presence`, below which nothing fits and the mask is empty (0); `fitted`, whether
+    predictions shall have the mask at the size that the network sees too.
 
     Args:
         config: What the model is.
@@ -67,7 +62,7 @@ class ReferringModel(PerceptionModel[MaskPrediction]):
     task = "refer"
     config_type = ReferConfig
     truth = "mask"
-    words = ("text", "fitted")
+    words = ("text", "fitted", "threshold", "min_presence")
     reads_tokens = True
     score = "oIoU"
     recipes: ClassVar = {
@@ -187,6 +182,8 @@ class ReferringModel(PerceptionModel[MaskPrediction]):
         *,
         text: str | Sequence[str] | None = None,
         fitted: bool = False,
+        threshold: float | None = None,
+        min_presence: float | None = None,
     ) -> Asked:
         """See `Task`; expressions are encoded a group of pictures at a time."""
         if text is None:
@@ -198,7 +195,7 @@ class ReferringModel(PerceptionModel[MaskPrediction]):
             channels=2,
             kept_bytes=9,
             smaller=self.fit_at,
-            words=_Wanted(texts, true_or_false(fitted, "fitted")),
+            words=Wanted(texts, true_or_false(fitted, "fitted"), *read_thresholds(threshold, min_presence)),
         )
 
     def answer(self, asked: Asked, seen: Seen, strips: Iterator[Tensor]) -> MaskPrediction:
@@ -207,23 +204,27 @@ class ReferringModel(PerceptionModel[MaskPrediction]):
         for strip in strips:
             probability[done : done + strip.shape[1]] = strip.softmax(dim=0)[1]
             done += strip.shape[1]
-        mask = self._fitted_mask(seen) if asked.words.fitted else None
+        wanted: Wanted = asked.words
+        presence = calibrated(raw_presence(probability), self.config.presence)
+        fits = not presence < wanted.min_presence
         return MaskPrediction(
-            mask=probability > 0.5,
+            mask=(probability > wanted.threshold) & fits,
             probability=probability,
-            text=asked.words.texts[seen.number],
+            text=wanted.texts[seen.number],
             image=seen.image,
             note=seen.note,
-            fitted_mask=mask,
+            fitted_mask=(self._fitted(seen) > wanted.threshold) & fits if wanted.fitted else None,
+            presence=presence,
+            presence_is_calibrated=self.config.presence is not None,
         )
 
-    def _fitted_mask(self, seen: Seen) -> Tensor:
-        """The mask at the model's own size, also of a picture that was run smaller."""
+    def _fitted(self, seen: Seen) -> Tensor:
+        """The probability at the model's own size, also of a picture that was run smaller."""
         (logits,) = seen.runs[0].strips
         if seen.note:
             own = fitted_size(self.config.fit, *seen.size)
             logits = torch.cat(list(resize_stream([logits], logits.shape[-2], *own)), dim=1)
-        return (logits.softmax(dim=0)[1] > 0.5).cpu()
+        return logits.softmax(dim=0)[1].cpu()
 
     def measures(self, sample_set: SampleSet) -> Measures:
         """Masks at the original size; and, as published, image and mask squashed to a square of the model's size."""

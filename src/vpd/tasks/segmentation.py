@@ -31,6 +31,7 @@ from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import PLAIN_TEMPLATE, EmbedNames, check_templates, embed_names
 from vpd.prompts.names import published_prompts as read_published_prompts
 from vpd.tasks.classes import asked_classes, check_number, class_names, with_classes
+from vpd.tasks.loss_settings import PLAIN, LossSettings
 from vpd.tasks.losses import LossSum, segmentation_loss_sum
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.predictions import SegmentationPrediction
@@ -189,14 +190,15 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
         """A model for other classes to train on; see `vpd.tasks.classes.with_classes`."""
         return with_classes(self, classes, diffusion=diffusion)
 
-    def loss_sum(self, batch: Batch, *, caches: FrozenCaches | None = None) -> LossSum:
-        """Cross-entropy of a batch with `labels`, summed over pixels, and how many count."""
+    def loss_sum(self, batch: Batch, *, caches: FrozenCaches | None = None, loss: LossSettings = PLAIN) -> LossSum:
+        """Loss of a batch with `labels`, summed over pixels (of Dice: over pictures), and how many count."""
         if batch.labels is None:
             raise UsageError("Segmentation trains on label images; this data has none.")
         check_number(self.config.classes)
         try:
             logits = self(batch.images, caches=caches)
-            return segmentation_loss_sum(logits, batch.labels, count_ignored=self.config.count_ignored)
+            options = loss.options(self.config.classes)
+            return segmentation_loss_sum(logits, batch.labels, count_ignored=self.config.count_ignored, **options)
         except IndexError as error:  # torch's word for a label that is no class; sample sets with classes find it first
             raise UsageError(f"{batch.names}: a label is outside the {logits.shape[1]} classes of the model") from error
 

@@ -16,6 +16,7 @@ from pydantic import (
 
 from vpd.config import Frozen, LoraSettings, Recipe
 from vpd.errors import UsageError
+from vpd.tasks.loss_settings import PLAIN, LossSettings
 
 Mode = Literal["full", "lora", "frozen", "head"]
 OptimiserKind = Literal["adamw", "adamw_8bit", "sgd", "muon"]
@@ -92,6 +93,8 @@ class TrainConfig(Frozen):
     accumulate: PositiveInt | Literal["auto"] = 1
     """Batches that the samples of a step are cut into on each process, to fit into memory; `auto` = as few as fit,
     found by trial before the first step."""
+    loss: LossSettings = PLAIN
+    """What `segment` minimises where the recipe's cross-entropy is not wanted."""
     loss_reduction: Literal["global", "batch"] = "global"
     """What a step minimises. `global`: the sum of the losses of all its pixels (or images) over their number, however
     they are cut into batches and processes; `batch`: the mean of the batches' means, as published."""

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from vpd.data.sample import SampleSet
 from vpd.errors import UsageError
+from vpd.evaluation.presence import PAIRS, calibrate_saved, can_calibrate
 from vpd.files.atomic import writable_folder
 from vpd.files.lock import only_run_in
 from vpd.loading import load
@@ -23,6 +24,7 @@ from vpd.tasks.model import PerceptionModel
 from vpd.tasks.table import TaskKind, find_task
 from vpd.training.auto_accumulate import find_accumulation
 from vpd.training.checkpoints import latest_checkpoint
+from vpd.training.class_weights import counted_loss
 from vpd.training.config import TrainConfig
 from vpd.training.fitted_data import fit_data
 from vpd.training.loop import Training
@@ -96,6 +98,9 @@ def train(
     if has_progress:
         if config.accumulate == "auto":  # what was found when the run began holds for all of it
             config = config.model_copy(update={"accumulate": saved.get("accumulate", "auto")})
+        if config.loss.class_weights == "frequency":  # likewise
+            weights = {"class_weights": (saved.get("loss") or {}).get("class_weights", "frequency")}
+            config = config.model_copy(update={"loss": config.loss.model_copy(update=weights)})
         _check_changes(resolve_config(kind, saved), config, folder / CONFIG)
     check_trackers(config.trackers)
     if config.workers:
@@ -129,9 +134,12 @@ def _train_in(
         check_same_classes(model, train_set, config, checkpoint.folder)
     else:
         model = start_model(config, train_set, task)
-        model.config = model.config.model_copy(
-            update={"notes": {**model.config.notes, "training": _notes_of(config, train_set)}}
-        )
+    config = config.model_copy(update={"loss": counted_loss(config.loss, model, train_set)})
+    if not checkpoint:
+        changes: dict[str, Any] = {"notes": {**model.config.notes, "training": _notes_of(config, train_set)}}
+        if can_calibrate(model):  # what was fitted on the outputs of before
+            changes["presence"] = None
+        model.config = model.config.model_copy(update=changes)
     if config.accumulate == "auto":
         config = config.model_copy(update={"accumulate": find_accumulation(model, config, accelerator)})
     if accelerator.is_main_process:
@@ -148,7 +156,13 @@ def _train_in(
         accelerator=accelerator,
         show_bar=show_bar,
     )
-    return training.run()
+    trained, has_presence = training.run(), can_calibrate(model)
+    del training, model  # the one that was saved is read again
+    if validation_set is not None and has_presence:
+        told: dict[str, Any] = {"device": accelerator.device, "task": task, "is_shown": show_bar}
+        told["pairs"] = min(PAIRS, config.validate_limit or PAIRS)
+        do_on_first(accelerator, lambda: calibrate_saved(trained, validation_set, **told))
+    return trained
 
 
 def _tell(config: TrainConfig, processes: int) -> None:
@@ -167,11 +181,12 @@ def _tell(config: TrainConfig, processes: int) -> None:
 
 def _notes_of(config: TrainConfig, train_set: SampleSet) -> dict[str, Any]:
     """What a trained model says of its training; no paths, since models travel."""
-    told = {"data": Path(config.data.root).name, "split": config.data.split, "vpd": __version__}
+    told: dict[str, Any] = {"data": Path(config.data.root).name, "split": config.data.split, "vpd": __version__}
     told |= data_rules(train_set, but=config.classes or train_set.classes)
     told |= {"format": config.data.format} if config.data.format else {}
     kept = {"recipe", "mode", "steps", "epochs", "batch_size", "learning_rate", "crop_px", "precision", "seed"}
     kept |= {"optimiser", "ema_decay"}
+    told |= {"loss": loss} if (loss := config.loss.model_dump(mode="json", exclude_defaults=True)) else {}
     return told | config.model_dump(mode="json", include=kept, exclude_none=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -93,10 +94,15 @@ def resolve_config(task: str | TaskKind, *layers: Mapping[str, Any]) -> TrainCon
         told = ", ".join(f"{key}={merged[key]}" for key in ours if key in merged and key not in given)
         logger.info("For rendered scenes: %s. Those for photographs: -s recipe=default.", told)
     try:
-        return TrainConfig.model_validate(merged)
+        config = TrainConfig.model_validate(merged)
     except ValidationError as error:
         problems = "; ".join(_explain(field) for field in wrong_fields(error))
         raise UsageError(f"Wrong settings: {problems}.") from error
+    if "loss" not in inspect.signature(kind.loss_sum).parameters and (
+        other := config.loss.model_dump(exclude_defaults=True)
+    ):
+        raise UsageError(f"Wrong settings: {', '.join(f'loss.{key}' for key in other)} is not for {kind.task}.")
+    return config
 
 
 def write_config(config: TrainConfig, path: Path) -> None:

@@ -28,7 +28,7 @@ from vpd.weights.shipped import LICENCE, WORLD
 
 logger = logging.getLogger(__name__)
 
-_DECIDED = {"task", "recipe", "backbone", "fit", "classes", "scenes", "max_depth_m", "format_version"}
+_DECIDED = {"task", "recipe", "backbone", "fit", "classes", "scenes", "max_depth_m", "format_version", "presence"}
 """Fields of a model's configuration that other settings decide."""
 
 

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from vpd.errors import UsageError
 from vpd.inference.cache import FrozenCaches
 from vpd.loading import aligned
+from vpd.tasks.loss_settings import PLAIN
 from vpd.tasks.losses import LossSum, mean_loss
 from vpd.tasks.model import PerceptionModel
 from vpd.tensors import Batch
@@ -43,13 +44,14 @@ class LossOf(nn.Module):
         super().__init__()
         self.model, self.caches = model, caches
         self.use_bf16, self.is_mean = config.precision == "bf16", config.loss_reduction == "batch"
+        self.options = {} if config.loss == PLAIN else {"loss": config.loss}
         self.order = torch.channels_last if config.channels_last else torch.contiguous_format
 
     def forward(self, batch: Batch) -> LossSum:
         """Total and weight of a batch."""
         batch = replace(batch, images=batch.images.contiguous(memory_format=self.order))
         with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self.use_bf16):
-            total, weight = self.model.loss_sum(batch, caches=self.caches)
+            total, weight = self.model.loss_sum(batch, caches=self.caches, **self.options)
         return (mean_loss(total, weight), torch.ones_like(weight)) if self.is_mean else (total, weight)
 
 
