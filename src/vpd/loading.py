@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from torch import Tensor
 
 from vpd.config import TaskConfig
 from vpd.errors import UsageError, first_line
+from vpd.files.atomic import read_json
 from vpd.model_folder import (
     CHECKPOINTS,
+    CONFIG,
     CONFIG_FILE,
     MODEL,
     WEIGHTS_FILE,
@@ -31,6 +34,8 @@ from vpd.weights.difference import put_back, weights_fingerprint
 from vpd.weights.shipped import ADAPTED, WORLD, shipped_model
 from vpd.weights.single_file import mismatches, shapes_of
 from vpd.weights.sources import download, is_hub_id
+
+logger = logging.getLogger(__name__)
 
 _ALIGNMENT_BYTES = 64  # of a cache line, as torch allocates
 _DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -149,11 +154,11 @@ def find_model(source: str | Path) -> Path:
                 f"{path} is a diffusion model, not a trained perception model. Train one from it: "
                 f"vpd train TASK --model {path} --data DIR --out DIR"
             )
-        hint = f" It holds a training run: its model is {path / MODEL}." if (path / MODEL).is_dir() else ""
-        steps = sorted((path / CHECKPOINTS).glob(f"*/{CONFIG_FILE}"), key=lambda step: step.stat().st_mtime)
-        if not hint and steps:
-            hint = f" It holds a training run that is not finished; {steps[-1].parent} is how far it is."
-        raise UsageError(f"{path} is not a model folder: it has no {CONFIG_FILE}.{hint}")
+        if found := model_of_run(path):
+            return found
+        if (path / CONFIG).is_file():
+            raise UsageError(f"{path} is a training run that has saved no model yet. Go on with it by --resume.")
+        raise UsageError(f"{path} is not a model folder: it has no {CONFIG_FILE}.")
     if path.is_file():
         raise UsageError(
             f"{path} is a file; a model is a folder. A published checkpoint becomes one by: "
@@ -178,9 +183,34 @@ def find_model(source: str | Path) -> Path:
     )
 
 
+def model_of_run(folder: Path) -> Path | None:
+    """The model of a training run's folder: the finished one, else its best checkpoint, else its latest, which is said.
+
+    None where the folder is no run, or one without any.
+    """
+    if (folder / CONFIG_FILE).is_file() or (folder / "unet").is_dir():
+        return None
+    if (folder / MODEL / CONFIG_FILE).is_file():
+        return folder / MODEL
+    steps = [path.parent for path in sorted((folder / CHECKPOINTS).glob(f"step-*/{CONFIG_FILE}"))]
+    if not steps:
+        return None
+    kind = TASKS.get(read_json(steps[-1] / CONFIG_FILE).get("task"))
+    name = kind.score if kind else ""
+    scores = {step: read_json(step / "state.json").get("scores", {}).get(name) for step in steps}
+    measured = {step: -score if kind and kind.score_is_error else score for step, score in scores.items() if score}
+    found = max(measured, key=measured.__getitem__) if measured else steps[-1]
+    told = f"the best so far, {name} {scores[found]:.4g}" if measured else "the latest"
+    logger.warning("The run in %s is not finished: taking its checkpoint %s, %s.", folder, found.name, told)
+    return found
+
+
 def is_adapted(source: str | Path) -> bool:
-    """Whether a source is a model of ours, shipped or a folder, rather than a diffusion model."""
-    return str(source) in ADAPTED or (Path(source).expanduser() / CONFIG_FILE).is_file()
+    """Whether a source is a model of ours, shipped, a folder or that of a run, rather than a diffusion model."""
+    path = Path(source).expanduser()
+    if str(source) in ADAPTED or (path / CONFIG_FILE).is_file():
+        return True
+    return (path / CONFIG).is_file() and not (path / "unet").is_dir()
 
 
 def find_device(device: str | torch.device) -> torch.device:

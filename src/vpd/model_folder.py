@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-CHECKPOINTS, MODEL, CONFIG = "checkpoints", "model", "config.yaml"
-"""In the folder of a training run: its checkpoints, the finished model, and the settings (in every checkpoint too)."""
+CHECKPOINTS, MODEL, LAST, CONFIG = "checkpoints", "model", "last", "config.yaml"
+"""In the folder of a training run: its checkpoints, the finished model, the one of the last step where that is another,
+and the settings (in every checkpoint too)."""
 _PAIR = "saved_together"  # the same words in both files: neither is from another save
 _BASE = "base"
 _TEXT_PREFIX = "text_encoder."
