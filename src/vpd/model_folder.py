@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from vpd.config import FORMAT_VERSION, Frozen, TaskConfig
 from vpd.errors import UsageError, wrong_fields
-from vpd.files.atomic import atomic_write, read_json, writable_folder, write_json
+from vpd.files.atomic import atomic_write, check_writable, read_json, writable_folder, write_json
 from vpd.weights.shipped import WORLD, shipped_diffusion
 
 if TYPE_CHECKING:
@@ -153,14 +153,18 @@ def shared_encoder(encoder: TextEncoder | None, source: str) -> dict[str, Tensor
     return theirs if is_shared else {}
 
 
-def results_folder(path: str | Path) -> Path:
+def results_folder(path: str | Path, *, make: bool = True) -> Path:
     """`writable_folder`, for results that must not be mixed with a model or a training run.
+
+    Args:
+        path: The folder.
+        make: Leave it there where it was missing; false = only make sure that it can be written later.
 
     Raises:
         UsageError: If the folder holds one, or takes no files.
     """
     refuse_models(path, or_runs=True)
-    return writable_folder(path)
+    return writable_folder(path) if make else check_writable(path)
 
 
 def refuse_models(path: str | Path, *, or_runs: bool = False) -> None:

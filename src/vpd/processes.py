@@ -22,6 +22,8 @@ from torch import distributed
 
 from vpd.errors import UsageError
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 SILENCE_S = 15.0
 """After so many seconds without a word, a command says what it is doing."""
@@ -125,7 +127,7 @@ class Heartbeat(logging.Handler):
         say: Prints a line.
     """
 
-    def __init__(self, *, enabled: bool, say: Callable[[str], None] = logging.getLogger("vpd.progress").info) -> None:
+    def __init__(self, *, enabled: bool, say: Callable[[str], None] = logger.info) -> None:
         super().__init__()
         self.say = say
         self._enabled, self._ended = enabled, threading.Event()

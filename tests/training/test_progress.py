@@ -104,7 +104,11 @@ def test_log_file_gets_lines_instead_of_a_bar(tmp_path, capsys, caplog):
 
 
 def test_time_left_counts_validations_and_checkpoints(tmp_path: Path):
-    options: dict[str, Any] = {"validate_every": 4, "checkpoint_every": 5, "costs": Costs(step_s=3.0, validation_s=20.0)}
+    options: dict[str, Any] = {
+        "validate_every": 4,
+        "checkpoint_every": 5,
+        "costs": Costs(step_s=3.0, validation_s=20.0),
+    }
     with Progress(tmp_path, steps=10, start_step=0, enabled=True, show_bar=False, **options) as shown:
         assert shown.left_s(0) == 10 * 3.0 + 3 * 20.0  # after 4, 8 and 10
         for took_s in (9.0, 2.0, 2.0, 2.0):  # the first also starts readers

@@ -27,7 +27,9 @@ def test_a_run_leaves_a_model_that_predicts_and_a_record(tmp_path: Path, setting
     assert model.config.fit.size_px == 64
     assert model.config.notes["training"]["steps"] == 4 and str(tmp_path) not in str(model.config.notes)
     assert model.predict(Image.new("RGB", (50, 40))).labels.shape == (40, 50)
-    assert_equal_weights(folder / "last" if (folder / "last").exists() else folder / "model", folder / "checkpoints" / "step-00000004")
+    assert_equal_weights(
+        folder / "last" if (folder / "last").exists() else folder / "model", folder / "checkpoints" / "step-00000004"
+    )
     log = read_json_lines(folder / "log.jsonl")
     assert [line["step"] for line in log if line["kind"] == "train"] == [1, 2, 3, 4]
     assert [line["step"] for line in log if line["kind"] == "validation"] == [2, 4]
@@ -38,7 +40,9 @@ def test_a_run_leaves_a_model_that_predicts_and_a_record(tmp_path: Path, setting
     assert state["step"] == 4 and "mIoU" in state["scores"]
 
 
-def test_a_run_says_before_its_start_how_long_it_will_take(tmp_path: Path, settings: dict[str, Any], caplog, monkeypatch):
+def test_a_run_says_before_its_start_how_long_it_will_take(
+    tmp_path: Path, settings: dict[str, Any], caplog, monkeypatch
+):
     caplog.set_level(logging.INFO)
     train("segment", tmp_path / "silent", settings)
     assert "This will take" not in caplog.text

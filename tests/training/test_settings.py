@@ -157,9 +157,7 @@ def test_a_bare_no_of_yaml_is_the_word_no():
 
 
 def test_options_of_layouts_and_near_recipes_are_pointed_at():
-    with pytest.raises(
-        UsageError, match=r"unknown setting depth_scale; did you mean data.options.depth_scale\?"
-    ):
+    with pytest.raises(UsageError, match=r"unknown setting depth_scale; did you mean data.options.depth_scale\?"):
         resolve_config("depth", {"model": "m", "data": {"root": "d"}, "depth_scale": 5000})
     with pytest.raises(UsageError, match="Did you mean ade20k-reference"):
         read_settings("ade20k-referense")

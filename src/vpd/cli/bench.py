@@ -75,7 +75,7 @@ def bench(
     from vpd.model_folder import results_folder
 
     if out is not None:
-        results_folder(out)  # or the figures would be lost
+        results_folder(out, make=False)  # or the figures would be lost
     if threads is not None:
         torch.set_num_threads(threads)
     place = find_device(device)

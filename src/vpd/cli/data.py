@@ -36,7 +36,7 @@ def check(
 ) -> None:
     """Read every sample: counts, pairs, sizes, value ranges. Status 1 if anything is wrong, each named."""
     from vpd.datasets.check import check_data
-    from vpd.files.atomic import writable_folder, write_json
+    from vpd.files.atomic import check_writable, writable_folder, write_json
 
     given = {}
     if options:
@@ -44,9 +44,10 @@ def check(
 
         given = parse_overrides(options)
     if json is not None:
-        writable_folder(json.parent)
+        check_writable(json.parent)
     report = check_data(name, folder, options=given, progress=_progress)
     if json is not None:
+        writable_folder(json.parent)
         write_json(json, report.as_dict())
     print(f"{report.root}: {report.format} layout")
     for line in report.notes:

@@ -21,6 +21,7 @@ from vpd.cli.options import (
     ModelOption,
     TaskArgument,
     load_model,
+    show_progress,
     speed_options,
 )
 from vpd.errors import UsageError
@@ -64,18 +65,17 @@ def evaluate(
     Every metric comes with its 95 % interval. Several processes: torchrun --nproc-per-node 8 -m vpd eval ...
     """
     import torch
-    from tqdm import tqdm
 
     from vpd.datasets import layouts
     from vpd.evaluation.evaluate import measure
     from vpd.evaluation.protocols import change_fit
     from vpd.evaluation.report import screen_lines, write_report
     from vpd.evaluation.submission import Submission
-    from vpd.files.atomic import writable_folder, write_json
+    from vpd.files.atomic import check_writable, left_as_found, writable_folder, write_json
     from vpd.model_folder import results_folder
     from vpd.optimising import optimise
     from vpd.overrides import parse_overrides
-    from vpd.processes import find_processes, leave_processes
+    from vpd.processes import Heartbeat, find_processes, leave_processes
     from vpd.version import __version__
 
     speed, load_dtype = speed_options(fast=fast, dtype=dtype, encoder=encoder, keep_heap=keep_heap, memory=memory)
@@ -84,9 +84,9 @@ def evaluate(
     for folder in folders:
         _check_outside(folder, data)
     for folder in folders:
-        results_folder(folder)
+        results_folder(folder, make=False)
     if out is not None:
-        writable_folder(out.parent)
+        check_writable(out.parent)
     layout = format or layouts.detect_format(data, task)
     wanted = split or layouts.held_out_split(data, layout)
     if wanted is None:
@@ -103,18 +103,19 @@ def evaluate(
         given = {"per_sentence": True, **given}  # of any split, as the benchmarks count
     reading = layouts.reader_options(layout, loaded.config.recipe, given)
     samples = layouts.open_data(data, task, format=layout, split=wanted, **reading)
-    submission = Submission(predictions, samples) if predictions else None
-    evaluation = measure(
-        loaded,
-        samples,
-        batch_size=batch,
-        limit=limit,
-        workers=workers,
-        memory=memory,
-        accelerator=accelerator,
-        watch=lambda batches: tqdm(batches, unit="batch", disable=None if is_first else True),
-        keep=submission.keep if submission else None,
-    )
+    with left_as_found(predictions), Heartbeat(enabled=is_first) as heartbeat:
+        submission = Submission(predictions, samples) if predictions else None
+        evaluation = measure(
+            loaded,
+            samples,
+            batch_size=batch,
+            limit=limit,
+            workers=workers,
+            memory=memory,
+            accelerator=accelerator,
+            watch=lambda batches: show_progress(batches, heartbeat, is_shown=is_first),
+            keep=submission.keep if submission else None,
+        )
     if is_first:
         result = {"model": model, "data": data, "format": layout, "split": wanted, **evaluation.report()}
         result["settings"] = {
@@ -133,11 +134,12 @@ def evaluate(
         }
         print("\n".join(screen_lines(result)))  # before anything is written: a full disk shall not cost the figures
         if out is not None:
+            writable_folder(out.parent)
             write_json(out, result)
         if submission:
             submission.write_index(entry.record for entry in evaluation.table)
         if report is not None:
-            write_report(report, result, evaluation, samples)
+            write_report(writable_folder(report), result, evaluation, samples)
     leave_processes()
 
 

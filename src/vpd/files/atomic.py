@@ -176,6 +176,20 @@ def writable_folder(path: str | Path) -> Path:
     return path
 
 
+def check_writable(path: str | Path) -> Path:
+    """`writable_folder`, but what was not there is not left: for results that may never come.
+
+    Raises:
+        UsageError: As `writable_folder`.
+    """
+    path = Path(path)
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    writable_folder(path)
+    for folder in missing:
+        folder.rmdir()
+    return path
+
+
 @contextmanager
 def left_as_found(*folders: Path | None, is_work: Callable[[Path], bool] = lambda path: True) -> Iterator[None]:
     """Remove what a request that fails has made on its way, unless work came of it.

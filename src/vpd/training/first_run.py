@@ -107,7 +107,7 @@ def choose_settings(
 
 
 def _crop_px(config: TrainConfig, model: PerceptionModel[Any], train_set: SampleSet) -> tuple[int | None, str]:
-    """What the diffusion model was made at; a small one, which sees too little there, twice that if pictures have it."""
+    """What the diffusion model was made at; up to three times that where it is small and the pictures are larger."""
     if is_adapted(config.model):
         return config.crop_px, "as the model predicts"
     made_at = model.backbone.config.unet.get("sample_size")

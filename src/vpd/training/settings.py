@@ -112,7 +112,7 @@ def write_config(config: TrainConfig, path: Path) -> None:
 
 
 def _for_world(task: str, given: Mapping[str, Any]) -> Settings:
-    """What suits rendered scenes, if they are the data, and the shipped model: recipes for others are of no use there."""
+    """What suits rendered scenes, if they are the data, and the shipped model: no recipe for others is of use there."""
     data, ours = given.get("data"), Settings()
     is_data = isinstance(data, Mapping) and _is_named_world(data.get("root"))
     is_model = _is_named_world(given.get("model"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,8 +23,8 @@ from vpd.training.step import LossOf, micro_batch_size, set_up
 
 logger = logging.getLogger(__name__)
 
-_WARM_S = 2.0
-"""What takes longer is not done a second time to see it without its start."""
+_AGAIN_S = 5.0
+"""What takes longer is not done again to be surer of it."""
 _LONG_S = 3600.0
 """A run that takes longer is told what would make it shorter."""
 _LEAST_PX = 64
@@ -62,8 +63,9 @@ def measure_pace(
     whole = config if config.accumulate != "auto" else config.model_copy(update={"accumulate": 1})
     most = micro_batch_size(whole, accelerator.num_processes)
     with nothing_changed(model, accelerator.device):
-        sample_s = _sample_s(loss_of, config.crop_px, most)
+        _sample_s(loss_of, _LEAST_PX, most)  # the first pass of all also starts threads and loads kernels
         small_sample_s = _sample_s(loss_of, max(_LEAST_PX, config.crop_px // 2), most)
+        sample_s = _sample_s(loss_of, config.crop_px, most)
         loss_of.zero_grad(set_to_none=True)
         validation_s = _validation_sample_s(model, config, validation_set)
     own = torch.tensor([[sample_s, small_sample_s, validation_s]], device=accelerator.device)
@@ -113,36 +115,35 @@ def _sample_s(loss_of: LossOf, crop_px: int, most: int) -> float:
     """Seconds of a training pass for a sample, of two at a time where so many are trained together."""
     count = min(2, most)
     batch = loss_of.model.example_batch(count, crop_px).to(loss_of.model.device)
-    took_s = math.inf
-    for _ in range(2):
-        if _WARM_S < took_s < math.inf:
-            break
-        began_s = time.perf_counter()
+
+    def step() -> None:
         total, _weight = loss_of(batch)
         total.backward()
         if batch.images.device.type != "cpu":
             torch.accelerator.synchronize()
-        took_s = min(took_s, time.perf_counter() - began_s)
-    return took_s / count
+
+    return _fastest_s(step) / count
 
 
 def _validation_sample_s(model: PerceptionModel, config: TrainConfig, validation_set: SampleSet | None) -> float:
     """Seconds of a validation sample; that one cannot be read is told when it is its turn."""
     if validation_set is None:
         return 0.0
-    took_s = math.inf
-    autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=config.precision == "bf16")
-    with autocast:
-        for _ in range(2):
-            if _WARM_S < took_s < math.inf:
-                break
-            began_s = time.perf_counter()
-            try:
-                evaluate(model, validation_set, limit=1)
-            except UsageError:
-                return 0.0
-            took_s = min(took_s, time.perf_counter() - began_s)
-    return took_s
+    try:
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            return _fastest_s(lambda: evaluate(model, validation_set, limit=1))
+    except UsageError:
+        return 0.0
+
+
+def _fastest_s(work: Callable[[], object]) -> float:
+    """Seconds that something takes, of three times the shortest; of long ones the first."""
+    times: list[float] = []
+    while len(times) < 3 and (not times or times[0] < _AGAIN_S):
+        began_s = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began_s)
+    return min(times)
 
 
 def _times(count: int, word: str) -> str:
