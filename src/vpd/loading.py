@@ -198,7 +198,9 @@ def model_of_run(folder: Path) -> Path | None:
     kind = TASKS.get(read_json(steps[-1] / CONFIG_FILE).get("task"))
     name = kind.score if kind else ""
     scores = {step: read_json(step / "state.json").get("scores", {}).get(name) for step in steps}
-    measured = {step: -score if kind and kind.score_is_error else score for step, score in scores.items() if score}
+    measured = {
+        step: -score if kind and kind.score_is_error else score for step, score in scores.items() if score is not None
+    }
     found = max(measured, key=measured.__getitem__) if measured else steps[-1]
     told = f"the best so far, {name} {scores[found]:.4g}" if measured else "the latest"
     logger.warning("The run in %s is not finished: taking its checkpoint %s, %s.", folder, found.name, told)

@@ -90,9 +90,7 @@ def test_a_finished_run_is_made_longer_and_leaves_its_best_of_all(
         train("segment", folder, {"steps": 6}, resume=True)
 
 
-def test_a_better_end_of_a_longer_run_replaces_the_model(
-    tmp_path: Path, settings: dict[str, Any], scored: list[float]
-):
+def test_a_better_end_of_a_longer_run_replaces_the_model(tmp_path: Path, settings: dict[str, Any], scored: list[float]):
     scored[:] = [0.75, 0.125, 0.25, 0.5]
     folder = tmp_path / "run"
     train("segment", folder, settings)
@@ -101,9 +99,7 @@ def test_a_better_end_of_a_longer_run_replaces_the_model(
     assert_equal_weights(folder / "model", checkpoint(folder, 8))
 
 
-def test_patience_ends_a_run_and_resuming_it_too(
-    tmp_path: Path, settings: dict[str, Any], scored: list[float], caplog
-):
+def test_patience_ends_a_run_and_resuming_it_too(tmp_path: Path, settings: dict[str, Any], scored: list[float], caplog):
     scored[:] = [0.25, 0.375, 0.5]
     folder, changes = tmp_path / "run", {"steps": 20, "patience": 2, "checkpoint_every": 20, "keep": 1}
     with caplog.at_level(logging.INFO):

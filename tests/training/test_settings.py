@@ -185,3 +185,37 @@ def test_the_shipped_model_learns_rendered_scenes_by_settings_of_its_own(
 def test_options_of_the_backbone_are_pointed_at():
     with pytest.raises(UsageError, match=r"map_scal; did you mean model_options\.backbone_options\.map_scale"):
         resolve_config("refer", GIVEN, {"map_scal": "log_ratio"})
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        *(("lr=1", "learning_rate"), ("crop=128", "crop_px"), ("bs=4", "batch_size"), ("epoch=3", "epochs")),
+        *(("imgsz=640", "crop_px"), ("wd=0", "weight_decay"), ("num_workers=1", "workers"), ("fp16=true", "precision")),
+        *(
+            ("root=x", "data.root"),
+            ("rank=4", "lora.rank"),
+            ("warmup=5", "schedule.warmup_steps"),
+            ("LR=1", "learning_rate"),
+        ),
+        *(("head_channels=8", "model_options.head_channels"), ("data.val=x", "data.validation_split")),
+        ("depth_scale=256", "data.options.depth_scale"),
+    ],
+)
+def test_what_other_programs_say_is_understood(word: str, meant: str):
+    message = refused(parse_overrides([word]))
+    assert f"unknown setting {word.partition('=')[0]}; did you mean {meant}?" in message
+
+
+def test_wrong_types_and_devices_are_answered():
+    assert "learning_rate: Input should be a valid number" in refused({"learning_rate": "abc"})
+    assert "the best device is taken" in refused({"device": "cpu"})
+
+
+def test_the_shipped_model_gets_its_rates_on_any_data_unless_a_recipe_is_named():
+    given = {"model": "world", "data": {"root": "mine"}}
+    config = resolve_config("segment", given)
+    assert (config.learning_rate, config.unet_lr_scale, config.model_options) == (1e-3, 1.0, {"head_channels": 64})
+    assert resolve_config("segment", given, {"learning_rate": 1e-4}).learning_rate == 1e-4
+    for other in ({"recipe": "default"}, {"model": "sd"}):
+        assert resolve_config("segment", given, other).learning_rate == 8e-5

@@ -203,7 +203,7 @@ def left_as_found(*folders: Path | None, is_work: Callable[[Path], bool] = lambd
     missing = {path for folder in given for path in (folder, *folder.parents) if not path.exists()}
     try:
         yield
-    except Exception:
+    except (UsageError, OSError):
         for folder, before in there.items():
             new = set(folder.iterdir()) - before if folder.is_dir() else set()
             if not any(is_work(path) for path in new):
