@@ -197,14 +197,13 @@ def model_of_run(folder: Path) -> Path | None:
         return None
     kind = TASKS.get(read_json(steps[-1] / CONFIG_FILE).get("task"))
     name = kind.score if kind else ""
-    scores = {step: read_json(step / "state.json").get("scores", {}).get(name) for step in steps}
-    measured = {
-        step: -score if kind and kind.score_is_error else score for step, score in scores.items() if score is not None
-    }
-    found = max(measured, key=measured.__getitem__) if measured else steps[-1]
-    told = f"the best so far, {name} {scores[found]:.4g}" if measured else "the latest"
-    logger.warning("The run in %s is not finished: taking its checkpoint %s, %s.", folder, found.name, told)
-    return found
+    found = {step: read_json(step / "state.json").get("scores", {}).get(name) for step in steps}
+    scores = {step: score for step, score in found.items() if score is not None}
+    sign = -1 if kind and kind.score_is_error else 1
+    best = max(scores, key=lambda step: sign * scores[step]) if scores else steps[-1]
+    told = f"the best so far, {name} {scores[best]:.4g}" if scores else "the latest"
+    logger.warning("The run in %s is not finished: taking its checkpoint %s, %s.", folder, best.name, told)
+    return best
 
 
 def is_adapted(source: str | Path) -> bool:

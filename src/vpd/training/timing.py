@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 _AGAIN_S = 5.0
 """What takes longer is not done again to be surer of it."""
-_LONG_S = 3600.0
+_LONG_S = 1200.0
 """A run that takes longer is told what would make it shorter."""
 _LEAST_PX = 64
 
