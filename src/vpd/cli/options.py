@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -102,14 +102,14 @@ def speed_options(
     return ({"dtype": dtype, "encoder": encoder}, "auto") if is_fast else (None, dtype)
 
 
-def show_progress(batches: Collection[Any], heartbeat: Heartbeat, *, is_shown: bool) -> Iterator[Any]:
+def show_progress(batches: Iterable[Any], heartbeat: Heartbeat, *, is_shown: bool) -> Iterator[Any]:
     """Hand on batches with a bar on a terminal, and elsewhere a line now and then."""
     from tqdm import tqdm
 
     bar = tqdm(batches, unit="batch", disable=None if is_shown else True)
     if not bar.disable:
         heartbeat.say = partial(bar.write, file=sys.stderr)
-    for batch in heartbeat.watch(bar, "Batches done", len(batches)):
+    for batch in heartbeat.watch(bar, "Batches done", len(batches)):  # type: ignore[arg-type]  # has a length
         if not bar.disable:
             heartbeat.spoke()
         yield batch

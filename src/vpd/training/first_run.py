@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from accelerate import Accelerator
 
 from vpd.data.sample import SampleSet
+from vpd.errors import UsageError
 from vpd.loading import find_model, has_fast_bf16, is_adapted
 from vpd.model_folder import read_config
 from vpd.tasks.model import PerceptionModel
@@ -26,7 +28,8 @@ _AIM_S = {"cpu": 540.0, "cuda": 7200.0, "mps": 3600.0}
 """How long a run shall take at most, where enough steps fit into that."""
 _ENOUGH_STEPS, _PASSES = 200, 60
 _CPU_BATCH = 8
-_CROP_STEP_PX = 64
+_TIMES, _AT_MOST = (3, 2, 1), 1.5
+"""Sizes that are tried, over that of a small diffusion model; the fewest steps may take so many times the aim."""
 _VALIDATIONS, _VALIDATION_SHARE, _FEW = 4, 0.25, 20
 """Validations of a run, their share of its time at most, and the fewest samples that are measured."""
 
@@ -78,18 +81,21 @@ def choose_settings(
 
     if has_fast_bf16(device):
         choose("precision", "bf16", f"this {device_word(device)} has it")
-    choose("crop_px", *_crop_px(config, model, train_set))
-    fit = model.training_fit(config.recipe, config.crop_px)
-    if fit.size_px != model.config.fit.size_px:
-        model.config = model.config.model_copy(update={"fit": fit})
     if device.type == "cpu":
         size = math.ceil(min(config.batch_size, _CPU_BATCH, max(2, len(train_set))) / processes) * processes
         choose("batch_size", size, "more steps in the same time")
     if "batch_size" in free and config.sharding == "none":
         choose("accumulate", "auto", "as memory allows")
         reasons.pop("accumulate", None)  # told when it is found
-    timing = measure_pace(model, config, validation_set, accelerator) if can_be_timed(config) else None
-    aim_s = _AIM_S.get(device.type, _AIM_S["cuda"])
+    aim_s, timing = _AIM_S.get(device.type, _AIM_S["cuda"]), None
+    for crop_px, reason in _crops(config, model, train_set) if "crop_px" in free else [(config.crop_px, "")]:
+        choose("crop_px", crop_px, reason)
+        fit = model.training_fit(config.recipe, config.crop_px)
+        if fit.size_px != model.config.fit.size_px:
+            model.config = model.config.model_copy(update={"fit": fit})
+        timing = measure_pace(model, config, validation_set, accelerator) if can_be_timed(config) else None
+        if timing is None or _ENOUGH_STEPS * costs_of(timing, config, None, processes).step_s < _AT_MOST * aim_s:
+            break
     if validation_set is not None and timing and timing.validation_sample_s:
         fitting = aim_s * _VALIDATION_SHARE / _VALIDATIONS / timing.validation_sample_s * processes
         if fitting < len(validation_set):
@@ -106,19 +112,26 @@ def choose_settings(
     return config, timing
 
 
-def _crop_px(config: TrainConfig, model: PerceptionModel[Any], train_set: SampleSet) -> tuple[int | None, str]:
-    """What the diffusion model was made at; up to three times that where it is small and the pictures are larger."""
+def _crops(config: TrainConfig, model: PerceptionModel[Any], train_set: SampleSet) -> list[tuple[int, str]]:
+    """Sizes to choose from, the best first, each with its reason: a small diffusion model gains from larger pictures."""
     if is_adapted(config.model):
-        return config.crop_px, "as the model predicts"
+        return [(config.crop_px, "as the model predicts")]
     made_at = model.backbone.config.unet.get("sample_size")
-    if not isinstance(made_at, int):
-        return None, ""
-    native_px = made_at * model.backbone.latent_stride
+    native_px = made_at * model.backbone.latent_stride if isinstance(made_at, int) else config.crop_px
     if native_px >= config.crop_px:
-        return None, ""
-    short_px = min(train_set[0].image.shape[:2])
-    wanted_px = min(3 * native_px, config.crop_px, max(native_px, short_px // _CROP_STEP_PX * _CROP_STEP_PX))
-    return wanted_px, f"the model was made at {native_px} px, the pictures' short side has {short_px}"
+        return [(config.crop_px, "the recipe's")]
+    short_px = _short_side_px(train_set)
+    sizes = [times * native_px for times in _TIMES if times * native_px <= min(config.crop_px, short_px)]
+    reason = f"the model was made at {native_px} px, the pictures' short side has {short_px}"
+    return [(size, reason) for size in sizes or [native_px]]
+
+
+def _short_side_px(train_set: SampleSet) -> int:
+    """Of a picture of the set, one that can be read."""
+    for index in range(len(train_set)):
+        with suppress(UsageError):
+            return min(train_set[index].image.shape[:2])
+    raise UsageError("No training sample can be read. vpd data check names every problem.")
 
 
 def _steps(
