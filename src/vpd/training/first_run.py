@@ -113,7 +113,7 @@ def choose_settings(
 
 
 def _crops(config: TrainConfig, model: PerceptionModel[Any], train_set: SampleSet) -> list[tuple[int, str]]:
-    """Sizes to choose from, the best first, each with its reason: a small diffusion model gains from larger pictures."""
+    """Sizes to choose from, the best first, with reasons: a small diffusion model gains from larger pictures."""
     if is_adapted(config.model):
         return [(config.crop_px, "as the model predicts")]
     made_at = model.backbone.config.unet.get("sample_size")

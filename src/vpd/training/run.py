@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from vpd.data.sample import SampleSet
 from vpd.errors import UsageError
@@ -150,10 +151,11 @@ def _train_in(
         config = known_size(config, free)
         with heartbeat.doing("Reading the model"):
             model = start_model(config, train_set, task)
+    is_told = broadcast_object_list([show_bar])[0]  # the first process alone shows one, and all of them time a step
     with heartbeat.doing("Timing a step"):
         if free and not checkpoint:
             config, timing = choose_settings(config, free, model, train_set, validation_set, accelerator)
-        elif show_bar and can_be_timed(config):
+        elif is_told and can_be_timed(config):
             timing = measure_pace(model, config, validation_set, accelerator)
     model.config = model.config.model_copy(update={"notes": {**model.config.notes, "training": _notes_of(config)}})
     if config.accumulate == "auto":
