@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -195,15 +196,22 @@ def model_of_run(folder: Path) -> Path | None:
     steps = [path.parent for path in sorted((folder / CHECKPOINTS).glob(f"step-*/{CONFIG_FILE}"))]
     if not steps:
         return None
-    kind = TASKS.get(read_json(steps[-1] / CONFIG_FILE).get("task"))
+    kind = TASKS.get(_facts(steps[-1] / CONFIG_FILE).get("task", ""))
     name = kind.score if kind else ""
-    found = {step: read_json(step / "state.json").get("scores", {}).get(name) for step in steps}
-    scores = {step: score for step, score in found.items() if score is not None}
+    found = {step: _facts(_facts(step / "state.json").get("scores")).get(name) for step in steps}
+    scores = {step: score for step, score in found.items() if isinstance(score, float)}
     sign = -1 if kind and kind.score_is_error else 1
     best = max(scores, key=lambda step: sign * scores[step]) if scores else steps[-1]
     told = f"the best so far, {name} {scores[best]:.4g}" if scores else "the latest"
     logger.warning("The run in %s is not finished: taking its checkpoint %s, %s.", folder, best.name, told)
     return best
+
+
+def _facts(source: Any) -> dict[str, Any]:
+    """A mapping, or that in a JSON file; nothing where it is none or cannot be read, as loading it says."""
+    with suppress(UsageError):
+        source = read_json(source) if isinstance(source, Path) else source
+    return source if isinstance(source, dict) else {}
 
 
 def is_adapted(source: str | Path) -> bool:
