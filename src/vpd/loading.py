@@ -196,7 +196,7 @@ def model_of_run(folder: Path) -> Path | None:
     steps = [path.parent for path in sorted((folder / CHECKPOINTS).glob(f"step-*/{CONFIG_FILE}"))]
     if not steps:
         return None
-    kind = TASKS.get(_facts(steps[-1] / CONFIG_FILE).get("task", ""))
+    kind = TASKS.get(str(_facts(steps[-1] / CONFIG_FILE).get("task")))
     name = kind.score if kind else ""
     found = {step: _facts(_facts(step / "state.json").get("scores")).get(name) for step in steps}
     scores = {step: score for step, score in found.items() if isinstance(score, float)}
