@@ -82,10 +82,10 @@ def test_damaged_files(copy: Path, tmp_path: Path, tiny_diffusion: Path) -> None
         vpd.load("./nothing")
     (tmp_path / "run/checkpoints/step-5").mkdir(parents=True)
     (tmp_path / "run/checkpoints/step-5/config.json").touch()
-    with pytest.raises(UsageError, match="a training run that is not finished; .*step-5 is how far it is"):
+    with pytest.raises(UsageError, match=r"step-5/config.json cannot be read as JSON"):
         vpd.load(tmp_path / "run")
     (tmp_path / "model").mkdir()
-    with pytest.raises(UsageError, match="It holds a training run: its model is .*model"):
+    with pytest.raises(UsageError, match="it has no config.json"):
         vpd.load(tmp_path)
     with pytest.raises(UsageError, match="world is a diffusion model, .*: world-segment, .* vpd train TASK"):
         vpd.load("world")

@@ -57,7 +57,7 @@ def test_a_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     data = write_segment_data(tmp_path / "data")
     torch.set_num_threads(1)
     run("train", "segment", "--out", tmp_path / "run", "--data", data, "--resume")
-    wanted, got = load_file(SAVED / "run_end.safetensors"), load_file(tmp_path / "run" / "model" / "model.safetensors")
+    wanted, got = load_file(SAVED / "run_end.safetensors"), load_file(tmp_path / "run" / "last" / "model.safetensors")
     assert wanted.keys() == got.keys()
     for name, value in wanted.items():
         np.testing.assert_allclose(got[name].numpy(), value.numpy(), rtol=1e-4, atol=1e-5, err_msg=name)

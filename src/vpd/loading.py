@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ from torch import Tensor
 
 from vpd.config import TaskConfig
 from vpd.errors import UsageError, first_line
+from vpd.files.atomic import read_json
 from vpd.inference.precision import warn_of_slow
 from vpd.model_folder import (
     CHECKPOINTS,
+    CONFIG,
     CONFIG_FILE,
     MODEL,
     WEIGHTS_FILE,
@@ -35,6 +39,8 @@ from vpd.weights.hub import download, is_hub_id
 from vpd.weights.shipped import ADAPTED, WORLD, shipped_model
 from vpd.weights.single_file import listed, mismatches, shapes_of
 from vpd.weights.untrusted import tensors_only
+
+logger = logging.getLogger(__name__)
 
 _ALIGNMENT_BYTES = 64  # of a cache line, as torch allocates
 _DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -156,11 +162,11 @@ def find_model(source: str | Path) -> Path:
                 f"{path} is a diffusion model, not a trained perception model. Train one from it: "
                 f"vpd train TASK --model {path} --data DIR --out DIR"
             )
-        hint = f" It holds a training run: its model is {path / MODEL}." if (path / MODEL).is_dir() else ""
-        steps = sorted((path / CHECKPOINTS).glob(f"*/{CONFIG_FILE}"), key=lambda step: step.stat().st_mtime)
-        if not hint and steps:
-            hint = f" It holds a training run that is not finished; {steps[-1].parent} is how far it is."
-        raise UsageError(f"{path} is not a model folder: it has no {CONFIG_FILE}.{hint}")
+        if found := model_of_run(path):
+            return found
+        if (path / CONFIG).is_file():
+            raise UsageError(f"{path} is a training run that has saved no model yet. Go on with it by --resume.")
+        raise UsageError(f"{path} is not a model folder: it has no {CONFIG_FILE}.")
     if path.is_file():
         raise UsageError(
             f"{path} is a file; a model is a folder. A published checkpoint becomes one by: "
@@ -183,9 +189,42 @@ def find_model(source: str | Path) -> Path:
     return download(str(source), model_files)
 
 
+def model_of_run(folder: Path) -> Path | None:
+    """The model of a training run's folder: the finished one, else its best checkpoint, else its latest, which is said.
+
+    None where the folder is no run, or one without any.
+    """
+    if (folder / CONFIG_FILE).is_file() or (folder / "unet").is_dir():
+        return None
+    if (folder / MODEL / CONFIG_FILE).is_file():
+        return folder / MODEL
+    steps = [path.parent for path in sorted((folder / CHECKPOINTS).glob(f"step-*/{CONFIG_FILE}"))]
+    if not steps:
+        return None
+    kind = TASKS.get(str(_facts(steps[-1] / CONFIG_FILE).get("task")))
+    name = kind.score if kind else ""
+    found = {step: _facts(_facts(step / "state.json").get("scores")).get(name) for step in steps}
+    scores = {step: score for step, score in found.items() if isinstance(score, float)}
+    sign = -1 if kind and kind.score_is_error else 1
+    best = max(scores, key=lambda step: sign * scores[step]) if scores else steps[-1]
+    told = f"the best so far, {name} {scores[best]:.4g}" if scores else "the latest"
+    logger.warning("The run in %s is not finished: taking its checkpoint %s, %s.", folder, best.name, told)
+    return best
+
+
+def _facts(source: Any) -> dict[str, Any]:
+    """A mapping, or that in a JSON file; nothing where it is none or cannot be read, as loading it says."""
+    with suppress(UsageError):
+        source = read_json(source) if isinstance(source, Path) else source
+    return source if isinstance(source, dict) else {}
+
+
 def is_adapted(source: str | Path) -> bool:
-    """Whether a source is a model of ours, shipped or a folder, rather than a diffusion model."""
-    return str(source) in ADAPTED or (Path(source).expanduser() / CONFIG_FILE).is_file()
+    """Whether a source is a model of ours, shipped, a folder or that of a run, rather than a diffusion model."""
+    path = Path(source).expanduser()
+    if str(source) in ADAPTED or (path / CONFIG_FILE).is_file():
+        return True
+    return (path / CONFIG).is_file() and not (path / "unet").is_dir()
 
 
 def find_device(device: str | torch.device) -> torch.device:

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-CHECKPOINTS, MODEL, CONFIG = "checkpoints", "model", "config.yaml"
-"""In the folder of a training run: its checkpoints, the finished model, and the settings (in every checkpoint too)."""
+CHECKPOINTS, MODEL, LAST, CONFIG = "checkpoints", "model", "last", "config.yaml"
+"""In the folder of a training run: its checkpoints, the finished model, the one of the last step where that is another,
+and the settings (in every checkpoint too)."""
 _PAIR = "saved_together"  # the same words in both files: neither is from another save
 _BASE = "base"
 _TEXT_PREFIX = "text_encoder."
@@ -151,14 +152,18 @@ def shared_encoder(encoder: TextEncoder | None, source: str) -> dict[str, Tensor
     return theirs if is_shared else {}
 
 
-def results_folder(path: str | Path) -> Path:
+def results_folder(path: str | Path, *, make: bool = True) -> Path:
     """`writable_folder`, for results that must not be mixed with a model or a training run.
+
+    Args:
+        path: The folder.
+        make: Leave it there where it was missing; false = only make sure that it can be written later.
 
     Raises:
         UsageError: If the folder holds one, or takes no files.
     """
     refuse_models(path, or_runs=True)
-    return writable_folder(path)
+    return writable_folder(path) if make else check_writable(path)
 
 
 def check_results_folder(path: str | Path) -> None:

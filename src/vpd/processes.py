@@ -8,10 +8,12 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.context import BaseContext
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -20,6 +22,11 @@ from torch import distributed
 
 from vpd.errors import UsageError
 
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+SILENCE_S = 15.0
+"""After so many seconds without a word, a command says what it is doing."""
 _PRELOADED = ["vpd.data.reader_server", "vpd.data.batches", "vpd.datasets.layouts"]
 """What the server of worker processes imports once for all of them: what readers of samples need."""
 
@@ -108,3 +115,64 @@ def logging_at(level: int, name: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+class Heartbeat(logging.Handler):
+    """Says what is going on whenever nothing else was said for `SILENCE_S` seconds; used as a context.
+
+    What the package logs counts as said, and `spoke` tells of what came another way, such as a bar that moved.
+
+    Args:
+        enabled: False on all processes but the first, and where nobody wants to hear of it.
+        say: Prints a line.
+    """
+
+    def __init__(self, *, enabled: bool, say: Callable[[str], None] = logger.info) -> None:
+        super().__init__()
+        self.say = say
+        self._enabled, self._ended = enabled, threading.Event()
+        self._tell: Callable[[], str] = lambda: "Starting"
+        self._began_s = self._spoke_s = time.monotonic()
+
+    def __enter__(self) -> Heartbeat:
+        if self._enabled:
+            logging.getLogger("vpd").addHandler(self)
+            threading.Thread(target=self._beat, daemon=True).start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._ended.set()
+        logging.getLogger("vpd").removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """A line was logged."""
+        self.spoke()
+
+    def spoke(self) -> None:
+        """Something was said."""
+        self._spoke_s = time.monotonic()
+
+    @contextmanager
+    def doing(self, what: str | Callable[[], str]) -> Iterator[None]:
+        """While the block runs, this is what is going on: words, or what gives them."""
+        before = self._tell, self._began_s
+        self._tell, self._began_s = (what if callable(what) else lambda: what), time.monotonic()
+        try:
+            yield
+        finally:
+            self._tell, self._began_s = before
+
+    def watch(self, items: Iterable[T], what: str, total: int) -> Iterator[T]:
+        """Hand on items, and say meanwhile how many of them are done."""
+        done = 0
+        with self.doing(lambda: f"{what}: {done} of {total}"):
+            for item in items:
+                yield item
+                done += 1
+
+    def _beat(self) -> None:
+        while not self._ended.wait(1.0):
+            if time.monotonic() - self._spoke_s >= SILENCE_S:
+                seconds = time.monotonic() - self._began_s
+                self.spoke()
+                self.say(f"{self._tell()} ({seconds:.0f} s so far).")

@@ -71,13 +71,13 @@ def test_settings_come_from_file_options_and_words(vpd_command: Any, words: list
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["-s", "lerning_rate=1", "-s", "data.splt=x"], "unknown key data.splt (nearest known key: data.split)"),
+        (["-s", "lerning_rate=1", "-s", "data.splt=x"], "unknown setting data.splt; did you mean data.split?"),
         (["-s", "data.split=nope"], "no split 'nope'"),
         (["--data", "/nowhere"], "/nowhere"),
         (["--model", "/nowhere"], "/nowhere"),
         (["--config", "/nowhere.yaml"], "Cannot read the settings /nowhere.yaml"),
         (["--out", "/proc/run"], "/proc/run"),
-        (["-s", "zzz=1"], "unknown key zzz (docs/settings.md has all)"),
+        (["-s", "zzz=1"], "unknown setting zzz (docs/settings.md has all)"),
         (["-s", "batch_size=3", "-s", "accumulate=2"], "not a multiple of accumulate=2"),
         (["--format", "nyu"], "not the nyu layout"),
     ],

@@ -15,8 +15,8 @@ HEAD = """# Settings of `vpd train`
 
 Given by `-s key=value`, or in a YAML file by `--config FILE`; `--config own-segment`, `own-refer`, `own-depth` and the
 published recipes ([reproduce.md](reproduce.md)) are shipped. What is marked needed and not given on the command line
-comes from the recipe. The resolved settings are written to `config.yaml` in the folder of the run and of every
-checkpoint, which is enough to repeat it.
+comes from the recipe, or is chosen where none is named ([fine-tuning.md](fine-tuning.md)). The resolved settings are
+written to `config.yaml` in the folder of the run and of every checkpoint, which is enough to repeat it.
 
 | key | default | meaning |
 |---|---|---|

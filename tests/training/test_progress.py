@@ -4,6 +4,7 @@ import builtins
 import logging
 import math
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 from PIL import Image
 
 from vpd.files.atomic import read_json_lines
+from vpd.processes import Heartbeat
 from vpd.tensors import Batch
-from vpd.training.progress import Interval, Progress
+from vpd.training.progress import Costs, Interval, Progress
 from vpd.training.step import Step
 
 
@@ -72,7 +74,7 @@ def test_without_tensorboard_it_is_said_once_and_the_log_goes_on(
 
 def test_other_processes_write_nothing(tmp_path: Path):
     with progress(tmp_path, enabled=False) as shown:
-        shown.advance(1.0, 0.1)
+        shown.advance(1.0, 0.1, 1.0)
         shown.record(1, "train", {"loss": 1.0})
         shown.show(1, Image.new("RGB", (3, 2)))
     assert list(tmp_path.iterdir()) == []
@@ -81,7 +83,7 @@ def test_other_processes_write_nothing(tmp_path: Path):
 def test_terminal_shows_loss_rate_and_time_left(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with Progress(tmp_path, steps=4, start_step=2, enabled=True, show_bar=True) as shown:
-        shown.advance(0.5, 1e-4)
+        shown.advance(0.5, 1e-4, 1.0)
         shown.record(3, "train", {"loss": 0.5})
         shown.record(3, "validation", {"mIoU": 0.25})
     printed = capsys.readouterr().err
@@ -95,18 +97,25 @@ def test_log_file_gets_lines_instead_of_a_bar(tmp_path, capsys, caplog):
         caplog.at_level(logging.INFO),
         Progress(tmp_path, steps=4, start_step=2, enabled=True, show_bar=True) as shown,
     ):
-        shown.advance(0.5, 1e-4)
+        shown.advance(0.5, 1e-4, 1.0)
         shown.record(3, "train", {"loss": 0.5, "learning_rate": 1e-4, "left_s": 4821.0})
     assert capsys.readouterr().err == ""
     assert "step 3/4 train: loss 0.5, learning_rate 0.0001, 1:20:21 left" in caplog.text
 
 
-def test_time_left_is_at_the_pace_of_this_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    now = 1000.0
-    monkeypatch.setattr("vpd.training.progress.time.monotonic", lambda: now)
-    with progress(tmp_path, start_step=4) as shown:
-        now += 6.0
-        assert shown.left_s(6) == 12.0  # two steps took 6 s, four are left of ten
+def test_time_left_counts_validations_and_checkpoints(tmp_path: Path):
+    options: dict[str, Any] = {
+        "validate_every": 4,
+        "checkpoint_every": 5,
+        "costs": Costs(step_s=3.0, validation_s=20.0),
+    }
+    with Progress(tmp_path, steps=10, start_step=0, enabled=True, show_bar=False, **options) as shown:
+        assert shown.left_s(0) == 10 * 3.0 + 3 * 20.0  # after 4, 8 and 10
+        for took_s in (9.0, 2.0, 2.0, 2.0):  # the first also starts readers
+            shown.advance(1.0, 0.1, took_s)
+        shown.validated(30.0)
+        shown.saved(1.0)
+        assert shown.left_s(4) == 6 * 2.0 + 2 * 30.0 + 2 * 1.0
         assert shown.left_s(10) == 0.0
 
 
@@ -116,8 +125,21 @@ def test_a_long_run_says_so_after_its_second_step(tmp_path: Path, caplog, took_s
         caplog.at_level(logging.INFO),
         Progress(tmp_path, steps=12, start_step=2, enabled=True, show_bar=True) as shown,
     ):
-        shown.estimate(4, took_s)
-    assert ("The second step" in caplog.text) == bool(told) and told in caplog.text
+        for _ in range(3):
+            shown.advance(1.0, 0.1, took_s)
+    assert caplog.text.count("A step took") == bool(told) and told in caplog.text
+
+
+def test_validation_shows_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
+    monkeypatch.setattr("vpd.processes.SILENCE_S", 0.0)
+    with (
+        caplog.at_level(logging.INFO),
+        Heartbeat(enabled=True) as heartbeat,
+        Progress(tmp_path, steps=4, start_step=0, enabled=True, show_bar=True, heartbeat=heartbeat) as shown,
+    ):
+        for number, _ in enumerate(shown.watch([1, 2, 3], done=2)):
+            while number == 2 and "Validating after step 2: 2 of 3" not in caplog.text:
+                time.sleep(0.01)
 
 
 def test_notes_stand_in_the_log_only(tmp_path: Path):

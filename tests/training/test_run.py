@@ -27,7 +27,9 @@ def test_a_run_leaves_a_model_that_predicts_and_a_record(tmp_path: Path, setting
     assert model.config.fit.size_px == 64
     assert model.config.notes["training"]["steps"] == 4 and str(tmp_path) not in str(model.config.notes)
     assert model.predict(Image.new("RGB", (50, 40))).labels.shape == (40, 50)
-    assert_equal_weights(folder / "model", folder / "checkpoints" / "step-00000004")
+    assert_equal_weights(
+        folder / "last" if (folder / "last").exists() else folder / "model", folder / "checkpoints" / "step-00000004"
+    )
     log = read_json_lines(folder / "log.jsonl")
     assert [line["step"] for line in log if line["kind"] == "train"] == [1, 2, 3, 4]
     assert [line["step"] for line in log if line["kind"] == "validation"] == [2, 4]
@@ -38,11 +40,16 @@ def test_a_run_leaves_a_model_that_predicts_and_a_record(tmp_path: Path, setting
     assert state["step"] == 4 and "mIoU" in state["scores"]
 
 
-def test_a_long_run_says_once_how_long_it_will_take(tmp_path: Path, settings: dict[str, Any], caplog, monkeypatch):
-    monkeypatch.setattr("vpd.training.progress._LONG_S", 0.0)
+def test_a_run_says_before_its_start_how_long_it_will_take(
+    tmp_path: Path, settings: dict[str, Any], caplog, monkeypatch
+):
     caplog.set_level(logging.INFO)
-    train("segment", tmp_path / "run", settings | {"validate_every": 100}, show_bar=True)
-    assert caplog.text.count("at this pace") == 1 and "for the other 2." in caplog.text
+    train("segment", tmp_path / "silent", settings)
+    assert "This will take" not in caplog.text
+    monkeypatch.setattr("vpd.training.timing._LONG_S", 0.0)
+    train("segment", tmp_path / "run", settings | {"crop_px": 128}, show_bar=True)
+    (told,) = [line for line in caplog.messages if "This will take" in line]
+    assert "4 steps of" in told and "2 validations of" in told and "With -s crop_px=64 -s batch_size=2 about" in told
 
 
 @pytest.mark.parametrize("task", ["segment", "refer", "depth"])

@@ -46,9 +46,9 @@ def test_resolved_settings_read_back_the_same(task: Task, recipe: Recipe, tmp_pa
 
 def test_unknown_keys_are_all_named_with_path_and_the_nearest_key():
     message = refused({"data": {"rot": 1}, "lerning_rate": 1, "schedule": {"warmup": 3}})
-    assert "unknown key data.rot (nearest known key: data.root)" in message
-    assert "unknown key lerning_rate (nearest known key: learning_rate)" in message
-    assert "unknown key schedule.warmup (nearest known key: schedule.warmup_steps)" in message
+    assert "unknown setting data.rot; did you mean data.root?" in message
+    assert "unknown setting lerning_rate; did you mean learning_rate?" in message
+    assert "unknown setting schedule.warmup; did you mean schedule.warmup_steps?" in message
     assert "\n" not in message
 
 
@@ -59,7 +59,7 @@ def test_wrong_and_missing_values_are_named_beside_unknown_keys():
     assert "precision: Input should be 'no' or 'bf16', got 'fp16'" in message
     with pytest.raises(UsageError, match=r"model is missing .--model MODEL.; data is missing .--data DIR."):
         resolve_config("segment")
-    with pytest.raises(UsageError, match="data: Input should be a valid dictionary"):
+    with pytest.raises(UsageError, match="data is a group of settings, got .folder.; set its keys: data.root"):
         resolve_config("segment", {"model": "sd", "data": "folder"})
 
 
@@ -168,9 +168,7 @@ def test_a_bare_no_of_yaml_is_the_word_no():
 
 
 def test_options_of_layouts_and_near_recipes_are_pointed_at():
-    with pytest.raises(
-        UsageError, match=r"unknown key depth_scale \(an option of the data's layout: data.options.depth"
-    ):
+    with pytest.raises(UsageError, match=r"unknown setting depth_scale; did you mean data.options.depth_scale\?"):
         resolve_config("depth", {"model": "m", "data": {"root": "d"}, "depth_scale": 5000})
     with pytest.raises(UsageError, match="Did you mean ade20k-reference"):
         read_settings("ade20k-referense")
@@ -196,5 +194,39 @@ def test_the_shipped_model_learns_rendered_scenes_by_settings_of_its_own(
 
 
 def test_options_of_the_backbone_are_pointed_at():
-    with pytest.raises(UsageError, match=r"map_scal \(nearest known key: model_options\.backbone_options\.map_scale\)"):
+    with pytest.raises(UsageError, match=r"map_scal; did you mean model_options\.backbone_options\.map_scale"):
         resolve_config("refer", GIVEN, {"map_scal": "log_ratio"})
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        *(("lr=1", "learning_rate"), ("crop=128", "crop_px"), ("bs=4", "batch_size"), ("epoch=3", "epochs")),
+        *(("imgsz=640", "crop_px"), ("wd=0", "weight_decay"), ("num_workers=1", "workers"), ("fp16=true", "precision")),
+        *(
+            ("root=x", "data.root"),
+            ("rank=4", "lora.rank"),
+            ("warmup=5", "schedule.warmup_steps"),
+            ("LR=1", "learning_rate"),
+        ),
+        *(("head_channels=8", "model_options.head_channels"), ("data.val=x", "data.validation_split")),
+        ("depth_scale=256", "data.options.depth_scale"),
+    ],
+)
+def test_what_other_programs_say_is_understood(word: str, meant: str):
+    message = refused(parse_overrides([word]))
+    assert f"unknown setting {word.partition('=')[0]}; did you mean {meant}?" in message
+
+
+def test_wrong_types_and_devices_are_answered():
+    assert "learning_rate: Input should be a valid number" in refused({"learning_rate": "abc"})
+    assert "the best device is taken" in refused({"device": "cpu"})
+
+
+def test_the_shipped_model_gets_its_rates_on_any_data_unless_a_recipe_is_named():
+    given = {"model": "world", "data": {"root": "mine"}}
+    config = resolve_config("segment", given)
+    assert (config.learning_rate, config.unet_lr_scale, config.model_options) == (1e-3, 1.0, {"head_channels": 64})
+    assert resolve_config("segment", given, {"learning_rate": 1e-4}).learning_rate == 1e-4
+    for other in ({"recipe": "default"}, {"model": "sd"}):
+        assert resolve_config("segment", given, other).learning_rate == 8e-5

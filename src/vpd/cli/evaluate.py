@@ -22,6 +22,7 @@ from vpd.cli.options import (
     ModelOption,
     TaskArgument,
     load_model,
+    show_progress,
     speed_options,
 )
 from vpd.errors import UsageError
@@ -84,7 +85,6 @@ def evaluate(
     Every metric comes with its 95 % interval. Several processes: torchrun --nproc-per-node 8 -m vpd eval ...
     """
     import torch
-    from tqdm import tqdm
 
     from vpd.datasets import layouts
     from vpd.evaluation.evaluate import measure
@@ -94,12 +94,12 @@ def evaluate(
     from vpd.evaluation.protocols import change_fit
     from vpd.evaluation.report import screen_lines, write_report
     from vpd.evaluation.submission import Submission
-    from vpd.files.atomic import check_writable, writable_folder, write_json
+    from vpd.files.atomic import check_writable, left_as_found, writable_folder, write_json
     from vpd.loading import find_model
     from vpd.model_folder import check_results_folder
     from vpd.optimising import optimise
     from vpd.overrides import parse_overrides
-    from vpd.processes import find_processes, leave_processes
+    from vpd.processes import Heartbeat, find_processes, leave_processes
     from vpd.version import __version__
 
     speed, load_dtype = speed_options(fast=fast, dtype=dtype, encoder=encoder, keep_heap=keep_heap, memory=memory)
@@ -134,22 +134,23 @@ def evaluate(
         given = {"per_sentence": True, **given}  # of any split, as the benchmarks count
     reading = layouts.reader_options(layout, loaded.config.recipe, given)
     samples = layouts.open_data(data, task, format=layout, split=wanted, **reading)
-    check_reading(loaded, samples, layout, options=known, given=given)
-    samples = fit_classes(loaded, samples)
-    look_before(loaded, samples, wanted, limit=limit)
-    submission = Submission(predictions, samples) if predictions else None
-    evaluation = measure(
-        loaded,
-        samples,
-        batch_size=batch,
-        limit=limit,
-        workers=workers,
-        memory=memory,
-        accelerator=accelerator,
-        watch=lambda batches: tqdm(batches, unit="batch", disable=None if is_first else True),
-        keep=submission.keep if submission else None,
-        group_by=group_by,
-    )
+    with left_as_found(predictions), Heartbeat(enabled=is_first) as heartbeat:
+        check_reading(loaded, samples, layout, options=known, given=given)
+        samples = fit_classes(loaded, samples)
+        look_before(loaded, samples, wanted, limit=limit)
+        submission = Submission(predictions, samples) if predictions else None
+        evaluation = measure(
+            loaded,
+            samples,
+            batch_size=batch,
+            limit=limit,
+            workers=workers,
+            memory=memory,
+            accelerator=accelerator,
+            watch=lambda batches: show_progress(batches, heartbeat, is_shown=is_first),
+            keep=submission.keep if submission else None,
+            group_by=group_by,
+        )
     if is_first:
         result = {"model": model, "data": data, "format": layout, "split": wanted, **evaluation.report()}
         result["settings"] = {

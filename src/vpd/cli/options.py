@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vpd.errors import UsageError
+
+if TYPE_CHECKING:
+    from vpd.processes import Heartbeat
 
 TaskArgument = Annotated[
     str,
@@ -95,6 +102,19 @@ def speed_options(
     return ({"dtype": dtype, "encoder": encoder}, "auto") if is_fast else (None, dtype)
 
 
+def show_progress(batches: Iterable[Any], heartbeat: Heartbeat, *, is_shown: bool) -> Iterator[Any]:
+    """Hand on batches with a bar on a terminal, and elsewhere a line now and then."""
+    from tqdm import tqdm
+
+    bar = tqdm(batches, unit="batch", disable=None if is_shown else True)
+    if not bar.disable:
+        heartbeat.say = partial(bar.write, file=sys.stderr)
+    for batch in heartbeat.watch(bar, "Batches done", len(batches)):  # type: ignore[arg-type]  # has a length
+        if not bar.disable:
+            heartbeat.spoke()
+        yield batch
+
+
 def model_source(model: str, task: str) -> str:
     """The model a user means: `world` is the shipped miniature of the verb's task."""
     from vpd.tasks.table import find_task
@@ -109,7 +129,9 @@ def load_model(model: str, task: str, *, verb: str, device: str, dtype: str) -> 
         UsageError: If it cannot be loaded, or is for another task.
     """
     from vpd.loading import check_task, load
+    from vpd.processes import Heartbeat
 
-    loaded = load(model_source(model, task), device=device, dtype=dtype)
+    with Heartbeat(enabled=os.environ.get("RANK", "0") == "0") as heartbeat, heartbeat.doing(f"Reading {model}"):
+        loaded = load(model_source(model, task), device=device, dtype=dtype)
     check_task(loaded, task, model, verb=verb)
     return loaded

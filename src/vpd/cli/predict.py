@@ -106,6 +106,7 @@ def predict(
     from vpd.prediction_jobs.manifest import MANIFEST
     from vpd.prediction_jobs.ray_engine import check_ray, predict_by_ray
     from vpd.prediction_jobs.worker import Predictor
+    from vpd.processes import Heartbeat
     from vpd.weights.shipped import ADAPTED
 
     share = None if shard is None else parse_share(shard, os.environ)
@@ -131,10 +132,16 @@ def predict(
     image_notes = _ImageNotes()
     if source in ADAPTED:
         print(f"{model} is for rendered scenes; what it makes of photographs means nothing.", file=sys.stderr)
-    with tqdm(total=total, initial=there, unit="image", disable=None) as bar:
+    with (
+        tqdm(total=total, initial=there, unit="image", disable=None) as bar,
+        Heartbeat(enabled=True, say=partial(bar.write, file=sys.stderr)) as heartbeat,
+        heartbeat.doing(lambda: f"Predicting: {there + predicted + skipped} of {_images(total)} done"),
+    ):
         try:
             for outcome in job.run(run):
                 bar.update()
+                if not bar.disable:
+                    heartbeat.spoke()
                 if outcome.error:
                     skipped += 1
                     bar.write(f"vpd: skipped {outcome.error}", file=sys.stderr)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -71,5 +74,25 @@ def train(
             "-s precision=bf16, -s gradient_checkpointing=true or a smaller -s crop_px."
         ) from None
     if is_first:
-        print(f"Trained: {folder}. Use it: vpd predict {task} IMAGE... --model {folder} --out DIR", flush=True)
+        print("\n".join(_next_commands(task, folder, out)), flush=True)
     leave_processes()
+
+
+def _next_commands(task: str, model: Path, run: Path) -> list[str]:
+    """What to do with a trained model, with the paths of this run."""
+    from vpd.model_folder import CONFIG
+    from vpd.training.settings import read_settings
+
+    source: dict[str, Any] = read_settings(run / CONFIG)["data"]
+    root, split = source["root"], source["validation_split"] or source["split"]
+    folders = (Path(root, "images", split), Path(root, "images"))
+    pictures = next((str(folder) for folder in folders if folder.is_dir()), "IMAGE...")
+    measure = ["vpd", "eval", task, "--model", model, "--data", root]
+    measure += ["--format", source["format"]] if Path(root).is_dir() else []
+    for key, value in source["options"].items():
+        measure += ["-s", f"{key}={json.dumps(value)}"]
+    predict = ["vpd", "predict", task, pictures, "--model", model]
+    predict += ["--text", "what to find"] if task == "refer" else []
+    commands = ([*measure, "--report", f"{run}-report"], [*predict, "--out", f"{run}-predictions"])
+    told = [shlex.join(map(str, words)).replace("'IMAGE...'", "IMAGE...") for words in commands]
+    return [f"Trained: {model}", f"Measure it: {told[0]}", f"Use it:     {told[1]}"]

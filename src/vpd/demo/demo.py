@@ -105,7 +105,7 @@ def run_demo(
     Raises:
         UsageError: If the folder cannot be written, or the shipped models are damaged.
     """
-    out = results_folder(out)
+    out = results_folder(out, make=False)
     sections, figures = [], []
     for task in _BLIND:
         figure, picture = _show_task(task, scenes, watch)

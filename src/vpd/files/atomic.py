@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -190,6 +190,31 @@ def check_writable(path: str | Path) -> None:
         for folder in missing:
             with suppress(OSError):
                 folder.rmdir()
+
+
+@contextmanager
+def left_as_found(*folders: Path | None, is_work: Callable[[Path], bool] = lambda path: True) -> Iterator[None]:
+    """Remove what a request that fails has made on its way, unless work came of it.
+
+    Args:
+        folders: That the block may make, with their parents, or put something into; none is passed over.
+        is_work: Whether something new in one of them is worth keeping; then all of it stays.
+    """
+    given = [folder for folder in folders if folder is not None]
+    there = {folder: set(folder.iterdir()) if folder.is_dir() else set[Path]() for folder in given}
+    missing = {path for folder in given for path in (folder, *folder.parents) if not path.exists()}
+    try:
+        yield
+    except (UsageError, OSError):
+        for folder, before in there.items():
+            new = set(folder.iterdir()) - before if folder.is_dir() else set()
+            if not any(is_work(path) for path in new):
+                for path in new:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in sorted(missing, key=lambda path: -len(path.parts)):
+            with suppress(OSError):  # something is in it
+                path.rmdir()
+        raise
 
 
 def sync(path: Path) -> None:

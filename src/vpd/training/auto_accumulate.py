@@ -40,7 +40,7 @@ def find_accumulation(model: PerceptionModel, config: TrainConfig, accelerator: 
     share = micro_batch_size(config.model_copy(update={"accumulate": 1}), accelerator.num_processes)
     set_up(model, config)
     model.to(accelerator.device).train()
-    with _nothing_changed(model, accelerator.device):
+    with nothing_changed(model, accelerator.device):
         size = _Trials(model, config, accelerator).largest_of(share)
     own = torch.tensor([share // size if size else share + 1], device=accelerator.device)
     found = int(accelerator.gather(own).max())
@@ -113,7 +113,7 @@ class _Trials:
 
 
 @contextmanager
-def _nothing_changed(model: PerceptionModel, device: torch.device) -> Iterator[None]:
+def nothing_changed(model: PerceptionModel, device: torch.device) -> Iterator[None]:
     """Put back buffers and random generators at the end."""
     before = [buffer.clone() for buffer in model.buffers()]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

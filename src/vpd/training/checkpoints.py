@@ -106,8 +106,12 @@ def add_scores(checkpoint: Checkpoint, scores: dict[str, float]) -> None:
     write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"scores": scores})
 
 
-def latest_checkpoint(root: Path) -> Checkpoint | None:
+def latest_checkpoint(root: Path, *, verify: bool = True) -> Checkpoint | None:
     """The newest complete checkpoint below `root`, if there is any; torn ones are named in a warning, passed over.
+
+    Args:
+        root: Folder of the run's checkpoints.
+        verify: As for `read_checkpoint`.
 
     Raises:
         UsageError: If there are checkpoints and none of them can be used: a run must not begin anew by mistake, over
@@ -116,7 +120,7 @@ def latest_checkpoint(root: Path) -> Checkpoint | None:
     problems = []
     for folder in sorted(root.glob(f"{_PREFIX}*"), reverse=True):
         try:
-            return read_checkpoint(folder, verify=True)
+            return read_checkpoint(folder, verify=verify)
         except ValueError as error:
             logger.warning("Checkpoint %s is not used: %s.", folder, error)
             problems.append(f"{folder.name}: {error}")

@@ -142,6 +142,8 @@ class TrainConfig(Frozen):
     """Steps between two validations."""
     validate_limit: PositiveInt | None = None
     """Validate on the first so many samples only; none = on all."""
+    patience: PositiveInt | None = None
+    """Stop early when so many validations in a row were no better than the best before them; none = never."""
     checkpoint_every: PositiveInt = 1000
     """Steps between two checkpoints."""
     keep: PositiveInt = 2

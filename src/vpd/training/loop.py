@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, gather
+from accelerate.utils import broadcast, broadcast_object_list, gather
 
 from vpd.data.batches import SampleStream
 from vpd.data.sample import SampleSet, Transform
@@ -19,13 +19,14 @@ from vpd.errors import UsageError
 from vpd.evaluation.evaluate import Interrupted, measure, sample_sheet
 from vpd.inference.cache import FrozenCaches
 from vpd.model_folder import MODEL
-from vpd.processes import do_on_first, find_processes
+from vpd.processes import Heartbeat, do_on_first, find_processes
 from vpd.tasks.model import PerceptionModel
 from vpd.training.bad_data import BadSamples, BadSteps
 from vpd.training.checkpoints import Checkpoint, add_scores
 from vpd.training.config import TrainConfig
 from vpd.training.ema import WeightAverage, averaged
-from vpd.training.progress import Interval, Progress
+from vpd.training.outcome import leave_models, validations_since
+from vpd.training.progress import Costs, Interval, Progress
 from vpd.training.run_folder import RunFolder, summary
 from vpd.training.schedules import schedule_of, total_steps
 from vpd.training.setup import build_caches, data_identity
@@ -53,6 +54,8 @@ class Training:
         show_bar: Show a progress bar.
         caches: Where training and validation keep what frozen parts made of their inputs; none = as `config` says.
         on_validated: Gets the steps done and the metrics of each validation.
+        heartbeat: Says what is going on where it takes long; none = nothing is said.
+        costs: What a step and a validation take, where that was measured; for the time left.
 
     Raises:
         UsageError: If the samples of a step cannot be shared out evenly.
@@ -72,6 +75,8 @@ class Training:
         show_bar: bool = False,
         caches: tuple[FrozenCaches | None, FrozenCaches | None] | None = None,
         on_validated: Callable[[int, dict[str, float]], None] = lambda done, metrics: None,
+        heartbeat: Heartbeat | None = None,
+        costs: Costs | None = None,
     ) -> None:
         self.accelerator = accelerator or find_processes()
         self.model, self.config, self.folder = model, config, folder
@@ -81,6 +86,7 @@ class Training:
         self.schedule = schedule_of(config, type(model), samples=len(train_set))
         self.batch_size = micro_batch_size(config, self.accelerator.num_processes)
         self.show_bar, self.on_validated = show_bar, on_validated
+        self.heartbeat, self.costs = heartbeat or Heartbeat(enabled=False), costs
         training_caches, self.validation_caches = caches or build_caches(config, type(model))
         self.stepper = Stepper(model, config, self.accelerator, training_caches)
         self.average = WeightAverage(model, config.ema_decay) if config.ema_decay else None
@@ -95,10 +101,10 @@ class Training:
                 self.average.restore(checkpoint.folder)
 
     def run(self) -> Path:
-        """Train to the end.
+        """Train to the end, or until `patience` validations in a row were no better than the best before them.
 
         Returns:
-            Folder of the trained model.
+            Folder of the trained model: the best of those that were measured, or the last where none was.
 
         Raises:
             UsageError: If the disk has no room, or too many samples cannot be read.
@@ -119,15 +125,15 @@ class Training:
             self._catch_up(progress, stop)
             interval = Interval()
             for step in range(self.start_step, self.steps):
+                if self._has_stalled(step):
+                    break
                 rate, began_s = self.schedule(step), time.perf_counter()
                 taken = self.stepper.take(step, rate, batches)
                 interval.add(taken)
                 if self.average and not taken.is_bad:
                     self.average.update(step)
                 self._account(step + 1, taken, progress)
-                progress.advance(taken.loss, rate)
-                if step == self.start_step + 1:
-                    progress.estimate(step + 1, time.perf_counter() - began_s)
+                progress.advance(taken.loss, rate, time.perf_counter() - began_s)
                 if step + 1 == self.steps or (step + 1) % self.config.log_every == 0:
                     pace = interval.pace(self.accelerator.num_processes) | {"left_s": progress.left_s(step + 1)}
                     state = {"loss": interval.mean_loss, "learning_rate": rate, "grad_norm": taken.norm}
@@ -136,19 +142,29 @@ class Training:
                 paused_s = time.perf_counter()
                 self._validate_and_save(step + 1, progress, stop)
                 interval.began_s += time.perf_counter() - paused_s
-        self._save(self.run_folder.save_model)
-        self._tell_outcome()
+        with self.heartbeat.doing("Writing the model"):
+            do_on_first(self.accelerator, self._finish)
         return self.folder / MODEL
 
-    def _tell_outcome(self) -> None:
-        """Which checkpoint is best, and what of data and steps did not count."""
-        if not self.accelerator.is_main_process:
-            return
-        if self.validation_set is not None and (best := self.run_folder.best()):
-            score = self.model.score
-            logger.info("Best: %s %.4f after step %d, %s.", score, best.scores[score], best.step, best.folder)
+    def _finish(self) -> None:
+        """Leave the best model and the last one, and tell of what did not count."""
+        leave_models(self.folder, self.run_folder.best(), self.model, self.config)
         if told := summary(self.folder):
             logger.warning("In this run: %s.", told)
+
+    def _has_stalled(self, done: int) -> bool:
+        """Whether so many validations as `patience` says were no better than the best; told before a step not done."""
+        patience, is_first = self.config.patience, self.accelerator.is_main_process
+        if not patience or not done or not self._is_validated(done):
+            return False
+        best = self.run_folder.best() if is_first else None
+        best_step: int | None = broadcast_object_list([best and best.step])[0]
+        if best_step is None or validations_since(best_step, done, self.config.validate_every) < patience:
+            return False
+        message = "Stopped early after step %d of %d: none of %d validations was better than that after step %d."
+        level = logging.INFO if is_first else logging.DEBUG
+        logger.log(level, f"{message} -s patience=null with --resume goes on.", done, self.steps, patience, best_step)
+        return True
 
     def _account(self, done: int, taken: Step, progress: Progress) -> None:
         """Tell of samples that were replaced and of a step that was skipped; too much of either ends the run."""
@@ -180,8 +196,12 @@ class Training:
                 raise
         signal = self._agreed_signal(stop)
         is_due = done == self.steps or signal > 0 or done % self.config.checkpoint_every == 0
+        is_due |= self.config.patience is not None and bool(scores)  # it may have been the last
         if is_due or scores:
-            self._save(lambda: self.run_folder.save_if(is_due, done, scores))
+            began_s = time.perf_counter()
+            with self.heartbeat.doing(f"Saving after step {done}"):
+                self._save(lambda: self.run_folder.save_if(is_due, done, scores))
+            progress.saved(time.perf_counter() - began_s)
         self._leave_on(signal, done)
 
     def _validate(self, done: int, progress: Progress, stop: StopRequest) -> dict[str, float]:
@@ -189,6 +209,7 @@ class Training:
         samples, config = self.validation_set, self.config
         if samples is None:
             return {}
+        began_s = time.perf_counter()
         autocast = torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16")
         with self.stepper.whole_model(), autocast, averaged(self.average):
             if self.accelerator.num_processes > 1:  # running statistics differ between processes
@@ -203,10 +224,12 @@ class Training:
                     accelerator=self.accelerator,
                     should_stop=lambda: stop.signal is not None,
                     caches=self.validation_caches,
+                    watch=lambda batches: progress.watch(batches, done),
                 )
             except Interrupted:
                 return {}
             metrics: dict[str, float] = evaluation.report()["metrics"]
+            progress.validated(time.perf_counter() - began_s)
             progress.record(done, "validation", metrics)
             self.on_validated(done, metrics)
             if config.pictures and self.accelerator.is_main_process:
@@ -230,9 +253,14 @@ class Training:
         )
 
     def _progress(self) -> Progress:
+        config, score = self.config, self.validation_set is not None
         return Progress(
             self.folder,
             steps=self.steps,
+            validate_every=config.validate_every if score else None,
+            checkpoint_every=config.checkpoint_every,
+            costs=self.costs,
+            heartbeat=self.heartbeat,
             start_step=self.start_step,
             enabled=self.accelerator.is_main_process,
             show_bar=self.show_bar,

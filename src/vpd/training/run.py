@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import reduce
@@ -10,25 +11,28 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from vpd.data.sample import SampleSet
 from vpd.errors import UsageError
 from vpd.evaluation.presence import PAIRS, calibrate_saved, can_calibrate
-from vpd.files.atomic import writable_folder
-from vpd.files.lock import only_run_in
+from vpd.files.atomic import left_as_found, writable_folder
+from vpd.files.lock import LOCK_FILE, only_run_in
 from vpd.loading import load
 from vpd.model_folder import CHECKPOINTS, CONFIG, MODEL, refuse_models
 from vpd.overrides import merge_settings
-from vpd.processes import do_on_first, find_processes, worker_context
+from vpd.processes import Heartbeat, do_on_first, find_processes, worker_context
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.table import TaskKind, find_task
 from vpd.training.auto_accumulate import find_accumulation
-from vpd.training.checkpoints import latest_checkpoint
+from vpd.training.checkpoints import Checkpoint, latest_checkpoint
 from vpd.training.class_weights import counted_loss
 from vpd.training.config import TrainConfig
+from vpd.training.first_run import choose_settings, known_size, left_out
 from vpd.training.fitted_data import fit_data
 from vpd.training.loop import Training
 from vpd.training.run_folder import tell_no_run
+from vpd.training.schedules import schedule_of, total_steps
 from vpd.training.settings import read_settings, resolve_config, write_config
 from vpd.training.setup import (
     build_data,
@@ -39,6 +43,7 @@ from vpd.training.setup import (
     start_model,
     training_transform,
 )
+from vpd.training.timing import can_be_timed, costs_of, measure_pace, tell_length
 from vpd.training.trackers import check_trackers
 from vpd.version import __version__
 
@@ -46,10 +51,12 @@ logger = logging.getLogger(__name__)
 
 MAY_CHANGE = {
     *("model", "data.root", "workers", "log_every", "validate_every", "validate_limit"),
-    *("checkpoint_every", "keep", "pictures", "trackers", "sharding"),
+    *("checkpoint_every", "keep", "patience", "pictures", "trackers", "sharding", "steps", "epochs"),
     *("on_bad_loss", "max_bad_steps", "max_bad_share", "on_changed_data"),
 }
 """Settings that a resumed run may have different: none of them touches the weights of a run that came this far."""
+_PREPARED = {LOCK_FILE, CONFIG, CHECKPOINTS, "log.jsonl", "tensorboard", "wandb", "wandb-id.txt"}
+"""What a run has in its folder before its first step."""
 
 
 def train(
@@ -81,7 +88,21 @@ def train(
         FloatingPointError: If the loss becomes NaN or infinite.
         SystemExit: With 143, after saving, if SIGTERM came.
     """
-    folder = Path(folder)
+    folder, is_first = Path(folder), os.environ.get("RANK", "0") == "0"
+    folders = [folder] if is_first else []
+    with left_as_found(*folders, is_work=_came_of_steps), Heartbeat(enabled=show_bar and is_first) as heartbeat:
+        return _train(task, folder, *layers, resume=resume, show_bar=show_bar, data=data, heartbeat=heartbeat)
+
+
+def _train(
+    task: str | TaskKind,
+    folder: Path,
+    *layers: Mapping[str, Any],
+    resume: bool,
+    show_bar: bool,
+    data: tuple[SampleSet, SampleSet | None] | None,
+    heartbeat: Heartbeat,
+) -> Path:
     refuse_models(folder)
     has_progress = (folder / MODEL).exists() or any((folder / CHECKPOINTS).glob("step-*"))
     if has_progress and not resume:
@@ -107,44 +128,64 @@ def train(
         worker_context()  # its server imports while the model is read
     accelerator = find_processes()
     accelerator.wait_for_everyone()  # before the first process writes what the others have just looked for
-    given_set, validation_set = data or build_data(config)
-    data = fit_data(config, kind, (given_set, validation_set), folder)
+    with heartbeat.doing("Reading the data"):
+        given_set, validation_set = data or build_data(config)
+        data = fit_data(config, kind, (given_set, validation_set), folder)
     writable_folder(folder)
     with ExitStack() as held:
         do_on_first(accelerator, lambda: held.enter_context(only_run_in(folder)))
-        return _train_in(folder, config, kind, data, accelerator, show_bar=show_bar)
+        free = left_out(reduce(merge_settings, (saved, *layers), {}))
+        return _train_in(folder, config, saved, free, kind, data, accelerator, show_bar=show_bar, heartbeat=heartbeat)
 
 
 def _train_in(
     folder: Path,
     config: TrainConfig,
+    saved: Mapping[str, Any],
+    free: set[str],
     task: TaskKind,
     data: tuple[SampleSet, SampleSet | None],
     accelerator: Accelerator,
     *,
     show_bar: bool,
+    heartbeat: Heartbeat,
 ) -> Path:
-    """Train in a folder that no other run writes into."""
+    """Train in a folder that no other run writes into; what is `free` of the settings is chosen."""
     train_set, validation_set = data
-    checkpoint = latest_checkpoint(folder / CHECKPOINTS)
+    checkpoint, timing = latest_checkpoint(folder / CHECKPOINTS), None
     if checkpoint:
         check_same_data(checkpoint, train_set, config)
+        _check_length(resolve_config(task, saved), config, checkpoint, task, train_set)
         logger.info("Going on after step %d.", checkpoint.step)
-        model: PerceptionModel[Any] = load(checkpoint.folder, device="cpu", dtype="float32", task=task)
+        with heartbeat.doing("Reading the checkpoint"):
+            model: PerceptionModel[Any] = load(checkpoint.folder, device="cpu", dtype="float32", task=task)
         check_same_classes(model, train_set, config, checkpoint.folder)
     else:
-        model = start_model(config, train_set, task)
-    config = config.model_copy(update={"loss": counted_loss(config.loss, model, train_set)})
-    if not checkpoint:
-        changes: dict[str, Any] = {"notes": {**model.config.notes, "training": _notes_of(config, train_set)}}
-        if can_calibrate(model):  # what was fitted on the outputs of before
-            changes["presence"] = None
-        model.config = model.config.model_copy(update=changes)
+        config = known_size(config, free)
+        with heartbeat.doing("Reading the model"):
+            model = start_model(config, train_set, task)
+    with heartbeat.doing("Counting pixels of the classes"):
+        config = config.model_copy(update={"loss": counted_loss(config.loss, model, train_set)})
+    is_told = broadcast_object_list([show_bar])[0]  # the first process alone shows one, and all of them time a step
+    with heartbeat.doing("Timing a step"):
+        if free and not checkpoint:
+            config, timing = choose_settings(config, free, model, train_set, validation_set, accelerator)
+        elif is_told and can_be_timed(config):
+            timing = measure_pace(model, config, validation_set, accelerator)
+    changes: dict[str, Any] = {"notes": {**model.config.notes, "training": _notes_of(config, train_set)}}
+    if can_calibrate(model) and not checkpoint:  # what was fitted on the outputs of before
+        changes["presence"] = None
+    model.config = model.config.model_copy(update=changes)
     if config.accumulate == "auto":
-        config = config.model_copy(update={"accumulate": find_accumulation(model, config, accelerator)})
+        with heartbeat.doing("Finding how many samples fit into memory"):
+            config = config.model_copy(update={"accumulate": find_accumulation(model, config, accelerator)})
     if accelerator.is_main_process:
         write_config(config, folder / CONFIG)
     _tell(config, accelerator.num_processes)
+    costs = costs_of(timing, config, validation_set, accelerator.num_processes) if timing else None
+    if timing and accelerator.is_main_process:
+        left = total_steps(config, len(train_set)) - (checkpoint.step if checkpoint else 0)
+        tell_length(timing, config, validation_set, steps=left, accelerator=accelerator)
     training = Training(
         model,
         train_set,
@@ -155,6 +196,8 @@ def _train_in(
         checkpoint=checkpoint,
         accelerator=accelerator,
         show_bar=show_bar,
+        heartbeat=heartbeat,
+        costs=costs,
     )
     trained, has_presence = training.run(), can_calibrate(model)
     del training, model  # the one that was saved is read again
@@ -199,6 +242,34 @@ def _check_changes(before: TrainConfig, now: TrainConfig, path: Path) -> None:
         raise UsageError(
             f"A resumed run must have the settings it was started with ({path}): {listed}. "
             "Leave these out, or start anew in another folder; a new run can begin with this one's model (--model)."
+        )
+
+
+def _came_of_steps(path: Path) -> bool:
+    """Whether something in the folder of a run is more than what is there before the first step."""
+    if path.name == CHECKPOINTS:
+        return any(path.glob("step-*"))
+    return path.name not in _PREPARED or (path.name == "log.jsonl" and path.stat().st_size > 0)
+
+
+def _check_length(
+    before: TrainConfig, now: TrainConfig, checkpoint: Checkpoint, task: TaskKind, train_set: SampleSet
+) -> None:
+    """Tell what becomes of a run that is made longer; raise where it is made shorter."""
+    samples = len(train_set)
+    old, new = total_steps(before, samples), total_steps(now, samples)
+    if new < old:
+        raise UsageError(
+            f"This run was started for {old} steps and has done {checkpoint.step}; it can be made longer, not shorter "
+            f"({new} steps). Its model so far is {checkpoint.folder}; for a shorter run start anew in another folder, "
+            "where --model can be that one."
+        )
+    if new > old:
+        rate = schedule_of(now, task, samples=samples)(checkpoint.step)
+        logger.info(
+            "The run goes on to %d steps instead of %d. The learning rate follows the course of a run of %d steps from "
+            "here on: the next step has %.2g of at most %.2g.",
+            *(new, old, new, rate, now.learning_rate),
         )
 
 

@@ -1,4 +1,4 @@
-"""The checkpoints and the finished model of a run: what is written when, what is kept, and whether there is room."""
+"""The checkpoints of a run: what is written when, what is kept, and whether there is room."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 
 from vpd.errors import UsageError
 from vpd.evaluation.evaluate import is_better
-from vpd.files.atomic import atomic_folder, read_json_lines
-from vpd.model_folder import CHECKPOINTS, CONFIG, MODEL, WEIGHTS_FILE, is_run
+from vpd.files.atomic import read_json_lines
+from vpd.model_folder import CHECKPOINTS, CONFIG, WEIGHTS_FILE, is_run
 from vpd.tasks.model import PerceptionModel
 from vpd.training.bad_data import BAD_SAMPLES
 from vpd.training.checkpoints import (
@@ -141,16 +141,6 @@ class RunFolder:
             if best is None or self._is_better(checkpoint.scores, best.scores):
                 best = checkpoint
         return best
-
-    def save_model(self) -> None:
-        """Write the finished model, whole or not at all, unless it is there; average and merged LoRA stay."""
-        if not (self._folder / MODEL).exists():
-            if self._average:
-                self._average.exchange()
-            if self._config.mode == "lora":
-                self._model.merge_lora()
-            with atomic_folder(self._folder / MODEL) as partial:
-                self._write(partial)
 
     def _checkpoint_bytes(self) -> int:
         size = checkpoint_bytes(self._model, self._optimiser, state_bytes=STATE_BYTES[self._config.optimiser])

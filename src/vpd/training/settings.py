@@ -18,9 +18,9 @@ from vpd.datasets.layouts import LAYOUTS, option_names
 from vpd.datasets.world import is_world
 from vpd.errors import UsageError, WrongField, wrong_fields
 from vpd.files.atomic import atomic_write
-from vpd.overrides import Settings, merge_settings
+from vpd.overrides import Settings, merge_settings, nearest
 from vpd.tasks.recipes import BACKBONE_OPTIONS
-from vpd.tasks.table import TaskKind, find_task
+from vpd.tasks.table import TASKS, TaskKind, find_task
 from vpd.training.config import TrainConfig
 from vpd.weights.shipped import WORLD
 
@@ -29,7 +29,9 @@ logger = logging.getLogger(__name__)
 _OF_WORLD = ("crop_px", "steps", "batch_size", "workers", "validate_every", "validate_limit")
 """What training on rendered scenes takes from the shipped recipe where nobody says otherwise."""
 _RATES_OF_WORLD: Settings = {"learning_rate": 1e-3, "unet_lr_scale": 1.0}
-"""For the shipped model on them: the best where all of it trains, of those tried in docs/claims.md."""
+"""For the shipped model: the best where all of it trains, of those tried in docs/claims.md."""
+_HEAD_OF_WORLD = {"head_channels", "feature_channels"}
+"""What of the shipped recipe's head suits the shipped model on any data: as small as it."""
 _SHIPPED = Path(__file__).parents[1] / "recipes"
 
 
@@ -92,12 +94,15 @@ def resolve_config(task: str | TaskKind, *layers: Mapping[str, Any]) -> TrainCon
     merged = merge_settings(merge_settings(base, ours), given)
     if ours:
         told = ", ".join(f"{key}={merged[key]}" for key in ours if key in merged and key not in given)
-        logger.info("For rendered scenes: %s. Those for photographs: -s recipe=default.", told)
+        if "crop_px" in ours:
+            logger.info("For rendered scenes: %s. Those for photographs: -s recipe=default.", told)
+        elif told:
+            logger.info("For model %s: %s. Those for Stable Diffusion: -s recipe=default.", WORLD, told)
     try:
         config = TrainConfig.model_validate(merged)
     except ValidationError as error:
-        problems = "; ".join(_explain(field) for field in wrong_fields(error))
-        raise UsageError(f"Wrong settings: {problems}.") from error
+        problems = "; ".join(_explain(field, kind) for field in wrong_fields(error))
+        raise UsageError(f"Wrong settings: {problems}{'' if problems.endswith('?') else '.'}") from error
     if "loss" not in inspect.signature(kind.loss_sum).parameters and (
         other := config.loss.model_dump(exclude_defaults=True)
     ):
@@ -113,14 +118,16 @@ def write_config(config: TrainConfig, path: Path) -> None:
 
 
 def _for_world(task: str, given: Mapping[str, Any]) -> Settings:
-    """What suits rendered scenes, if they are the data: a recipe for photographs is of no use there."""
-    data = given.get("data")
-    if not (isinstance(data, Mapping) and _is_named_world(data.get("root"))):
-        return {}
-    shipped = read_settings(f"{WORLD}-{task}")
-    ours = {key: shipped[key] for key in _OF_WORLD}
-    if _is_named_world(given.get("model")):
-        ours |= _RATES_OF_WORLD | {"model_options": shipped["model_options"]}
+    """What suits rendered scenes, if they are the data, and the shipped model: no recipe for others is of use there."""
+    data, ours = given.get("data"), Settings()
+    is_data = isinstance(data, Mapping) and _is_named_world(data.get("root"))
+    is_model = _is_named_world(given.get("model"))
+    shipped = read_settings(f"{WORLD}-{task}") if task in TASKS and (is_data or is_model) else {}
+    if is_data:
+        ours |= {key: shipped[key] for key in _OF_WORLD}
+    if is_model:
+        head = {key: value for key, value in shipped["model_options"].items() if is_data or key in _HEAD_OF_WORLD}
+        ours |= _RATES_OF_WORLD | {"model_options": head}
     return ours
 
 
@@ -128,22 +135,33 @@ def _is_named_world(name: object) -> bool:
     return isinstance(name, str) and is_world(Path(name))
 
 
-def _explain(field: WrongField) -> str:
+def _explain(field: WrongField, task: TaskKind) -> str:
     """What is wrong with one setting, and what to do about it."""
     location, path = field.place, field.path
     if field.kind == "extra_forbidden":
-        if len(location) == 1 and any(str(location[0]) in option_names(layout) for layout in LAYOUTS.values()):
-            return f"unknown key {path} (an option of the data's layout: data.options.{path})"
-        prefix = "".join(f"{part}." for part in location[:-1])
+        name, prefix = str(location[-1]), "".join(f"{part}." for part in location[:-1])
+        if path == "device":
+            return f"unknown setting {path} (the best device is taken; CUDA_VISIBLE_DEVICES= hides GPUs)"
         places = {key: f"{prefix}{key}" for key in _known_keys(location[:-1])}
         if len(location) == 1:
-            places = {key: f"model_options.backbone_options.{key}" for key in BACKBONE_OPTIONS} | places
-        near = difflib.get_close_matches(str(location[-1]), places, n=1)
-        return f"unknown key {path} ({f'nearest known key: {places[near[0]]}' if near else 'docs/settings.md has all'})"
+            of_layouts = {option for layout in LAYOUTS.values() for option in option_names(layout)}
+            places = _nested_places(task) | {key: f"data.options.{key}" for key in of_layouts} | places
+        near = nearest(name, places)
+        return f"unknown setting {path}{f'; did you mean {near}?' if near else ' (docs/settings.md has all)'}"
     if field.kind == "missing":
         option = {"model": " (--model MODEL)", "data": " (--data DIR)"}.get(path, "")
         return f"{path} is missing{option}"
+    if path in ("data", "schedule", "lora"):
+        keys = ", ".join(f"{path}.{key}" for key in _known_keys((path,)))
+        return f"{path} is a group of settings, got {field.given!r}; set its keys: {keys}"
     return f"{field}, got {field.given!r}" if path else field.message
+
+
+def _nested_places(task: TaskKind) -> dict[str, str]:
+    """Settings that stand in groups, by the last part of their names -> the whole."""
+    groups = {group: _known_keys((group,)) for group in ("data", "schedule", "lora")}
+    groups |= {"model_options": [*task.config_type.model_fields], "model_options.backbone_options": [*BACKBONE_OPTIONS]}
+    return {key: f"{group}.{key}" for group, keys in reversed(groups.items()) for key in keys}
 
 
 def _known_keys(path: Sequence[str | int]) -> list[str]:

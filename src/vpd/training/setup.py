@@ -18,7 +18,8 @@ from vpd.data.transforms import Pipeline
 from vpd.datasets.layouts import detect_format, find_layout, held_out_split, open_data, reader_options, told_split
 from vpd.errors import UsageError
 from vpd.inference.cache import FrozenCaches, TensorCache
-from vpd.loading import check_task, is_adapted, load
+from vpd.loading import check_task, is_adapted, load, model_of_run
+from vpd.overrides import nearest
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.recipes import BACKBONE_OPTIONS
 from vpd.tasks.table import TaskKind, find_task
@@ -45,8 +46,10 @@ def pin_sources(config: TrainConfig) -> TrainConfig:
     changes: dict[str, Any] = {"root": str(root), "format": layout}
     if config.data.validation_split == "auto":
         changes["validation_split"] = held_out_split(root, layout)
-    pinned = {"data": config.data.model_copy(update=changes)}
-    return config.model_copy(update=pinned | ({"model": str(model.resolve())} if model.exists() else {}))
+    pinned: dict[str, Any] = {"data": config.data.model_copy(update=changes)}
+    if model.exists():
+        pinned["model"] = str((model_of_run(model) or model).resolve())
+    return config.model_copy(update=pinned)
 
 
 def build_data(config: TrainConfig) -> tuple[SampleSet, SampleSet | None]:
@@ -161,8 +164,10 @@ def start_model(config: TrainConfig, train_set: SampleSet, task: TaskKind | None
     known = {*task.config_type.model_fields, "backbone_options"} - _DECIDED
     known |= {"published_prompts"} & set(inspect.signature(getattr(task, "from_diffusion", task.begin)).parameters)
     if unknown := sorted(set(config.model_options) - known):
+        near = nearest(unknown[0], known)
+        hint = f" Did you mean model_options.{near}?" if near else ""
         raise UsageError(
-            f"Unknown model_options for {config.task}: {', '.join(unknown)}. Known: {', '.join(sorted(known))}."
+            f"Unknown model_options for {config.task}: {', '.join(unknown)}.{hint} Known: {', '.join(sorted(known))}."
         )
     if not isinstance(config.model_options.get("backbone_options", {}), dict):
         raise UsageError(

@@ -1,0 +1,130 @@
+"""A run of which nothing but model and data is told."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import vpd
+from vpd.errors import UsageError
+from vpd.files.atomic import read_json
+from vpd.training.auto_accumulate import nothing_changed
+from vpd.training.first_run import left_out
+from vpd.training.run import train
+from weights import assert_equal_weights
+
+SIZES = {"crop_px": 64, "batch_size": 2, "steps": 4}
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    return config
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four steps teach enough."""
+    monkeypatch.setattr("vpd.training.first_run._ENOUGH_STEPS", 4)
+    monkeypatch.setattr("vpd.training.first_run._PASSES", 1)
+
+
+def test_what_is_chosen_is_told_written_and_kept(tmp_path: Path, settings: dict[str, Any], few: None, caplog):
+    given = {key: value for key, value in settings.items() if key in ("model", "data", "model_options", "workers")}
+    folder = tmp_path / "run"
+    with caplog.at_level(logging.INFO):
+        train("segment", folder, given)
+    (told,) = [line for line in caplog.messages if line.startswith("Chosen, as not given: ")]
+    config = config_of(folder)
+    assert config["steps"] == 4 and config["validate_every"] == config["checkpoint_every"] == 1
+    assert config["batch_size"] <= 8 and config["crop_px"] < 512
+    for name in ("crop_px", "batch_size", "steps", "validate_every"):
+        assert f"{name}={config[name]} (" in told
+    assert vpd.load(folder).config.fit.size_px == config["crop_px"]
+    train("segment", folder, resume=True)
+    assert config_of(folder) == config
+
+
+def test_what_is_given_stays_and_recipes_stay_as_they_are(tmp_path: Path, settings: dict[str, Any], few: None):
+    assert left_out(SIZES) == set() and left_out({"recipe": "default"}) == set()
+    assert "steps" not in left_out({"epochs": 3}) and "crop_px" not in left_out({"crop_px": 64})
+    given = settings | {"validate_every": 3}
+    del given["steps"]
+    train("segment", tmp_path / "run", given)
+    config = config_of(tmp_path / "run")
+    assert (config["crop_px"], config["batch_size"], config["validate_every"], config["steps"]) == (64, 2, 3, 4)
+
+
+def test_an_adapted_model_goes_on_at_its_own_size(tmp_path: Path, settings: dict[str, Any], few: None):
+    train("segment", tmp_path / "first", settings)
+    train(
+        "segment",
+        tmp_path / "second",
+        {key: settings[key] for key in ("data", "workers")},
+        {"model": str(tmp_path / "first")},
+    )
+    config = config_of(tmp_path / "second")
+    assert config["crop_px"] == 64 and config["model"] == str(tmp_path / "first" / "model")
+
+
+def test_timing_changes_nothing(tmp_path: Path, settings: dict[str, Any]):
+    train("segment", tmp_path / "told", settings, show_bar=True)
+    train("segment", tmp_path / "silent", settings)
+    for name in ("step-00000002", "step-00000004"):
+        assert_equal_weights(tmp_path / "told" / "checkpoints" / name, tmp_path / "silent" / "checkpoints" / name)
+
+
+def test_random_numbers_and_buffers_are_put_back():
+    model = torch.nn.BatchNorm2d(3)
+    torch.manual_seed(5)
+    expected = torch.rand(4)
+    torch.manual_seed(5)
+    with nothing_changed(model, torch.device("cpu")):  # type: ignore[arg-type]
+        model(torch.randn(2, 3, 4, 4))
+    assert torch.equal(torch.rand(4), expected) and not model.running_mean.any()
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(tmp_path: Path, settings: dict[str, Any], monkeypatch):
+    wrong: list[dict[str, Any]] = [
+        {"model": str(tmp_path / "nowhere")},
+        {"model_options": {"head_chanels": 8}},
+        {"data": {"split": "nope"}},
+        {"classes": ["one"]},
+    ]
+    for changes in wrong:
+        with pytest.raises(UsageError):
+            train(
+                "segment",
+                tmp_path / "a" / "run",
+                settings | changes | {"data": settings["data"] | changes.get("data", {})},
+            )
+        assert not (tmp_path / "a").exists(), changes
+    with monkeypatch.context() as patch, pytest.raises(UsageError):
+        patch.setattr("vpd.training.run_folder.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1}))
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "notes.txt").write_text("keep")
+        train("segment", tmp_path / "mine", settings)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    train("segment", tmp_path / "mine", settings)
+
+
+def test_a_run_is_taken_for_its_model(tmp_path: Path, settings: dict[str, Any], caplog):
+    folder = tmp_path / "run"
+    train("segment", folder, settings, {"keep": 2})
+    assert vpd.load(folder).config == vpd.load(folder / "model").config
+    for name in ("model", "last"):
+        if (folder / name).exists():
+            (folder / name).rename(tmp_path / name)
+    scores = {
+        step.name: read_json(step / "state.json")["scores"]["mIoU"]
+        for step in sorted((folder / "checkpoints").iterdir())
+    }
+    assert vpd.load(folder) is not None
+    assert f"taking its checkpoint {max(scores, key=scores.__getitem__)}, the best so far, mIoU" in caplog.text
+    (folder / "checkpoints").rename(tmp_path / "checkpoints")
+    with pytest.raises(UsageError, match="is a training run that has saved no model yet. Go on with it by --resume"):
+        vpd.load(folder)
