@@ -152,18 +152,14 @@ def shared_encoder(encoder: TextEncoder | None, source: str) -> dict[str, Tensor
     return theirs if is_shared else {}
 
 
-def results_folder(path: str | Path, *, make: bool = True) -> Path:
+def results_folder(path: str | Path) -> Path:
     """`writable_folder`, for results that must not be mixed with a model or a training run.
-
-    Args:
-        path: The folder.
-        make: Leave it there where it was missing; false = only make sure that it can be written later.
 
     Raises:
         UsageError: If the folder holds one, or takes no files.
     """
     refuse_models(path, or_runs=True)
-    return writable_folder(path) if make else check_writable(path)
+    return writable_folder(path)
 
 
 def check_results_folder(path: str | Path) -> None:

@@ -22,7 +22,7 @@ from vpd.evaluation.evaluate import evaluate, sample_sheet
 from vpd.files.atomic import atomic_write, writable_folder, write_json
 from vpd.inference.attention_maps import word_maps
 from vpd.loading import load
-from vpd.model_folder import results_folder
+from vpd.model_folder import check_results_folder
 from vpd.prompts.encoder import TextEncoder
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.table import TASKS
@@ -105,7 +105,7 @@ def run_demo(
     Raises:
         UsageError: If the folder cannot be written, or the shipped models are damaged.
     """
-    out = results_folder(out, make=False)
+    check_results_folder(out := Path(out))
     sections, figures = [], []
     for task in _BLIND:
         figure, picture = _show_task(task, scenes, watch)

@@ -14,7 +14,7 @@ from accelerate.utils import gather
 
 from vpd.data.sample import SampleSet
 from vpd.errors import UsageError
-from vpd.evaluation.evaluate import evaluate
+from vpd.evaluation.evaluate import measure
 from vpd.tasks.model import PerceptionModel
 from vpd.training.auto_accumulate import nothing_changed
 from vpd.training.config import TrainConfig
@@ -131,7 +131,7 @@ def _validation_sample_s(model: PerceptionModel, config: TrainConfig, validation
         return 0.0
     try:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            return _fastest_s(lambda: evaluate(model, validation_set, limit=1))
+            return _fastest_s(lambda: measure(model, validation_set, limit=1))
     except UsageError:
         return 0.0
 
