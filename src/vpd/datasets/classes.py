@@ -14,6 +14,8 @@ from vpd.files.decoding import LOSSLESS_FORMATS, Encoded, decode_file, mode_word
 from vpd.files.images import read_labels
 from vpd.tensors import IGNORE_LABEL
 
+BACKGROUND = "background"
+"""Name of the class of pixels without object."""
 IGNORE_NAME, BACKGROUND_NAME = "__ignore__", "_background_"
 """What labelme calls pixels that do not count (-1, which 8 bits hold as 255), and those without object (0)."""
 _MUST_NOT_OCCUR = -1

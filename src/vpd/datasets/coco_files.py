@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vpd.datasets.annotations import field, read_json
+from vpd.datasets.classes import BACKGROUND
 from vpd.datasets.coco_pictures import CocoPicture, Files, read_pictures
 from vpd.errors import UsageError
 from vpd.files.images import IMAGE_SUFFIXES
@@ -21,8 +22,6 @@ logger = logging.getLogger(__name__)
 
 Kind = Literal["panoptic", "instances"]
 
-BACKGROUND = "background"
-"""Name of the class of pixels without object."""
 BACKGROUND_NAMES = (BACKGROUND, "_background_", "__background__")
 """What categories of such pixels are called, in any case."""
 IGNORE_NAMES = ("ignore", "_ignore_", "__ignore__")

@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 from vpd.data.sample import Sample, SampleSet
 from vpd.datasets.annotations import naming
 from vpd.datasets.class_lines import Listed
-from vpd.datasets.classes import BACKGROUND_NAME, IGNORE_NAME, ClassList
+from vpd.datasets.classes import BACKGROUND, BACKGROUND_NAME, IGNORE_NAME, ClassList
 from vpd.datasets.sample_reader import PartReader
 from vpd.errors import UsageError
 from vpd.files.decoding import Encoded
 from vpd.tensors import IGNORE_LABEL
 
 Background = Literal["class", "ignore"]
-BACKGROUND = "background"
-"""Name of the class of pixels without object."""
 
 
 def listed_names(found: set[str], nothing: str) -> Listed:

@@ -14,9 +14,8 @@ from typing import NamedTuple
 
 from vpd.errors import UsageError
 from vpd.files.images import IMAGE_SUFFIXES
+from vpd.files.walk import is_foreign
 
-FOREIGN_FOLDERS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
-"""Folders that systems and other programs keep among a user's files; their pictures are copies, previews or rubbish."""
 _HOW_TO_READ = {
     **dict.fromkeys((".heic", ".heif", ".hif"), "to read it: pip install pillow-heif"),
     ".avif": "to read it: pip install --upgrade pillow",
@@ -143,7 +142,7 @@ class _Walk:
                     if entry.name.startswith("."):
                         self.left_out["hidden"] += 1
                     elif entry.is_dir(follow_symlinks=False):
-                        if entry.name in FOREIGN_FOLDERS:
+                        if is_foreign(entry.name):
                             self.left_out[f"folder {entry.name}"] += 1
                         else:
                             waiting.append(entry.path)
