@@ -158,8 +158,13 @@ def test_sigterm_saves_and_leaves_with_143(start: Run, tmp_path: Path, settings:
     wait_until(lambda: not any(map(is_running, readers)), "a reader outlives its process")
 
 
+def is_under_way() -> bool:
+    """Whether a run takes steps and validates, rather than looking at its data before the first step."""
+    return signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+
+
 class Stopping(SampleSet):
-    """Validation samples; the process gets SIGTERM while the second one is read for the first time."""
+    """Validation samples; the process gets SIGTERM while the second one is read for the first time by a run under way."""
 
     def __init__(self, samples: SampleSet) -> None:
         self.samples, self.classes, self.reads = samples, samples.classes, 0
@@ -168,7 +173,7 @@ class Stopping(SampleSet):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Sample:
-        self.reads += 1
+        self.reads += is_under_way()
         if self.reads == 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return self.samples[index]
@@ -211,7 +216,9 @@ def test_unreadable_validation_sample_does_not_lose_the_steps(
 ):
     class Torn(Stopping):
         def __getitem__(self, index: int) -> Sample:
-            raise UsageError("1.png: the file is empty")
+            if is_under_way():
+                raise UsageError("1.png: the file is empty")
+            return self.samples[index]
 
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
