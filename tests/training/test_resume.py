@@ -164,7 +164,7 @@ def is_under_way() -> bool:
 
 
 class Stopping(SampleSet):
-    """Validation samples; the process gets SIGTERM while the second one is read for the first time by a run under way."""
+    """Validation samples; the process gets SIGTERM while a run that is under way reads the second one at first."""
 
     def __init__(self, samples: SampleSet) -> None:
         self.samples, self.classes, self.reads = samples, samples.classes, 0
