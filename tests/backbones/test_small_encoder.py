@@ -137,7 +137,9 @@ def test_command_line(tiny_diffusion: Path, tmp_path: Path, run: Callable[..., t
     status, said = run(*words[:-1], "--out", out)
     assert status == 2 and "fast: auto there, none now" in said
     words = ("eval", "segment", "--model", tmp_path / "model", "--data", data, "--encoder", one, "--limit", 1)
-    assert run(*words, "--out", tmp_path / "scores.json")[0] == 0
+    words += ("-s", f"classes=[{', '.join(CLASSES)}]")
+    status, said = run(*words, "--out", tmp_path / "scores.json")
+    assert status == 0, said
     settings = json.loads((tmp_path / "scores.json").read_text())["settings"]
     assert (settings["fast"], settings["encoder"]) == (True, str(one))
 

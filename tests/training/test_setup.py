@@ -100,7 +100,10 @@ def test_backbone_options_are_keys(config: Any):
 
 
 def test_unknown_model_options_are_named(config: Any):
-    with pytest.raises(UsageError, match="Unknown model_options for segment: channels, task. Known: backbone_"):
+    known = (
+        r"Unknown model_options for segment: channels, task\. Did you mean model_options\.head_channels\? Known: backb"
+    )
+    with pytest.raises(UsageError, match=known):
         start_model(config(model_options={"channels": 8, "task": "depth"}), Data(("a",)))
 
 

@@ -17,7 +17,7 @@ from vpd.training.settings import read_settings, resolve_config
 FOLDER = Path(vpd.__file__).parent / "recipes"
 BENCHMARKS = sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith("own-"))
 SAMPLES = {"ade20k": 20_210, "refcoco": 42_404, "nyu": 24_231, "kitti": 23_158}
-OF_TASK = {"classes": "segment", "scenes": "depth", "max_depth_m": "depth"}
+OF_TASK = {"classes": "segment", "loss": "segment", "scenes": "depth", "max_depth_m": "depth"}
 NOT_NEEDED = {"diffusion", "lora", "momentum"}
 """Matter only to other modes, or when going on from an adapted model."""
 

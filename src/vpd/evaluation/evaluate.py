@@ -25,6 +25,7 @@ from vpd.evaluation.groups import groups_of, read_pattern, recordings_of
 from vpd.evaluation.protocols import Protocol, draw_sheet
 from vpd.inference.cache import FrozenCaches
 from vpd.inference.memory import Memory
+from vpd.inference.outputs import OutputError
 from vpd.metrics.intervals import bootstrap_intervals
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.predictions import Prediction
@@ -225,7 +226,7 @@ def measure(
         part = _take(protocol, islice(stream, ROUND), should_stop, keep)
         parts: list[_Part] = gather_object([part]) if processes > 1 else [part]
         if problems := [problem for _, problem, _ in parts if problem]:
-            raise part[1] or problems[0]
+            raise next((other for other in problems if not isinstance(other, OutputError)), problems[0])
         if any(is_stopped for _, _, is_stopped in parts):
             raise Interrupted("The evaluation was stopped before all samples were measured.")
         table += [entry for entries, _, _ in parts for entry in entries]

@@ -71,7 +71,7 @@ def _naming(samples: Sequence[Sample]) -> Iterator[None]:
     try:
         yield
     except OutputError as error:
-        raise UsageError(f"Sample {samples[error.number].name}: {error.reason}") from None
+        raise OutputError(f"Sample {samples[error.number].name}: {error.reason}") from None
 
 
 def draw_sheet(

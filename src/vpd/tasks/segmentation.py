@@ -261,6 +261,7 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
 
     def measures(self, sample_set: SampleSet) -> Measures:
         """Labels at the original size, all pixels of the data set together; labels are the model's numbers."""
+        check_number(self.config.classes)
         words = {"": "labels at the size of the images, pixels of all samples together"}
         return Measures({"": SegmentationMetrics(len(self.config.classes))}, words)
 

@@ -18,6 +18,7 @@ from vpd.data.sample import SampleSet, Transform
 from vpd.errors import UsageError
 from vpd.evaluation.evaluate import Interrupted, measure, sample_sheet
 from vpd.inference.cache import FrozenCaches
+from vpd.inference.outputs import OutputError
 from vpd.model_folder import MODEL
 from vpd.processes import Heartbeat, do_on_first, find_processes
 from vpd.tasks.model import PerceptionModel
@@ -227,6 +228,11 @@ class Training:
                     watch=lambda batches: progress.watch(batches, done),
                 )
             except Interrupted:
+                return {}
+            except OutputError as error:  # in all processes
+                if config.on_bad_loss == "stop":
+                    raise FloatingPointError(f"The validation after step {done} found no figures. {error}") from error
+                logger.warning("No figures after step %d: %s", done, error)
                 return {}
             metrics: dict[str, float] = evaluation.report()["metrics"]
             progress.validated(time.perf_counter() - began_s)
