@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import vpd
 from vpd.errors import UsageError
-from vpd.evaluation.evaluate import evaluate
+from vpd.evaluation.evaluate import measure
 from vpd.files.atomic import read_json
 from vpd.training.run import train
 from weights import assert_equal_weights, weights
@@ -21,12 +22,12 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What each validation to come will find, first the last of the list."""
     scores = list[float]()
 
-    def measured(*args: Any, **options: Any) -> dict[str, Any]:
-        report = evaluate(*args, **options)
+    def measured(*args: Any, **options: Any) -> Any:
+        report = measure(*args, **options).report()
         report["metrics"]["mIoU"] = scores.pop()
-        return report
+        return SimpleNamespace(report=lambda: report)
 
-    monkeypatch.setattr("vpd.training.loop.evaluate", measured)
+    monkeypatch.setattr("vpd.training.loop.measure", measured)
     return scores
 
 
