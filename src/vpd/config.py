@@ -178,6 +178,8 @@ class TaskConfig(Frozen):
     """The field's name for the task."""
     head_name: ClassVar[str] = ""
     """What its head is called, where there is one kind."""
+    later: ClassVar[Set[str]] = frozenset()
+    """Fields that older releases did not have; where they are none, they are not written."""
 
     format_version: Literal[1] = FORMAT_VERSION
     """Layout of the model folder."""
@@ -194,6 +196,11 @@ class TaskConfig(Frozen):
     """Licence of the weights."""
     notes: dict[str, Any] = {}
     """Where the weights came from: training run, converted file."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Models of older releases are written as they were, and predictions of theirs are known by that."""
+        return {key: value for key, value in write(self).items() if key not in self.later or value is not None}
 
     def told(self) -> dict[str, str]:
         """What a model knows by name: word -> sentence."""
@@ -251,6 +258,7 @@ class ReferConfig(TaskConfig):
 
     title: ClassVar[str] = "referring segmentation"
     head_name: ClassVar[str] = "cascade"
+    later: ClassVar[Set[str]] = {"presence"}
 
     task: Literal["refer"] = "refer"
     token_length: Annotated[int, Field(ge=3, le=77)] = 40
@@ -261,11 +269,6 @@ class ReferConfig(TaskConfig):
     """Weights of background and object in the cross-entropy."""
     presence: PresenceCalibration | None = None
     """How it is told whether a text fits anything; none = not calibrated."""
-
-    @model_serializer(mode="wrap")
-    def _leave_out(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A model that is not calibrated is written as it was before there was calibration."""
-        return {key: value for key, value in write(self).items() if key != "presence" or value is not None}
 
     def told(self) -> dict[str, str]:
         """See `TaskConfig`."""
@@ -290,6 +293,7 @@ class DepthConfig(TaskConfig):
     """A metric depth model."""
 
     title: ClassVar[str] = "metric depth"
+    later: ClassVar[Set[str]] = {"count_beyond"}
     head_name: ClassVar[str] = "deconvolution"
 
     task: Literal["depth"] = "depth"

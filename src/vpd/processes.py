@@ -131,22 +131,28 @@ class Heartbeat(logging.Handler):
         super().__init__()
         self.say = say
         self._enabled, self._ended = enabled, threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
         self._tell: Callable[[], str] = lambda: "Starting"
         self._began_s = self._spoke_s = time.monotonic()
 
     def __enter__(self) -> Heartbeat:
         if self._enabled:
             logging.getLogger("vpd").addHandler(self)
-            threading.Thread(target=self._beat, daemon=True).start()
+            self._thread.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
         self._ended.set()
         logging.getLogger("vpd").removeHandler(self)
+        if self._enabled:
+            self._thread.join()  # or it might speak when all is over
 
     def emit(self, record: logging.LogRecord) -> None:
-        """A line was logged."""
+        """A line was logged; where nobody else hears of it, warnings are printed as ever."""
         self.spoke()
+        others = {*logging.root.handlers, *logging.getLogger("vpd").handlers} - {self}
+        if not others and logging.lastResort and record.levelno >= logging.lastResort.level:
+            logging.lastResort.handle(record)
 
     def spoke(self) -> None:
         """Something was said."""

@@ -136,7 +136,8 @@ def test_the_others_hear_of_it_long_before_their_end(problem: str, segmenter: An
 
 def torchrun(processes: int, *words: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes, *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
+    paths = [HERE, Path(vpd.__file__).parents[1]]  # the sources that the tests test
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, paths))}
     return subprocess.run(
         [str(word) for word in command], env=environment, capture_output=True, text=True, timeout=300, check=False
     )

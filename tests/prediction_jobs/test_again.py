@@ -151,3 +151,9 @@ def test_outputs_that_are_gone_are_made_again_where_the_picture_lies_now(photos:
 @pytest.mark.parametrize("value", [None, 7, "zz", [1]])
 def test_a_strange_state_in_a_line_is_none(value: object):
     assert SourceState.of_line({"source_bytes": 5, "source_blake2b": value}) == SourceState(5)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_the_state_of_a_pipe_takes_nothing_out_of_it(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    assert SourceState.of_file(str(tmp_path / "pipe")).digest is None  # nobody writes: reading would wait for ever

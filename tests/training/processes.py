@@ -10,13 +10,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import vpd
+
 HERE = Path(__file__).parent
 
 
 def start_torchrun(processes: int, *words: object, log: Path | None = None) -> subprocess.Popen[str]:
     """Start a program; what it says goes into a file, if there is one."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes, *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}:{HERE.parent}"}
+    paths = [HERE, HERE.parent, Path(vpd.__file__).parents[1]]  # the sources that the tests test
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, paths))}
     environment["PYTHONFAULTHANDLER"] = "1"  # a process that dies in native code tells where it was
     output = subprocess.PIPE if log is None else log.open("a")
     return subprocess.Popen(

@@ -128,3 +128,9 @@ def test_a_run_is_taken_for_its_model(tmp_path: Path, settings: dict[str, Any], 
     (folder / "checkpoints").rename(tmp_path / "checkpoints")
     with pytest.raises(UsageError, match="is a training run that has saved no model yet. Go on with it by --resume"):
         vpd.load(folder)
+
+
+def test_a_batch_that_is_to_be_cut_is_the_recipes(tmp_path: Path, settings: dict[str, Any], few: None):
+    given = {key: value for key, value in settings.items() if key in ("model", "data", "model_options", "workers")}
+    train("segment", tmp_path / "run", given | {"accumulate": 8, "crop_px": 64})
+    assert config_of(tmp_path / "run")["batch_size"] == 16

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from vpd.errors import UsageError
 from vpd.files.lock import LOCK_FILE, only_run_in
+from vpd.training.fitted_data import fit_data
 from vpd.training.run import train
 
 HOLDER = """
@@ -58,3 +60,28 @@ def test_file_systems_without_locks_are_told(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("fcntl.flock", refuse)
     with only_run_in(tmp_path):
         assert "cannot be held (Operation not supported): start no second run" in caplog.text
+
+
+def test_a_run_that_is_refused_leaves_the_other_one_as_it_is(tmp_path: Path, settings: dict[str, Any], monkeypatch):
+    other = ExitStack()
+
+    def begin_another(*_: Any) -> Any:
+        tmp_path.joinpath("run").mkdir()
+        other.enter_context(only_run_in(tmp_path / "run"))
+        (tmp_path / "run" / "config.yaml").write_text("steps: 1\n")
+        return fit_data(*_)
+
+    monkeypatch.setattr("vpd.training.run.fit_data", begin_another)
+    with other, pytest.raises(UsageError, match="A run is under way in"):
+        train("segment", tmp_path / "run", settings)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock", "config.yaml"}
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_nothing(tmp_path: Path, settings: dict[str, Any], monkeypatch):
+    def fail(*_: Any, **__: Any) -> None:
+        raise UsageError("no room")
+
+    monkeypatch.setattr("vpd.training.run_folder.check_space", fail)
+    with pytest.raises(UsageError, match="no room"):
+        train("segment", tmp_path / "made" / "run", settings)
+    assert not (tmp_path / "made").exists()

@@ -4,6 +4,7 @@ import builtins
 import logging
 import math
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,15 @@ def test_validation_shows_how_far_it_is(tmp_path: Path, monkeypatch: pytest.Monk
         for number, _ in enumerate(shown.watch([1, 2, 3], done=2)):
             while number == 2 and "Validating after step 2: 2 of 3" not in caplog.text:
                 time.sleep(0.01)
+
+
+def test_the_heartbeat_ends_and_hides_no_warning(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    monkeypatch.setattr("logging.root.handlers", [])  # as in a script that has set up no logging
+    with Heartbeat(enabled=True):
+        assert "_beat" in str([thread.name for thread in threading.enumerate()])
+        logging.getLogger("vpd.files").warning("a picture is odd")
+    assert "_beat" not in str([thread.name for thread in threading.enumerate()])
+    assert capfd.readouterr().err == "a picture is odd\n"
 
 
 def test_notes_stand_in_the_log_only(tmp_path: Path):

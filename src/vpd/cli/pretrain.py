@@ -46,32 +46,24 @@ def encoder(
     It has TAESD's architecture, and nine times fewer operations than Stable Diffusion's encoder. Pictures need no
     labels; take such as will be predicted.
     """
-    from vpd.files.atomic import left_as_found
     from vpd.pretraining.encoder import pretrain_encoder
 
     try:
-        with left_as_found(out, is_work=_came_of_steps):
-            report = pretrain_encoder(
-                images,
-                out,
-                model=model,
-                steps=steps,
-                minutes=minutes,
-                size_px=size,
-                seed=seed,
-                resume=resume,
-                device=device,
-                show_bar=True,
-            )
+        report = pretrain_encoder(
+            images,
+            out,
+            model=model,
+            steps=steps,
+            minutes=minutes,
+            size_px=size,
+            seed=seed,
+            resume=resume,
+            device=device,
+            show_bar=True,
+        )
     except KeyboardInterrupt:  # where no step is under way that could be finished first
         print("Stopped. What is saved stays; go on by the same command with --resume.", flush=True)
         raise typer.Exit(130) from None
     done = f"{report.steps} steps in {report.minutes:.1f} minutes"
     error = "" if report.latent_error is None else f" Latents {report.latent_error:.1%} off on pictures not trained on."
     print(f"Trained: {done}.{error} Use it: vpd predict TASK IMAGES --model MODEL --encoder {Path(out)} --out DIR")
-
-
-def _came_of_steps(path: Path) -> bool:
-    """Whether something in the folder is more than what is there before the first step."""
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return any(file.suffix in (".safetensors", ".jsonl") and file.stat().st_size for file in files)

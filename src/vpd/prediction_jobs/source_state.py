@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -33,6 +34,8 @@ class SourceState(NamedTuple):
             OSError: If it cannot be read.
         """
         found = os.stat(path)  # noqa: PTH116, before the content is read: a change meanwhile is noticed later
+        if not stat.S_ISREG(found.st_mode):  # a pipe can be read once
+            return cls(found.st_size)
         if 0 <= time.time() - found.st_ctime < _TICK_S:
             time.sleep(_TICK_S)  # or a change after it was read might have the same time
         ctime_ns = None if os.name == "nt" else found.st_ctime_ns  # on Windows it is when the file was made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from vpd.backbones.vae_walk import latent_stride
 from vpd.data.batches import SampleStream
 from vpd.data.sample import SampleSet, Transform
 from vpd.errors import UsageError
-from vpd.files.atomic import remove_folder, writable_folder
+from vpd.files.atomic import left_as_found, remove_folder, writable_folder
 from vpd.files.lock import only_run_in
 from vpd.loading import find_device, has_fast_bf16, is_adapted, load
 from vpd.model_folder import CHECKPOINTS, CONFIG, MODEL, WEIGHTS_FILE, is_run
@@ -121,7 +122,13 @@ def pretrain_encoder(
     wanted = partial(wanted_latents, teacher.to(device=place, memory_format=torch.channels_last))
     student = Distillation(new_encoder(form, seed=seed), wanted)
     began_s = time.monotonic()
-    with only_run_in(writable_folder(folder)):
+    is_held = threading.Event()
+    with (
+        # before it is held, what is new in it is another run's
+        left_as_found(folder, is_work=lambda path: not is_held.is_set() or _came_of_steps(path)),
+        only_run_in(writable_folder(folder)),
+    ):
+        is_held.set()
         accelerator = find_processes(None if device == "auto" else place)
         if steps is None and checkpoint:  # another measuring of the pace would give other steps
             steps = int(read_settings(checkpoint.folder / CONFIG)["steps"])
@@ -150,6 +157,12 @@ def pretrain_encoder(
         for name in (CHECKPOINTS, MODEL):
             remove_folder(folder / RUN / name)
     return EncoderReport(folder, config.steps or 0, (time.monotonic() - began_s) / 60, error)
+
+
+def _came_of_steps(path: Path) -> bool:
+    """Whether something in the folder is more than what is there before the first step."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return any(file.suffix in (".safetensors", ".jsonl") and file.stat().st_size for file in files)
 
 
 def find_teacher(model: str | Path) -> AutoencoderKL:

@@ -84,7 +84,8 @@ def segmentation_loss_sum(
     gamma: float = 2.0,
 ) -> LossSum:
     """Total of `segmentation_loss`, and what it is divided by: pixels, their weights, or pictures."""
-    weights = None if class_weights is None else torch.tensor(class_weights, device=logits.device)
+    # without waiting for the device, which has the forward pass to do
+    weights = None if class_weights is None else torch.tensor(class_weights).to(logits.device, non_blocking=True)
     if kind in ("dice", "cross_entropy_dice"):
         return _picture_loss_sum(logits, labels, weights, with_cross_entropy=kind == "cross_entropy_dice")
     is_labelled = labels != IGNORE_LABEL

@@ -81,7 +81,7 @@ def choose_settings(
 
     if has_fast_bf16(device):
         choose("precision", "bf16", f"this {device_word(device)} has it")
-    if device.type == "cpu":
+    if device.type == "cpu" and config.accumulate in ("auto", 1):  # else the recipe's is what is to be cut
         size = math.ceil(min(config.batch_size, _CPU_BATCH, max(2, len(train_set))) / processes) * processes
         choose("batch_size", size, "more steps in the same time")
     if "batch_size" in free and config.sharding == "none":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import reduce
@@ -88,10 +89,14 @@ def train(
         FloatingPointError: If the loss becomes NaN or infinite.
         SystemExit: With 143, after saving, if SIGTERM came.
     """
-    folder, is_first = Path(folder), os.environ.get("RANK", "0") == "0"
-    folders = [folder] if is_first else []
-    with left_as_found(*folders, is_work=_came_of_steps), Heartbeat(enabled=show_bar and is_first) as heartbeat:
-        return _train(task, folder, *layers, resume=resume, show_bar=show_bar, data=data, heartbeat=heartbeat)
+    folder, is_first, is_held = Path(folder), os.environ.get("RANK", "0") == "0", threading.Event()
+    with (
+        # before it is held, what is new in it is another run's
+        left_as_found(folder if is_first else None, is_work=lambda path: not is_held.is_set() or _came_of_steps(path)),
+        Heartbeat(enabled=show_bar and is_first) as heartbeat,
+    ):
+        told: dict[str, Any] = {"show_bar": show_bar, "heartbeat": heartbeat, "is_held": is_held}
+        return _train(task, folder, *layers, resume=resume, data=data, **told)
 
 
 def _train(
@@ -102,6 +107,7 @@ def _train(
     show_bar: bool,
     data: tuple[SampleSet, SampleSet | None] | None,
     heartbeat: Heartbeat,
+    is_held: threading.Event,
 ) -> Path:
     refuse_models(folder)
     has_progress = (folder / MODEL).exists() or any((folder / CHECKPOINTS).glob("step-*"))
@@ -134,6 +140,7 @@ def _train(
     writable_folder(folder)
     with ExitStack() as held:
         do_on_first(accelerator, lambda: held.enter_context(only_run_in(folder)))
+        is_held.set()
         free = left_out(reduce(merge_settings, (saved, *layers), {}))
         return _train_in(folder, config, saved, free, kind, data, accelerator, show_bar=show_bar, heartbeat=heartbeat)
 
@@ -166,11 +173,12 @@ def _train_in(
             model = start_model(config, train_set, task)
     with heartbeat.doing("Counting pixels of the classes"):
         config = config.model_copy(update={"loss": counted_loss(config.loss, model, train_set)})
+    is_done = checkpoint is not None and checkpoint.step == total_steps(config, len(train_set))
     is_told = broadcast_object_list([show_bar])[0]  # the first process alone shows one, and all of them time a step
     with heartbeat.doing("Timing a step"):
         if free and not checkpoint:
             config, timing = choose_settings(config, free, model, train_set, validation_set, accelerator)
-        elif is_told and can_be_timed(config):
+        elif is_told and can_be_timed(config) and not is_done:
             timing = measure_pace(model, config, validation_set, accelerator)
     changes: dict[str, Any] = {"notes": {**model.config.notes, "training": _notes_of(config, train_set)}}
     if can_calibrate(model) and not checkpoint:  # what was fitted on the outputs of before
