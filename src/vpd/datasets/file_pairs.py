@@ -160,8 +160,7 @@ def _by_names(source: Source, split: str, tree: Tree, unpaired: Unpaired) -> tup
     remedy = ""
     if len(missing) > 2 * len(pairs) or not pairs:  # else single files are missing, which are named
         remedy = _what_lies_in(folders[1], source) if images else _what_lies_in(folders[0], source, is_images=True)
-    refuse_unpaired(root, split, missing, pairs, unpaired, remedy)
-    return pairs, missing, notes
+    return pairs, missing, notes + refuse_unpaired(root, split, missing, pairs, unpaired, remedy)
 
 
 def _in_folders(pair: Pair, root: Path, folders: tuple[Path, Path]) -> Pair:

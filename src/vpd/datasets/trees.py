@@ -10,6 +10,7 @@ images/{split}/   labels/{split}/        img_dir/{split}/   ann_dir/{split}/    
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,12 +162,13 @@ def _ending_in(folder: Path, partners: Sequence[str], suffixes: Sequence[str]) -
     stems = {path.stem for path in names if path.suffix.lower() in IMAGE_SUFFIXES}
     more = ("labelids", "seg", "l") if "labels" in partners else ()
     kinds = "|".join(re.escape(name) for name in (*partners, *more))
+    shared = Counter(stems)  # names of pictures, and what stands before an ending of letters
+    shared.update(stem[: mark.start()] for stem in stems for mark in re.finditer(r"[_-](?=[^\W\d]+$)", stem))
+    ending = re.compile(rf"(.+?)([_-](?:{kinds}))", re.IGNORECASE)
     for path in names:
-        match = re.fullmatch(rf"(.+?)([_-](?:{kinds}))", path.stem, re.IGNORECASE)
-        if match and path.suffix.lower() in suffixes:
-            own = re.compile(rf"{re.escape(match[1])}([_-][^\W\d]+)?")
-            if any(own.fullmatch(stem) and stem != path.stem for stem in stems):
-                return match[2]
+        match = ending.fullmatch(path.stem) if path.suffix.lower() in suffixes else None
+        if match and shared[match[1]] > (path.stem in stems):  # of another file than this one
+            return match[2]
     return ""
 
 
