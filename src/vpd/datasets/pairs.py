@@ -131,4 +131,4 @@ def refuse_unpaired(
             f"{root}: {len(unpaired)} {split} samples lack a file.{first} {remedy + ' ' if remedy else ''}"
             "Add the files, or set unpaired=skip to leave them out (vpd train: -s data.options.unpaired=skip)"
         )
-    return [f"left out, as a file is missing: {len(unpaired)}. First: {unpaired[0]}"] if unpaired else []
+    return [f"samples that lack a file, and are left out: {len(unpaired)}"] if unpaired else []
