@@ -87,3 +87,12 @@ def test_labels_that_are_none_of_ade20k_s(root, grey):
     grey(path, np.ones((48, 63), np.uint8))
     with pytest.raises(UsageError, match=r"label size 63x48 differs from the image's 64x48 .*ADE_train_00000001\.jpg"):
         train[0]
+
+
+def test_folders_inside_are_no_part_of_the_benchmark(root):
+    for kind in ("images", "annotations"):
+        folder = root / kind / "training"
+        (folder / "old").mkdir()
+        for path in folder.glob("*.*"):
+            (folder / "old" / path.name).write_bytes(b"")
+    assert Ade20k(root, "train")[0].labels is not None and len(Ade20k(root, "train")) == 5

@@ -150,3 +150,22 @@ def test_the_first_of_several_files_counts(tmp_path):
 )
 def test_wrong_lists(name, content, message, tmp_path):
     assert message in refusal(tmp_path, name, content)
+
+
+def test_what_stands_beside_numbered_names_counts(tmp_path):
+    numbered = '{"names": {"0": "road", "1": "sky"}, "ignore_index": [7, 9], "reduce_zero_label": true}'
+    listed = read(tmp_path, "classes.json", numbered)
+    assert listed.names == (ROAD, SKY) and meaning(listed, 0, 1, 2, 7, 9) == [255, 0, 1, 255, 255]
+    told = refusal(tmp_path, content='{"classes": {"0": "road", "3": "sky"}, "label_map": {"5": "road"}}')
+    assert "the classes have numbers, and label_map has others" in told
+
+
+def test_colours_leave_no_room_for_numbers(tmp_path):
+    colours = '{"classes": ["road", "sky"], "colours": [[0, 0, 0], [9, 9, 9]]'
+    for more in ('"label_map": {"7": "road"}', '"reduce_zero_label": true'):
+        assert "has colours and label_map or reduce_zero_label" in refusal(tmp_path, content=f"{colours}, {more}}}")
+
+
+def test_an_ignored_class_moves_with_the_others():
+    listed = ClassList([ROAD, "__ignore__", SKY], where="x", reduce_zero_label=True, has_marks=True)
+    assert meaning(listed, 0, 1, 2, 3, 255) == [255, 0, 255, 1, 255]

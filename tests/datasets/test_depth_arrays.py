@@ -107,3 +107,13 @@ def test_channels_of_exr(channels, message, tmp_path, monkeypatch):
         assert message in refusal(tmp_path / "a.exr")
     else:
         assert read_depth_array(tmp_path / "a.exr").tolist() == [[1.5, 2], [0, 0]]
+
+
+def test_a_header_that_never_ends_is_not_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("depth.npy", b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**31) + bytes(2**22))
+    assert "a header of 2,147,483,648 bytes" in refusal(tmp_path / "a.npz")
+    with (tmp_path / "b.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"shape": (2, 2), "fortran_order": False, "descr": "<f4"})
+        file.truncate(2**33)  # takes no room on most disks, and must take none in memory
+    assert "damaged NumPy file" in refusal(tmp_path / "b.npy")

@@ -151,12 +151,12 @@ OUTSIDE = [
 
 
 @pytest.mark.parametrize("form", OUTSIDE)
-def test_pictures_that_lie_elsewhere_are_found_by_the_end_of_their_path(tmp_path, form, caplog):
+def test_pictures_that_lie_elsewhere_are_found_by_the_end_of_their_path(tmp_path, form):
     root = tmp_path / "data"
     write_coco(root / "result.json", numbered(root / "images", form))
     samples = CocoInstances(root, "train")
     note = "2 of 2 pictures of result.json are not where it has them: found by the last part of their path"
-    assert note in samples.notes and note in caplog.text
+    assert note in samples.notes
     assert {sample.name.rpartition("/")[2] for sample in samples} == {"1", "2"}
     assert all(picture.path.is_relative_to(root / "images") for picture, _ in samples.items)
 

@@ -110,7 +110,7 @@ def test_wrong_folders(folder_root, tmp_path):
     ("content", "message"),
     [
         ("{", "classes.json: not JSON"),
-        ('{"names": []}', 'classes.json: must be a list of class names, or {"classes": [names]}'),
+        ('{"labels": []}', 'classes.json: must be a list of class names, or {"classes": [names]}'),
         ("7", "classes.json: must be a list of class names, none empty; it is 7"),
         ('["a", 3]', "must be a list of class names"),
         ('["a", " "]', "must be a list of class names, none empty"),

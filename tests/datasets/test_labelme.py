@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from exports import CLASSES, END, SIDE, START, image_of, labels_of, save, text, write_labelme
 
+from vpd.data.batches import SampleStream
 from vpd.datasets.check import check_data
 from vpd.datasets.labelme import LabelmeData
-from vpd.datasets.layouts import detect_format, splits_of
+from vpd.datasets.layouts import detect_format, open_data, splits_of
 from vpd.errors import UsageError
 
 
@@ -151,3 +152,34 @@ def test_a_damaged_file_costs_its_picture(root):
     assert np.array_equal(LabelmeData(root, "train")[1].labels, labels_of(1))
     (problem,) = check_data("labelme", root).problems
     assert "im2.json: not JSON" in problem
+
+
+def test_spaces_round_a_label_mean_nothing(root):
+    with_shape(root, label=" mug ")
+    assert np.array_equal(LabelmeData(root, "train")[0].labels > 0, labels_of(0) > 0)
+    (root / "labels.txt").unlink()
+    assert LabelmeData(root, "train").classes[0] == "background" and LabelmeData(root, "train")[0].labels.any()
+
+
+def test_one_folder_makes_no_groups(tmp_path):
+    write_labelme(tmp_path / "images")
+    assert {sample.group for sample in LabelmeData(tmp_path, "train")} == {None}
+
+
+def test_a_list_is_no_file_of_labelme(root):
+    (root / "im0.json").write_text('[{"shapes": []}]')
+    for list_of_classes in (True, False):
+        if not list_of_classes:
+            (root / "labels.txt").unlink()
+        assert "im0.json: must be an object" in refusal(root)
+    assert "classes: must be a list of class names" in refusal(root, classes="mug")
+
+
+def test_what_is_left_out_is_told_once(root, caplog):
+    with_shape(root, shape_type="line", points=[[1, 1], [5, 5]])
+    samples = open_data(root, "segment")
+    stream = iter(SampleStream(samples, lambda sample, _: sample, seed=0, batch_size=3))
+    next(stream), next(stream), stream.close()
+    assert [line for line in caplog.messages if "left out" in line] == [
+        "im0: left out: shape 0: 'line' is no area; polygons, rectangles, circles and masks are read"
+    ]

@@ -89,7 +89,7 @@ def test_packed_masks_take_no_memory_without_end(root):
     with_object(
         root, {"geometryType": "bitmap", "bitmap": {"data": text(zlib.compress(bytes(2**27))), "origin": [0, 0]}}
     )
-    assert "has more than" in str(SuperviselyData(root, "train").complaint(0))
+    assert "has more than" in SuperviselyData(root, "train")[0].left_out[0]
 
 
 def test_wrong_projects(root):

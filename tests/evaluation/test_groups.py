@@ -118,3 +118,8 @@ def test_wrong_groups_are_told_before_anything_is_measured(segmenter: Segmentati
     for given, told in (("(.*", "no regular expression"), ("(x)", "names are a, b, c")):
         with pytest.raises(UsageError, match=told):
             evaluate(segmenter, named("a", "b", "c"), group_by=given, watch=fail)
+
+
+def test_many_names_take_little_time() -> None:
+    names = [f"video_{number * number}" for number in range(60_000)]  # no two steps are equal
+    assert recordings_of(names) is None

@@ -45,3 +45,8 @@ def test_what_a_folder_holds(tmp_path):
     assert subfolders(tmp_path / "gone") == [] and subfolders(tmp_path / "x/b.txt") == []
     with pytest.raises(UsageError, match=r"gone: cannot be read \(No such file"):
         list(walk_files(tmp_path / "gone"))
+
+
+def test_a_kind_is_found_behind_thousands_of_others(tmp_path):
+    make(tmp_path, "a.json", *(f"{number}.jpg" for number in range(2500)), "z.json")
+    assert first_file(tmp_path, (".json",)) is not None

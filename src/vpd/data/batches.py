@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vpd.data.matching import check_labels
-from vpd.data.sample import Sample, SampleSet, Transform
+from vpd.data.sample import Sample, SampleSet, Transform, tell_left_out
 from vpd.data.transforms import Pipeline
 from vpd.data.workers import Readers
 from vpd.errors import UsageError
@@ -157,6 +157,8 @@ class _TransformedSamples:
             try:
                 rng = np.random.default_rng((_TRANSFORM, self._seed, *place))
                 sample = self._sample_set[index]
+                if place[0] == 0:  # once in a run
+                    tell_left_out(sample)
                 if self._classes:
                     check_labels(sample, self._classes)
                 return _Drawn(self._transform(sample, rng), unreadable)

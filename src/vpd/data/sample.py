@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,8 @@ class Sample:
     count a group, not a sample, as one draw. None = the sample stands alone."""
     exif_turn: int = 1
     """EXIF orientation that stands in the picture's file; 1 = none. Files of labels, masks and depth have none."""
+    left_out: tuple[str, ...] = ()
+    """Why objects of its annotation are not in it, a line for each."""
 
 
 Exif = Literal["apply", "ignore"]
@@ -59,6 +67,22 @@ class CountedDepth:
     """Larger truth does not count, metres; none = the model's range."""
     crop: Literal["nyu", "garg", "eigen"] | None = None
     """Part of the picture that counts; `vpd.metrics.depth.crop_window` says which."""
+
+
+def tell_left_out(sample: Sample) -> None:
+    """Log once which objects of a sample are left out."""
+    if sample.left_out:
+        _warn(f"{sample.name}: left out: {told_few(sample.left_out)}")
+
+
+@cache
+def _warn(line: str) -> None:
+    logger.warning("%s", line)
+
+
+def told_few(lines: Sequence[str]) -> str:
+    """The first of some lines, and how many more there are."""
+    return "; ".join(lines[:_SHOWN]) + (f" (and {len(lines) - _SHOWN} more)" if len(lines) > _SHOWN else "")
 
 
 class SampleSet(Protocol):

@@ -60,14 +60,14 @@ class Ade20k(PairSamples):
                 raise UsageError(f"{root}: no folder {folder.relative_to(self.root)}/, which ADE20K's {split} needs")
         self.classes = ade20k_classes()
         _check_class_list(self.root, len(self.classes))
-        images, labels = (named_files(folder, end) for folder, end in zip(folders, (".jpg", ".png"), strict=True))
+        images, labels = (named_files(folder, "*", end) for folder, end in zip(folders, (".jpg", ".png"), strict=True))
         self.pairs, self.unpaired = match_pairs(
             images,
             labels,
             no_partner=lambda name: f"no annotation {folders[1] / name}.png",
             no_image=lambda name: f"no image {folders[0] / name}.jpg",
         )
-        refuse_unpaired(self.root, split, self.unpaired, self.pairs, unpaired)
+        self.notes = refuse_unpaired(self.root, split, self.unpaired, self.pairs, unpaired)
         self._reader = PartReader(classes=_label_table())
 
 

@@ -111,7 +111,7 @@ def inner_path(name: str, where: str, *, allow_absolute: bool | None = None) -> 
     """
     if _PLAIN_PATH.fullmatch(name):
         return Path(name)
-    if not name.strip() or "\0" in name:
+    if not name.strip() or "\0" in name or not PurePosixPath(name.replace("\\", "/")).name:
         raise UsageError(f"{where}: {name!r} is no path")
     if _leads_out(name) and not allow_absolute:
         trust = "" if allow_absolute is None else ", or trust the file and set allow_absolute=true"

@@ -8,7 +8,15 @@ from typing import Any
 
 from vpd.data.sample import CountedDepth, SampleSet
 from vpd.datasets.findings import Findings, SplitFindings
-from vpd.datasets.layouts import check_options, detect_format, find_layout, open_data, option_names, splits_of
+from vpd.datasets.layouts import (
+    TRAIN_NAMES,
+    check_options,
+    detect_format,
+    find_layout,
+    open_data,
+    option_names,
+    splits_of,
+)
 from vpd.datasets.refer import DATASETS, find_splits
 from vpd.datasets.teachable import exif_question, find_faults
 from vpd.errors import UsageError
@@ -91,7 +99,7 @@ def check_samples(
             report.problems.append(str(error))
     reading = sample_set.reading() if hasattr(sample_set, "reading") else {}
     is_whole = report.sizes.total() == len(sample_set)  # what could not be read may hold what the others lack
-    faults = find_faults(report, classes, reading, is_whole=is_whole, is_to_learn=split.lower() == "train")
+    faults = find_faults(report, classes, reading, is_whole=is_whole, is_to_learn=split.lower() in TRAIN_NAMES)
     told = [f"{split}: {fault.words}" for fault in faults if fault.is_certain or is_whole]
     report.problems[:0] = told  # first: one may stand for all others
     if report.turned and getattr(sample_set, "exif", None) is None:

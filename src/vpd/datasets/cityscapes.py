@@ -64,8 +64,8 @@ class Cityscapes(PairSamples):
                 raise UsageError(f"{root}: no folder {kind}/{split}/, which Cityscapes has")
         label_ids = cityscapes_classes()
         self.classes, self.label_values = tuple(label_ids), tuple(label_ids.values())
-        images = named_files(self.root / "leftImg8bit" / split, _IMAGE_END)
-        by_ids, by_train_ids = (named_files(self.root / "gtFine" / split, end) for end in _LABEL_ENDS)
+        images = named_files(self.root / "leftImg8bit" / split, "*/*", _IMAGE_END)
+        by_ids, by_train_ids = (named_files(self.root / "gtFine" / split, "*/*", end) for end in _LABEL_ENDS)
         self.pairs, self.unpaired = match_pairs(
             images,
             by_train_ids | by_ids,
@@ -73,7 +73,7 @@ class Cityscapes(PairSamples):
             no_image=lambda name: f"no image in leftImg8bit/{split}",
             group=lambda name: name.rpartition("_")[0],
         )
-        refuse_unpaired(self.root, split, self.unpaired, self.pairs, unpaired)
+        self.notes = refuse_unpaired(self.root, split, self.unpaired, self.pairs, unpaired)
         self._by_ids, self._by_train_ids = (PartReader(classes=table) for table in _label_tables(self.label_values))
 
     def __getitem__(self, index: int) -> Sample:

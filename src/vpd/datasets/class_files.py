@@ -154,11 +154,14 @@ def _read_json_list(path: Path) -> Listed:
     numbered = None if content.keys() & _KEYS else _numbered(content) or _numbered(_turned(content))
     if numbered:
         return listed_by_number(numbered, where)
-    names, label_map = content.get("classes"), content.get("label_map")
+    names, label_map, notes = content.get("classes", content.get("names")), content.get("label_map"), tuple[str, ...]()
     if names is None and isinstance(label_map, dict):
         names = _names_of(label_map)
-    if isinstance(names, dict) and (numbered := _numbered(names)):
-        return replace(listed_by_number(numbered, where), ignored=content.get("ignore_index"))
+    if isinstance(names, dict) and (numbered := _numbered(names) or _numbered(_turned(names))):
+        listed = listed_by_number(numbered, where)
+        if listed.label_map is not None and label_map is not None:
+            raise UsageError(f"{path}: the classes have numbers, and label_map has others; leave one of them out")
+        names, label_map, notes = listed.names, listed.label_map or label_map, listed.notes
     if not isinstance(names, list):
         raise UsageError(f'{path}: must be a list of class names, or {{"classes": [names]}}')
     reduces = content.get("reduce_zero_label", False)
@@ -171,7 +174,7 @@ def _read_json_list(path: Path) -> Listed:
     for word, value in (("colours", colours), ("ignore_colours", none)):
         if value is not None and not isinstance(value, list):
             raise UsageError(f"{path}: {word} must be a list of [red, green, blue]")
-    return Listed(where, names, ignored, label_map, reduces, colours, none or ())
+    return Listed(where, names, ignored, label_map, reduces, colours, none or (), notes)
 
 
 def _turned(content: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vpd.datasets.classes import IGNORE_NAME, ClassList, ColourList
+from vpd.errors import UsageError
 
 _NAME = r"(?P<name>\S.*?)"
 _NUMBER = r"(?P<number>-?\d+)"
@@ -52,6 +53,8 @@ class Listed:
         Raises:
             UsageError: If something in it is wrong.
         """
+        if self.colours is not None and (self.label_map is not None or self.reduce_zero_label):
+            raise UsageError(f"{self.where}: has colours and label_map or reduce_zero_label; leave one of them out")
         if self.colours is not None:
             made: ClassList = ColourList(
                 self.names,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vpd.errors import UsageError
 from vpd.files.decoding import LOSSLESS_FORMATS, Encoded, decode_file, mode_words
-from vpd.files.images import read_labels
+from vpd.files.images import label_values, read_labels
 from vpd.tensors import IGNORE_LABEL
 
 BACKGROUND = "background"
@@ -124,7 +124,9 @@ class ClassList(LabelTable):
             self.ignored = tuple(value for value in self.ignored if value not in mapped)
         else:
             kept = [value for value in range(len(stripped) + len(own_ignored)) if value not in own_ignored]
-            meaning[np.array(kept) + (1 if reduce_zero_label else 0)] = np.arange(len(stripped))
+            first = 1 if reduce_zero_label else 0
+            meaning[np.array(kept) + first] = np.arange(len(stripped))
+            self.ignored = tuple(dict.fromkeys((*given, *(value + first for value in own_ignored))))
         meaning[list(self.ignored) + ([0] if reduce_zero_label else [])] = IGNORE_LABEL
         counting = np.flatnonzero((meaning >= 0) & (meaning < IGNORE_LABEL)).tolist()
         known = f"{_ranges(counting)}, ignored: {_ranges(np.flatnonzero(meaning == IGNORE_LABEL).tolist())}"
@@ -209,9 +211,9 @@ class ColourList(ClassList):
         Raises:
             UsageError: If it cannot be read, is transparent, or has a colour that is in no list.
         """
-        image, _, _ = decode_file(source, LOSSLESS_FORMATS)
+        image, raw_mode, _ = decode_file(source, LOSSLESS_FORMATS)
         if self._has_numbers and image.mode in ("1", "L", "P"):
-            return super().read(source)
+            return label_values(image, raw_mode, str(source))
         if image.mode not in ("1", "L", "P", "RGB", "RGBA"):
             raise UsageError(f"{source}: labels in colours need 8-bit RGB; this picture has {mode_words(image.mode)}")
         if image.mode == "RGBA" and np.asarray(image)[..., 3].min() < 255:

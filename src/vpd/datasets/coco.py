@@ -12,7 +12,6 @@ would vanish otherwise. Crowds lie under all objects.
 
 from __future__ import annotations
 
-import logging
 import marshal
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,17 +31,14 @@ from vpd.datasets.coco_files import (
     find_annotations,
     picture_folders,
     read_coco,
-    tell,
 )
-from vpd.datasets.coco_masks import decode_mask, is_packed, outline_fault
+from vpd.datasets.coco_masks import decode_mask, outline_fault
 from vpd.datasets.coco_panoptic import CocoPanoptic
 from vpd.datasets.coco_pictures import CocoPicture, find_pictures, read_picture
 from vpd.datasets.layout import Layout
 from vpd.datasets.pairs import Unpaired, refuse_unpaired
 from vpd.errors import UsageError
 from vpd.tensors import IGNORE_LABEL
-
-logger = logging.getLogger(__name__)
 
 Object = tuple[str, int, Any, bool]
 """Name for messages, label, segmentation, and whether it is a crowd."""
@@ -109,16 +105,12 @@ class CocoInstances(SampleSet):
         """Picture, and its `Object`s as Python packs plain values."""
         refuse_unpaired(self.root, split, found.missing, self.items, unpaired)
         self.unpaired = [*found.missing, *left_out.lines]
-        odd = [*found.notes, *left_out.notes]
-        number = len(content.annotations)
-        told = f"{crowds} of {number} annotations of {path.name} are crowds: ignored, unless crowd=class"
-        usual = [told] if 0 < crowds < number - len(left_out) else []
-        odd += [told] if crowds and not usual else []
-        source = file_notes(self.root, path)
-        self.notes = [*source, *content.notes, *odd, *usual]
+        self.notes = [*file_notes(self.root, path), *content.notes, *found.notes, *left_out.notes]
+        if crowds:
+            total = len(content.annotations)
+            self.notes.append(f"{crowds} of {total} annotations of {path.name} are crowds: ignored, unless crowd=class")
         if without := len(content.pictures) - len(wanted):
             self.notes.append(f"{without} of {len(content.pictures)} pictures of {path.name} have no object: left out")
-        tell(self.root, [*(note for note in source if "not read" in note), *odd])
 
     def __len__(self) -> int:
         return len(self.items)
@@ -136,30 +128,20 @@ class CocoInstances(SampleSet):
         return {"ignored": "crowds (crowd=class counts them)"} if self._ignores_crowds else {}
 
     def __getitem__(self, index: int) -> Sample:
-        """Read one picture and paint its objects; one whose packed run lengths are wrong is left out, with a warning.
+        """Read one picture and paint its objects; one whose packed run lengths are wrong is left out.
 
         Raises:
             UsageError: If the picture cannot be read or has another size than annotated.
         """
         picture, objects = self.items[index]
         image, turn = read_picture(picture, self._path, self.exif)
-        labels = self._paint(marshal.loads(objects), picture)  # noqa: S302 (packed above, from JSON)
-        return Sample(picture.file_name.with_suffix("").as_posix(), image, labels=labels, exif_turn=turn)
+        labels, left_out = self._paint(marshal.loads(objects), picture)  # noqa: S302 (packed above, from JSON)
+        name = picture.file_name.with_suffix("").as_posix()
+        return Sample(name, image, labels=labels, exif_turn=turn, left_out=tuple(left_out))
 
-    def complaint(self, index: int) -> str | None:
-        """Which objects of a sample are left out when it is read, if any."""
-        picture, objects = self.items[index]
-        faults = []
-        for name, _, segmentation, _ in marshal.loads(objects):  # noqa: S302
-            if is_packed(segmentation):
-                try:
-                    self._decode(name, segmentation, picture)
-                except UsageError as error:
-                    faults.append(f"{error}: left out")
-        sample = picture.file_name.with_suffix("").as_posix()
-        return f"{sample}: {'; '.join(faults)}" if faults else None
-
-    def _paint(self, objects: list[Object], picture: CocoPicture) -> NDArray[np.uint8]:
+    def _paint(self, objects: list[Object], picture: CocoPicture) -> tuple[NDArray[np.uint8], list[str]]:
+        """Labels, and why objects are left out."""
+        left_out = list[str]()
         size = (picture.height, picture.width)
         labels = np.full(size, self._empty, dtype=np.uint8)
         seen_area = np.full(size, np.iinfo(np.int64).max, dtype=np.int64)  # pixels of the object seen at a pixel
@@ -167,12 +149,12 @@ class CocoInstances(SampleSet):
             try:
                 mask = self._decode(name, segmentation, picture)
             except UsageError as error:
-                logger.warning("%s: left out", error)
+                left_out.append(str(error))
                 continue
             area = np.iinfo(np.int64).max - 1 if is_crowd else int(mask.sum())
             is_seen = mask & (area < seen_area)
             labels[is_seen], seen_area[is_seen] = label, area
-        return labels
+        return labels, left_out
 
     def _decode(self, name: str, segmentation: Any, picture: CocoPicture) -> NDArray[np.bool_]:
         where = f"{self._path}, {name} on {picture.file_name}"

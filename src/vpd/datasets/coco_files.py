@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import mmap
 import re
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +14,8 @@ from vpd.datasets.classes import BACKGROUND
 from vpd.datasets.coco_pictures import CocoPicture, Files, read_pictures
 from vpd.errors import UsageError
 from vpd.files.images import IMAGE_SUFFIXES
+from vpd.files.walk import is_foreign
 from vpd.tensors import IGNORE_LABEL
-
-logger = logging.getLogger(__name__)
 
 Kind = Literal["panoptic", "instances"]
 
@@ -112,12 +109,12 @@ def _unnamed_files(root: Path) -> dict[str, list[Path]]:
 
 
 def _files_beside_pictures(root: Path) -> list[Path]:
-    return [path for path in sorted(root.glob(f"*/{BESIDE_PICTURES}")) if path.parent.name[0] not in ".@_"]
+    return [path for path in sorted(root.glob(f"*/{BESIDE_PICTURES}")) if not is_foreign(path.parent.name)]
 
 
 def _loose_files(folder: Path) -> list[Path]:
     """Files of instances of any name in a folder."""
-    paths = [path for path in folder.glob("*.json") if not path.name.startswith(".")]
+    paths = [path for path in folder.glob("*.json") if not is_foreign(path.name)]
     if paths:  # one that is called as a picture beside it is of that picture alone, as labelme writes them
         pictures = {path.stem for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
         paths = [path for path in paths if path.stem not in pictures]
@@ -248,12 +245,6 @@ def _bare_parents(categories: list[Any], annotations: list[Any]) -> set[int | No
         for marked in [record, *segments] if isinstance(segments, list) else [record]:
             parents.discard(number(marked, "category_id"))
     return parents
-
-
-def tell(root: Path, notes: Iterable[str]) -> None:
-    """Log what is odd about a data set, since a run that takes it prints no other report."""
-    for note in notes:
-        logger.warning("%s: %s", root, note)
 
 
 def number(record: Any, key: str) -> int | None:

@@ -70,12 +70,6 @@ def outline_fault(segmentation: Any, *, height: int, width: int, name: str, insi
     return None
 
 
-def is_packed(segmentation: Any) -> bool:
-    """Whether a segmentation has packed run lengths, of which only decoding tells whether they are right."""
-    parts = [segmentation] if isinstance(segmentation, dict) else segmentation
-    return any(isinstance(part, dict) and not isinstance(part.get("counts"), list) for part in parts)
-
-
 def _is_plain(points: Any, height: int, width: int) -> bool:
     """Whether a polygon is right at a glance: in pairs, inside the picture, and not too long."""
     if type(points) is not list or len(points) < 6 or len(points) % 2:

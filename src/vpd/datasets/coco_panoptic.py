@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from vpd.data.sample import Sample, SampleSet
 from vpd.datasets.annotations import inner_path
 from vpd.datasets.classes import ClassList
-from vpd.datasets.coco_files import LeftOut, find_annotations, find_folder, number, picture_folders, read_coco, tell
+from vpd.datasets.coco_files import LeftOut, find_annotations, find_folder, number, picture_folders, read_coco
 from vpd.datasets.coco_pictures import CocoPicture, Files, find_pictures
 from vpd.datasets.pairs import Unpaired, refuse_unpaired
 from vpd.datasets.sample_reader import check_same_size, read_pixels, told_turn
@@ -85,13 +85,11 @@ class CocoPanoptic(SampleSet):
                 self.items.append((pictures.pictures[image_id], folder / png, ids, classes))
         refuse_unpaired(self.root, split, missing, self.items, unpaired)
         self.unpaired = [*missing, *left_out.lines]
-        odd = [*pictures.notes, *left_out.notes]
+        self.notes = [*content.notes, *pictures.notes, *left_out.notes]
         if without := len(missing) - len(pictures.missing):
-            odd.append(f"{without} of {len(named)} panoptic PNGs of {path.name} are not there: left out")
-        self.notes = [*content.notes, *odd]
+            self.notes.append(f"{without} of {len(named)} panoptic PNGs of {path.name} are not there: left out")
         if without := len(content.pictures) - len(named):
             self.notes.append(f"{without} of {len(content.pictures)} pictures of {path.name} have no annotation")
-        tell(self.root, odd)
 
     def __len__(self) -> int:
         return len(self.items)

@@ -69,19 +69,21 @@ def _plane(shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> tuple[int
 
 def _read(source: Path | Encoded) -> NDArray[Any]:
     try:
-        content = source.content if isinstance(source, Encoded) else source.read_bytes()
+        with io.BytesIO(source.content) if isinstance(source, Encoded) else source.open("rb") as file:
+            length = file.seek(0, io.SEEK_END)
+            file.seek(0)
+            head = file.read(4)
+            file.seek(0)
+            if head == _EXR:
+                return _read_exr(source, file.read(_LONGEST_HEADER))
+            return _read_npz(file, str(source)) if head == _ZIP else _read_npy(file, length, str(source))
     except FileNotFoundError:
         raise UsageError(f"{source}: no such file") from None
     except OSError as error:
         raise UsageError(f"{source}: cannot be read ({error.strerror})") from error
-    if content.startswith(_EXR):
-        return _read_exr(source, content)
-    if content.startswith(_ZIP):
-        return _read_npz(io.BytesIO(content), str(source))
-    return _read_npy(io.BytesIO(content), len(content), str(source))
 
 
-def _read_npz(file: io.BytesIO, name: str) -> NDArray[Any]:
+def _read_npz(file: IO[bytes], name: str) -> NDArray[Any]:
     """The one array of an archive, or the one called depth."""
     try:
         with zipfile.ZipFile(file) as archive:
@@ -100,9 +102,15 @@ def _read_npz(file: io.BytesIO, name: str) -> NDArray[Any]:
 def _read_npy(file: IO[bytes], length: int, name: str) -> NDArray[Any]:
     """Array of an `.npy` file; its claims on its size are held against the bytes that are there."""
     try:
-        version = npy.read_magic(file)
+        start = file.read(10)
+        longer = file.read(2) if start[6:7] > b"\1" else b""
+        header_bytes = int.from_bytes(start[8:] + longer, "little")  # up to 4 GB of an archive, if that were believed
+        if header_bytes > _LONGEST_HEADER:
+            raise ValueError(f"a header of {header_bytes:,} bytes")
+        header = io.BytesIO(start + longer + file.read(header_bytes))
+        version = npy.read_magic(header)
         read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, is_fortran, dtype = read_header(file)
+        shape, is_fortran, dtype = read_header(header)
     except Exception as error:  # damaged headers raise every kind of exception
         raise UsageError(f"{name}: not a NumPy file ({str(error).splitlines()[0][:200]})") from error
     _plane(shape, dtype, name)
@@ -113,9 +121,9 @@ def _read_npy(file: IO[bytes], length: int, name: str) -> NDArray[Any]:
     return np.frombuffer(content, dtype=dtype).reshape(shape, order="F" if is_fortran else "C")
 
 
-def _read_exr(source: Path | Encoded, content: bytes) -> NDArray[Any]:
+def _read_exr(source: Path | Encoded, head: bytes) -> NDArray[Any]:
     """The channel of an EXR that is depth; read by the package OpenEXR, which is not one of ours."""
-    width, height = _exr_size(content, str(source))
+    width, height = _exr_size(head, str(source))
     check_size((width, height), str(source))
     try:
         import OpenEXR
@@ -146,10 +154,10 @@ def _depth_channel(channels: Mapping[str, NDArray[Any]], name: str) -> NDArray[A
     return by_word[found]
 
 
-def _exr_size(content: bytes, name: str) -> tuple[int, int]:
+def _exr_size(head: bytes, name: str) -> tuple[int, int]:
     """Width and height by the header's data window."""
-    place = content.find(b"dataWindow\0box2i\0", 0, _LONGEST_HEADER)
-    if place < 0 or len(content) < place + 37:
+    place = head.find(b"dataWindow\0box2i\0")
+    if place < 0 or len(head) < place + 37:
         raise UsageError(f"{name}: damaged EXR; its header states no size")
-    left, top, right, bottom = struct.unpack_from("<4i", content, place + 21)  # after names and the 4 bytes of length
+    left, top, right, bottom = struct.unpack_from("<4i", head, place + 21)  # after names and the 4 bytes of length
     return right - left + 1, bottom - top + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -160,8 +161,7 @@ def _by_names(source: Source, split: str, tree: Tree, unpaired: Unpaired) -> tup
     remedy = ""
     if len(missing) > 2 * len(pairs) or not pairs:  # else single files are missing, which are named
         remedy = _what_lies_in(folders[1], source) if images else _what_lies_in(folders[0], source, is_images=True)
-    refuse_unpaired(root, split, missing, pairs, unpaired, remedy)
-    return pairs, missing, notes
+    return pairs, missing, notes + refuse_unpaired(root, split, missing, pairs, unpaired, remedy)
 
 
 def _in_folders(pair: Pair, root: Path, folders: tuple[Path, Path]) -> Pair:
@@ -203,13 +203,15 @@ def named_below(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
         UsageError: If two have one name, or a folder cannot be read.
     """
     files: dict[str, Path] = {}
-    for path in map(Path, walk_files(folder)):
-        if path.suffix.lower() not in suffixes:
+    start = len(str(folder)) + 1
+    for path in walk_files(folder):
+        name, suffix = os.path.splitext(path[start:])  # noqa: PTH122, a million Path objects take their time
+        if suffix.lower() not in suffixes:
             continue
-        name = path.relative_to(folder).with_suffix("").as_posix()
+        name = name.replace(os.sep, "/")
         if name in files:
             raise UsageError(f"{files[name]} and {path} have the same name; which one is meant?")
-        files[name] = path
+        files[name] = Path(path)
     return files
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from vpd.data.matching import check_labels
-from vpd.data.sample import CountedDepth, Sample
+from vpd.data.sample import CountedDepth, Sample, told_few
 from vpd.tensors import IGNORE_LABEL
 
 IGNORED = "(ignored)"
@@ -78,6 +78,8 @@ class SplitFindings:
         if sample.labels is not None and classes:
             check_labels(sample, len(classes))
         self.turned += sample.exif_turn != 1
+        if sample.left_out:
+            self._complain(sample, f"left out: {told_few(sample.left_out)}")
         self.sizes[sample.image.shape[1], sample.image.shape[0]] += 1
         if sample.name in self.names:
             self._complain(sample, "the name stands twice in this split")

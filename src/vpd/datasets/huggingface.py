@@ -9,7 +9,7 @@ here, under this package's limits, from the bytes that stand in the table.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ from vpd.datasets.records import Record, RecordSamples
 from vpd.datasets.sample_reader import scene_names
 from vpd.errors import UsageError
 from vpd.files.decoding import Encoded
-from vpd.tensors import IGNORE_LABEL
 
 
 class HuggingFaceData(RecordSamples):
@@ -51,7 +50,9 @@ class HuggingFaceData(RecordSamples):
         scene: Column of scene names; none = `scene` if there is one.
         classes: Class names of the labels; or the name of a column whose `ClassLabel` feature has them; none = the
             feature of the labels' own column, or a folder's class list.
-        ignore_index: Label value of pixels that do not count; none = what the class list says, else 255.
+        ignore_index: Label value, or values, of pixels that do not count; none = what the class list says, else 255.
+        label_map: Class of each label value, by name or number; none = what the class list says.
+        reduce_zero_label: Label 0 does not count, and k means class k - 1; none = what the class list says.
         depth_scale: Units of depth in one metre; none = 1000 for whole numbers (millimetres), 1 for
             floating-point numbers (metres).
         max_depth_m: Larger depth counts as not measured, metres; none = all counts.
@@ -77,7 +78,9 @@ class HuggingFaceData(RecordSamples):
         text: str | None = None,
         scene: str | None = None,
         classes: Sequence[str] | str | None = None,
-        ignore_index: int | None = None,
+        ignore_index: int | Sequence[int] | None = None,
+        label_map: Mapping[Any, Any] | None = None,
+        reduce_zero_label: bool | None = None,
         depth_scale: float | None = None,
         max_depth_m: float | None = None,
         overlap: Overlap = "union",
@@ -89,7 +92,11 @@ class HuggingFaceData(RecordSamples):
         table = open_table(root, split, subset=subset, revision=revision)
         wanted = {"image": image, "labels": labels, "depth": depth, "mask": mask, "text": text, "scene": scene}
         self._columns = columns = find_columns(table, wanted, self._where)
-        listed = self._class_list(Path(root), table, classes, ignore_index) if "labels" in columns else None
+        listed = None
+        if "labels" in columns:
+            meaning = {"ignored": ignore_index, "label_map": label_map, "reduce_zero_label": reduce_zero_label}
+            listed = self._class_list(Path(root), table, classes, meaning)
+            self.notes = listed.notes
         self._set_reader(columns, listed, depth_scale=depth_scale, max_depth_m=max_depth_m, overlap=overlap)
         self._scene_names = class_names(table.features[columns["scene"]]) if "scene" in columns else None
         self._table = with_raw_pictures(table, columns)
@@ -127,7 +134,7 @@ class HuggingFaceData(RecordSamples):
         return (value or "").strip() or None
 
     def _class_list(
-        self, root: Path, table: Any, classes: Sequence[str] | str | None, ignore_index: int | None
+        self, root: Path, table: Any, classes: Sequence[str] | str | None, meaning: dict[str, Any]
     ) -> ClassList:
         column = classes if isinstance(classes, str) else self._columns["labels"]
         names = class_names(table.features[column]) if column in table.column_names else None
@@ -136,9 +143,9 @@ class HuggingFaceData(RecordSamples):
                 raise UsageError(f"{self._where}: classes={classes} is no column with a ClassLabel feature")
             classes = names
         if names is None:
-            return read_class_list(root, classes, ignore_index)
-        ignored = IGNORE_LABEL if ignore_index is None else ignore_index
-        listed = ClassList(names if classes is None else classes, ignored=ignored, where=column)
+            return read_class_list(root, classes, **meaning)
+        meaning["reduce_zero_label"] = bool(meaning["reduce_zero_label"])
+        listed = ClassList(names if classes is None else classes, where=column, **meaning)
         if len(listed.names) != len(names):
             raise UsageError(
                 f"{self._where}: classes names {len(listed.names)} classes, but column {column} has {len(names)}"

@@ -84,9 +84,9 @@ class LabelStudioData(OutlinedSamples):
                 items.append(Outlined(f"{PurePosixPath(name).stem}_{len(items)}", picture, path))
                 # as text: the numbers of brush masks would take several times the memory
                 self._regions[items[-1].name] = json.dumps(regions).encode()
-        refuse_unpaired(self.root, split, missing, items, unpaired)
+        self.notes = refuse_unpaired(self.root, split, missing, items, unpaired)
         self.items, self.unpaired = items, missing
-        listed = Listed("classes", list(classes)) if classes is not None else find_class_list(self.root)
+        listed = Listed("classes", classes) if classes is not None else find_class_list(self.root)
         self._take_classes(listed or listed_names(found, "Label Studio's export has no region"), background)
         if empty:
             self.notes = (*self.notes, f"{empty} tasks have no annotation: left out")

@@ -78,7 +78,7 @@ class LabelmeData(OutlinedSamples):
         pictures = {path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES}
         stems = Counter(path.stem for path in pictures)
         of_stem = {path.stem: path for path in pictures if stems[path.stem] == 1}
-        listed = Listed("classes", list(classes)) if classes is not None else find_class_list(self.root)
+        listed = Listed("classes", classes) if classes is not None else find_class_list(self.root)
         needs_names = listed is None
         found: set[str] = set()
         items, used, missing = [], set(), []
@@ -86,7 +86,7 @@ class LabelmeData(OutlinedSamples):
             beside = next((other for other in _beside(path) if other in pictures), None)
             if needs_names or beside is None:  # else the file is read when its sample is wanted
                 with suppress(UsageError):  # of a damaged one, which is told then
-                    content = read_json(path)
+                    content = _content(path)
                     beside = beside or self._picture(content, path) or of_stem.get(path.stem)
                     beside = beside or (path if content.get("imageData") else None)
                     found |= {label for shape in _shapes(content, path) if isinstance(label := shape.get("label"), str)}
@@ -96,7 +96,7 @@ class LabelmeData(OutlinedSamples):
                 continue
             used.add(beside)
             items.append(Outlined(name, beside, path))
-        refuse_unpaired(self.root, split, missing, items, unpaired)
+        self.notes = refuse_unpaired(self.root, split, missing, items, unpaired)
         self.items, self.unpaired = items, missing
         self._take_classes(listed or listed_names(found, "labelme's files have no shape"), background)
         if without := len(pictures - used):
@@ -112,13 +112,13 @@ class LabelmeData(OutlinedSamples):
         return None
 
     def _paint(self, item: Outlined) -> Painting:
-        content = read_json(item.annotation)
+        content = _content(item.annotation)
         where, image = str(item.annotation), item.image
         picture: Path | Encoded = image
         if image == item.annotation:
             picture = Encoded(decode_base64(content.get("imageData"), where), f"picture in {where}")
         stated = content.get("imageHeight"), content.get("imageWidth")
-        size = measured_size(picture) if None in stated else picture_size(stated, where)
+        size = measured_size(picture, turn=self.exif != "ignore") if None in stated else picture_size(stated, where)
         labels = np.full(size, self._empty, dtype=np.uint8)
         left_out = []
         for place, shape in enumerate(_shapes(content, item.annotation)):
@@ -148,6 +148,13 @@ def _area(shape: dict[str, Any], size: tuple[int, int], where: str) -> NDArray[n
         radius = math.dist(points[0], points[1])
         return fill_ellipse(size, points[0], (radius, radius))
     return place_mask(size, shape.get("mask"), points[0], where)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: must be an object, as labelme writes it")
+    return content
 
 
 def _shapes(content: Any, path: Path) -> list[dict[str, Any]]:

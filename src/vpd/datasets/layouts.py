@@ -74,6 +74,8 @@ LAYOUTS: dict[str, Layout] = {
 }
 """Name of each layout, as `--format` takes it; looked for in this order."""
 
+TRAIN_NAMES = ("train", "training", "trainval")
+"""What splits to learn from may be called, in any case."""
 VALIDATION_NAMES, TEST_NAME = ("val", "valid", "validation", "dev"), "test"
 """What the split to validate on may be called, in any case, and what stands in where there is none."""
 
@@ -117,8 +119,9 @@ def open_data(
     found = opened.parts or layout.parts  # readers of several parts tell which they found
     if task is not None and part_of(task) not in found:
         raise UsageError(f"{root}: its {split} split is for {' and '.join(tasks_of(found))}, not for {task}")
+    level = logging.WARNING if opened.unpaired else logging.INFO
     for note in opened.notes if task is not None else ():  # without a task a report is made, which tells them
-        logger.info("%s, %s: %s", root, split, note)
+        logger.log(level, "%s, %s: %s", root, split, note)
     return opened
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -32,6 +33,7 @@ def listed_names(found: set[str], nothing: str) -> Listed:
     Raises:
         UsageError: If there is none.
     """
+    found = {name.strip() for name in found if name.strip()}
     if not found:
         raise UsageError(f"{nothing} with a label: nothing to learn")
     names = sorted(found - {IGNORE_NAME, BACKGROUND_NAME}) or [BACKGROUND_NAME]
@@ -88,10 +90,11 @@ class OutlinedSamples(SampleSet):
         item = self.items[index]
         with naming(str(item.annotation)):
             painting = self._paint(item)
-            folder, _, _ = item.name.rpartition("/")
-            return self._reader.sample(
-                item.name, image=painting.image, labels=painting.labels, group=folder or None, exif=self.exif
+            group = item.name.rpartition("/")[0] if self._has_groups else ""
+            sample = self._reader.sample(
+                item.name, image=painting.image, labels=painting.labels, group=group or None, exif=self.exif
             )
+            return replace(sample, left_out=tuple(painting.left_out))
 
     def files(self) -> Iterable[Path]:
         """Annotation files; a picture may stand in its own."""
@@ -100,13 +103,6 @@ class OutlinedSamples(SampleSet):
     def reading(self) -> dict[str, Any]:
         """As the reader of the pictures has it."""
         return self._reader.reading
-
-    def complaint(self, index: int) -> str | None:
-        """Which objects of a sample were left out, if any."""
-        item = self.items[index]
-        left_out = self._paint(item).left_out
-        more = f" (and {len(left_out) - 3} more)" if len(left_out) > 3 else ""
-        return f"{item.name}: left out: {'; '.join(left_out[:3])}{more}" if left_out else None
 
     @abstractmethod
     def _paint(self, item: Outlined) -> Painting:
@@ -120,6 +116,7 @@ class OutlinedSamples(SampleSet):
         """
         if background not in ("class", "ignore"):
             raise UsageError(f"background={background!r}; choose class or ignore")
+        self._has_groups = len({item.name.rpartition("/")[0] for item in self.items}) > 1  # else they tell nothing
         table = listed.table()
         names, notes = table.names, [*table.notes]
         own = next((name for name in names if name.lower() in (BACKGROUND, BACKGROUND_NAME)), None)
@@ -130,7 +127,7 @@ class OutlinedSamples(SampleSet):
             self._empty = 0
             notes.append(f"pixels without object are class 0, {names[0]}; background=ignore leaves them out")
         self.classes = names
-        self.notes = tuple(notes)
+        self.notes = (*self.notes, *notes)
         self._reader = PartReader(classes=ClassList(names, ignored=IGNORE_LABEL, where=listed.where))
 
     def _number(self, label: Any, where: str) -> int:
@@ -139,6 +136,7 @@ class OutlinedSamples(SampleSet):
         Raises:
             UsageError: If the list has no such class.
         """
+        label = label.strip() if isinstance(label, str) else label  # as the list's names are
         if label == IGNORE_NAME:
             return IGNORE_LABEL
         if label == BACKGROUND_NAME and label not in self.classes:

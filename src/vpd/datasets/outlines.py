@@ -141,8 +141,8 @@ def picture_size(value: Any, where: str) -> tuple[int, int]:
     return height, width
 
 
-def measured_size(path: Path | Encoded) -> tuple[int, int]:
-    """Height and width of a picture by its header, turned as its EXIF says.
+def measured_size(path: Path | Encoded, *, turn: bool = True) -> tuple[int, int]:
+    """Height and width of a picture by its header, turned as its EXIF says unless `turn` is false.
 
     Raises:
         UsageError: If it is none.
@@ -152,7 +152,7 @@ def measured_size(path: Path | Encoded) -> tuple[int, int]:
             io.BytesIO(path.content) if isinstance(path, Encoded) else path, formats=PHOTO_FORMATS
         ) as image:
             check_size(image.size, str(path))
-            is_turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            is_turned = turn and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             return image.size if is_turned else (image.size[1], image.size[0])
     except UsageError:
         raise

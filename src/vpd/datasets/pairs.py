@@ -10,7 +10,7 @@ from vpd.data.sample import Sample, SampleSet
 from vpd.datasets.annotations import naming
 from vpd.datasets.sample_reader import PartReader
 from vpd.errors import UsageError
-from vpd.files.walk import walk_files
+from vpd.files.walk import is_foreign
 
 Unpaired = Literal["error", "skip"]
 """What to do about a file without its partner."""
@@ -75,10 +75,10 @@ class PairSamples(SampleSet):
         return self._reader.reading
 
 
-def named_files(folder: Path, end: str) -> dict[str, Path]:
-    """Name without its end -> file, of the files in a folder and below that have that end."""
-    paths = [Path(path) for path in walk_files(folder) if path.endswith(end)]
-    return {path.name.removesuffix(end): path for path in paths}
+def named_files(folder: Path, pattern: str, end: str) -> dict[str, Path]:
+    """Name without its end -> file, of the files of a folder that fit a pattern before that end; foreign ones not."""
+    found = (path for path in folder.glob(pattern + end) if not any(map(is_foreign, path.relative_to(folder).parts)))
+    return {path.name.removesuffix(end): path for path in found}
 
 
 def match_pairs(
@@ -107,8 +107,8 @@ def match_pairs(
 
 def refuse_unpaired(
     root: Path, split: str, unpaired: Sequence[str], pairs: Sized, policy: Unpaired, remedy: str = ""
-) -> None:
-    """Make sure that a split has whole samples, and under the policy `error` nothing else.
+) -> list[str]:
+    """Make sure that a split has whole samples, and under the policy `error` nothing else; a note on what is left out.
 
     Args:
         root: Folder of the data set.
@@ -131,3 +131,4 @@ def refuse_unpaired(
             f"{root}: {len(unpaired)} {split} samples lack a file.{first} {remedy + ' ' if remedy else ''}"
             "Add the files, or set unpaired=skip to leave them out (vpd train: -s data.options.unpaired=skip)"
         )
+    return [f"samples that lack a file, and are left out: {len(unpaired)}"] if unpaired else []

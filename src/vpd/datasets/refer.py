@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from vpd.data.sample import Sample, SampleSet
-from vpd.datasets.coco_files import LeftOut, tell
+from vpd.datasets.coco_files import LeftOut
 from vpd.datasets.coco_masks import Overlap, decode_mask, outline_fault
 from vpd.datasets.coco_pictures import CocoPicture, find_pictures, read_picture
 from vpd.datasets.layout import Layout
@@ -104,10 +104,8 @@ class ReferData(SampleSet):
         if not self.items:
             raise UsageError(f"{self._refs_path}: no expression of the {split} split has a word")
         self.unpaired = [*found.missing, *left_out.lines]
-        odd = [*found.notes, *left_out.notes]
         train = [reference for reference in all_references if reference.split == "train"]
-        self.notes = [*_notes(self._refs_path, references, train), *odd]
-        tell(self.root, odd)
+        self.notes = [*_notes(self._refs_path, references, train), *found.notes, *left_out.notes]
 
     def __len__(self) -> int:
         return len(self.items)

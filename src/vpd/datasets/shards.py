@@ -83,7 +83,7 @@ class ShardData(RecordSamples):
         self.index = build_index(files[split], self.root / f".vpd-index-{split}.npz")
         """Where everything lies."""
         self._slots, samples, self.unpaired = _common_parts(self.index)
-        refuse_unpaired(self.root, split, self.unpaired, samples, unpaired)
+        self.notes = refuse_unpaired(self.root, split, self.unpaired, samples, unpaired)
         self._has_outline = "mask" not in self._slots and "mask" in self._json(int(samples[0]))
         parts = {*self._slots, *(["mask"] if self._has_outline else [])}
         listed = None
@@ -91,7 +91,7 @@ class ShardData(RecordSamples):
             listed = read_class_list(
                 self.root, classes, ignore_index, label_map=label_map, reduce_zero_label=reduce_zero_label
             )
-            self.notes = listed.notes
+            self.notes += listed.notes
         self._set_reader(parts, listed, depth_scale=depth_scale, max_depth_m=max_depth_m, overlap=overlap)
         if not self.parts:
             raise UsageError(

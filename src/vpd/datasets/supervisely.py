@@ -72,7 +72,7 @@ class SuperviselyData(OutlinedSamples):
                     missing.append(
                         f"{prefix}{name}: no {(folder / kind).relative_to(self.root).as_posix()}/{name}{end}"
                     )
-        refuse_unpaired(self.root, split, missing, items, unpaired)
+        self.notes = refuse_unpaired(self.root, split, missing, items, unpaired)
         self.items, self.unpaired = items, missing
         self._titles = _titles(self.root / META)
         if classes is not None and len(classes) != len(self._titles):
@@ -80,7 +80,7 @@ class SuperviselyData(OutlinedSamples):
                 f"classes names {len(classes)} classes, but {self.root / META} has {len(self._titles)}: "
                 f"{', '.join(self._titles[:8])}"
             )
-        names = self._titles if classes is None else [*classes]
+        names = self._titles if classes is None else classes
         self._names = dict(zip(self._titles, names, strict=True))
         self._take_classes(Listed(str(self.root / META), names), background)
 
@@ -115,7 +115,8 @@ def _area(thing: dict[str, Any], size: tuple[int, int], where: str) -> NDArray[n
     if kind == "rectangle":
         return fill_rectangle(size, read_points(points.get("exterior"), size, 2, where))
     outer = read_points(points.get("exterior"), size, 3, where)
-    return fill_polygon(size, outer, [read_points(hole, size, 3, where) for hole in points.get("interior") or []])
+    holes = field(points, "interior", list, where) if points.get("interior") else []
+    return fill_polygon(size, outer, [read_points(hole, size, 3, where) for hole in holes])
 
 
 def _titles(path: Path) -> list[str]:

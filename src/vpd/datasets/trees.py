@@ -9,7 +9,9 @@ images/{split}/   labels/{split}/        img_dir/{split}/   ann_dir/{split}/    
 
 from __future__ import annotations
 
+import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,16 +159,17 @@ def _together(root: Path, partners: Sequence[str], suffixes: Sequence[str]) -> T
 
 
 def _ending_in(folder: Path, partners: Sequence[str], suffixes: Sequence[str]) -> str:
-    names = [Path(name) for name in some_names(folder)]
-    stems = {path.stem for path in names if path.suffix.lower() in IMAGE_SUFFIXES}
+    names = [os.path.splitext(name) for name in some_names(folder)]  # noqa: PTH122, Path objects take their time
+    stems = {stem for stem, suffix in names if suffix.lower() in IMAGE_SUFFIXES}
     more = ("labelids", "seg", "l") if "labels" in partners else ()
     kinds = "|".join(re.escape(name) for name in (*partners, *more))
-    for path in names:
-        match = re.fullmatch(rf"(.+?)([_-](?:{kinds}))", path.stem, re.IGNORECASE)
-        if match and path.suffix.lower() in suffixes:
-            own = re.compile(rf"{re.escape(match[1])}([_-][^\W\d]+)?")
-            if any(own.fullmatch(stem) and stem != path.stem for stem in stems):
-                return match[2]
+    shared = Counter(stems)  # names of pictures, and what stands before an ending of letters
+    shared.update(stem[: mark.start()] for stem in stems for mark in re.finditer(r"[_-](?=[^\W\d]+$)", stem))
+    ending = re.compile(rf"(.+?)([_-](?:{kinds}))", re.IGNORECASE)
+    for stem, suffix in names:
+        match = ending.fullmatch(stem) if suffix.lower() in suffixes else None
+        if match and shared[match[1]] > (stem in stems):  # of another file than this one
+            return match[2]
     return ""
 
 

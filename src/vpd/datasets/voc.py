@@ -78,16 +78,19 @@ class VocData(PairSamples):
             for folder, files, end in ((IMAGES, images, ".jpg"), (label_folder.name, labels, ".png"))
             if name not in files
         ]
-        refuse_unpaired(self.root, split, self.unpaired, self.pairs, unpaired)
+        left_out = refuse_unpaired(self.root, split, self.unpaired, self.pairs, unpaired)
         has_options = not (label_map is None and reduce_zero_label is None)
         if has_class_list(self.root) or has_options or (classes is not None and len(classes) != len(VOC_CLASSES)):
             table: ClassList = read_class_list(
                 self.root, classes, ignore_index, label_map=label_map, reduce_zero_label=reduce_zero_label
             )
-            self.notes = table.notes
+            self.notes = (*left_out, *table.notes)
         else:
             table = _voc_table(classes or VOC_CLASSES, ignore_index)
-            self.notes = ("no class list, so the classes are VOC's 21",)
+            self.notes = (
+                *left_out,
+                "no class list, so the classes are VOC's 21",
+            )
         self.classes = table.names
         self._reader = PartReader(classes=table)
 

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from vpd.config import Resize
-from vpd.data.sample import Sample, SampleSet
+from vpd.data.sample import Sample, SampleSet, tell_left_out
 from vpd.data.workers import NumberedSamples, Readers
 from vpd.errors import UsageError
 from vpd.evaluation.fitted_data import fit_classes, look_before
@@ -280,6 +280,7 @@ def _take(
             for (index, _), sample, (prediction, rows) in zip(
                 numbered, samples, protocol.measure(samples), strict=True
             ):
+                tell_left_out(sample)
                 record = keep(sample, prediction) if keep else None
                 entries.append(Entry(index, sample.name, sample.group, rows, record, prediction.note, sample.texts))
     except (UsageError, OSError) as error:

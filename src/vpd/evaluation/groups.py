@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -86,5 +86,5 @@ def _run_on(numbers: Sequence[int]) -> bool:
     steps = [after - before for before, after in pairwise(ordered)]
     if not steps:
         return True
-    is_even = max(map(steps.count, set(steps))) >= _EQUAL_STEPS * len(steps)
+    is_even = max(Counter(steps).values()) >= _EQUAL_STEPS * len(steps)
     return is_even or len(numbers) >= _DENSITY * (ordered[-1] - ordered[0] + 1)

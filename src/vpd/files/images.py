@@ -105,6 +105,20 @@ def read_labels(path: str | Path | Encoded) -> NDArray[np.uint8]:
         UsageError: If the file cannot be read, has several channels or values above 255.
     """
     image, raw_mode, _ = decode_file(_file(path), LOSSLESS_FORMATS)
+    return label_values(image, raw_mode, str(path))
+
+
+def label_values(image: Image.Image, raw_mode: str, path: str) -> NDArray[np.uint8]:
+    """Label values `(H, W)` of a decoded picture, as `read_labels` has them.
+
+    Args:
+        image: The picture.
+        raw_mode: How its file packs pixels.
+        path: What messages call it.
+
+    Raises:
+        UsageError: If it has several channels or values above 255.
+    """
     if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
         raise UsageError(
             f"{path}: labels need one channel (8 or 16 bits or palette); this picture has {mode_words(image.mode)}. "

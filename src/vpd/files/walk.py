@@ -13,7 +13,7 @@ from vpd.errors import UsageError
 _FOREIGN = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found", "thumbs.db", "desktop.ini"}
 _FOREIGN |= {"system volume information"}
 """What systems and shares leave behind, in lower case; what begins with a dot is foreign too (`.ipynb_checkpoints`)."""
-_PEEKED = 2000
+_PEEKED = 100_000
 """Entries of a folder that are looked at to tell what it holds."""
 
 
