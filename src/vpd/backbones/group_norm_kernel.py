@@ -179,7 +179,7 @@ class GroupNormSiLU(torch.autograd.Function):
         """Normalise."""
         images, channels, rows = maps.shape[0], maps.shape[1], maps.shape[2] * maps.shape[3]
         parts, part_rows, blocks = _parts(images, channels, rows)
-        small = {"dtype": torch.float32, "device": maps.device}
+        small: dict[str, Any] = {"dtype": torch.float32, "device": maps.device}
         means, squares = torch.empty(2, images, parts, channels, **small)
         grid = (images, parts, blocks)
         _part_statistics[grid](maps, means, squares, rows, channels, part_rows, ROWS=_ROWS, CHANNELS=_CHANNELS)
@@ -206,7 +206,7 @@ class GroupNormSiLU(torch.autograd.Function):
         (images, groups), channels, rows = mean.shape, maps.shape[1], maps.shape[2] * maps.shape[3]
         parts, part_rows, blocks = _parts(images, channels, rows)
         sums, products = torch.empty(2, images, parts, channels, dtype=torch.float32, device=maps.device)
-        sizes = {"SILU": ctx.silu, "ROWS": _ROWS, "CHANNELS": _CHANNELS}
+        sizes: dict[str, Any] = {"SILU": ctx.silu, "ROWS": _ROWS, "CHANNELS": _CHANNELS}
         grid = (images, parts, blocks)
         _part_gradients[grid](maps, gradients, scale, offset, sums, products, rows, channels, part_rows, **sizes)
         total, product = (part.sum(dim=1).view(images, groups, -1) for part in (sums, products))
