@@ -11,7 +11,7 @@ from torch import Tensor
 from tiny import TEXT_DIM, tiny_unet, tiny_vae
 from vpd import StableDiffusionBackbone
 from vpd.backbones import unet_layers
-from vpd.backbones.unet_layers import recomputed
+from vpd.backbones.recomputed import recomputed
 
 
 def gradients(backbone: StableDiffusionBackbone, *, use_bf16: bool) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ added to in place; with gradient, what is cheap to make again is not kept. Both 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -18,7 +17,9 @@ from diffusers.models.resnet import ResnetBlock2D
 from einops import rearrange
 from torch import Tensor, nn
 
+from vpd.backbones.group_norm import group_norm
 from vpd.backbones.packed_layers import PackedLinear
+from vpd.backbones.recomputed import recomputed
 from vpd.tensors import LayerText
 
 Layer = Any  # a module of diffusers, whose attributes it does not type
@@ -34,22 +35,11 @@ def residual_block(resnet: Layer, hidden: Tensor, time_embed: Tensor | None) -> 
     is_plain = is_plain and resnet.output_scale_factor == 1 and not (resnet.up or resnet.down)
     if not is_plain or (torch.is_grad_enabled() and type(resnet) is not ResnetBlock2D):
         return resnet(hidden, time_embed)
-    inner = resnet.conv1(_norm_silu(resnet.norm1, hidden))
+    inner = resnet.conv1(group_norm(resnet.norm1, hidden, silu=True))
     if time_embed is not None:
         inner = _add(inner, resnet.time_emb_proj(F.silu(time_embed))[:, :, None, None])
-    inner = resnet.conv2(resnet.dropout(_norm_silu(resnet.norm2, inner)))
+    inner = resnet.conv2(resnet.dropout(group_norm(resnet.norm2, inner, silu=True)))
     return _add(inner, hidden if resnet.conv_shortcut is None else resnet.conv_shortcut(hidden))
-
-
-def _norm_silu(norm: Layer, hidden: Tensor) -> Tensor:
-    """SiLU of a group norm, of which only what goes in is kept for the backward pass."""
-    if not torch.is_grad_enabled():
-        return F.silu(norm(hidden), inplace=True)
-
-    def run(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.silu(F.group_norm(hidden, norm.num_groups, weight, bias, norm.eps))
-
-    return recomputed(run, hidden, norm.weight, norm.bias)
 
 
 def _feed_forward(feed_forward: Layer, tokens: Tensor) -> Tensor:
@@ -98,7 +88,7 @@ def spatial_transformer(
     height, width = hidden.shape[-2:]
     grid = (height, width) if merge_above is not None and height * width > merge_above else None
     residual = hidden
-    hidden = transformer.norm(hidden)
+    hidden = group_norm(transformer.norm, hidden)
     if transformer.use_linear_projection:
         tokens = transformer.proj_in(rearrange(hidden, "b c h w -> b (h w) c"))
     else:
@@ -184,41 +174,3 @@ def _add(fresh: Tensor, other: Tensor) -> Tensor:
     if torch.is_grad_enabled() or fresh.dtype != other.dtype or torch.compiler.is_compiling():
         return fresh + other
     return torch.add(other, fresh, out=fresh)  # in bfloat16 on CPUs half the time of fresh.add_(other)
-
-
-def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """`function(*inputs)`, run once more in the backward pass; the same bits, gradients included.
-
-    For a few small operators this takes a fraction of the time of torch's own checkpointing, which swaps what every
-    operator keeps. Gradients of gradients, and `torch.func`, do not go through it. A compiler decides by itself what to
-    keep, and gets the function as it is: neither random nor with weights that are not among the inputs.
-    """
-    if torch.compiler.is_compiling():
-        return function(*inputs)
-    result: Tensor = _Recomputed.apply(function, *inputs)
-    return result
-
-
-class _Recomputed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        ctx.function, ctx.autocast = function, _autocast_now(inputs[0].device.type)
-        ctx.save_for_backward(*inputs)
-        return function(*inputs)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        needed = ctx.needs_input_grad[1:]
-        inputs = [value.detach().requires_grad_(need) for value, need in zip(ctx.saved_tensors, needed, strict=True)]
-        with torch.enable_grad(), ctx.autocast:
-            result = ctx.function(*inputs)
-        found = iter(torch.autograd.grad(result, [value for value in inputs if value.requires_grad], gradient))
-        return None, *(next(found) if need else None for need in needed)
-
-
-def _autocast_now(device: str) -> AbstractContextManager[object]:
-    """The precision of now, to be had again in the backward pass."""
-    if not torch.amp.is_autocast_available(device):
-        return nullcontext()
-    return torch.autocast(device, torch.get_autocast_dtype(device), enabled=torch.is_autocast_enabled(device))

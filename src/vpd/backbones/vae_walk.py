@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from diffusers.models.unets.unet_2d_blocks import DownEncoderBlock2D, UNetMidBlock2D
-from torch import Tensor
+from einops import rearrange
+from torch import Tensor, nn
 
-from vpd.backbones.unet_layers import residual_block
+from vpd.backbones.group_norm import group_norm, has_kernel
+from vpd.backbones.unet_layers import Layer, residual_block
 
 
 @torch.no_grad()
@@ -29,15 +31,30 @@ def encode_mode(vae: AutoencoderKL, images: Tensor) -> Tensor:
         elif type(block) is UNetMidBlock2D:
             hidden = residual_block(block.resnets[0], hidden, None)
             for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
-                hidden = hidden if attention is None else attention(hidden)
+                hidden = hidden if attention is None else _attend(attention, hidden)
                 hidden = residual_block(resnet, hidden, None)
         else:
             hidden = block(hidden)
-    hidden = encoder.conv_out(encoder.conv_act(encoder.conv_norm_out(hidden)))
+    is_plain = isinstance(encoder.conv_act, nn.SiLU)
+    hidden = group_norm(encoder.conv_norm_out, hidden, silu=is_plain)
+    hidden = encoder.conv_out(hidden if is_plain else encoder.conv_act(hidden))
     means = vae.config.latent_channels
     if vae.quant_conv is None:
         return hidden[:, :means]
     return F.conv2d(hidden, vae.quant_conv.weight[:means], vae.quant_conv.bias[:means])
+
+
+def _attend(attention: Layer, maps: Tensor) -> Tensor:
+    """`attention(maps)`, `(b, c, h, w)`; where a kernel keeps the order of memory, without a copy of the maps."""
+    if not has_kernel(maps):
+        return attention(maps)
+    tokens = rearrange(group_norm(attention.group_norm, maps), "b c h w -> b (h w) c")
+    query, key, value = (
+        rearrange(layer(tokens), "b n (heads d) -> b heads n d", heads=attention.heads)
+        for layer in (attention.to_q, attention.to_k, attention.to_v)
+    )
+    attended = rearrange(F.scaled_dot_product_attention(query, key, value), "b heads n d -> b n (heads d)")
+    return maps + rearrange(attention.to_out[0](attended), "b (h w) c -> b c h w", h=maps.shape[2])
 
 
 def scale_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
