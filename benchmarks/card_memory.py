@@ -98,7 +98,7 @@ def pass_bytes(config: TrainConfig, size: str, batch: int) -> tuple[int, int, in
         blocks = partial(checkpoint, context_fn=lambda: (nullcontext(), GpuPrecision()))
         with (
             patch("vpd.backbones.unet_walk.checkpoint", blocks),
-            patch("vpd.backbones.unet_layers._autocast_now", in_backward_pass),
+            patch("vpd.backbones.recomputed._autocast_now", in_backward_pass),
             GpuPrecision(),
             LiveBytes() as live,
         ):

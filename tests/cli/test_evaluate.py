@@ -197,5 +197,7 @@ def test_presence_is_kept_in_a_folder_of_ones_own(
     assert result.status == 2 and "two or more pictures" in result.err and "oIoU" in result.out  # the figures are there
     result = vpd_command("eval", "refer", "--data", data_of["refer"], "--model", "world-refer", *words)
     assert result.status == 2 and "no folder of yours" in result.err
+    result = vpd_command("eval", "refer", "--data", data_of["refer"], "--model", tmp_path / "refer", *words, "--fast")
+    assert result.status == 2 and "leave out --fit, --fast" in result.err
     result = vpd_command("eval", "segment", "--data", data_of["segment"], "--model", tmp_path / "segment", *words)
     assert result.status == 2 and "is for refer" in result.err

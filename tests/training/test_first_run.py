@@ -13,6 +13,7 @@ import yaml
 import vpd
 from vpd.errors import UsageError
 from vpd.files.atomic import read_json
+from vpd.training import first_run
 from vpd.training.auto_accumulate import nothing_changed
 from vpd.training.first_run import left_out
 from vpd.training.run import train
@@ -47,6 +48,19 @@ def test_what_is_chosen_is_told_written_and_kept(tmp_path: Path, settings: dict[
     assert vpd.load(folder).config.fit.size_px == config["crop_px"]
     train("segment", folder, resume=True)
     assert config_of(folder) == config
+
+
+def test_a_smaller_size_for_want_of_time_is_told(
+    tmp_path: Path, settings: dict[str, Any], few: None, caplog, monkeypatch
+):
+    monkeypatch.setattr("vpd.training.first_run._crops", lambda *_: [(128, "large"), (64, "small")])
+    monkeypatch.setitem(first_run._AIM_S, "cpu", 1e-6)
+    monkeypatch.setattr("os.getloadavg", lambda: (1e6, 0.0, 0.0))
+    given = {key: value for key, value in settings.items() if key in ("model", "data", "model_options", "workers")}
+    train("segment", tmp_path / "run", given)
+    (told,) = [line for line in caplog.messages if "-s crop_px=128 takes them all the same" in line]
+    assert "at 128 px a step took too long" in told and "keep this machine busy (load 1000000" in told
+    assert config_of(tmp_path / "run")["crop_px"] == 64
 
 
 def test_what_is_given_stays_and_recipes_stay_as_they_are(tmp_path: Path, settings: dict[str, Any], few: None):

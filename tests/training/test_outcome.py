@@ -110,7 +110,7 @@ def test_patience_ends_a_run_and_resuming_it_too(tmp_path: Path, settings: dict[
     assert read_json(folder / "model" / "outcome.json")["step"] == 2
     assert read_json(folder / "last" / "outcome.json")["step"] == 6
     train("segment", folder, resume=True)
-    assert caplog.text.count(told) == 1 and not scored
+    assert not scored  # nothing was measured again
     scored[:] = [1.0]
     train("segment", folder, {"patience": None, "steps": 20, "validate_every": 20}, resume=True)
     assert read_json(folder / "model" / "outcome.json") == {"step": 20, "scores": {"mIoU": 1.0} | _others(folder)}

@@ -52,6 +52,12 @@ def test_a_run_says_before_its_start_how_long_it_will_take(
     assert "4 steps of" in told and "2 validations of" in told and "With -s crop_px=64 -s batch_size=2 about" in told
 
 
+def test_a_single_picture_at_a_time_is_refused_in_our_words(tmp_path: Path, settings: dict[str, Any]):
+    with pytest.raises(UsageError, match=r"BatchNorm .* single picture .* model_options\.head_norm=group"):
+        train("segment", tmp_path / "run", settings | {"batch_size": 1})
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("task", ["segment", "refer", "depth"])
 @pytest.mark.parametrize("recipe", ["reference", "default"])
 def test_every_task_trains_with_either_recipe(task, recipe, tmp_path, settings, small_heads, data_of):

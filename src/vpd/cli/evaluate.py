@@ -125,6 +125,8 @@ def evaluate(
         device = str(accelerator.device)
     loaded = load_model(model, task, verb="eval", device=device, dtype=load_dtype)
     if calibrate_presence:
+        if changes or speed is not None:
+            raise UsageError("--calibrate-presence fits the model as it is: leave out --fit, --fast and --encoder.")
         check_own_presence(loaded, model)
     change_fit(loaded, changes)
     loaded = loaded if speed is None else optimise(loaded, **speed)

@@ -18,7 +18,7 @@ from vpd.tasks.model import PerceptionModel
 from vpd.tasks.table import TASKS
 from vpd.training.config import TrainConfig
 from vpd.training.schedules import total_steps
-from vpd.training.timing import Timing, can_be_timed, costs_of, device_word, measure_pace
+from vpd.training.timing import Timing, busy_note, can_be_timed, costs_of, device_word, measure_pace
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,8 @@ def choose_settings(
         choose("accumulate", "auto", "as memory allows")
         reasons.pop("accumulate", None)  # told when it is found
     aim_s, timing = _AIM_S.get(device.type, _AIM_S["cuda"]), None
-    for crop_px, reason in _crops(config, model, train_set) if "crop_px" in free else [(config.crop_px, "")]:
+    sizes = _crops(config, model, train_set) if "crop_px" in free else [(config.crop_px, "")]
+    for crop_px, reason in sizes:
         choose("crop_px", crop_px, reason)
         fit = model.training_fit(config.recipe, config.crop_px)
         if fit.size_px != model.config.fit.size_px:
@@ -96,6 +97,7 @@ def choose_settings(
         timing = measure_pace(model, config, validation_set, accelerator) if can_be_timed(config) else None
         if timing is None or _ENOUGH_STEPS * costs_of(timing, config, None, processes).step_s < _AT_MOST * aim_s:
             break
+    smaller = sizes[0][0] if config.crop_px < sizes[0][0] else 0
     if validation_set is not None and timing and timing.validation_sample_s:
         fitting = aim_s * _VALIDATION_SHARE / _VALIDATIONS / timing.validation_sample_s * processes
         if fitting < len(validation_set):
@@ -109,6 +111,12 @@ def choose_settings(
     if reasons:
         told = ", ".join(f"{name}={getattr(config, name)} ({reason})" for name, reason in reasons.items())
         logger.info("Chosen, as not given: %s. -s changes each; -s recipe=default takes none of them.", told)
+    if smaller:
+        logger.warning(
+            "Larger pictures give better results: at %d px a step took too long for %.0f min of training. "
+            "-s crop_px=%d takes them all the same.%s",
+            *(smaller, aim_s / 60, smaller, busy_note()),
+        )
     return config, timing
 
 

@@ -96,7 +96,15 @@ def train(
         Heartbeat(enabled=show_bar and is_first) as heartbeat,
     ):
         told: dict[str, Any] = {"show_bar": show_bar, "heartbeat": heartbeat, "is_held": is_held}
-        return _train(task, folder, *layers, resume=resume, data=data, **told)
+        try:
+            return _train(task, folder, *layers, resume=resume, data=data, **told)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):  # torch has no class of its own for it
+                raise
+            raise UsageError(
+                "BatchNorm in the head cannot learn from a single picture at a time. Set batch_size so that each "
+                "process trains on 2 or more together (accumulate cuts a batch), or -s model_options.head_norm=group."
+            ) from error
 
 
 def _train(

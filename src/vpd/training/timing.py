@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ _AGAIN_S = 5.0
 _LONG_S = 1200.0
 """A run that takes longer is told what would make it shorter."""
 _LEAST_PX = 64
+_BUSY = 1.5
+"""Load for each core from which times that are measured say little."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def tell_length(
     costs = costs_of(timing, config, validation_set, processes)
     total_s = whole_s(costs, config, steps)
     validations = math.ceil(steps / config.validate_every) if costs.validation_s else 0
-    told = f"{steps} steps of {costs.step_s:.2g} s"
+    told = f"{steps} steps of {_duration(costs.step_s)}"
     told += f", {_times(validations, 'validation')} of {_duration(costs.validation_s)}" if validations else ""
     crop_px, batch_size = config.crop_px // 2, max(config.batch_size // 4, 2, config.accumulation * processes)
     hint = ""
@@ -103,7 +106,18 @@ def tell_length(
         shorter = config.model_copy(update={"crop_px": crop_px, "batch_size": batch_size})
         shorter_s = whole_s(costs_of(timing, shorter, validation_set, processes, is_small=True), config, steps)
         hint = f" With -s crop_px={crop_px} -s batch_size={batch_size} about {_duration(shorter_s)}."
-    logger.info("This will take about %s on this %s: %s.%s", _duration(total_s), device, told, hint)
+    logger.info("This will take about %s on this %s: %s.%s%s", _duration(total_s), device, told, hint, busy_note())
+
+
+def busy_note() -> str:
+    """That other programs slow this machine down, where they do; nothing where the system is silent."""
+    try:
+        load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    except (AttributeError, OSError):  # Windows has none
+        return ""
+    if load < _BUSY * cores:
+        return ""
+    return f" Other programs keep this machine busy (load {load:.0f} on {_times(cores, 'core')}): alone it is quicker."
 
 
 def device_word(device: torch.device) -> str:
