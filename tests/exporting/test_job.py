@@ -278,7 +278,7 @@ def test_the_script_predicts_what_the_model_does_without_torch(
     Image.effect_noise(size, 80).resize(size).convert("RGB").save(photo)
     code = (
         "import runpy, sys; sys.modules.update(torch=None, vpd=None, transformers=None); sys.argv = sys.argv[1:]; "
-        "runpy.run_path(sys.argv[0])"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     words = [str(SCRIPT), str(folder), str(photo), str(out), *WORDS[name].values()]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
