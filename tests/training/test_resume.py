@@ -118,9 +118,15 @@ def test_folder_with_a_run_is_refused_without_resume(stopped: Path, settings: di
         train("segment", stopped, settings)
 
 
-def test_run_without_a_checkpoint_is_started_anew(tmp_path: Path, settings: dict[str, Any]):
-    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):  # one image of one feature
-        train("segment", tmp_path / "run", settings | {"batch_size": 1})
+def test_run_without_a_checkpoint_is_started_anew(
+    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    def crash(_: object) -> None:
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="a bug"):
+        patch.setattr(run.Training, "run", crash)
+        train("segment", tmp_path / "run", settings)
     assert (tmp_path / "run" / "config.yaml").is_file()
     train("segment", tmp_path / "run", settings | {"steps": 1})
     assert [line["step"] for line in read_json_lines(tmp_path / "run" / "log.jsonl")] == [1, 1]
