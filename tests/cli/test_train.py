@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,6 +54,17 @@ def test_train_then_eval_then_predict(vpd_command: Any, words: list[Any], data: 
     picture = data / "images" / "val" / "0.png"
     predicted = vpd_command("predict", "segment", picture, "--model", model, "--out", tmp_path / "out")
     assert predicted.status == 0, predicted.err
+
+
+def test_what_comes_next_is_measured_on_the_test_split(vpd_command: Any, words: list[Any], data: Path, tmp_path: Path):
+    with_test = shutil.copytree(data, tmp_path / "data")
+    for kind in ("images", "labels"):
+        shutil.copytree(with_test / kind / "val", with_test / kind / "test")
+    trained = vpd_command(*words, "--data", with_test, "-s", "trackers=none")
+    (line,) = (line for line in trained.out.splitlines() if line.startswith("Measure it: vpd "))
+    measured = vpd_command(*shlex.split(line.removeprefix("Measure it: vpd ")))
+    assert measured.status == 0 and "(folder, test)" in measured.out
+    assert not (tmp_path / "run" / "tensorboard").exists()
 
 
 def test_run_that_is_there_needs_resume(vpd_command: Any, words: list[Any], tmp_path: Path):

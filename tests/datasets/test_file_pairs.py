@@ -76,6 +76,12 @@ def test_a_folder_of_data_sets_is_none(tmp_path):
         detect_format(tmp_path)
 
 
+def test_a_folder_inside_a_data_set_names_the_one_above(tmp_path):
+    write_tree(tmp_path / "streets", "{kind}/{split} images labels")
+    with pytest.raises(UsageError, match=r"The folder above it has the folder layout: did you mean .*streets\?"):
+        detect_format(tmp_path / "streets" / "images")
+
+
 def test_a_split_of_pictures_only_is_named(tmp_path):
     write_tree(tmp_path, "{split}/{kind} images masks")
     shutil.rmtree(tmp_path / "val/masks")

@@ -34,7 +34,7 @@ def test_wrong_folders(folder_root, nyu_root, refer_root, tmp_path):
         open_data(tmp_path / "gone", "segment")
     with pytest.raises(UsageError) as error:
         open_data(folder_root, "depth")
-    assert "no data set for depth. Looked for " in str(error.value)
+    assert "no data set for depth. Found: " in str(error.value) and " Looked for:\n" in str(error.value)
     assert "nyu: sync/ or official_splits/" in str(error.value)
     assert "Found: classes.json, images, labels, train.txt. It looks like folder, which is for segment" in str(
         error.value

@@ -13,7 +13,7 @@ import yaml
 import vpd
 from vpd.errors import UsageError
 from vpd.files.atomic import read_json
-from vpd.training import first_run
+from vpd.training import first_run, timing
 from vpd.training.auto_accumulate import nothing_changed
 from vpd.training.first_run import left_out
 from vpd.training.run import train
@@ -148,3 +148,20 @@ def test_a_batch_that_is_to_be_cut_is_the_recipes(tmp_path: Path, settings: dict
     given = {key: value for key, value in settings.items() if key in ("model", "data", "model_options", "workers")}
     train("segment", tmp_path / "run", given | {"accumulate": 8, "crop_px": 64})
     assert config_of(tmp_path / "run")["batch_size"] == 16
+
+
+def test_two_samples_that_do_not_fit_are_timed_one_by_one(monkeypatch: pytest.MonkeyPatch):
+    tried: list[int] = []
+
+    def fits_one(loss_of: object, crop_px: int, count: int) -> float:
+        tried.append(count)
+        if count > most_that_fit:
+            raise torch.OutOfMemoryError
+        return 2.5
+
+    monkeypatch.setattr("vpd.training.timing._pass_s", fits_one)
+    most_that_fit = 1
+    assert timing._sample_s(None, 64, 8) == 2.5 and tried == [2, 1]
+    most_that_fit = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        timing._sample_s(None, 64, 1)

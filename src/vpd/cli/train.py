@@ -80,8 +80,10 @@ def train(
 
 def _next_commands(task: str, model: Path, run: Path) -> list[str]:
     """What to do with a trained model, with the paths of this run."""
+    from vpd.datasets.layouts import splits_of
     from vpd.model_folder import CONFIG
     from vpd.training.settings import read_settings
+    from vpd.weights.shipped import WORLD
 
     source: dict[str, Any] = read_settings(run / CONFIG)["data"]
     root, split = source["root"], source["validation_split"] or source["split"]
@@ -89,6 +91,9 @@ def _next_commands(task: str, model: Path, run: Path) -> list[str]:
     pictures = next((str(folder) for folder in folders if folder.is_dir()), "IMAGE...")
     measure = ["vpd", "eval", task, "--model", model, "--data", root]
     measure += ["--format", source["format"]] if Path(root).is_dir() else []
+    is_here = Path(root).is_dir() or root == WORLD  # the splits of a hub's data set are not asked for again
+    tests = [name for name in splits_of(root, source["format"]) if name.lower() == "test"] if is_here else []
+    measure += ["--split", tests[0]] if tests else []  # no choice of this run was made by it
     for key, value in source["options"].items():
         measure += ["-s", f"{key}={json.dumps(value)}"]
     predict = ["vpd", "predict", task, pictures, "--model", model]

@@ -172,12 +172,15 @@ def detect_format(root: str | Path, task: Task | None = None) -> str:
         )
     what = f"no data set for {task}" if task else "no known data set"
     wanted = formats_for(task) if task else list(LAYOUTS)
-    signs = "; ".join(f"{name}: {LAYOUTS[name].signs}" for name in wanted)
+    signs = "".join(f"\n  {name}: {LAYOUTS[name].signs}" for name in wanted)
     other = f" It looks like {found[0]}, which is for {' and '.join(LAYOUTS[found[0]].tasks)}." if found else ""
     inside = [sub for sub in subfolders(root)[:_LOOKED_INTO] if any(LAYOUTS[name].is_here(sub) for name in wanted)]
     if inside and not found:
         other = f" A data set lies deeper: use {' or '.join(map(str, inside[:3]))}."
-    raise UsageError(f"{root}: {what}. Looked for {signs}. Found: {_content(root)}.{other}")
+    parent = root.resolve().parent
+    if not found and not inside and (above := [name for name in wanted if LAYOUTS[name].is_here(parent)]):
+        other = f" The folder above it has the {above[0]} layout: did you mean {parent}?"
+    raise UsageError(f"{root}: {what}. Found: {_content(root)}.{other} Looked for:{signs}")
 
 
 def splits_of(root: str | Path, format: str) -> list[str]:  # noqa: A002

@@ -67,7 +67,7 @@ def calibrate_presence(
         for text, scores in ((sample.texts[0], right), (other, wrong)):
             scores.append(log_odds(raw_presence(model.predict(sample.image, text=text).probability)))
     if len(right) < 2:
-        raise UsageError("Presence needs two or more pictures with different expressions to be calibrated on.")
+        raise UsageError("Calibration needs two or more pictures with different expressions.")
     slope, offset = fit_platt(right, wrong)
     calibration = PresenceCalibration(
         slope=float(f"{slope:.6g}"),

@@ -170,6 +170,11 @@ class TrainConfig(Frozen):
     def _read_no(cls, value: Any) -> Any:
         return "no" if value is False else value  # what YAML makes of a bare no
 
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _read_none(cls, value: Any) -> Any:
+        return () if value is None else value
+
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
         if (self.steps is None) == (self.epochs is None):

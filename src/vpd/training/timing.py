@@ -126,8 +126,17 @@ def device_word(device: torch.device) -> str:
 
 
 def _sample_s(loss_of: LossOf, crop_px: int, most: int) -> float:
-    """Seconds of a training pass for a sample, of two at a time where so many are trained together."""
-    count = min(2, most)
+    """Seconds of a training pass for a sample, of two at a time where so many are trained together and fit."""
+    try:
+        return _pass_s(loss_of, crop_px, min(2, most))
+    except torch.OutOfMemoryError:
+        if most == 1:
+            raise
+    return _pass_s(loss_of, crop_px, 1)  # only now: the error holds what the pass has made
+
+
+def _pass_s(loss_of: LossOf, crop_px: int, count: int) -> float:
+    """Seconds of a training pass of so many samples together, for each of them."""
     batch = loss_of.model.example_batch(count, crop_px).to(loss_of.model.device)
 
     def step() -> None:
