@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from vpd.backbones.tiny_encoder import TinyEncoder, TinyEncoderConfig, save_tiny_encoder
-from vpd.bench import measuring
+from vpd.bench import machine, measuring, timing
 from vpd.bench.measuring import SD15, with_random_weights
 from vpd.config import BackboneConfig, Resize, SegmentConfig
 from vpd.errors import UsageError
@@ -26,7 +27,7 @@ Command = Callable[..., Any]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Peaks of a product small enough for a test; nothing is repeated."""
-    monkeypatch.setattr(measuring, "_LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "LEAST_SECONDS", 0.0)
     whole = measuring.machine_peaks
     monkeypatch.setattr(measuring, "machine_peaks", lambda device, dtype: whole(device, dtype, size=64, repeats=1))
 
@@ -93,6 +94,83 @@ def test_without_anything_it_measures_the_shipped_model(bench: Command) -> None:
     assert "pictures together" not in said  # one batch needs no table
 
 
+class FakeEvent:
+    """A mark on a device whose runs take 5 ms."""
+
+    marks = 0
+
+    def record(self) -> None:
+        FakeEvent.marks += 1
+        self.place = FakeEvent.marks
+
+    def elapsed_time(self, later: FakeEvent) -> float:
+        return 5.0 * (later.place - self.place)
+
+
+def test_a_gpu_is_timed_by_its_own_clock(
+    bench: Command, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here with marks that are none, as if the CPU were a GPU; `predict` of files stands beside the network's rate."""
+    timed = partial(timing.time_runs, new_event=FakeEvent)
+    monkeypatch.setattr(measuring, "time_runs", timed)
+    whole = measuring.describe_machine
+    gpu = {"driver": "575.57", "cuda": "13.0", "cudnn": 91002, "triton": None, "tf32_convolutions": True}
+    monkeypatch.setattr(measuring, "describe_machine", lambda device: {**whole(device), "device": "a card", "gpu": gpu})
+    monkeypatch.setattr(measuring, "clock_of", lambda device: "wall_s")
+    exact = [measuring.Option("exact", "as it is")]
+    monkeypatch.setattr(measuring, "find_options", lambda device, **_: exact)
+    found, said = bench("--model", models["refer"], "--batches", "1,2", "--pictures", 3)
+    figures = found["options"]["exact"]
+    assert figures["network"]["device_s"] == {"median": 0.005, "min": 0.005, "max": 0.005}
+    assert figures["network"]["runs"] >= 20 or figures["network"]["wall_s"]["median"] > 0.04
+    assert [point["images_per_s"] for point in figures["batches"]] == [200, 400]
+    assert figures["share_of_peak"] > 0
+    many = figures["many"]
+    assert (many["pictures"], many["batch"]) == (3, 2)
+    assert many["share_of_network"] == pytest.approx(many["pictures_per_s"] / 400)
+    for told in ("a card, driver 575.57, CUDA 13.0, cuDNN 91002, Triton unknown", "network, s by events", "in TF32"):
+        assert told in said
+    assert "`predict` of 3 JPEG files, 2 together" in said
+
+
+def test_runs_are_repeated_until_they_settle(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([9.0, 1.0, 0.5, 0.4, 0.39, 0.3])
+    monkeypatch.setattr(timing, "_WARM_UP_SECONDS", 60)
+    monkeypatch.setattr(timing, "since", lambda began, device: {"wall_s": next(times)})
+    assert timing.warm_up(lambda: None, torch.device("cpu")) == 5  # 0.4 and 0.39
+    monkeypatch.setattr(timing, "since", lambda began, device: {"wall_s": 3.0})
+    monkeypatch.setattr(timing, "_WARM_UP_SECONDS", 5)
+    assert timing.warm_up(lambda: None, torch.device("cpu")) == 2  # long enough
+    runs: list[int] = []
+    monkeypatch.setattr(timing, "since", lambda began, device: {"wall_s": 0.3, "cpu_s": 0.1})
+    timed = timing.time_runs(lambda: runs.append(1), torch.device("cpu"), 1, new_event=FakeEvent)
+    assert timed["runs"] == 4 and timed["device_s"]["max"] == 0.005  # a second is enough
+    monkeypatch.setattr(timing, "since", lambda began, device: {"wall_s": 0.01, "cpu_s": 0.1})
+    assert timing.time_runs(lambda: None, torch.device("cpu"), 1, new_event=FakeEvent)["runs"] == 20
+
+
+@pytest.mark.parametrize(
+    ("told", "version"),
+    [
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.161.08  Sat Feb 24 2024\n", "535.161.08"),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  575.57.08  Release Build\nGCC 13.2.0", "575.57.08"),
+    ],
+)
+def test_the_drivers_version(tmp_path: Path, told: str, version: str) -> None:
+    (tmp_path / "version").write_text(told)
+    assert machine.driver_version(tmp_path / "version") == version
+
+
+def test_the_drivers_version_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 550.54.15; echo 550.54.15\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine.driver_version(tmp_path / "none") == "550.54.15"
+    monkeypatch.setenv("PATH", str(tmp_path / "none"))
+    assert machine.driver_version(tmp_path / "none") is None
+
+
 @pytest.mark.extras
 def test_compiled(bench: Command, models: dict[str, Path]) -> None:
     found, said = bench("--model", models["segment"], "--batches", "1", "--compile")
@@ -139,6 +217,8 @@ def test_requests_that_cannot_be_met(vpd_command: Command, models: dict[str, Pat
         assert "Traceback" not in result.err
     with pytest.raises(UsageError, match="rounds: got 0"):
         measuring.measure_speed(load(models["depth"]), rounds=0)
+    with pytest.raises(UsageError, match="pictures: got -1"):
+        measuring.measure_speed(load(models["depth"]), pictures=-1)
     with pytest.raises(UsageError, match="made by vpd.optimise"):
         measuring.measure_speed(optimise(load(models["depth"])))
 

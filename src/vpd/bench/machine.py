@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
+import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +57,7 @@ def peak_bytes(run: Callable[[], Any], device: torch.device) -> int | None:
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """What the figures depend on."""
+    """What the figures depend on; `gpu` where the device is one of CUDA's."""
     facts = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").is_file() else ""
     name = re.search(r"model name\s*: *(.*\S)", facts)
     return {
@@ -63,12 +67,59 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        **({"gpu": describe_gpu(device)} if device.type == "cuda" else {}),
     }
+
+
+def describe_gpu(device: torch.device) -> dict[str, Any]:
+    """Card, driver and libraries; none where one cannot be told."""
+    facts = torch.cuda.get_device_properties(device)
+    return {
+        "name": facts.name,
+        "memory_gib": round(facts.total_memory / 2**30, 1),
+        "capability": ".".join(map(str, torch.cuda.get_device_capability(device))),
+        "driver": driver_version(),
+        "cuda": torch.version.cuda or torch.version.hip,
+        "cudnn": torch.backends.cudnn.version(),
+        "triton": triton_version(),
+        "tf32_convolutions": uses_tf32(torch.backends.cudnn),
+        "tf32_products": uses_tf32(torch.backends.cuda.matmul),
+    }
+
+
+def uses_tf32(backend: Any) -> bool | None:
+    """Whether float32 is computed with fewer digits; none where torch was told in a way that it cannot tell back."""
+    try:
+        return bool(backend.allow_tf32)
+    except RuntimeError:
+        return None
+
+
+def driver_version(told: Path = Path("/proc/driver/nvidia/version")) -> str | None:
+    """Version of NVIDIA's driver, as the system or `nvidia-smi` tells it."""
+    if told.is_file() and (found := re.search(r"Module.*?(\d+\.\d+(\.\d+)?)", told.read_text(errors="replace"))):
+        return found[1]
+    if (program := shutil.which("nvidia-smi")) is None:
+        return None
+    command = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return next(iter(answer.stdout.split()), None) if answer.returncode == 0 else None
+
+
+def triton_version() -> str | None:
+    """Version of Triton, whichever package brought it; it is not imported."""
+    for name in ("triton", "pytorch-triton", "triton-windows"):
+        with suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    return None
 
 
 @torch.no_grad()
 def machine_peaks(
-    device: torch.device, dtype: torch.dtype, *, size: int | None = None, repeats: int = 5
+    device: torch.device, dtype: torch.dtype, *, size: int | None = None, repeats: int | None = None
 ) -> dict[str, float]:
     """Most that this machine reaches, the best of some tries, in 1e9 operations a second of `clock_of`.
 
@@ -86,9 +137,10 @@ def machine_peaks(
         "convolution": (2 * 9 * channels**2 * 64**2, lambda: F.conv2d(hidden, weight, padding=1)),
     }
     peaks = {}
+    repeats = repeats or (20 if device.type == "cuda" else 5)
     for name, (operations, run) in works.items():
         seconds = []
-        for _ in range(repeats):
+        for _ in range(repeats):  # of a GPU the first few only raise the clock
             began = now(device)
             run()
             seconds.append(since(began, device)[clock_of(device)])

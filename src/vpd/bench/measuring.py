@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vpd.backbones.tiny_encoder import TinyEncoder, load_tiny_encoder
-from vpd.bench.machine import clock_of, describe_machine, machine_peaks, now, peak_bytes, since
+from vpd.bench.machine import clock_of, describe_machine, machine_peaks
+from vpd.bench.many import time_many
+from vpd.bench.timing import time_runs
 from vpd.config import BackboneConfig, Resize, SegmentConfig, TaskConfig
 from vpd.errors import UsageError
 from vpd.inference.heap import free_heap, keep_heap
@@ -29,7 +29,7 @@ from vpd.version import __version__
 FORMAT_VERSION = 2
 PARTS = ("network", "predict")
 """What is timed: images in, the network's outputs out; and a picture in, its prediction out."""
-_LEAST_SECONDS = 0.1  # shorter runs are repeated until they take as long, or the clock would be what is measured
+_MANY_PICTURES = 64
 _SLOW_SECONDS = 1.0
 _TEXT = "the red ball on the left"
 SD15: dict[str, dict[str, Any]] = {
@@ -97,6 +97,7 @@ def measure_speed(
     batches: Sequence[int] | None = None,
     encoder: str | None = None,
     is_compiled: bool = False,
+    pictures: int | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """All figures of a model on its device, as a dictionary for JSON.
@@ -109,6 +110,7 @@ def measure_speed(
             where a picture takes more than a second.
         encoder: A small encoder to try: folder or hub id.
         is_compiled: Whether to try `torch.compile`.
+        pictures: JPEG files that one call of `predict` is timed on beside the network; none = 64 on a GPU, else 0.
         say: Told what goes on.
 
     Raises:
@@ -116,17 +118,23 @@ def measure_speed(
     """
     if model.is_optimised:
         raise UsageError("This model was made by vpd.optimise. Measure the model that it was made from.")
-    for word, number in (("px", px or 1), ("rounds", rounds), ("batches", min(batches or (1,)))):
+    for word, number in (
+        ("px", px or 1),
+        ("rounds", rounds),
+        ("batches", min(batches or (1,))),
+        ("pictures", pictures or 1),
+    ):
         if number < 1:
             raise UsageError(f"{word}: got {number}; give 1 or more.")
     small = None if encoder is None else load_tiny_encoder(encoder)
     options = find_options(model.device, encoder=small, encoder_name=encoder or "", is_compiled=is_compiled)
     machine, side = describe_machine(model.device), px or model.config.fit.size_px
+    many = (_MANY_PICTURES if model.device.type == "cuda" else 0) if pictures is None else pictures
     wanted, found, left_out = None, dict[str, Any](), dict[str, str]()
     for option in options:
         say(f"{option.name} ...")
         try:
-            figures, output = _measure(option, model, px=side, rounds=rounds, batches=batches)
+            figures, output = _measure(option, model, px=side, rounds=rounds, batches=batches, pictures=many)
         except UsageError:
             raise
         except Exception as error:  # whatever torch.compile misses on this machine
@@ -159,7 +167,7 @@ def measure_speed(
 
 
 def _measure(
-    option: Option, model: PerceptionModel, *, px: int, rounds: int, batches: Sequence[int] | None
+    option: Option, model: PerceptionModel, *, px: int, rounds: int, batches: Sequence[int] | None, pictures: int
 ) -> tuple[dict[str, Any], Tensor]:
     """Figures of one option, and what its network makes of one picture, float32 on the CPU."""
     if option.keeps_heap:
@@ -173,8 +181,8 @@ def _measure(
         images = images.to(device, runs.dtype)
         text = None if prompts is None else prompts.to(images)
         output = runs(images, text).float().cpu()
-        figures: dict[str, Any] = {"batch": batch, **_time(lambda: runs(images, text), device, rounds)}
-        figures["images_per_s"] = batch / figures["wall_s"]["median"]
+        figures: dict[str, Any] = {"batch": batch, **time_runs(lambda: runs(images, text), device, rounds)}
+        figures["images_per_s"] = batch / figures[_network_clock(figures, "wall_s")]["median"]
         return figures, output
 
     first, output = network(1)
@@ -189,35 +197,20 @@ def _measure(
         "dtype": str(runs.dtype).removeprefix("torch."),
         "gflop": count_gflop(model, option.arguments, px=px),
         "network": dict(first),
-        "predict": _time(lambda: runs.predict(picture, size=px, **words), device, rounds),
+        "predict": time_runs(lambda: runs.predict(picture, size=px, **words), device, rounds),
         "batches": points,
+        **({"many": time_many(runs, words, points, px=px, pictures=pictures)} if pictures else {}),
     }, output
+
+
+def _network_clock(figures: Mapping[str, Any], clock: str) -> str:
+    """The clock of the network: of a GPU its own, of which no waiting is part."""
+    return "device_s" if "device_s" in figures else clock
 
 
 def _example_prompts(model: PerceptionModel) -> Tensor | None:
     """Prompts for the network, where it has none of its own."""
     return None if model.constant_prompts() is not None else model.example_prompts(1)
-
-
-def _time(run: Callable[[], Any], device: torch.device, rounds: int) -> dict[str, Any]:
-    """Median, least and most of the seconds of a run, and its most memory over the weights."""
-    for _ in range(3 if device.type == "cuda" else 0):  # kernels are chosen, graphs recorded
-        run()
-    peak = peak_bytes(run, device)
-    began = now(device)
-    run()
-    times = min(100, math.ceil(_LEAST_SECONDS / max(since(began, device)["wall_s"], 1e-9))) or 1
-    measured = []
-    for _ in range(rounds):
-        began = now(device)
-        for _ in range(times):
-            run()
-        measured.append(since(began, device, times))
-    figures: dict[str, Any] = {}
-    for clock in began:
-        seconds = [found[clock] for found in measured]
-        figures[clock] = {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
-    return {**figures, "peak_mib": None if peak is None else peak / 2**20}
 
 
 @torch.no_grad()
@@ -246,25 +239,30 @@ def _compare(found: dict[str, Any], rates: dict[str, dict[str, float]], clock: s
     first = next(iter(found.values()))
     for figures in found.values():
         for part in PARTS:
-            figures[part]["times_faster"] = first[part][clock]["median"] / figures[part][clock]["median"]
-        rate = figures["gflop"] / figures["network"][clock]["median"]
+            timer = _network_clock(figures[part], clock) if part == "network" else clock
+            figures[part]["times_faster"] = first[part][timer]["median"] / figures[part][timer]["median"]
+        network = figures["network"]
+        rate = figures["gflop"] / network[_network_clock(network, clock)]["median"]
         figures["share_of_peak"] = rate / rates[figures["dtype"]]["matrix"]
 
 
-def random_sd15() -> PerceptionModel:
+def random_sd15(device: str | torch.device = "cpu") -> PerceptionModel:
     """A segmentation model of Stable Diffusion 1.5's size, 150 classes, 512 px, with random weights and prompts."""
     names = tuple(f"class {number}" for number in range(150))
-    return with_random_weights(SegmentConfig(classes=names, backbone=BackboneConfig(**SD15), fit=Resize()))
+    config = SegmentConfig(classes=names, backbone=BackboneConfig(**SD15), fit=Resize())
+    model: PerceptionModel = with_random_weights(config, device=device)
+    return model
 
 
-def with_random_weights(config: TaskConfig, task: TaskKind | None = None) -> Any:
+def with_random_weights(config: TaskConfig, task: TaskKind | None = None, *, device: str | torch.device = "cpu") -> Any:
     """A model in eval mode, filled in one pass: diffusers' own draw takes a minute at Stable Diffusion's size.
 
     Args:
         config: Of the model.
         task: Its class; none = the one of the table.
+        device: Where its weights are drawn: on a GPU in no time.
     """
-    model = build_model(config, task).to_empty(device="cpu")
+    model = build_model(config, task).to_empty(device=device)
     with torch.no_grad():
         for name, value in (*model.named_parameters(), *model.named_buffers()):
             if value.ndim > 1:

@@ -30,8 +30,8 @@ def describe(result: dict[str, Any]) -> str:
     lines = [
         f"{result['model']} ({result['task']}), a picture of {result['px']}x{result['px']} px, "
         f"median of {result['rounds']}",
-        f"{where}, threads: {machine['threads']}, cores: {machine['cores']}, torch {machine['torch']}; "
-        f"matrix products reach {reached} GFLOP a second of {whose}",
+        f"{where}, {_libraries(machine)}threads: {machine['threads']}, cores: {machine['cores']}, "
+        f"torch {machine['torch']}; matrix products reach {reached} GFLOP a second of {whose}",
         "",
         _options_table(result),
     ]
@@ -40,9 +40,26 @@ def describe(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *(f"* {line}" for line in _notes(result))])
 
 
+def _libraries(machine: dict[str, Any]) -> str:
+    """What a GPU's figures depend on beside torch."""
+    if (gpu := machine.get("gpu")) is None:
+        return ""
+    told = {"driver": gpu["driver"], "CUDA": gpu["cuda"], "cuDNN": gpu["cudnn"], "Triton": gpu["triton"]}
+    return "".join(f"{name} {value or 'unknown'}, " for name, value in told.items())
+
+
+def _clocks(result: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Part, clock and unit of each column of seconds."""
+    if result["clock"] == "cpu_s":
+        return [(part, *pair) for part in PARTS for pair in (("wall_s", "s"), ("cpu_s", "CPU s"))]
+    first = next(iter(result["options"].values()))
+    by_events = [("network", "device_s", "s by events")] if "device_s" in first["network"] else []
+    return [*by_events, *((part, "wall_s", "s") for part in PARTS)]
+
+
 def _options_table(result: dict[str, Any]) -> str:
-    clocks = {"wall_s": "s", "cpu_s": "CPU s"} if result["clock"] == "cpu_s" else {"wall_s": "s"}
-    rows = [["option", "how", "type", *(f"{part}, {unit}" for part in PARTS for unit in clocks.values())]]
+    columns = _clocks(result)
+    rows = [["option", "how", "type", *(f"{part}, {unit}" for part, _, unit in columns)]]
     rows[0] += [
         f"times faster: {', '.join(PARTS)}",
         "share of peak",
@@ -52,7 +69,7 @@ def _options_table(result: dict[str, Any]) -> str:
     for name, figures in result["options"].items():
         parts = [figures[part] for part in PARTS]
         rows.append([name, figures["how"], figures["dtype"]])
-        rows[-1] += [_short(part[clock]["median"]) for part in parts for clock in clocks]
+        rows[-1] += [_short(figures[part][clock]["median"]) for part, clock, _ in columns]
         rows[-1].append(", ".join(f"{part['times_faster']:.2f}" for part in parts))
         rows[-1] += [f"{figures['share_of_peak']:.0%}", ", ".join(_mib(part["peak_mib"]) for part in parts)]
         rows[-1].append(f"{figures['difference']:.1e}" if figures["difference"] else "nothing")
@@ -63,7 +80,8 @@ def _batches_table(result: dict[str, Any]) -> str:
     rows = [["option", "pictures together", "network, s", "pictures a second", "memory, MiB"]]
     for name, figures in result["options"].items():
         for point in figures["batches"]:
-            cells = [name, str(point["batch"]), _short(point["wall_s"]["median"]), f"{point['images_per_s']:.3g}"]
+            clock = "device_s" if "device_s" in point else "wall_s"
+            cells = [name, str(point["batch"]), _short(point[clock]["median"]), f"{point['images_per_s']:.3g}"]
             rows.append([*cells, _mib(point["peak_mib"])])
     return _table(rows)
 
@@ -75,6 +93,14 @@ def _notes(result: dict[str, Any]) -> list[str]:
     lines = [f"Memory is what torch takes over the weights, which are {result['weights_mib']:.0f} MiB as loaded."]
     if result["clock"] == "cpu_s":
         lines.insert(0, "Times faster are of CPU seconds, in which other load on this machine does not count.")
+    for name, figures in result["options"].items():
+        if many := figures.get("many"):
+            lines.append(
+                f"{name}: `predict` of {many['pictures']} JPEG files, {many['batch']} together, makes "
+                f"{many['pictures_per_s']:.3g} pictures a second, {many['share_of_network']:.0%} of the network's best."
+            )
+    if result["machine"].get("gpu", {}).get("tf32_convolutions"):
+        lines.append("Convolutions in float32 run in TF32, torch's default: `exact` is not exact to the last digits.")
     lines += [f"Left out: {name}. {reason}" for name, reason in result["left_out"].items()]
     if faster[best] < _WORTH_IT:
         return [*lines, "No option makes `predict` faster here."]
