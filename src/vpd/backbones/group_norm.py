@@ -52,16 +52,33 @@ def has_kernel(maps: Tensor) -> bool:
 
 @cache
 def _is_here(device: str) -> bool:
-    """Whether Triton is there and works: it wants a C compiler when it first runs, which some machines lack."""
-    is_interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # runs on a CPU, slowly: for tests
-    if find_spec("triton") is None or device != ("cpu" if is_interpreted else "cuda"):
+    """Whether Triton is there and works; where it does not work it is said, once."""
+    if find_spec("triton") is None or not _runs_on(device):
         return False
+    if reason := why_no_kernel(device):
+        logger.warning("%s, so group norms take torch's slower way.", reason)
+    return not reason
+
+
+def _runs_on(device: str) -> bool:
+    is_interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # runs on a CPU, slowly: for tests
+    return device == ("cpu" if is_interpreted else "cuda")
+
+
+def why_no_kernel(device: str) -> str:
+    """Why maps on a kind of device go through no kernel, by trying it; empty if they do.
+
+    Triton wants a C compiler when it first runs, which some machines lack.
+    """
+    if not _runs_on(device):
+        return f"There are no Triton kernels for {device}"
+    if find_spec("triton") is None:
+        return "Triton is not installed"
     try:
         from vpd.backbones.group_norm_kernel import GroupNormSiLU
 
         maps = torch.zeros(1, 32, 2, 2, device=device).contiguous(memory_format=torch.channels_last)
         GroupNormSiLU.apply(maps, maps[0, :, 0, 0], maps[0, :, 0, 0], 32, 1e-5, True, torch.float32)
     except Exception as error:  # compilers and drivers fail in their own ways; torch's kernels always work
-        logger.warning("Triton cannot be used here, so group norms take torch's slower way: %s", first_line(error))
-        return False
-    return True
+        return f"Triton cannot be used here: {first_line(error)}"
+    return ""

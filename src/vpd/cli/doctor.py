@@ -10,10 +10,10 @@ import shutil
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import typer
 
+from vpd.cli.gpu_findings import Finding, check_devices
 from vpd.errors import first_line
 from vpd.version import __version__
 
@@ -23,17 +23,6 @@ _LIBRARIES = ("torch", "transformers", "diffusers", "accelerate")
 _FAST_BF16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16", "bf16": "NEON BF16"}  # as /proc/cpuinfo has them
 _NEEDED_FREE_GB = 10
 _NEEDED_MEMORY_GB = 8
-
-
-class Finding(NamedTuple):
-    """One line of a diagnosis."""
-
-    verdict: Literal["ok", "warn", "bad"]
-    """`bad` = something will not work; `warn` = something works less well."""
-    subject: str
-    """What was looked at."""
-    message: str
-    """What was found, and what to do where it is not `ok`."""
 
 
 def doctor() -> None:
@@ -56,10 +45,10 @@ def diagnose() -> Iterator[Finding]:
     found = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
     yield Finding("ok", "python", f"{found}; vpd {__version__}")
     yield from check_packages()
+    yield check_torchvision()
+    yield check_imports()
+    yield from check_device()
     for check in (
-        check_torchvision,
-        check_imports,
-        check_device,
         check_processor,
         check_memory,
         check_tokenizer,
@@ -131,27 +120,10 @@ def _why_not(module: str) -> str:
     return ""
 
 
-def check_device() -> Finding | None:
-    """Where models will run."""
-    if _why_not("torch"):  # named by check_imports
-        return None
-    import torch
-
-    if torch.cuda.is_available():
-        gigabytes = torch.cuda.get_device_properties(0).total_memory / 2**30
-        return Finding(
-            "ok", "device", f"{torch.cuda.get_device_name(0)}, {gigabytes:.0f} GB; CUDA {torch.version.cuda}"
-        )
-    if torch.backends.mps.is_available():
-        return Finding("ok", "device", "Apple GPU (mps)")
-    if not torch.version.cuda:
-        return Finding("ok", "device", f"CPU, {torch.get_num_threads()} threads; this torch has no GPU support")
-    return Finding(
-        "warn",
-        "device",
-        f"torch was built for CUDA {torch.version.cuda} but sees no GPU: is there one, and does `nvidia-smi` show "
-        "a driver that is new enough? Models run on the CPU.",
-    )
+def check_device() -> Iterator[Finding]:
+    """Where models will run, and what they miss there."""
+    if not _why_not("torch"):  # else check_imports named it
+        yield from check_devices()
 
 
 def check_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
