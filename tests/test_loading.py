@@ -143,3 +143,14 @@ def test_names_that_compiling_and_parallel_training_change(saved: Path, copy: Pa
 def test_a_part_of_a_diffusion_model_is_named(tiny_diffusion: Path) -> None:
     with pytest.raises(UsageError, match="it is of a UNet2DConditionModel: of a diffusion model give the whole folder"):
         vpd.load(tiny_diffusion / "unet")
+
+
+@pytest.mark.parametrize("source", [None, 3, b"model", [], "", " "])
+def test_what_is_no_name_of_a_model(source: object) -> None:
+    with pytest.raises(UsageError, match="is no model: give its folder"):
+        vpd.load(source)  # type: ignore[arg-type]
+
+
+def test_what_is_no_name_of_a_device(saved: Path) -> None:
+    with pytest.raises(UsageError, match="no device None here"):
+        vpd.load(saved, device=None)  # type: ignore[arg-type]

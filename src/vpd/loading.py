@@ -153,6 +153,8 @@ def find_model(source: str | Path) -> Path:
     Raises:
         UsageError: If there is none, or it is something else.
     """
+    if not isinstance(source, (str, Path)) or not str(source).strip():
+        raise UsageError(f"{source!r} is no model: give its folder, a hub id, or one of {', '.join(ADAPTED)}.")
     path = Path(source).expanduser()
     if path.is_dir():
         if (path / CONFIG_FILE).is_file():
@@ -234,7 +236,7 @@ def find_device(device: str | torch.device) -> torch.device:
     try:
         found = torch.device(device)
         torch.ones(1, device=found).item()  # fails where there is nothing to compute with
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         known = ", ".join([*_devices_here(), "auto"])
         raise UsageError(f"There is no device {device!r} here ({first_line(error)}). Known here: {known}.") from None
     return found

@@ -34,6 +34,12 @@ def refusal(root, name="classes.json", content="[]", **options):
         ("classes.txt", "0,road\n1,sky\n2,car"),
         ("classes.txt", "road: 0\nsky: 1\ncar: 2"),
         ("classes.txt", "2\tcar\n0\troad\n1\tsky"),
+        ("classes.txt", "id\tname\n0\troad\n1\tsky\n2\tcar"),
+        ("classes.txt", "Name,Class_ID\nroad,0\nsky,1\ncar,2"),
+        ("classes.txt", "0. road\n1. sky\n2. car"),
+        ("classes.txt", "0 - road\n1 - sky\n2 - car"),
+        ("classes.txt", "'0': 'road',\n'1': 'sky',\n'2': 'car'"),
+        ("classes.txt", "__IGNORE__\nroad\nsky\ncar"),
         ("classes.txt", "-1 __ignore__\n0 road\n1 sky\n2 car"),
         ("classes.txt", "__ignore__\nroad\nsky\ncar"),
         ("classes.json", '["__ignore__", "road", "sky", "car"]'),
@@ -90,6 +96,10 @@ def test_words_that_yaml_knows_are_names(tmp_path):
 @pytest.mark.parametrize("content", ["lane 0\nlane 1\nlane 2", "2 wheeler\n4 wheeler\nman", "B2B area\nzone 51"])
 def test_numbers_in_names_are_names(content, tmp_path):
     assert read(tmp_path, "classes.txt", content).names == tuple(content.splitlines())
+
+
+def test_a_class_may_be_called_as_a_heading(tmp_path):
+    assert read(tmp_path, "classes.txt", "number\ncar 1\ncar 2").names == ("number", "car 1", "car 2")
 
 
 def test_doubtful_numbers_are_told(tmp_path):

@@ -110,3 +110,10 @@ def test_what_holds_no_image_is_named(tmp_path: Path):
         UsageError, match=r"no images in: .*hollow, .*\*\.png, .*b\*\. Left out: 1 \.txt\. Known: \.png"
     ):
         search_images([str(tmp_path / name) for name in ("hollow", "a.jpg", "*.png", "b*")])
+
+
+def test_an_empty_name_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    touch(tmp_path, "a.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="empty name"):
+        find_images([""])

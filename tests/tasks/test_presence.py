@@ -74,8 +74,15 @@ def test_thresholds(referrer: ReferringModel) -> None:
     assert torch.equal(below.mask, half.mask)
 
 
-@pytest.mark.parametrize("words", [{"threshold": 0.0}, {"threshold": 1.5}, {"min_presence": -1}, {"min_presence": 17}])
-def test_wrong_thresholds_are_refused(referrer: ReferringModel, words: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "words", [{"threshold": 0.0}, {"threshold": 1.5}, {"min_presence": -1}, {"min_presence": 17}, {"threshold": "x"}]
+)
+def test_wrong_thresholds_are_refused(referrer: ReferringModel, words: dict[str, Any]) -> None:
     (name,) = words
     with pytest.raises(UsageError, match=f"{name}="):
         predicted(referrer, **words)
+
+
+def test_half_a_character_is_no_text(referrer: ReferringModel) -> None:
+    with pytest.raises(UsageError, match="no valid Unicode"):
+        referrer.predict(IMAGE, text="cup \ud83d")

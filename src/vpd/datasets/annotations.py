@@ -73,7 +73,7 @@ def decode_text(content: bytes, where: str | Path) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{where}: not UTF-8 text (byte {error.start})") from error
+        raise UsageError(f"{where}: not UTF-8 text (byte {error.start}). Save it as UTF-8") from error
 
 
 def field(record: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:

@@ -209,7 +209,7 @@ def _renamed(listed: Listed, known: Sequence[str], given: Sequence[str]) -> List
         new = dict(zip(known, given, strict=True))
         label_map = {value: new.get(name, name) for value, name in label_map.items()}
     rest = iter(given)
-    names = [name if name.strip() == IGNORE_NAME else next(rest) for name in listed.names]
+    names = [name if name.strip().lower() == IGNORE_NAME else next(rest) for name in listed.names]
     return replace(listed, names=names, label_map=label_map)
 
 

@@ -11,7 +11,7 @@ from vpd.datasets.classes import IGNORE_NAME, ClassList, ColourList
 from vpd.errors import UsageError
 
 _NAME = r"(?P<name>\S.*?)"
-_NUMBER = r"(?P<number>-?\d+)"
+_NUMBER = r"[\"']?(?P<number>-?\d+)[\"']?"
 _COLOUR = r"(?P<r>\d{1,3})[\s,]+(?P<g>\d{1,3})[\s,]+(?P<b>\d{1,3})"
 _FORMS = tuple(
     re.compile(form)
@@ -19,11 +19,16 @@ _FORMS = tuple(
         rf"{_NAME}:(?P<r>\d+),(?P<g>\d+),(?P<b>\d+):[^:]*:[^:]*",  # CVAT
         rf"{_COLOUR}[\s,]+{_NAME}",
         rf"{_NAME}[\s,:]+{_COLOUR}",
-        rf"{_NUMBER}(?:\s*[:,;=]\s*|\s+){_NAME}",
+        rf"{_NUMBER}(?:\s*[:,;=.)]\s*|\s+-\s+|\s+){_NAME}",
         rf"{_NAME}(?:\s*[:,;=]\s*|\s+){_NUMBER}",
     )
 )
 """Lines of class lists that say more than a name; all lines of a list have one form."""
+_HEADING = re.compile(
+    r"(?:(?:class|label|category|train|pixel)_?)?(?:ids?|index|idx|number|value|names?|titles?)"
+    r"|no|nr|num|class(?:es)?|labels?|category|colou?r|pixel|[rgb]|red|green|blue"
+)
+"""A word of a line that says what stands in the columns below it."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,10 @@ def parse_lines(text: str, where: str) -> Listed:
         text: A name a line, with a number or a colour where all lines have one.
         where: The file, for messages.
     """
-    lines = [line.strip() for line in text.splitlines()]
+    lines = [line.strip().rstrip(",;") for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
+    if len(lines) > 1 and _is_heading(lines[0]) and any(all(map(form.fullmatch, lines[1:])) for form in _FORMS):
+        del lines[0]
     notes: tuple[str, ...] = ()
     for form in _FORMS:
         matches = [match for match in map(form.fullmatch, lines) if match]
@@ -105,6 +112,12 @@ def parse_lines(text: str, where: str) -> Listed:
     return Listed(where, [line.strip("\"'") for line in lines], notes=notes)
 
 
+def _is_heading(line: str) -> bool:
+    """Whether a line names two columns or more."""
+    words = re.split(r"[\s,;:]+", line.lower().replace('"', ""))
+    return len(words) > 1 and all(map(_HEADING.fullmatch, words))
+
+
 def listed_by_number(by_number: Mapping[int, str], where: str) -> Listed:
     """A list that says the number of each class: in any order, with gaps.
 
@@ -112,7 +125,7 @@ def listed_by_number(by_number: Mapping[int, str], where: str) -> Listed:
         by_number: Names by label value; `__ignore__` for values that do not count.
         where: The file, for messages.
     """
-    marked = {number for number, name in by_number.items() if name == IGNORE_NAME}
+    marked = {number for number, name in by_number.items() if name.lower() == IGNORE_NAME}
     numbers = sorted(by_number.keys() - marked)
     names = [by_number[number] for number in numbers]
     if numbers == [*range(len(numbers))] and marked <= {-1, 255}:

@@ -247,14 +247,14 @@ def is_byte(value: object) -> bool:
 def _without_marks(names: list[str]) -> tuple[list[str], list[int], list[str]]:
     """Names without labelme's marks, the values of those that are ignored, and what to say of it."""
     told = []
-    if names and names[0] == IGNORE_NAME:  # labelme counts from -1
+    if names and names[0].lower() == IGNORE_NAME:  # labelme counts from -1
         names = names[1:]
         told.append(f"{IGNORE_NAME} is no class, so the next line is class 0")
-    ignored = [value for value, name in enumerate(names) if name == IGNORE_NAME]
-    names = [name for name in names if name != IGNORE_NAME]
+    ignored = [value for value, name in enumerate(names) if name.lower() == IGNORE_NAME]
+    names = [name for name in names if name.lower() != IGNORE_NAME]
     if ignored:
         told.append(f"{IGNORE_NAME} is no class: label {', '.join(map(str, ignored))} does not count")
-    if names and names[0] == BACKGROUND_NAME:
+    if names and names[0].lower() == BACKGROUND_NAME:
         names = ["background", *names[1:]]
     return names, ignored, told
 

@@ -58,6 +58,10 @@ def find_images(sources: Sequence[str], *, except_folder: str | Path | None = No
     empty = []
     passed_over = None if except_folder is None else _identity(except_folder)
     for source in sources:
+        if not source.strip():  # as of a variable that is not set: not the folder that is current
+            raise UsageError(
+                "One of the images or folders to predict has an empty name. Give a file, folder or pattern"
+            )
         if Path(source).is_dir():
             images = _in_order(_Walk(left_out, passed_over).images(absolute(source)))
         elif searched_folder(source) is None:

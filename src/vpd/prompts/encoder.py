@@ -92,6 +92,11 @@ class TextEncoder(nn.Module):
     def _tokenize(self, texts: list[str], length: int | None) -> Tensor:
         limit = length or self.model.config.max_position_embeddings
         padding = "max_length" if length else "longest"
+        for text in texts:
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise UsageError(f"The text {text!r} is no valid Unicode: it has half of a character.") from error
         encoded = self.tokenizer(texts, padding=padding, max_length=limit, truncation=True, return_tensors="pt")
         full = [text for text, used in zip(texts, encoded.attention_mask.sum(dim=1), strict=True) if used == limit]
         for text, tokens in zip(full, token_lengths(self.tokenizer, full), strict=True):

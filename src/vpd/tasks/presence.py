@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import NamedTuple
 
 import torch
@@ -35,11 +36,15 @@ def read_thresholds(threshold: float | None, min_presence: float | None) -> tupl
         UsageError: If one is out of range.
     """
     threshold, min_presence = 0.5 if threshold is None else threshold, min_presence or 0.0
-    if not 0 < threshold < 1:
-        raise UsageError(f"threshold={threshold}: give a probability between 0 and 1, such as 0.5.")
-    if not 0 <= min_presence <= 1:
-        raise UsageError(f"min_presence={min_presence}: give a number from 0 (keep all) to 1, such as 0.5.")
+    if not _is_number(threshold) or not 0 < threshold < 1:
+        raise UsageError(f"threshold={threshold!r}: give a probability between 0 and 1, such as 0.5.")
+    if not _is_number(min_presence) or not 0 <= min_presence <= 1:
+        raise UsageError(f"min_presence={min_presence!r}: give a number from 0 (keep all) to 1, such as 0.5.")
     return threshold, min_presence
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def raw_presence(probability: Tensor) -> float:
