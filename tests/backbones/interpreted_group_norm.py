@@ -18,9 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import vpd
 from vpd.backbones import group_norm as module
-from vpd.backbones.group_norm import group_norm, has_kernel
+from vpd.backbones.group_norm import Sum, added, group_norm, has_kernel, sum_and_norm
 
-KERNEL = "vpd.backbones.group_norm_kernel"
+KERNEL = "vpd.backbones.group_norm_launch"
 
 
 def in_one_layout(maps: Tensor) -> Tensor:
@@ -66,6 +66,142 @@ def test_values_and_gradients(shape: tuple[int, ...], silu: bool, dtype: torch.d
     assert [value.dtype for value in found] == [dtype, torch.float32, torch.float32]
     for one, other in zip(found, of_wanted, strict=True):
         assert furthest(one, other) < most
+
+
+def leaf(*shape: int, dtype: torch.dtype = torch.float32, mean: float = 0.0) -> Tensor:
+    values = (torch.randn(shape) * 2 + mean).to(dtype)
+    return (in_one_layout(values) if len(shape) == 4 else values).requires_grad_()
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize("way", ["shift", "shift of all", "sum", "sum and shift", "sum and shift of all", "shift kept"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_values_and_gradients_after_an_addition(
+    shape: tuple[int, ...], way: str, dtype: torch.dtype, most: float
+) -> None:
+    images, channels, groups, *sides = shape
+    torch.manual_seed(0)
+    norm = torch.nn.GroupNorm(groups, channels)
+    torch.nn.init.normal_(norm.weight)
+    inputs = {"fresh": leaf(images, channels, *sides, dtype=dtype, mean=3)}
+    if "sum" in way:
+        inputs["other"] = leaf(images, channels, *sides, dtype=dtype)
+    if "shift" in way:
+        inputs["shift"] = leaf(1 if "all" in way else images, channels, mean=1)
+    if way in ("shift", "shift of all"):
+        total = None
+        normed = group_norm(norm, inputs["fresh"], silu=True, shift=inputs["shift"])
+    else:
+        total, normed = sum_and_norm(norm, Sum(**inputs), silu=True)
+        assert total.dtype == dtype and total.is_contiguous(memory_format=torch.channels_last)
+        if way == "sum" and dtype == torch.float32:  # to bfloat16 the interpreter rounds in its own way
+            assert torch.equal(total, inputs["fresh"] + inputs["other"])
+    gradients = [torch.randn_like(normed), torch.randn_like(normed)][: 1 if total is None else 2]
+    leaves = [*inputs.values(), norm.weight, norm.bias]
+    found = torch.autograd.grad([normed] if total is None else [normed, total], leaves, gradients)
+
+    exact = [value.detach().double().requires_grad_() for value in leaves]
+    named = dict(zip(inputs, exact, strict=False))
+    wanted_total = named["fresh"] + named.get("other", 0.0)
+    wanted_total = wanted_total + named["shift"][:, :, None, None] if "shift" in named else wanted_total
+    if total is not None:
+        assert furthest(total, wanted_total) < most
+        wanted_total = wanted_total + (
+            total.detach() - wanted_total.detach()
+        )  # it is the rounded sum that is normalised
+    wanted = F.silu(F.group_norm(wanted_total, groups, exact[-2], exact[-1], norm.eps))
+    of_wanted = torch.autograd.grad(
+        [wanted] if total is None else [wanted, wanted_total], exact, [gradient.double() for gradient in gradients]
+    )
+    assert furthest(normed, wanted.detach()) < most
+    assert [value.dtype for value in found] == [value.dtype for value in leaves]
+    for name, one, other in zip((*inputs, "weight", "bias"), found, of_wanted, strict=True):
+        if name == "shift" and total is None and channels == groups:
+            assert one.abs().max() < 1e-3 > other.abs().max()  # such a norm takes it out again
+        else:
+            assert furthest(one, other) < most, name
+
+
+@pytest.mark.parametrize("types", [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)], ids=str)
+@pytest.mark.parametrize("has_gradient", [True, False])
+def test_maps_of_two_types(types: tuple[torch.dtype, ...], has_gradient: bool) -> None:
+    """As under autocast: the sum is of the wider type, the norm of autocast's, gradients of their inputs'."""
+    torch.manual_seed(0)
+    norm, fresh, other, shift = (
+        torch.nn.GroupNorm(4, 32),
+        *(leaf(2, 32, 5, 6, dtype=dtype) for dtype in types),
+        leaf(1, 32),
+    )
+    exact = fresh.detach().double() + other.detach().double() + shift.detach().double()[:, :, None, None]
+    with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(has_gradient):
+        total, normed = sum_and_norm(norm, Sum(fresh, other, shift))
+    assert (total.dtype, normed.dtype) == (torch.float32, torch.bfloat16)
+    assert furthest(total, exact) < 1e-6 and furthest(normed, F.group_norm(exact, 4)) < 1e-2
+    if has_gradient:
+        found = torch.autograd.grad((total.square().sum(), normed.float().square().sum()), [fresh, other, shift])
+        assert [value.dtype for value in found] == [*types, torch.float32]
+        assert furthest(found[0], found[1].double()) < 1e-2
+
+
+@pytest.mark.parametrize("has_other", [True, False])
+def test_an_addition_alone(has_other: bool) -> None:
+    torch.manual_seed(0)
+    inputs = [leaf(2, 40, 5, 7), leaf(2, 40, 5, 7) if has_other else None, leaf(1, 40)]
+    fresh, other, shift = inputs
+    wanted = (fresh if other is None else fresh + other) + shift[:, :, None, None]
+    found = added(Sum(fresh, other, shift))
+    leaves, gradient = [value for value in inputs if value is not None], torch.randn_like(found)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, leaves, gradient), torch.autograd.grad(wanted, leaves, gradient)
+    )
+    with torch.no_grad():
+        there = fresh.detach().clone(memory_format=torch.preserve_format)
+        assert added(Sum(there, other, shift)) is there  # no room for another map is taken
+        torch.testing.assert_close(there, wanted)
+
+
+@pytest.mark.parametrize("used", [0, 1])
+def test_one_of_two_results_used(used: int) -> None:
+    torch.manual_seed(0)
+    norm, fresh, other = torch.nn.GroupNorm(4, 32), leaf(1, 32, 5, 6), leaf(1, 32, 5, 6)
+    found = torch.autograd.grad(sum_and_norm(norm, Sum(fresh, other))[used].square().sum(), [fresh, other])
+    total = fresh + other
+    wanted = torch.autograd.grad((total, norm(total))[used].square().sum(), [fresh, other])
+    torch.testing.assert_close(found, wanted)
+
+
+def test_a_sum_is_taken_once() -> None:
+    """Who adds has the maps alone."""
+    maps = Sum(torch.zeros(1, 4, 2, 2))
+    added(maps)
+    with pytest.raises(IndexError):
+        maps.take()
+
+
+def test_launches_are_within_the_limits_of_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a picture of 4096 pixels, and of a thousand small maps; the second number is at most 65,535."""
+    launch = importlib.import_module(KERNEL)
+    grids: list[tuple[int, ...]] = []
+
+    class Recorded:
+        def __getattr__(self, name: str) -> Any:
+            return self
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            grids.append(grid)
+            return lambda *args, **options: None
+
+    monkeypatch.setattr(launch, "kernels", Recorded())
+    shapes = [(1, 128, 4096, 4096), (1000, 1280, 8, 8)]
+    for shape in shapes:
+        maps = in_one_layout(torch.empty(shape, device="meta")).requires_grad_()
+        weight = torch.empty(shape[1], device="meta")
+        launch.GroupNormSiLU.apply(
+            maps, None, None, weight, weight, 32, 1e-5, True, torch.float32, False
+        ).sum().backward()
+    assert len(grids) == 12
+    assert all(first < 2**31 and second <= 65_535 for first, second in grids)
 
 
 def test_a_large_mean_costs_no_digits() -> None:
@@ -116,11 +252,17 @@ class Audit(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
+        self.additions: list[str] = []
+        """Of maps, each a pass over memory of its own; on GPUs a convolution's bias is one, too."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func.is_view:
             return result
+        if "add" in str(func) and layout(result) is not None:
+            self.additions.append(f"{func} {tuple(result.shape)}")
+        if "convolution" in str(func) and args[2] is not None:
+            self.additions.append(f"bias {tuple(result.shape)}")
         flat = [value for part in (*args, result) for value in (part if isinstance(part, (list, tuple)) else [part])]
         orders = {layout(value) for value in flat if isinstance(value, Tensor)} - {None}
         if len(orders) > 1:
@@ -133,6 +275,7 @@ def test_the_fast_path_copies_no_map(
     tiny_diffusion: Path, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vpd.optimising.can_pack", lambda: False)  # as on a GPU
+    torch.manual_seed(0)
     model = vpd.SegmentationModel.from_diffusion(tiny_diffusion, classes=("a", "b", "c"), head_channels=8).eval()
     fast = vpd.optimise(model, dtype="bfloat16")
     images = in_one_layout(torch.rand(1, 3, *size).bfloat16() * 2 - 1)
@@ -140,6 +283,8 @@ def test_the_fast_path_copies_no_map(
     with torch.no_grad(), Audit() as audit:
         found = fast.backbone(images, fast.prepared_text.layers)
     assert not audit.found
+    assert len(audit.additions) == 12  # of first and last convolutions, and of those between levels
+    assert all(addition.startswith("bias") for addition in audit.additions), audit.additions
     with audit:
         images.contiguous()
     assert len(audit.found) == 1  # it can fail
@@ -149,33 +294,38 @@ def test_the_fast_path_copies_no_map(
         assert furthest(one, other.double()) < 4e-2
 
 
-def test_training_in_bfloat16_reaches_it(tiny_diffusion: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    importlib.import_module(KERNEL)
-    kernel = sys.modules[KERNEL].GroupNormSiLU
-    calls: list[torch.Size] = []
-    apply = kernel.apply
+@pytest.mark.parametrize("use_bf16", [True, False])
+def test_training_reaches_it(tiny_diffusion: Path, monkeypatch: pytest.MonkeyPatch, use_bf16: bool) -> None:
+    launch = importlib.import_module(KERNEL)
+    calls: list[tuple[Any, ...]] = []
+    apply = launch.GroupNormSiLU.apply
 
-    def note(maps: Tensor, *others: Any) -> Any:
-        calls.append(maps.shape)
-        return apply(maps, *others)
+    def note(*given: Any) -> Any:
+        calls.append(given)
+        return apply(*given)
 
-    monkeypatch.setattr(kernel, "apply", note)
+    monkeypatch.setattr(launch.GroupNormSiLU, "apply", note)
+    torch.manual_seed(0)
     backbone = vpd.StableDiffusionBackbone.from_pretrained(tiny_diffusion).to(memory_format=torch.channels_last).train()
     images = in_one_layout(torch.rand(1, 3, 64, 64) * 2 - 1)
     text = torch.randn(1, 3, backbone.config.unet["cross_attention_dim"])
+    up = backbone.unet.up_blocks[1].resnets[0]
+    leaves = [backbone.unet.conv_in.weight, backbone.unet.mid_block.resnets[0].norm1.weight]
+    leaves += [up.conv1.bias, up.conv2.bias, up.conv_shortcut.bias, up.time_emb_proj.weight, up.norm2.weight]
 
-    def gradients() -> list[Tensor]:
-        with torch.autocast("cpu", torch.bfloat16):
+    def gradients() -> tuple[Tensor, ...]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=use_bf16):
             features = backbone(images, text)
-        loss = sum(part.float().square().mean() for part in features.maps)
-        return list(
-            torch.autograd.grad(loss, [backbone.unet.conv_in.weight, backbone.unet.mid_block.resnets[0].norm1.weight])
-        )
+        return torch.autograd.grad(sum(part.float().square().mean() for part in features.maps), leaves)
 
     has_kernel(images)  # its trial does not count
     calls.clear()
     found = gradients()
-    assert len(calls) > 20
-    monkeypatch.setattr("vpd.backbones.group_norm.has_kernel", lambda maps: False)
+    sums = [is_sum for *_, is_sum in calls]
+    assert (sums.count(True), sums.count(False)) == (16, 44)  # before each transformer; all others
+    monkeypatch.setattr(module, "_is_here", lambda device: False)
     for one, other in zip(found, gradients(), strict=True):
-        assert F.cosine_similarity(one.flatten(), other.flatten(), dim=0) > 0.99
+        if use_bf16:
+            assert F.cosine_similarity(one.flatten(), other.flatten(), dim=0) > 0.99
+        else:
+            assert furthest(one, other.double()) < 1e-4

@@ -33,4 +33,9 @@ def test_kernels_compile_for_gpus(capability: int) -> None:
     script = HERE / "compile_kernels.py"
     run = subprocess.run([sys.executable, script, str(capability)], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-5000:]
-    assert len(run.stdout.splitlines()) == 5  # kernels
+    found = [line.split() for line in run.stdout.splitlines()]
+    assert len({name for name, *_ in found}) == 7
+    for name, _, *widths in found:
+        in_loop = name.startswith("part_")  # where tiles come ahead of need, 16 bytes at once, past the registers
+        assert "combine" in name or ("cp.async.cg" if in_loop else "ld.global.v4.b32") in widths, name
+        assert "combine" in name or in_loop or "st.global.v4.b32" in widths, name

@@ -17,7 +17,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from einops import rearrange
 from torch import Tensor, nn
 
-from vpd.backbones.group_norm import group_norm
+from vpd.backbones.group_norm import Sum, add, added, group_norm, has_kernel, sum_and_norm
 from vpd.backbones.packed_layers import PackedLinear
 from vpd.backbones.recomputed import recomputed
 from vpd.tensors import LayerText
@@ -25,7 +25,7 @@ from vpd.tensors import LayerText
 Layer = Any  # a module of diffusers, whose attributes it does not type
 
 
-def residual_block(resnet: Layer, hidden: Tensor, time_embed: Tensor | None) -> Tensor:
+def residual_block(resnet: Layer, hidden: Tensor | Sum, time_embed: Tensor | None) -> Sum:
     """`resnet(hidden, time_embed)`, of UNet or autoencoder: the same bits in fewer passes and with less kept.
 
     diffusers' own forward divides by an output scale of 1 and never writes in place: a third of the time of the
@@ -34,12 +34,32 @@ def residual_block(resnet: Layer, hidden: Tensor, time_embed: Tensor | None) -> 
     is_plain = isinstance(resnet.nonlinearity, nn.SiLU) and resnet.time_embedding_norm == "default"
     is_plain = is_plain and resnet.output_scale_factor == 1 and not (resnet.up or resnet.down)
     if not is_plain or (torch.is_grad_enabled() and type(resnet) is not ResnetBlock2D):
-        return resnet(hidden, time_embed)
-    inner = resnet.conv1(group_norm(resnet.norm1, hidden, silu=True))
+        return Sum(resnet(added(hidden), time_embed))
+    skipped, inner = sum_and_norm(resnet.norm1, hidden, silu=True)
+    inner, shift = convolve(resnet.conv1, inner)
     if time_embed is not None:
-        inner = _add(inner, resnet.time_emb_proj(F.silu(time_embed))[:, :, None, None])
-    inner = resnet.conv2(resnet.dropout(group_norm(resnet.norm2, inner, silu=True)))
-    return _add(inner, hidden if resnet.conv_shortcut is None else resnet.conv_shortcut(hidden))
+        shift = _both(resnet.time_emb_proj(F.silu(time_embed)), shift)
+    inner = resnet.dropout(group_norm(resnet.norm2, inner, silu=True, shift=shift))
+    inner, shift = convolve(resnet.conv2, inner)
+    if resnet.conv_shortcut is not None:
+        skipped, of_shortcut = convolve(resnet.conv_shortcut, skipped)
+        shift = _both(shift, of_shortcut)
+    return Sum(inner, skipped, shift)
+
+
+def convolve(conv: Layer, maps: Tensor) -> tuple[Tensor, Tensor | None]:
+    """`conv(maps)`, which on a GPU still lacks a shift `(1, c)`, its bias, or None where nothing is lacking.
+
+    There torch adds a bias in a pass over the map of its own; the kernel that comes next does it on its way.
+    """
+    if type(conv) is not nn.Conv2d or conv.bias is None or conv.padding_mode != "zeros" or not has_kernel(conv.weight):
+        return conv(maps), None
+    maps = F.conv2d(maps, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
+    return maps, conv.bias[None]
+
+
+def _both(shift: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return other if shift is None else shift if other is None else shift + other
 
 
 def _feed_forward(feed_forward: Layer, tokens: Tensor) -> Tensor:
@@ -74,41 +94,48 @@ class PackedGEGLU(nn.Module):
 
 def spatial_transformer(
     transformer: Layer,
-    hidden: Tensor,
+    hidden: Tensor | Sum,
     texts: Iterator[Tensor | LayerText],
     *,
     with_map: bool,
     merge_above: int | None,
     run: Callable[..., Any],
 ) -> tuple[Tensor, Tensor | None]:
-    """A spatial transformer: `(b, c, h, w)` -> the same, and its cross-attention `(b, k, h, w)` if wanted.
+    """A spatial transformer: maps `(b, c, h, w)` -> the same, and its cross-attention `(b, k, h, w)` if wanted.
 
     With more positions than `merge_above`, its self-attention merges keys and values.
     """
-    height, width = hidden.shape[-2:]
+    residual, normed = sum_and_norm(transformer.norm, hidden)
+    height, width = residual.shape[-2:]
     grid = (height, width) if merge_above is not None and height * width > merge_above else None
-    residual = hidden
-    hidden = group_norm(transformer.norm, hidden)
-    if transformer.use_linear_projection:
-        tokens = transformer.proj_in(rearrange(hidden, "b c h w -> b (h w) c"))
-    else:
-        tokens = rearrange(transformer.proj_in(hidden), "b c h w -> b (h w) c")
+    tokens = _project_in(transformer, normed)
+    del normed
     found = []
     for block in transformer.transformer_blocks:
         tokens, probs = run(_transformer_block, block, tokens, next(texts), with_map, grid)
         found.append(probs)
     if transformer.use_linear_projection:
         tokens = transformer.proj_out(tokens)
-    hidden = rearrange(tokens, "b (h w) c -> b c h w", h=height)
+    maps, shift = rearrange(tokens, "b (h w) c -> b c h w", h=height), None
     if residual.is_contiguous():  # or the next convolutions would copy their weights into the order of tokens
-        hidden = hidden.contiguous()
+        maps = maps.contiguous()
     if not transformer.use_linear_projection:
-        hidden = transformer.proj_out(hidden)
-    hidden = _add(hidden, residual)
+        maps, shift = convolve(transformer.proj_out, maps)
+    maps = added(Sum(maps, residual, shift))
     if not with_map:
-        return hidden, None
+        return maps, None
     probs = torch.stack(found).mean(dim=0) if len(found) > 1 else found[0]
-    return hidden, rearrange(probs, "b (h w) k -> b k h w", h=height, w=width)
+    return maps, rearrange(probs, "b (h w) k -> b k h w", h=height, w=width)
+
+
+def _project_in(transformer: Layer, maps: Tensor) -> Tensor:
+    """Tokens of maps, `(b, c, h, w) -> (b, h*w, inner)`."""
+    layer = transformer.proj_in
+    if transformer.use_linear_projection:
+        return layer(rearrange(maps, "b c h w -> b (h w) c"))
+    if type(layer) is nn.Conv2d and has_kernel(maps):  # the same as a product of tokens, which adds the bias itself
+        return F.linear(rearrange(maps, "b c h w -> b (h w) c"), layer.weight[:, :, 0, 0], layer.bias)
+    return rearrange(layer(maps), "b c h w -> b (h w) c")
 
 
 def _transformer_block(
@@ -121,14 +148,14 @@ def _transformer_block(
     normed, attn = block.norm1(tokens), block.attn1
     attended_to = normed if grid is None else _merge_neighbours(normed, grid)
     key, value = _heads(attn, attn.to_k(attended_to)), _heads(attn, attn.to_v(attended_to))
-    tokens = _add(_attend(attn, normed, key, value, with_map=False)[0], tokens)
+    tokens = add(_attend(attn, normed, key, value, with_map=False)[0], tokens)
     text = read_layer_text(block.attn2, text) if isinstance(text, Tensor) else text
     if text.key is None:
-        tokens, probs = _add(tokens, text.value), tokens.new_ones(*tokens.shape[:2], 1) if with_map else None
+        tokens, probs = add(tokens, text.value), tokens.new_ones(*tokens.shape[:2], 1) if with_map else None
     else:
         attended, probs = _attend(block.attn2, block.norm2(tokens), text.key, text.value, with_map=with_map)
-        tokens = _add(attended, tokens)
-    return _add(_feed_forward(block.ff, block.norm3(tokens)), tokens), probs
+        tokens = add(attended, tokens)
+    return add(_feed_forward(block.ff, block.norm3(tokens)), tokens), probs
 
 
 def read_layer_text(attn: Layer, text_embeds: Tensor) -> LayerText:
@@ -167,10 +194,3 @@ def _attend(attn: Layer, tokens: Tensor, key: Tensor, value: Tensor, *, with_map
         attended = F.scaled_dot_product_attention(query, key, value).to(dtype)
     merged = rearrange(attended, "b heads n d -> b n (heads d)")
     return attn.to_out[1](attn.to_out[0](merged)), mean_probs
-
-
-def _add(fresh: Tensor, other: Tensor) -> Tensor:
-    """Their sum; without gradient into `fresh`, which nothing else may use. Autocast may make them of two types."""
-    if torch.is_grad_enabled() or fresh.dtype != other.dtype or torch.compiler.is_compiling():
-        return fresh + other
-    return torch.add(other, fresh, out=fresh)  # in bfloat16 on CPUs half the time of fresh.add_(other)

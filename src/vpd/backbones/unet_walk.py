@@ -19,6 +19,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vpd.backbones.group_norm import added
 from vpd.backbones.unet_layers import Layer, PackedGEGLU, read_layer_text, residual_block, spatial_transformer
 from vpd.tensors import LayerText, Text
 
@@ -69,11 +70,11 @@ def walk_unet(
     texts: Iterator[Tensor | LayerText] = repeat(text_embeds) if isinstance(text_embeds, Tensor) else iter(text_embeds)
 
     def layer(hidden: Tensor, resnet: Layer, attention: Layer | None, level: int) -> Tensor:
-        hidden = run(residual_block, resnet, hidden, time_embed)
+        total = run(residual_block, resnet, hidden, time_embed)
         if attention is None:
-            return hidden
+            return added(total)
         hidden, probs = spatial_transformer(
-            attention, hidden, texts, with_map=level in found, merge_above=merge_above, run=run
+            attention, total, texts, with_map=level in found, merge_above=merge_above, run=run
         )
         if probs is not None:
             found[level].append(probs.detach() if detach_maps else probs)
@@ -91,10 +92,11 @@ def walk_unet(
             skips.append(hidden)
 
     mid = unet.mid_block
-    hidden = run(residual_block, mid.resnets[0], hidden, time_embed)
+    total = run(residual_block, mid.resnets[0], hidden, time_embed)
     for attention, resnet in zip(mid.attentions, mid.resnets[1:], strict=True):
-        hidden, _ = spatial_transformer(attention, hidden, texts, with_map=False, merge_above=merge_above, run=run)
-        hidden = run(residual_block, resnet, hidden, time_embed)
+        hidden, _ = spatial_transformer(attention, total, texts, with_map=False, merge_above=merge_above, run=run)
+        total = run(residual_block, resnet, hidden, time_embed)
+    hidden = added(total)
 
     taps = []
     for index, block in enumerate(unet.up_blocks):

@@ -9,8 +9,8 @@ from diffusers.models.unets.unet_2d_blocks import DownEncoderBlock2D, UNetMidBlo
 from einops import rearrange
 from torch import Tensor, nn
 
-from vpd.backbones.group_norm import group_norm, has_kernel
-from vpd.backbones.unet_layers import Layer, residual_block
+from vpd.backbones.group_norm import Sum, added, group_norm, has_kernel, sum_and_norm
+from vpd.backbones.unet_layers import Layer, convolve, residual_block
 
 
 @torch.no_grad()
@@ -21,40 +21,43 @@ def encode_mode(vae: AutoencoderKL, images: Tensor) -> Tensor:
     latent stride; but residual blocks take fewer passes over memory, and the variances are left out.
     """
     encoder = vae.encoder
-    hidden = encoder.conv_in(images)
+    maps, shift = convolve(encoder.conv_in, images)
+    hidden = Sum(maps, None, shift)
+    del maps
     for block in (*encoder.down_blocks, encoder.mid_block):
         if type(block) is DownEncoderBlock2D:
             for resnet in block.resnets:
                 hidden = residual_block(resnet, hidden, None)
             for downsampler in block.downsamplers or ():
-                hidden = downsampler(hidden)
+                hidden = Sum(downsampler(added(hidden)))
         elif type(block) is UNetMidBlock2D:
             hidden = residual_block(block.resnets[0], hidden, None)
             for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
                 hidden = hidden if attention is None else _attend(attention, hidden)
                 hidden = residual_block(resnet, hidden, None)
         else:
-            hidden = block(hidden)
+            hidden = Sum(block(added(hidden)))
     is_plain = isinstance(encoder.conv_act, nn.SiLU)
-    hidden = group_norm(encoder.conv_norm_out, hidden, silu=is_plain)
-    hidden = encoder.conv_out(hidden if is_plain else encoder.conv_act(hidden))
+    _, maps = sum_and_norm(encoder.conv_norm_out, hidden, silu=is_plain)
+    maps = encoder.conv_out(maps if is_plain else encoder.conv_act(maps))
     means = vae.config.latent_channels
     if vae.quant_conv is None:
-        return hidden[:, :means]
-    return F.conv2d(hidden, vae.quant_conv.weight[:means], vae.quant_conv.bias[:means])
+        return maps[:, :means]
+    return F.conv2d(maps, vae.quant_conv.weight[:means], vae.quant_conv.bias[:means])
 
 
-def _attend(attention: Layer, maps: Tensor) -> Tensor:
+def _attend(attention: Layer, hidden: Sum) -> Sum:
     """`attention(maps)`, `(b, c, h, w)`; where a kernel keeps the order of memory, without a copy of the maps."""
+    maps = added(hidden)
     if not has_kernel(maps):
-        return attention(maps)
+        return Sum(attention(maps))
     tokens = rearrange(group_norm(attention.group_norm, maps), "b c h w -> b (h w) c")
     query, key, value = (
         rearrange(layer(tokens), "b n (heads d) -> b heads n d", heads=attention.heads)
         for layer in (attention.to_q, attention.to_k, attention.to_v)
     )
     attended = rearrange(F.scaled_dot_product_attention(query, key, value), "b heads n d -> b n (heads d)")
-    return maps + rearrange(attention.to_out[0](attended), "b (h w) c -> b c h w", h=maps.shape[2])
+    return Sum(rearrange(attention.to_out[0](attended), "b (h w) c -> b c h w", h=maps.shape[2]), maps)
 
 
 def scale_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
