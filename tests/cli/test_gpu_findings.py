@@ -114,5 +114,5 @@ def test_why_there_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_norm, "find_spec", lambda name: None)
     assert group_norm.why_no_kernel("cuda") == "Triton is not installed"
     monkeypatch.setattr(group_norm, "find_spec", lambda name: object())
-    monkeypatch.setitem(sys.modules, "vpd.backbones.group_norm_kernel", None)
+    monkeypatch.setitem(sys.modules, "vpd.backbones.group_norm_launch", None)
     assert group_norm.why_no_kernel("cuda").startswith("Triton cannot be used here: ")
