@@ -21,6 +21,7 @@ from vpd.inference.cache import FrozenCaches
 from vpd.tensors import Batch
 from vpd.training.auto_accumulate import peak_bytes, restart_peak
 from vpd.training.config import TrainConfig
+from vpd.training.feed import Feed
 from vpd.training.step import Stepper
 
 PARTS = ("forward", "backward", "optimiser")
@@ -71,10 +72,10 @@ def measure_steps(
     accelerator = TimingAccelerator()
     device = accelerator.device
     stepper = Stepper(model.to(device), config, accelerator, caches)
-    batches, runs, first_mib = repeat(batch), list[dict[str, float]](), start_mib(device)
+    feed, runs, first_mib = Feed(repeat(batch), device), list[dict[str, float]](), start_mib(device)
     for step in range(steps + 1):
         before = start_mib(device)
-        taken = stepper.take(step, 1e-6, batches)
+        taken = stepper.take(step, 1e-6, feed)
         accelerator.mark("optimiser")
         names = ["began", *PARTS]
         run = {

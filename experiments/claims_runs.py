@@ -35,6 +35,7 @@ from vpd.tasks.referring import ReferringModel
 from vpd.tasks.segmentation import SegmentationModel
 from vpd.tasks.table import TASKS
 from vpd.tensors import Batch
+from vpd.training.feed import Feed
 from vpd.training.schedules import schedule_of
 from vpd.training.settings import resolve_config
 from vpd.training.step import Stepper
@@ -158,9 +159,10 @@ class Laboratory:
         stepper = Stepper(model, config, self._accelerator, caches)
         schedule = schedule_of(config, type(model), samples=len(train.names))
         batches = (take(train, indices) for indices in draw_indices(len(train.names), batch_size, seed))
+        feed = Feed(batches, self._accelerator.device)
         for step in range(steps):
             model.train()
-            yield step + 1, stepper.take(step, schedule(step), batches).loss
+            yield step + 1, stepper.take(step, schedule(step), feed).loss
 
     def _caches(self, model: PerceptionModel, arm: Arm) -> FrozenCaches:
         """Where a model finds latents and expressions; a frozen backbone has latents of its own."""

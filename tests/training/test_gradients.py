@@ -15,6 +15,7 @@ from vpd.errors import UsageError
 from vpd.processes import find_processes
 from vpd.tasks.segmentation import SegmentationModel
 from vpd.tensors import Batch
+from vpd.training.feed import Feed
 from vpd.training.run import train
 from vpd.training.settings import resolve_config
 from vpd.training.step import Stepper
@@ -56,12 +57,12 @@ def test_bad_step_changes_nothing(diffusion: Path) -> None:
     before = copy.deepcopy(model.state_dict())
     images, labels = torch.rand(2, 3, 64, 64) * 2 - 1, torch.zeros(2, 64, 64, dtype=torch.long)
     bad, good = (Batch(images=pixels, names=["a", "b"], labels=labels) for pixels in (images * torch.nan, images))
-    assert stepper.take(0, 1e-3, iter([bad])).is_bad
+    assert stepper.take(0, 1e-3, Feed(iter([bad]), torch.device("cpu"))).is_bad
     parameters = dict(model.named_parameters())
     assert all(torch.equal(value, before[name]) for name, value in parameters.items())
     assert all(value.grad is None for value in parameters.values())
     model.load_state_dict(before)  # BatchNorm's running means
-    assert not stepper.take(1, 1e-3, iter([good])).is_bad
+    assert not stepper.take(1, 1e-3, Feed(iter([good]), torch.device("cpu"))).is_bad
     assert not all(torch.equal(value, before[name]) for name, value in parameters.items())
 
 
@@ -71,7 +72,7 @@ def test_what_was_trained_is_left_to_others(diffusion: Path) -> None:
     stepper = Stepper(model, resolve_config("segment", settings), find_processes())
     labels = torch.zeros(2, 64, 64, dtype=torch.long)
     batch = Batch(images=torch.rand(2, 3, 64, 64) * 2 - 1, names=["a", "b"], labels=labels)
-    stepper.take(0, 1e-3, iter([batch]))
+    stepper.take(0, 1e-3, Feed(iter([batch]), torch.device("cpu")))
     stepper.close()
     total, _ = model.loss_sum(batch)
     total.backward()

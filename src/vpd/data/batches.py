@@ -49,6 +49,7 @@ class SampleStream:
         world_size: Number of processes.
         start_step: First step.
         workers: Processes that read samples; 0 = read in this one.
+        pin: Let a thread put the batches of `workers` into memory that a GPU copies from by itself.
 
     Raises:
         ValueError: If a number is out of range.
@@ -68,6 +69,7 @@ class SampleStream:
         world_size: int = 1,
         start_step: int = 0,
         workers: int = 0,
+        pin: bool = False,
     ) -> None:
         if len(sample_set) == 0:
             raise UsageError("the sample set is empty; there is nothing to train on")
@@ -80,7 +82,7 @@ class SampleStream:
         pad_px = transform.pad_px if isinstance(transform, Pipeline) else None
         self._read = _ReadBatch(_TransformedSamples(sample_set, transform, seed), pad_px)
         self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
-        self._start_step, self._workers = start_step, workers
+        self._start_step, self._workers, self._pin = start_step, workers, pin
         self.steps_per_epoch = len(sample_set) / (batch_size * world_size)
         """Steps in which every sample is used once; rarely a whole number."""
 
@@ -92,7 +94,7 @@ class SampleStream:
     def __iter__(self) -> Generator[Batch, None, None]:
         """Yield batches from `start_step` on; to be closed, as the processes that read samples end only then."""
         places = (self.places(step) for step in count(self._start_step))
-        with closing(iter(Readers(self._read, places, workers=self._workers))) as batches:
+        with closing(iter(Readers(self._read, places, workers=self._workers, pin=self._pin))) as batches:
             for batch in batches:
                 if isinstance(batch, UsageError):
                     raise batch

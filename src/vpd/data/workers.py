@@ -45,10 +45,13 @@ class Readers(Generic[Place, Item]):
         read: Makes an item of a place.
         places: What to read; without end if that suits the caller.
         workers: Processes; 0 = read in this one.
+        pin: Let a thread of this process call `pin_memory` of what other processes made, where it has that.
     """
 
-    def __init__(self, read: Callable[[Place], Item], places: Iterable[Place], *, workers: int) -> None:
-        self._read, self._places, self._workers = read, places, workers
+    def __init__(
+        self, read: Callable[[Place], Item], places: Iterable[Place], *, workers: int, pin: bool = False
+    ) -> None:
+        self._read, self._places, self._workers, self._pin = read, places, workers, pin
 
     def __len__(self) -> int:
         if not isinstance(self._places, Sized):
@@ -73,6 +76,7 @@ class Readers(Generic[Place, Item]):
             sampler=self._places,
             num_workers=self._workers,
             collate_fn=_as_is,
+            pin_memory=self._pin,
             worker_init_fn=partial(_begin, is_quiet=is_quiet, log_level=logging.getLogger().level),
             multiprocessing_context=worker_context(),
             generator=torch.Generator(),  # or torch's global generator would be advanced, and a resumed run differ

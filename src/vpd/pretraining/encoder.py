@@ -33,6 +33,7 @@ from vpd.processes import find_processes
 from vpd.tensors import Batch
 from vpd.training.checkpoints import Checkpoint, latest_checkpoint
 from vpd.training.config import TrainConfig
+from vpd.training.feed import Feed
 from vpd.training.loop import Training
 from vpd.training.settings import read_settings
 from vpd.training.setup import data_identity
@@ -245,10 +246,10 @@ def _first_batch(train_set: SampleSet, transform: Transform, config: TrainConfig
 def _steps_in(minutes: float, trial: Distillation, config: TrainConfig, batch: Batch, accelerator: Accelerator) -> int:
     """How many steps so many minutes are, by the pace of a few that change nothing but a trial."""
     stepper = Stepper(trial, config, accelerator)  # type: ignore[arg-type]
-    took_s = []
+    feed, took_s = Feed(repeat(batch), accelerator.device), []
     for _ in range(1 + _TIMED_STEPS):  # the first makes ready
         began_s = time.perf_counter()
-        stepper.take(0, config.learning_rate, repeat(batch))
+        stepper.take(0, config.learning_rate, feed)
         took_s.append(time.perf_counter() - began_s)
     stepper.close()
     pace_s = median(took_s[1:])

@@ -98,11 +98,12 @@ class TextEncoder(nn.Module):
             except UnicodeEncodeError as error:
                 raise UsageError(f"The text {text!r} is no valid Unicode: it has half of a character.") from error
         encoded = self.tokenizer(texts, padding=padding, max_length=limit, truncation=True, return_tensors="pt")
-        full = [text for text, used in zip(texts, encoded.attention_mask.sum(dim=1), strict=True) if used == limit]
+        used = encoded.attention_mask.numpy().sum(axis=1)
+        full = [text for text, length in zip(texts, used, strict=True) if length == limit]
         for text, tokens in zip(full, token_lengths(self.tokenizer, full), strict=True):
             if tokens > limit:
                 self._tell_cut(text, tokens, limit)
-        return encoded.input_ids.to(self.model.device)
+        return encoded.input_ids.to(self.model.device, non_blocking=True)
 
     def _tell_cut(self, text: str, tokens: int, limit: int) -> None:
         """Count a text that is cut, and say so at the first, the 10th, the 100th, ... of them."""

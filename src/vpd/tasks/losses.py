@@ -119,7 +119,7 @@ def referring_loss(logits: Tensor, masks: Tensor, *, class_weights: tuple[float,
 
 def referring_loss_sum(logits: Tensor, masks: Tensor, *, class_weights: tuple[float, float] = (0.9, 1.1)) -> LossSum:
     """Total of `referring_loss` over pixels, and the sum of their class weights."""
-    weights = torch.tensor(class_weights, device=logits.device)
+    weights = torch.tensor(class_weights).to(logits.device, non_blocking=True)
     total = _cross_entropy_sum(logits, masks, weights)
     background, inside = (masks == 0).sum(), (masks == 1).sum()
     return total, background * class_weights[0] + inside * class_weights[1]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from vpd.training.fsdp import gathered
-
-_STEP_BYTES = 2**26
-"""Of gradients that are widened for the optimiser at a time."""
+_STEP_BYTES, _CUDA_STEP_BYTES = 2**26, 2**30
+"""Of gradients that are widened for the optimiser at a time. On a GPU each part costs launches, and the memory of the
+maps is free again by then."""
 
 
 class Gradients:
@@ -20,7 +19,7 @@ class Gradients:
 
     Under bfloat16 autocast a matrix or kernel is used in bfloat16, so its gradient of one backward pass has no more
     digits, and float32 holds it with 16 bits of zeros. `narrow` keeps it without them: half the memory, the same bits.
-    Vectors, such as the weights of norms, stay as they are.
+    Vectors, such as the weights of norms, stay as they are. Nothing here waits for the device.
 
     Args:
         optimiser: Over the parameters; its state is kept parameter by parameter.
@@ -45,28 +44,35 @@ class Gradients:
             hook.remove()
         self._hooks.clear()
 
-    def scale_and_measure(self, scale: float) -> float:
-        """Multiply the gradients by a number; returns their norm over all processes, before `step` clips them."""
-        self._scale = scale
-        wide = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        for gradient in wide:
-            gradient.mul_(scale)
-        if self._narrow:  # one by one, and in the same order as without
-            widened = map(self._widened, self._parameters)
-            wide = [nn.utils.get_total_norm([gradient]) for gradient in widened if gradient is not None]
-        self._norm = nn.utils.get_total_norm(wide)
-        return float(gathered(self._norm))
+    @torch.no_grad()
+    def scale_and_measure(self, scale: Tensor) -> Tensor:
+        """Multiply the gradients by a number; returns their norm over all processes, before `step` clips them.
+
+        Args:
+            scale: A scalar, on the device.
+        """
+        self._scale = scale.float()
+        wide = {parameter: parameter.grad for parameter in self._parameters if parameter.grad is not None}
+        if wide:
+            torch._foreach_mul_([*wide.values()], self._scale)
+        if self._narrow:  # each by itself, and in the same order as without
+            norms = dict(zip(wide, torch._foreach_norm([*wide.values()]), strict=True)) if wide else {}
+            for part in self._parts():
+                norms |= dict(zip(part, torch._foreach_norm([*self._widened(part)]), strict=True)) if part else {}
+            found = [norms[parameter] for parameter in self._parameters if parameter in norms]
+        else:
+            found = [*wide.values()]
+        self._norm = nn.utils.get_total_norm(found)
+        return self._norm.full_tensor() if isinstance(self._norm, DTensor) else self._norm
 
     def step(self, clip_norm: float | None) -> None:
         """Let the optimiser take a step, after `scale_and_measure`, with gradients shortened to `clip_norm` at most."""
-        limit = clip_norm or math.inf
-        wide = [parameter for parameter in self._parameters if parameter.grad is not None]
-        nn.utils.clip_grads_with_norm_(wide, limit, self._norm)  # all are stepped with the first part
-        for parameters in self._parts():
-            for parameter in parameters:
-                parameter.grad = self._widened(parameter)
+        self._clip([parameter for parameter in self._parameters if parameter.grad is not None], clip_norm)
+        for parameters in self._parts():  # those of above are stepped with the first part
+            for parameter, wide in zip(parameters, self._widened(parameters), strict=True):
+                parameter.grad = wide
                 del self._narrow[parameter]
-            nn.utils.clip_grads_with_norm_(parameters, limit, self._norm)
+            self._clip(parameters, clip_norm)
             self._optimiser.step()  # passes over parameters without gradient
             self._optimiser.zero_grad(set_to_none=True)
 
@@ -81,10 +87,19 @@ class Gradients:
             self._narrow[parameter] = parameter.grad.bfloat16()
             parameter.grad = None
 
-    def _widened(self, parameter: nn.Parameter) -> Tensor | None:
-        """The scaled gradient in the type of the parameter, if it has one."""
-        narrow = self._narrow.get(parameter)
-        return parameter.grad if narrow is None else narrow.float().mul_(self._scale)
+    def _widened(self, parameters: Sequence[nn.Parameter]) -> Iterable[Tensor]:
+        """The scaled gradients of parameters that have narrow ones, in float32: on a GPU in few launches."""
+        if not parameters or not parameters[0].is_cuda:  # one is in the cache still when it is used, and then freed
+            return (self._narrow[parameter].float().mul_(self._scale) for parameter in parameters)
+        narrow = [self._narrow[parameter] for parameter in parameters]
+        wide = [torch.empty_like(gradient, dtype=torch.float32) for gradient in narrow]
+        torch._foreach_copy_(wide, narrow)
+        torch._foreach_mul_(wide, self._scale)
+        return wide
+
+    def _clip(self, parameters: Sequence[nn.Parameter], clip_norm: float | None) -> None:
+        if clip_norm and parameters:
+            nn.utils.clip_grads_with_norm_(parameters, clip_norm, self._norm)
 
     def _parts(self) -> Iterator[list[nn.Parameter]]:
         """The parameters whose gradients are narrow, as many at a time as may be wide; the last part may be empty."""
@@ -93,7 +108,7 @@ class Gradients:
         for parameter in [parameter for parameter in self._parameters if parameter in self._narrow]:
             part.append(parameter)
             size += parameter.nbytes
-            if size >= _STEP_BYTES:
+            if size >= (_CUDA_STEP_BYTES if parameter.is_cuda else _STEP_BYTES):
                 yield part
                 part, size = [], 0
         yield part

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from vpd.training.bad_data import BadSamples, BadSteps
 from vpd.training.checkpoints import Checkpoint, add_scores
 from vpd.training.config import TrainConfig
 from vpd.training.ema import WeightAverage, averaged
+from vpd.training.feed import Feed
 from vpd.training.outcome import leave_models, validations_since
 from vpd.training.progress import Costs, Interval, Progress
 from vpd.training.run_folder import RunFolder, summary
@@ -124,12 +126,13 @@ class Training:
             closing(iter(self._stream())) as batches,
         ):
             self._catch_up(progress, stop)
-            interval = Interval()
+            interval, needed = Interval(), (self.steps - self.start_step) * self.config.accumulation
+            feed = Feed(islice(batches, needed), self.accelerator.device)
             for step in range(self.start_step, self.steps):
                 if self._has_stalled(step):
                     break
                 rate, began_s = self.schedule(step), time.perf_counter()
-                taken = self.stepper.take(step, rate, batches)
+                taken = self.stepper.take(step, rate, feed)
                 interval.add(taken)
                 if self.average and not taken.is_bad:
                     self.average.update(step)
@@ -256,6 +259,7 @@ class Training:
             world_size=self.accelerator.num_processes,
             start_step=self.start_step * self.config.accumulation,
             workers=self.config.workers,
+            pin=self.accelerator.device.type == "cuda",
         )
 
     def _progress(self) -> Progress:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from vpd.tasks.model import PerceptionModel
 from vpd.tensors import Batch
 from vpd.training.checkpoints import Checkpoint, restore_optimiser
 from vpd.training.config import TrainConfig
+from vpd.training.feed import Feed
 from vpd.training.fsdp import Shards, shard
 from vpd.training.gradients import Gradients
 from vpd.training.optimisers import build_optimiser, freeze_parts, optimiser_groups, set_learning_rate
@@ -68,7 +68,7 @@ class Step:
     has_unreadable: bool = False
     """Whether samples of any process could not be read and were replaced."""
     wait_s: float = 0.0
-    """Seconds that this process waited for the batches."""
+    """Seconds that the device of this process waited for batches."""
 
     @property
     def is_bad(self) -> bool:
@@ -136,39 +136,46 @@ class Stepper:
         """Leave the model to others; no step can be taken after it."""
         self._gradients.close()
 
-    def take(self, step: int, rate: float, batches: Iterator[Batch]) -> Step:
+    def take(self, step: int, rate: float, feed: Feed) -> Step:
         """Take one step, unless its loss or its gradient is NaN or infinite: then nothing changes.
 
-        The gradient is that of the sum of all totals over the sum of all weights, of all batches and processes.
+        The gradient is that of the sum of all totals over the sum of all weights, of all batches and processes. The
+        device is waited for once, when all but the optimiser's work was handed to it and the next batch is on its way.
 
         Args:
             step: Steps taken before.
             rate: Learning rate of a group with scale 1.
-            batches: As many as `accumulate` says are drawn.
+            feed: As many batches as `accumulate` says are taken from it.
         """
         torch.manual_seed(step_seed(self._config.seed, step, self._accelerator.process_index))
         set_learning_rate(self._optimiser, rate)
         buffers = [buffer.clone() for buffer in self._buffers]
         drawn: list[Batch] = []
         sums: list[Tensor] = []
-        wait_s = 0.0
         while len(drawn) < self._config.accumulation:
-            asked_s = time.perf_counter()
-            batch = next(batches)
-            wait_s += time.perf_counter() - asked_s
-            drawn.append(batch)
+            batch = feed.next()
+            drawn.append(batch.read)
             is_last = len(drawn) == self._config.accumulation
             with nullcontext() if is_last else self._accelerator.no_sync(self._loss_of):
-                total, weight = self._loss_of(batch.to(self._accelerator.device))
+                total, weight = self._loss_of(batch.sent)
                 self._accelerator.backward(total)
             sums.append(torch.stack([total.detach().float(), weight.float()]))
-        totals, weights = zip(*torch.stack(sums).tolist(), strict=True)  # waits for the device once
-        own_unreadable = sum(len(batch.unreadable) for batch in drawn)
-        total_sum, weight_sum, unreadable = self._sum_over_processes(sum(totals), sum(weights), own_unreadable)
-        scale = self._accelerator.num_processes / (weight_sum or 1)  # DDP averages over processes
-        norm = self._gradients.scale_and_measure(scale)
-        parts = list(zip(drawn, totals, strict=True))
-        outcome = Step(total_sum / (weight_sum or 1), norm, parts, has_unreadable=unreadable > 0, wait_s=wait_s)
+            del batch, total, weight
+            feed.ahead()
+        overall = self._over_processes(sums, sum(len(batch.unreadable) for batch in drawn))
+        weight_or_one = overall[1] + (overall[1] == 0)
+        scale = self._accelerator.num_processes / weight_or_one  # DDP averages over processes
+        norm = self._gradients.scale_and_measure(scale).to(overall)
+        own = torch.stack(sums)[:, 0].to(overall)
+        found = torch.cat([overall, norm[None], own]).tolist()  # waits for the device
+        total_sum, weight_sum, unreadable, norm_value, *totals = found
+        outcome = Step(
+            total_sum / (weight_sum or 1),
+            norm_value,
+            list(zip(drawn, totals, strict=True)),
+            has_unreadable=unreadable > 0,
+            wait_s=feed.waited_s(),
+        )
         if outcome.is_bad:
             for buffer, before in zip(self._buffers, buffers, strict=True):
                 buffer.copy_(before)
@@ -177,11 +184,15 @@ class Stepper:
         self._gradients.clear()
         return outcome
 
-    def _sum_over_processes(self, *values: float) -> list[float]:
+    def _over_processes(self, sums: list[Tensor], unreadable: int) -> Tensor:
+        """Total, weight and number of unreadable samples over all batches and processes, `(3,)`, on the device."""
+        exact = torch.float32 if sums[0].device.type == "mps" else torch.float64
+        own = reduce(torch.add, [part.to(exact) for part in sums])
+        values = torch.cat([own, own.new_full((1,), unreadable)])
         if self._accelerator.num_processes == 1:
-            return list(values)
-        on_device = torch.tensor(values, dtype=torch.float64, device=self._accelerator.device)
-        return self._accelerator.reduce(on_device, reduction="sum").tolist()
+            return values
+        summed: Tensor = self._accelerator.reduce(values, reduction="sum")
+        return summed
 
 
 def set_up(model: Any, config: TrainConfig) -> None:
