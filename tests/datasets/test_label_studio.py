@@ -113,3 +113,47 @@ def test_other_exports_are_told_apart(root):
     next(root.glob("*.json")).write_text('[{"image": "x", "tag": []}]')
     with pytest.raises(UsageError, match="no known data set"):
         detect_format(root)
+
+
+def left_out(root):
+    return [problem for problem in check_data("label_studio", root).problems if "left out" in problem]
+
+
+@pytest.mark.parametrize("key", ["original_width", "value"])
+def test_regions_that_lack_something_are_told(key, root):
+    change(root, lambda tasks: tasks[1]["annotations"][0]["result"].append({"type": "polygonlabels"}))
+    change(root, lambda tasks: region(tasks).pop(key))
+    assert len(left_out(root)) + len([p for p in check_data("label_studio", root).problems if "size" in p]) >= 2
+
+
+def test_what_was_drawn_on_a_turned_picture_is_told(root):
+    change(root, lambda tasks: region(tasks, 1).update(image_rotation=90))
+    assert "turned by 90 degrees" in "".join(left_out(root))
+    assert not LabelStudioData(root, "train")[1].labels.any()
+
+
+def test_a_second_label_of_a_region_is_told(root):
+    change(root, lambda tasks: region(tasks, 1)["value"][region(tasks, 1)["type"]].append("spoon"))
+    assert "labels after the first" in "".join(left_out(root))
+
+
+def test_the_annotation_that_is_ground_truth_counts(root):
+    def annotate(tasks):
+        first = tasks[0]["annotations"][0]
+        odd = {**first["result"][0], "type": "ellipselabels"}
+        odd["value"] = {"x": 50, "y": 50, "radiusX": 9, "radiusY": 9, "ellipselabels": ["mug"]}
+        tasks[0]["annotations"] = [{"result": [odd]}, {**first, "ground_truth": True}]
+
+    change(root, annotate)
+    samples = LabelStudioData(root, "train")
+    assert np.array_equal(samples[0].labels, labels_of(0))
+    assert "1 tasks have several annotations" in samples.notes[-1]
+
+
+@pytest.mark.parametrize("annotations", [None, "none", [None], [{"result": None}]])
+def test_a_task_without_annotation_costs_itself(annotations, root):
+    change(root, lambda tasks: tasks[0].update(annotations=annotations))
+    assert len(LabelStudioData(root, "train")) == 2
+    for place in (1, 2):
+        change(root, lambda tasks, place=place: tasks[place].update(annotations=[{"result": []}]))
+    assert "none of its 3 tasks has an annotation" in refusal(root)

@@ -116,7 +116,7 @@ def test_odd_shapes_cost_themselves(changes, message, root):
 def test_damaged_files(root):
     content = json.loads((root / "im0.json").read_text())
     for changes, message in (
-        ({"shapes": [1]}, "'shapes' must be a list of objects"),
+        ({"shapes": {"a": []}, "flags": {"shapes": []}}, "'shapes' is missing or of the wrong type"),
         ({"imageHeight": 41}, "label size 48x41 differs from the image's 48x40"),
         ({"imageHeight": "40"}, "must be whole numbers"),
         ({"imageHeight": 10**6, "imageWidth": 10**6}, "megapixels"),
@@ -183,3 +183,20 @@ def test_what_is_left_out_is_told_once(root, caplog):
     assert [line for line in caplog.messages if "left out" in line] == [
         "im0: left out: shape 0: 'line' is no area; polygons, rectangles, circles and masks are read"
     ]
+
+
+@pytest.mark.parametrize("odd", [None, "mug", {"points": []}, {"label": None, "points": []}])
+def test_a_shape_without_label_costs_itself(odd, root):
+    path = root / "im0.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "shapes": [odd, *content["shapes"]]}))
+    sample = LabelmeData(root, "train")[0]
+    assert np.array_equal(sample.labels, labels_of(0)) and sample.left_out == ("shape 0: has no label",)
+    (root / "labels.txt").unlink()
+    assert len(LabelmeData(root, "train")) == 3, "names are found without it, too"
+
+
+def test_one_odd_file_does_not_hide_the_others(root):
+    for name in ("0.json", "im9.json", "zz.json"):
+        (root / name).write_text('["x"]')
+    assert detect_format(root) == "labelme"

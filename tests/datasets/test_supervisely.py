@@ -102,3 +102,9 @@ def test_wrong_projects(root):
     assert "im0.jpg.json: object 1: class 'fork' is not in the list: background, mug, plate" in message
     (root / "meta.json").write_text("{}")
     assert "meta.json: 'classes' is missing" in refusal(root, unpaired="skip")
+
+
+def test_an_object_without_class_costs_itself(root):
+    with_object(root, {"classTitle": None})
+    sample = SuperviselyData(root, "train")[0]
+    assert np.array_equal(sample.labels, labels_of(0)) and sample.left_out == ("object 1: has no classTitle",)

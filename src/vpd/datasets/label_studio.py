@@ -66,15 +66,17 @@ class LabelStudioData(OutlinedSamples):
         splits = _splits(self.root)
         split = known_split(self.root, splits, split)
         pictures = _pictures(self.root)
-        items, missing, empty, found = list[Outlined](), list[str](), 0, set[str]()
+        items, missing, found = list[Outlined](), list[str](), set[str]()
+        empty = several = 0
         self._regions: dict[str, bytes] = {}
         for path in splits[split]:
             for place, task in enumerate(_tasks(path)):
                 where = f"{path}, task {place}"
-                regions = _result(task, where)
+                regions, is_chosen = _result(task)
                 if regions is None:
                     empty += 1
                     continue
+                several += is_chosen
                 name = _picture_name(task, where)
                 picture = next((pictures[known] for known in _names(name) if known in pictures), None)
                 if picture is None:
@@ -84,22 +86,29 @@ class LabelStudioData(OutlinedSamples):
                 items.append(Outlined(f"{PurePosixPath(name).stem}_{len(items)}", picture, path))
                 # as text: the numbers of brush masks would take several times the memory
                 self._regions[items[-1].name] = json.dumps(regions).encode()
+        if empty and not items and not missing:
+            raise UsageError(f"{splits[split][0]}: none of its {empty} tasks has an annotation with a region")
         self.notes = refuse_unpaired(self.root, split, missing, items, unpaired)
         self.items, self.unpaired = items, missing
         listed = Listed("classes", classes) if classes is not None else find_class_list(self.root)
         self._take_classes(listed or listed_names(found, "Label Studio's export has no region"), background)
         if empty:
             self.notes = (*self.notes, f"{empty} tasks have no annotation: left out")
+        if several:
+            told = (
+                f"{several} tasks have several annotations: the one that is marked as ground truth counts, or the first"
+            )
+            self.notes = (*self.notes, told)
 
     def _paint(self, item: Outlined) -> Painting:
         size, labels, left_out = None, np.zeros((0, 0), dtype=np.uint8), []
         for place, region in enumerate(json.loads(self._regions[item.name])):
             which = f"region {place} on {item.image.name}"
-            stated = picture_size((region.get("original_height"), region.get("original_width")), which)
-            if size is None:
-                size, labels = stated, np.full(stated, self._empty, dtype=np.uint8)
             label = _label(region)
             try:
+                stated = picture_size((region.get("original_height"), region.get("original_width")), which)
+                if size is None:
+                    size, labels = stated, np.full(stated, self._empty, dtype=np.uint8)
                 if stated != size:
                     raise UsageError(f"{which}: is of a picture of another size")
                 area = _area(region, size, which)
@@ -107,6 +116,8 @@ class LabelStudioData(OutlinedSamples):
                 left_out.append(str(error))
                 continue
             labels[area] = self._number(label, which)
+            if others := _labels(region)[1:]:
+                left_out.append(f"{which}: its labels after the first, {label!r}: {', '.join(map(str, others))[:100]}")
         if size is None:
             raise UsageError(f"{item.image.name}: its annotation has no region, so its size is not known")
         return Painting(labels, item.image, left_out)
@@ -164,6 +175,8 @@ def _area(region: dict[str, Any], size: tuple[int, int], where: str) -> NDArray[
     value, kind = field(region, "value", dict, where), region.get("type")
     if kind not in _KINDS or _label(region) is None:
         raise UsageError(f"{where}: {kind!r} is no area with a label; {', '.join(_KINDS)} are read")
+    if turn := region.get("image_rotation"):
+        raise UsageError(f"{where}: the picture was turned by {turn} degrees when it was drawn, which is not read")
     if kind == "brushlabels":
         return decode_brush(value.get("rle"), size, where)
     height, width = size
@@ -182,20 +195,35 @@ def _area(region: dict[str, Any], size: tuple[int, int], where: str) -> NDArray[
 
 
 def _label(region: dict[str, Any]) -> str | None:
+    first = next(iter(_labels(region)), None)
+    return first if isinstance(first, str) else None
+
+
+def _labels(region: dict[str, Any]) -> list[Any]:
     value = region.get("value")
     labels = value.get(str(region.get("type"))) if isinstance(value, dict) else None
-    return labels[0] if isinstance(labels, list) and labels and isinstance(labels[0], str) else None
+    return labels if isinstance(labels, list) else []
 
 
-def _result(task: Any, where: str) -> list[dict[str, Any]] | None:
-    """Regions of the first annotation that was not cancelled; none where there is none with a region."""
-    for annotation in field(task, "annotations", list, where):
+def _result(task: Any) -> tuple[list[dict[str, Any]] | None, bool]:
+    """Regions of a task's annotation, none where it has none; and whether there are several to choose from.
+
+    Those that were cancelled do not count. The one that is marked as ground truth goes before the others.
+    """
+    annotations = task.get("annotations") if isinstance(task, dict) else None
+    drawn: list[tuple[bool, list[dict[str, Any]]]] = []
+    for annotation in annotations if isinstance(annotations, list) else ():
         regions = annotation.get("result") if isinstance(annotation, dict) else None
-        if isinstance(regions, list) and regions and not annotation.get("was_cancelled"):
-            drawn = [region for region in regions if isinstance(region, dict) and "original_width" in region]
-            if drawn:
-                return drawn
-    return None
+        if isinstance(regions, list) and not annotation.get("was_cancelled"):
+            areas = [region for region in regions if isinstance(region, dict) and _is_drawn(region)]
+            drawn += [(not annotation.get("ground_truth"), areas)] if areas else []
+    chosen = min(drawn, key=lambda found: found[0], default=(False, None))
+    return chosen[1], len(drawn) > 1
+
+
+def _is_drawn(region: dict[str, Any]) -> bool:
+    """Whether a region lies on the picture; choices and texts about the whole are none."""
+    return "original_width" in region or str(region.get("type")).endswith("labels")
 
 
 def _picture_name(task: Any, where: str) -> str:

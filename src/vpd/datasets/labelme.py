@@ -41,7 +41,7 @@ from vpd.datasets.pairs import Unpaired, refuse_unpaired
 from vpd.errors import UsageError
 from vpd.files.decoding import Encoded
 from vpd.files.images import IMAGE_SUFFIXES
-from vpd.files.walk import first_file, subfolders, walk_files
+from vpd.files.walk import some_files, subfolders, walk_files
 
 _SNIFFED_BYTES = 4096
 _IS_LABELME = re.compile(rb'"shapes"\s*:\s*\[')
@@ -89,7 +89,8 @@ class LabelmeData(OutlinedSamples):
                     content = _content(path)
                     beside = beside or self._picture(content, path) or of_stem.get(path.stem)
                     beside = beside or (path if content.get("imageData") else None)
-                    found |= {label for shape in _shapes(content, path) if isinstance(label := shape.get("label"), str)}
+                    shapes = [shape for shape in _shapes(content, path) if isinstance(shape, dict)]
+                    found |= {label for shape in shapes if isinstance(label := shape.get("label"), str)}
             name = path.relative_to(folders[split]).with_suffix("").as_posix()
             if beside is None:
                 missing.append(f"{path}: no picture beside it, and none inside")
@@ -123,7 +124,10 @@ class LabelmeData(OutlinedSamples):
         left_out = []
         for place, shape in enumerate(_shapes(content, item.annotation)):
             which = f"shape {place}"
-            number = self._number(shape.get("label"), which)
+            if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
+                left_out.append(f"{which}: has no label")
+                continue
+            number = self._number(shape["label"], which)
             try:
                 labels[_area(shape, size, which)] = number
             except UsageError as error:
@@ -157,10 +161,8 @@ def _content(path: Path) -> dict[str, Any]:
     return content
 
 
-def _shapes(content: Any, path: Path) -> list[dict[str, Any]]:
-    shapes = field(content, "shapes", list, str(path))
-    if not all(isinstance(shape, dict) for shape in shapes):
-        raise UsageError(f"{path}: 'shapes' must be a list of objects, as labelme writes it")
+def _shapes(content: Any, path: Path) -> list[Any]:
+    shapes: list[Any] = field(content, "shapes", list, str(path))
     return shapes
 
 
@@ -192,9 +194,7 @@ def _folders(root: Path) -> dict[str, Path]:
 def _has_labelme(folder: Path) -> bool:
     """Whether a folder has labelme's files, or a folder in it that is no split has."""
     places = [folder, *(place for place in subfolders(folder) if place.name.lower() in _ONE_FOLDER)]
-    return any(
-        found is not None and _is_labelme(found) for found in (first_file(place, (".json",)) for place in places)
-    )
+    return any(_is_labelme(path) for place in places for path in some_files(place, (".json",)))
 
 
 _ONE_FOLDER = ("images", "image", "img", "imgs", "labels", "annotations", "json", "jsons", "data")

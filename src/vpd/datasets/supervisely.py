@@ -93,7 +93,10 @@ class SuperviselyData(OutlinedSamples):
         left_out = []
         for place, thing in enumerate(field(content, "objects", list, where)):
             which = f"object {place}"
-            title = field(thing, "classTitle", str, which)
+            title = thing.get("classTitle") if isinstance(thing, dict) else None
+            if not isinstance(title, str):
+                left_out.append(f"{which}: has no classTitle")
+                continue
             number = self._number(self._names.get(title, title), which)
             try:
                 labels[_area(thing, size, which)] = number

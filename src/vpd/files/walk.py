@@ -84,11 +84,19 @@ def some_names(folder: Path) -> list[str]:
 
 def first_file(folder: Path, suffixes: Sequence[str]) -> Path | None:
     """A file with one of some suffixes (lower case) that lies in a folder; big folders are not read to their end."""
+    return next(some_files(folder, suffixes), None)
+
+
+def some_files(folder: Path, suffixes: Sequence[str], *, most: int = 8) -> Iterator[Path]:
+    """A few files of `first_file`'s kind, in the disk's order: one odd file does not hide what the others are."""
+    found = 0
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in islice(entries, _PEEKED):
             if entry.name.lower().endswith(tuple(suffixes)) and not is_foreign(entry.name) and entry.is_file():
-                return Path(entry.path)
-    return None
+                yield Path(entry.path)
+                found += 1
+                if found == most:
+                    return
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:
