@@ -163,7 +163,9 @@ def why_no_kernel(device: str) -> str:
 
         maps = torch.zeros(1, 32, 2, 2, device=device).contiguous(memory_format=torch.channels_last)
         channels = maps[0, :, 0, 0]
-        GroupNormSiLU.apply(maps, None, None, channels, channels, 32, 1e-5, True, torch.float32, False)
+        for other, shift in ((None, None), (maps, channels[None])):
+            is_sum = other is not None
+            GroupNormSiLU.apply(maps, other, shift, channels, channels, 32, 1e-5, True, torch.float32, is_sum)
     except Exception as error:  # compilers and drivers fail in their own ways; torch's kernels always work
         return f"Triton cannot be used here: {first_line(error)}"
     return ""
