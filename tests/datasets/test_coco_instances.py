@@ -297,3 +297,54 @@ def test_real_outlines(test_data, tmp_path):
         smallest = min(of_image, key=lambda mark: mark["area"])["category_id"]
         names = [category["id"] for category in content["categories"]]
         assert names.index(smallest) + 1 in seen[name]
+
+
+@pytest.mark.parametrize("odd", [None, {}, {"file_name": None}, {"id": "x"}, {"height": None}, {"file_name": "/"}])
+def test_an_odd_entry_of_a_picture_costs_itself(root, edit_json, odd):
+    def add(data):
+        data["images"] += [odd and {**data["images"][0], "id": 9, **odd}, data["images"][0]]
+
+    edit_json(root / FILE, add)
+    samples = CocoInstances(root, "train")
+    assert len(samples) == 2 and np.array_equal(samples[0].labels, painted(0, 255, 1)), "the same again counts once"
+    if odd != {}:
+        (told,) = [line for line in samples.unpaired if "image 2" in line and line.endswith("left out")]
+        assert any("1 of the images" in note for note in samples.notes), told
+
+
+def test_an_id_of_two_pictures_means_neither(root, edit_json):
+    edit_json(root / FILE, lambda data: data["images"].append({**data["images"][0], "id": 5}))
+    samples = CocoInstances(root, "train")
+    assert [samples[place].name for place in range(len(samples))] == ["a"]
+    assert "id 5 stands twice" in samples.unpaired[0]
+    edit_json(root / FILE, lambda data: data["images"].append({**data["images"][1], "id": 4}))
+    assert "stands twice" in refusal(root), "and nothing is left"
+
+
+@pytest.mark.parametrize("number", [float, str])
+def test_numbers_as_other_programs_write_them(root, edit_json, number):
+    def change(data):
+        for record in (*data["images"], *data["annotations"], *data["categories"]):
+            record.update(
+                {key: number(value) for key, value in record.items() if type(value) is int and key != "iscrowd"}
+            )
+
+    edit_json(root / FILE, change)
+    assert np.array_equal(CocoInstances(root, "train")[0].labels, painted(0, 255, 1))
+
+
+def test_names_as_addresses_spell_them(root, edit_json):
+    (root / "train2017/a.jpg").rename(root / "train2017/a cup.jpg")
+    edit_json(root / FILE, lambda data: data["images"][0].update(file_name="a%20cup.jpg"))
+    assert CocoInstances(root, "train")[0].name == "a cup"
+
+
+def test_pixels_without_object_are_not_blamed_on_crowds(root, edit_json):
+    def one_category(data):
+        data["annotations"] = [LARGE]
+        data["categories"] = data["categories"][:1]
+
+    edit_json(root / FILE, one_category)
+    problems = " ".join(check_data("coco_instances", root, options={"background": "ignore"}).problems)
+    assert "one class only" in problems and "background=class counts them" in problems
+    assert "crowd" not in problems and "classes.json" not in problems

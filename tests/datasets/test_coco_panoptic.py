@@ -97,7 +97,7 @@ def extra_categories(data: Any) -> None:
         (lambda data: data["categories"][0].update(name="person"), "categories: class names stand twice: person"),
         (lambda data: data["categories"][0].update(name=" "), "categories: must be a list of class names, none empty"),
         (extra_categories, "categories: 255 classes; 8-bit labels hold 1 to 254"),
-        (lambda data: data["images"].append(data["images"][0]), "image 1: id 0 stands twice"),
+        (lambda data: data["images"][0].pop("file_name"), "'file_name' is missing"),
         (lambda data: data["images"][0].pop("height"), "image 0: 'height' is missing"),
         (lambda data: data["images"][0].update(id=True), "image 0: 'id' is missing or of the wrong type"),
         (lambda data: data["annotations"][0].update(file_name="/a.png"), "annotation 0: '/a.png' leads out"),

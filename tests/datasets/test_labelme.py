@@ -200,3 +200,11 @@ def test_one_odd_file_does_not_hide_the_others(root):
     for name in ("0.json", "im9.json", "zz.json"):
         (root / name).write_text('["x"]')
     assert detect_format(root) == "labelme"
+
+
+def test_what_is_ignored_is_no_value_of_a_list(root):
+    for index in range(3):
+        whole = [[0, 0], [SIDE + 8, SIDE]]
+        with_shape(root, index, label="__ignore__", shape_type="rectangle", points=whole)
+    problems = " ".join(check_data("labelme", root).problems)
+    assert "objects called __ignore__" in problems and "classes.json" not in problems

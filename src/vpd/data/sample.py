@@ -127,6 +127,7 @@ class SampleSet(Protocol):
     def reading(self) -> Mapping[str, Any]:
         """What a user decides about the values of label and depth files: some of `READING`, as in JSON.
 
-        `is_stated` beside them tells whether somebody said what is ignored.
+        `is_stated` beside them tells whether somebody said what is ignored; `ignored_words`, what it is, where it
+        is no value of a file.
         """
         return {}

@@ -91,6 +91,16 @@ def field(record: Any, key: str, kind: type | tuple[type, ...], where: str) -> A
     return value
 
 
+def whole_number(value: Any) -> int | None:
+    """A whole number, also written as `7.0` or `"7"`, as tables of numbers come out of other programs; else none."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < _MOST_DIGITS:
+        return int(value)
+    return value if type(value) is int else None
+
+
+_MOST_DIGITS = 20
 _JSON_NAMES: dict[type, str] = {str: "text", int: "a whole number", list: "a list", dict: "an object"}
 
 

@@ -18,6 +18,8 @@ BACKGROUND = "background"
 """Name of the class of pixels without object."""
 IGNORE_NAME, BACKGROUND_NAME = "__ignore__", "_background_"
 """What labelme calls pixels that do not count (-1, which 8 bits hold as 255), and those without object (0)."""
+WITHOUT_OBJECT = "pixels without object (background=class counts them)"
+"""What is told of pixels that do not count where `background=ignore`."""
 _MUST_NOT_OCCUR = -1
 
 

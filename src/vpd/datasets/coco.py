@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpd.data.sample import Sample, SampleSet
-from vpd.datasets.classes import ClassList
+from vpd.datasets.annotations import whole_number
+from vpd.datasets.classes import WITHOUT_OBJECT, ClassList
 from vpd.datasets.coco_files import (
     CocoContent,
     Kind,
@@ -88,7 +89,8 @@ class CocoInstances(SampleSet):
         left_out = LeftOut(path, f"of {len(content.annotations)} annotations")
         objects, crowds = _objects(content, left_out, ignores_crowds=crowd == "ignore")
         if left_out and len(left_out) == len(content.annotations):
-            told = f"{path}: has no annotation that can be used. {left_out.notes[0]}. First: {left_out.lines[0]}"
+            first = [*content.odd_pictures, *left_out.lines][0]
+            told = f"{path}: has no annotation that can be used. {left_out.notes[0]}. First: {first}"
             raise UsageError(f"{told}. Segmentation needs outlines: draw polygons or masks")
         wanted = {
             image_id: picture for image_id, picture in content.pictures.items() if has_background or objects[image_id]
@@ -104,7 +106,7 @@ class CocoInstances(SampleSet):
         ]
         """Picture, and its `Object`s as Python packs plain values."""
         refuse_unpaired(self.root, split, found.missing, self.items, unpaired)
-        self.unpaired = [*found.missing, *left_out.lines]
+        self.unpaired = [*content.odd_pictures, *found.missing, *left_out.lines]
         self.notes = [*file_notes(self.root, path), *content.notes, *found.notes, *left_out.notes]
         if crowds:
             total = len(content.annotations)
@@ -125,7 +127,8 @@ class CocoInstances(SampleSet):
 
     def reading(self) -> dict[str, Any]:
         """What is ignored."""
-        return {"ignored": "crowds (crowd=class counts them)"} if self._ignores_crowds else {}
+        crowds = {"ignored": "crowds (crowd=class counts them)"} if self._ignores_crowds else {}
+        return crowds if self._empty == 0 else {**crowds, "ignored_words": WITHOUT_OBJECT}
 
     def __getitem__(self, index: int) -> Sample:
         """Read one picture and paint its objects; one whose packed run lengths are wrong is left out.
@@ -173,8 +176,9 @@ def _objects(content: CocoContent, left_out: LeftOut, *, ignores_crowds: bool) -
             continue
         is_crowd = bool(record.get("iscrowd"))
         crowds += is_crowd and ignores_crowds
-        label = IGNORE_LABEL if is_crowd and ignores_crowds else content.labels[record["category_id"]]
-        objects[record["image_id"]].append((_name(record, place), label, record["segmentation"], is_crowd))
+        category, image_id = whole_number(record["category_id"]), whole_number(record["image_id"])
+        label = IGNORE_LABEL if is_crowd and ignores_crowds else content.labels[category or 0]
+        objects[image_id or 0].append((_name(record, place), label, record["segmentation"], is_crowd))
     return objects, crowds
 
 
@@ -187,12 +191,13 @@ def _fault(record: Any, place: int, content: CocoContent, seen: set[object]) -> 
     if not isinstance(record, dict):
         return f"{content.path}, annotation {place}: {str(record)[:50]!r} is no annotation", "no objects"
     number, image_id, category = record.get("id"), record.get("image_id"), record.get("category_id")
-    picture = content.pictures.get(image_id) if type(image_id) is int else None
+    image_number, category_number = whole_number(image_id), whole_number(category)
+    picture = None if image_number is None else content.pictures.get(image_number)
     where = f"{content.path}, {_name(record, place)}"
     if picture is None:
         return f"{where}: image {str(image_id)[:50]} is not among the images", "image not in the file"
     where = f"{where} on {picture.file_name}"
-    if type(category) is not int or category not in content.labels:
+    if category_number is None or category_number not in content.labels:
         return f"{where}: category {str(category)[:50]} is not among the categories", "category not in the file"
     if isinstance(number, (int, str)):
         if number in seen:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vpd.datasets.annotations import field, read_json
+from vpd.datasets.annotations import field, read_json, whole_number
 from vpd.datasets.classes import BACKGROUND
 from vpd.datasets.coco_pictures import CocoPicture, Files, read_pictures
 from vpd.errors import UsageError
@@ -46,7 +46,9 @@ class CocoContent:
     annotations: list[Any]
     """Records, as they stand."""
     notes: list[str]
-    """What became of categories that are no classes."""
+    """What became of categories that are no classes, and how many entries of pictures are left out."""
+    odd_pictures: list[str]
+    """A line for each entry of a picture that cannot be used."""
 
 
 class LeftOut:
@@ -206,16 +208,20 @@ def read_coco(path: Path, *, background: bool, split: str) -> CocoContent:
         UsageError: If it cannot be read, has no image, lacks something, or has an id twice.
     """
     content = read_json(path)
-    pictures = read_pictures(content, path)
+    pictures, odd = read_pictures(content, path)
     if not pictures:
         raise UsageError(f"{path}: has no image; the {split} split is empty")
     annotations = field(content, "annotations", list, str(path))
     classes, labels, notes = [BACKGROUND] if background else [], dict[int, int](), list[str]()
+    if odd:
+        notes.append(f"{len(odd)} of the images that {path.name} lists are left out: odd entries")
     categories = field(content, "categories", list, str(path))
     parents = _bare_parents(categories, annotations)
     for place, record in enumerate(categories):
         where = f"{path}, category {place}"
-        category_id, name = field(record, "id", int, where), field(record, "name", str, where)
+        category_id, name = number(record, "id"), field(record, "name", str, where)
+        if category_id is None:
+            raise UsageError(f"{where}: 'id' is missing or of the wrong type; it must be a whole number")
         if category_id in labels:
             raise UsageError(f"{where}: id {category_id} stands twice")
         if name.strip().lower() in IGNORE_NAMES:
@@ -229,7 +235,7 @@ def read_coco(path: Path, *, background: bool, split: str) -> CocoContent:
         else:
             labels[category_id] = len(classes)
             classes.append(name)
-    return CocoContent(path, pictures, tuple(classes), labels, annotations, notes)
+    return CocoContent(path, pictures, tuple(classes), labels, annotations, notes, odd)
 
 
 def _bare_parents(categories: list[Any], annotations: list[Any]) -> set[int | None]:
@@ -249,5 +255,4 @@ def _bare_parents(categories: list[Any], annotations: list[Any]) -> set[int | No
 
 def number(record: Any, key: str) -> int | None:
     """A whole number of a record, or none where there is something else."""
-    value = record.get(key) if isinstance(record, dict) else None
-    return value if type(value) is int else None
+    return whole_number(record.get(key)) if isinstance(record, dict) else None

@@ -84,7 +84,7 @@ class CocoPanoptic(SampleSet):
             elif image_id in pictures.pictures:
                 self.items.append((pictures.pictures[image_id], folder / png, ids, classes))
         refuse_unpaired(self.root, split, missing, self.items, unpaired)
-        self.unpaired = [*missing, *left_out.lines]
+        self.unpaired = [*content.odd_pictures, *missing, *left_out.lines]
         self.notes = [*content.notes, *pictures.notes, *left_out.notes]
         if without := len(missing) - len(pictures.missing):
             self.notes.append(f"{without} of {len(named)} panoptic PNGs of {path.name} are not there: left out")
@@ -101,6 +101,10 @@ class CocoPanoptic(SampleSet):
     def files(self) -> Iterable[Path]:
         """Pictures and panoptic PNGs."""
         return (path for picture, png, _, _ in self.items for path in (picture.path, png))
+
+    def reading(self) -> dict[str, Any]:
+        """What is ignored, in words."""
+        return {"ignored_words": "pixels without segment, or of a category that is no class (see the notes)"}
 
     def __getitem__(self, index: int) -> Sample:
         """Read one picture and the segments of its PNG.

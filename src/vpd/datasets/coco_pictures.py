@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vpd.data.sample import Exif
-from vpd.datasets.annotations import field, path_or_tail
+from vpd.datasets.annotations import field, path_or_tail, whole_number
 from vpd.datasets.sample_reader import read_pixels, told_turn
 from vpd.errors import UsageError
 
@@ -64,28 +65,45 @@ class Files:
         return name in self._names[folder] or (bool(self._names[folder]) and Path(path).is_file())
 
 
-def read_pictures(content: Any, path: Path, *, allow_same: bool = False) -> dict[int, CocoPicture]:
-    """Pictures of an annotation file by their image id, not yet looked for.
+def read_pictures(content: Any, path: Path) -> tuple[dict[int, CocoPicture], list[str]]:
+    """Pictures of an annotation file by their image id, not yet looked for; and a line for each entry that is none.
+
+    An entry that stands again counts once. One that lacks something costs itself; where two share an
+    id, nobody knows whose the annotations are, and both are left out.
 
     Args:
         content: What the file holds.
         path: The file, for messages.
-        allow_same: Let an id stand again where all else is the same, too.
 
     Raises:
-        UsageError: If a record lacks something, or an id stands twice.
+        UsageError: If no entry can be used though there are some.
     """
     pictures: dict[int, CocoPicture] = {}
+    odd, twice = list[str](), set[int]()
     for place, record in enumerate(field(content, "images", list, str(path))):
         where = f"{path}, image {place}"
-        name, is_elsewhere = path_or_tail(field(record, "file_name", str, where), where)
-        height, width = field(record, "height", int, where), field(record, "width", int, where)
-        picture = CocoPicture(name, height, width, is_elsewhere)
-        image_id = field(record, "id", int, where)
-        if image_id in pictures and not (allow_same and pictures[image_id] == picture):
-            raise UsageError(f"{where}: id {image_id} stands twice{', with different content' * allow_same}")
-        pictures[image_id] = picture
-    return pictures
+        try:
+            image_id, picture = _read_picture(record, where)
+        except UsageError as error:
+            odd.append(str(error))
+            continue
+        if pictures.setdefault(image_id, picture) != picture:
+            odd.append(f"{where}: id {image_id} stands twice, with different content, so neither is used")
+            twice.add(image_id)
+    pictures = {image_id: picture for image_id, picture in pictures.items() if image_id not in twice}
+    if odd and not pictures:
+        raise UsageError(odd[0])
+    return pictures, [f"{line}: left out" for line in odd]
+
+
+def _read_picture(record: Any, where: str) -> tuple[int, CocoPicture]:
+    """Id and picture of an entry."""
+    name, is_elsewhere = path_or_tail(field(record, "file_name", str, where), where)
+    image_id, height, width = (whole_number(record.get(key)) for key in ("id", "height", "width"))
+    if image_id is None or height is None or width is None:
+        wrong = next(key for key in ("id", "height", "width") if whole_number(record.get(key)) is None)
+        raise UsageError(f"{where}: {wrong!r} is missing or of the wrong type; it must be a whole number")
+    return image_id, CocoPicture(name, height, width, is_elsewhere)
 
 
 def find_pictures(
@@ -110,7 +128,7 @@ def find_pictures(
     beside = annotations.parent
     places = list(dict.fromkeys([*(str(root / name) for name in folders), str(root), str(beside)]))
     inner = [picture for picture in pictures.values() if not picture.is_elsewhere]
-    home = next((place for picture in inner for place in places if files.has(f"{place}/{picture.file_name}")), None)
+    home = next((place for picture in inner if (place := _home(files, places, picture.file_name))), None)
     places = [home, *(place for place in places if place != home)] if home else places
     literal = list(dict.fromkeys([place for place in (home, str(root), str(beside)) if place]))
     paths: dict[int, tuple[str, str]] = {}
@@ -118,7 +136,7 @@ def find_pictures(
         if picture.is_elsewhere or home is None:
             found = _first(files, places, _tails(picture.file_name))
         else:
-            found = _first(files, literal, [picture.file_name.as_posix()])
+            found = _first(files, literal, _spellings(picture.file_name.as_posix()))
         if found:
             paths[image_id] = found
     if not paths:
@@ -146,6 +164,16 @@ def find_pictures(
         where = f"{number} of {len(pictures)} pictures of {annotations.name} are not where it has them"
         notes.append(f"{where}: found by the last part of their path")
     return FoundPictures(there, missing, notes)
+
+
+def _home(files: Files, places: Iterable[str], name: Path) -> str | None:
+    found = _first(files, places, _spellings(name.as_posix()))
+    return found[0] if found else None
+
+
+def _spellings(name: str) -> list[str]:
+    """A name as it stands, and as an address spells it (`my%20cup.jpg`)."""
+    return [name, unquote(name)] if "%" in name and ".." not in unquote(name) else [name]
 
 
 def _tails(path: Path) -> Iterable[str]:

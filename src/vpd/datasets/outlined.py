@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vpd.data.sample import Sample, SampleSet
 from vpd.datasets.annotations import naming
 from vpd.datasets.class_lines import Listed
-from vpd.datasets.classes import BACKGROUND, BACKGROUND_NAME, IGNORE_NAME, ClassList
+from vpd.datasets.classes import BACKGROUND, BACKGROUND_NAME, IGNORE_NAME, WITHOUT_OBJECT, ClassList
 from vpd.datasets.sample_reader import PartReader
 from vpd.errors import UsageError
 from vpd.files.decoding import Encoded
@@ -101,8 +101,9 @@ class OutlinedSamples(SampleSet):
         return (item.annotation for item in self.items)
 
     def reading(self) -> dict[str, Any]:
-        """As the reader of the pictures has it."""
-        return self._reader.reading
+        """As the reader of the pictures has it; the values are made here, so no list could change them."""
+        marked = f"objects called {IGNORE_NAME} (give them the name of their class)"
+        return {**self._reader.reading, "ignored_words": WITHOUT_OBJECT if self._empty else marked}
 
     @abstractmethod
     def _paint(self, item: Outlined) -> Painting:

@@ -79,7 +79,9 @@ def read_instances(path: Path) -> tuple[dict[int, CocoPicture], dict[int, Outlin
         UsageError: If the file cannot be read, lacks a part, or has an image id for different pictures.
     """
     content = read_json(path)
-    pictures = read_pictures(content, path, allow_same=True)
+    pictures, odd = read_pictures(content, path)
+    if odd:  # the file is published, and the same for all
+        raise UsageError(odd[0].removesuffix(": left out"))
     outlines: dict[int, Outline | None] = {}
     for record in field(content, "annotations", list, str(path)):
         ann_id, image_id = number(record, "id"), number(record, "image_id")

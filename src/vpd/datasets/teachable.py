@@ -66,7 +66,7 @@ def _faults_of_labels(
     share = f"{100 * ignored / total:.1f} % of the pixels are ignored ({told})" if ignored else ""
     if len(classes) == 1:
         what = f"there is one class only, {classes[0]!r}, so there is nothing to tell it apart from"
-        yield Fault(f"{what}. {_second_class(classes[0], share)}", is_certain=True, is_of_samples=False)
+        yield Fault(f"{what}. {_second_class(classes[0], share, reading)}", is_certain=True, is_of_samples=False)
     elif not present:
         yield Fault(
             f"every pixel is ignored ({told}), so no class is ever seen. If that is one of the classes "
@@ -124,7 +124,7 @@ def _faults_of_depth(found: SplitFindings) -> Iterator[Fault]:
 
 
 def _told_ignored(reading: Mapping[str, Any]) -> str:
-    ignored = reading.get("ignored")
+    ignored = reading.get("ignored_words") or reading.get("ignored")
     if isinstance(ignored, str) or not ignored:
         return ignored or "255"
     return f"value{'s' * (len(ignored) > 1)} {', '.join(map(str, ignored[:5]))} of the label files"
@@ -132,16 +132,18 @@ def _told_ignored(reading: Mapping[str, Any]) -> str:
 
 def _remedy(reading: Mapping[str, Any], name: str) -> str:
     """What to do where what is ignored is a class."""
-    ignored = reading.get("ignored")
+    ignored = reading.get("ignored_words") or reading.get("ignored")
     if isinstance(ignored, str):
         return f"count it: {ignored}"
     return f'say so in classes.json: "label_map": {{"{ignored[0] if ignored else 255}": "{name}"}}'
 
 
-def _second_class(name: str, share: str) -> str:
+def _second_class(name: str, share: str, reading: Mapping[str, Any]) -> str:
     """What to do about a single class, where so much is ignored."""
     if not share:
         return "Give the pixels without it another number, and name that too: background, say"
+    if isinstance(reading.get("ignored_words") or reading.get("ignored"), str):
+        return f"{share}. They must count, as a class of their own"
     return (
         f'{share}. Where 255 is {name!r}, write {{"classes": ["background", "{name}"], "label_map": '
         f'{{"255": "{name}"}}}} into classes.json; where it is the rest, {{"classes": ["{name}", "background"], '
