@@ -13,6 +13,7 @@ from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.backbones.tiny_encoder import TinyEncoder, load_tiny_encoder
 from vpd.backbones.unet_walk import fold_timestep, pack_feed_forward
 from vpd.errors import UsageError
+from vpd.inference.cuda_recorder import graphs_on
 from vpd.loading import assign_weights, build_model, find_dtype, has_fast_bf16
 from vpd.prompts.adapter import PreparedText
 from vpd.tasks.model import PerceptionModel
@@ -30,6 +31,7 @@ def optimise(
     encoder: str | Path | TinyEncoder | None = None,
     merge_above: int | None = None,
     compile_mode: CompileMode | None = None,
+    graphs: bool = True,
 ) -> Model:
     """A copy of a model that predicts the same, faster; it can neither be trained nor saved.
 
@@ -47,14 +49,21 @@ def optimise(
             Not exact at all: docs/performance.md has the price.
         merge_above: In self-attention over more positions than this, keys and values of 2x2 neighbours become one, the
             mean, and queries stay; 4096 leaves pictures up to 512x512 as they are with Stable Diffusion. Not exact.
-        compile_mode: Let `torch.compile` make kernels for the backbone, in this mode of its; `reduce-overhead` records
-            CUDA graphs. Takes minutes at the first image of each size, and pays on GPUs.
+        compile_mode: Let `torch.compile` make kernels for encoder and UNet, each as a whole, in this mode of its. For
+            GPUs, and few sizes: it takes minutes at the first image of each size, and after torch's limit of 8 sizes
+            and batch sizes in a process others run without.
+        graphs: On a GPU, record what the network launches at the second call of a shape, and replay it from then on:
+            the same kernels without Python between them. All recordings hold at most a quarter of the memory that was
+            free at the first. Does nothing with the modes `reduce-overhead` and `max-autotune`, which record graphs
+            of their own. Not measured. See `vpd.inference.graphs`.
 
     Raises:
         UsageError: If the model was optimised already, an option is unknown or not to be had here, or the encoder
             cannot be read or makes latents of another form than the model's VAE.
     """
-    found = found_options(model, dtype=dtype, encoder=encoder, merge_above=merge_above, compile_mode=compile_mode)
+    found = found_options(
+        model, dtype=dtype, encoder=encoder, merge_above=merge_above, compile_mode=compile_mode, graphs=graphs
+    )
     target = found["dtype"]
     small = copy.deepcopy(found["encoder"]) if isinstance(encoder, TinyEncoder) else found["encoder"]
     fast: Any = _copy_of(model)
@@ -76,11 +85,13 @@ def optimise(
         fast.text_encoder = copy.deepcopy(model.text_encoder)  # as precise as it was: a small part of the time
     fast.is_optimised = True
     if compile_mode is not None:
-        backbone.compile(mode=compile_mode)
+        backbone.compile_parts(mode=compile_mode)
     elif model.device.type == "cpu" and target == torch.bfloat16 and can_pack():
         pack_feed_forward(backbone.unet)
         for part in (backbone.unet, small or backbone.vae, fast.head):
             pack_layers(part)
+    if graphs and compile_mode in (None, "default"):  # the other modes record graphs of their own
+        fast.graphs = graphs_on(model.device)
     return fast
 
 
@@ -91,6 +102,7 @@ def found_options(
     encoder: str | Path | TinyEncoder | None = None,
     merge_above: int | None = None,
     compile_mode: str | None = None,
+    graphs: bool = True,
 ) -> dict[str, Any]:
     """Options of `vpd.optimise`, with the type and the encoder that they name; all may be given to it again.
 
@@ -112,7 +124,8 @@ def found_options(
         encoder = encoder if isinstance(encoder, TinyEncoder) else load_tiny_encoder(encoder)
         channels = model.backbone.vae.config.latent_channels
         encoder.check_fit(latent_stride=model.backbone.latent_stride, latent_channels=channels)
-    return {"dtype": target, "encoder": encoder, "merge_above": merge_above, "compile_mode": compile_mode}
+    options = {"merge_above": merge_above, "compile_mode": compile_mode, "graphs": graphs}
+    return {"dtype": target, "encoder": encoder, **options}
 
 
 def fast_dtype(device: torch.device, fallback: torch.dtype = torch.float32) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
+from vpd.backbones.compiled import Compiled
 from vpd.backbones.lora import add_lora, merge_lora
 from vpd.backbones.tiny_encoder import TinyEncoder
 from vpd.backbones.unet_walk import attention_levels, read_text, strip_unet, walk_unet
@@ -79,6 +81,7 @@ class StableDiffusionBackbone(nn.Module):
         """What encodes in the VAE's place, in a backbone made by `vpd.optimise`."""
         self.merge_above: int | None = None
         """Positions above which self-attention merges keys and values, in one made by `vpd.optimise`; none = never."""
+        self._compiled: tuple[Compiled, Compiled] | None = None  # of `_encode` and `_walk`
         if lora is not None:
             self.add_lora(lora)
 
@@ -161,6 +164,14 @@ class StableDiffusionBackbone(nn.Module):
         self.small_encoder = encoder
         self.vae.encoder = self.vae.quant_conv = None
 
+    def compile_parts(self, **options: Any) -> None:
+        """Let `torch.compile` make code for encoder and UNet, for `forward` and `encode`, at the first call of a shape.
+
+        Args:
+            options: Of `torch.compile`, such as `mode`.
+        """
+        self._compiled = Compiled(self._encode, **options), Compiled(self._walk, **options)
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Mode of the latent distribution, `(b, 4, H/8, W/8)`, for images in [-1, 1]; no gradient.
@@ -168,6 +179,10 @@ class StableDiffusionBackbone(nn.Module):
         Images whose sides are no multiple of the latent stride get zeros (mid-grey) at the right and bottom.
         """
         images, _ = pad_to_multiple(images, self.latent_stride)
+        run: Callable[[Tensor], Tensor] = self._encode if self._compiled is None else self._compiled[0]
+        return run(images)
+
+    def _encode(self, images: Tensor) -> Tensor:
         is_scaled = self.config.latent_scaling == "scaled"
         if self.small_encoder is not None:
             latents = self.small_encoder(images)
@@ -192,7 +207,13 @@ class StableDiffusionBackbone(nn.Module):
             if images is None:
                 raise ValueError("The backbone got neither images nor latents: give one of them.")
             latents = self.encode(images)
-        maps, attention = walk_unet(
+        walk = self._walk if self._compiled is None else self._compiled[1]
+        maps, attention = walk(latents, text_embeds)
+        by_stride = {self.strides[level]: attended for level, attended in attention.items()}
+        return Features(maps=maps, strides=self.strides, attention=by_stride)
+
+    def _walk(self, latents: Tensor, text_embeds: Text) -> tuple[tuple[Tensor, ...], dict[int, Tensor]]:
+        return walk_unet(
             self.unet,
             latents,
             timestep=self.config.timestep,
@@ -201,8 +222,6 @@ class StableDiffusionBackbone(nn.Module):
             detach_maps=self.config.detach_maps,
             merge_above=self.merge_above,
         )
-        by_stride = {self.strides[level]: attended for level, attended in attention.items()}
-        return Features(maps=maps, strides=self.strides, attention=by_stride)
 
     def read_text(self, text_embeds: Tensor) -> tuple[LayerText, ...]:
         """What the UNet makes of a text, to be given in its place as often as it comes again; `(b, k, d)`."""

@@ -175,13 +175,20 @@ def _measure(
     runs: Any = model if option.arguments is None else optimise(model, **option.arguments)
     prompts, device = _example_prompts(model), model.device
 
+    def timed(run: Callable[[], Any]) -> dict[str, Any]:
+        if runs.graphs is None:
+            return time_runs(run, device, rounds)
+        runs.graphs.drop()  # recordings of other sizes would count
+        figures = time_runs(run, device, rounds)
+        return {**figures, "peak_mib": (figures["peak_mib"] or 0) + runs.graphs.held_bytes / 2**20}
+
     @torch.no_grad()
     def network(batch: int) -> tuple[dict[str, Any], Tensor]:
         images = torch.rand(batch, 3, px, px, generator=torch.Generator().manual_seed(1)) * 2 - 1
         images = images.to(device, runs.dtype)
         text = None if prompts is None else prompts.to(images)
-        output = runs(images, text).float().cpu()
-        figures: dict[str, Any] = {"batch": batch, **time_runs(lambda: runs(images, text), device, rounds)}
+        output = runs.network(images, text).float().cpu()
+        figures: dict[str, Any] = {"batch": batch, **timed(lambda: runs.network(images, text))}
         figures["images_per_s"] = batch / figures[_network_clock(figures, "wall_s")]["median"]
         return figures, output
 
@@ -197,7 +204,7 @@ def _measure(
         "dtype": str(runs.dtype).removeprefix("torch."),
         "gflop": count_gflop(model, option.arguments, px=px),
         "network": dict(first),
-        "predict": time_runs(lambda: runs.predict(picture, size=px, **words), device, rounds),
+        "predict": timed(lambda: runs.predict(picture, size=px, **words)),
         "batches": points,
         **({"many": time_many(runs, words, points, px=px, pictures=pictures)} if pictures else {}),
     }, output

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ def run_windows(
     *,
     rows: int | None = None,
     caches: FrozenCaches | None = None,
+    network: Callable[..., Tensor] | None = None,
 ) -> Iterator[Tensor]:
     """Outputs of a network for images of any size, from top to bottom; windows are averaged or blended.
 
@@ -32,18 +33,20 @@ def run_windows(
         cuts: How the images are cut; none = they go through as a whole, and the outputs are one strip.
         rows: Most rows of a strip; none = all that are finished. Then each strip is a tensor of its own.
         caches: Where results of the frozen parts are kept, if anywhere.
+        network: What is called in the model's place, as the model is; none = the model.
 
     Yields:
         Float32 `(b, c, rows, w)`; with `rows`, to be used before the next is asked for. No more than one row of
         windows is held at a time, in memory that is used again.
     """
+    network = model if network is None else network
     height, width = images.shape[-2:] if isinstance(images, Tensor) else (images.height, images.width)
     text = None if text_embeds is None else text_embeds.to(model.device, model.dtype)
     part_h, part_w = (height, width) if cuts is None else cuts.size(height, width)
     tops, lefts = ([0], [0]) if cuts is None else (cuts.starts(height), cuts.starts(width))
     if len(tops) == len(lefts) == 1:
         whole = images if isinstance(images, Tensor) else to_tensor(images)
-        yield model(whole.to(model.device, model.dtype), text, caches=caches).float()
+        yield network(whole.to(model.device, model.dtype), text, caches=caches).float()
         return
     down, across = (None, None) if cuts is None else (cuts.weights(height), cuts.weights(width))
     counts = _cover(tops, part_h, height)[:, None] * _cover(lefts, part_w, width) if down is None else None
@@ -51,7 +54,7 @@ def run_windows(
     for number, top in enumerate(tops):
         for place, left in enumerate(lefts):
             window = _window(images, top, left, part_h, part_w).to(model.device, model.dtype)
-            output = model(window, text, caches=caches).float()
+            output = network(window, text, caches=caches).float()
             if not total.ndim:
                 total = output.new_zeros((*output.shape[:2], part_h, width))
             if down is not None and across is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from vpd.config import LoraSettings, Resize, TaskConfig
 from vpd.errors import UsageError
 from vpd.files.images import pad_to_multiple
 from vpd.inference.cache import FrozenCaches, image_key
+from vpd.inference.graphs import Graphs
 from vpd.inference.inputs import ImageSource, list_sources, source_name, whole_number
 from vpd.inference.memory import Memory
 from vpd.inference.outputs import checked
@@ -63,6 +64,8 @@ class PerceptionModel(Task[P], nn.Module):
         self.prepared_text = None
         self.is_optimised = False
         """Whether `vpd.optimise` made it: then it predicts, and does nothing else."""
+        self.graphs: Graphs | None = None
+        """Recordings of the whole network, in a model that `vpd.optimise` made on a GPU."""
 
     def __repr__(self) -> str:
         """One line; `print(model.backbone)` and `print(model.head)` show the layers."""
@@ -85,6 +88,11 @@ class PerceptionModel(Task[P], nn.Module):
     def dtype(self) -> torch.dtype:
         """Type of the weights."""
         return self.adapter.gamma.dtype
+
+    @property
+    def network(self) -> Callable[..., Tensor]:
+        """What runs a prediction: called as the model itself, and that too but where there are `graphs`."""
+        return self if self.graphs is None else partial(self.graphs.run, self)
 
     @property
     def output_multiple_px(self) -> int:
@@ -145,6 +153,7 @@ class PerceptionModel(Task[P], nn.Module):
         if sources:
             warn_of_slow(self.device, self.dtype)
         asked, predictions = self.prompts(len(sources), **words), list[P]()
+        network = self.network if memory is None else self  # recordings hold memory from call to call
         with self.predicting():
             for group in plan(self, asked, sources, self.fit_at(size), batch_size, memory):
                 numbers = [number for number, _ in group.pictures]
@@ -153,7 +162,8 @@ class PerceptionModel(Task[P], nn.Module):
                 runs: list[Run] = []
                 total: Tensor | None = None
                 for pixels, height, is_mirrored in group.variants():
-                    made = run_windows(self, pixels, text, group.cuts, rows=group.rows or None, caches=caches)
+                    rows = group.rows or None
+                    made = run_windows(self, pixels, text, group.cuts, rows=rows, caches=caches, network=network)
                     strips = map(partial(checked, names=names, dtype=self.dtype), made)
                     if group.rows:  # one picture, of which nothing is kept as a whole
                         runs.append(Run((strip[0] for strip in strips), height, is_mirrored))

@@ -1,0 +1,34 @@
+"""Functions that `torch.compile` makes code for, in objects that can be copied and pickled as it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_map
+
+
+class Compiled:
+    """A function of tensors, compiled as a whole for each shape that comes, at the first call with it.
+
+    Not for any shape at once: the second size would cost a compilation as well, and its code is slower. After
+    torch's limit (`torch._dynamo.config.recompile_limit`, 8) other shapes run as they are.
+
+    Args:
+        function: What is compiled; a method of a module too.
+        options: Of `torch.compile`, such as `mode`.
+    """
+
+    def __init__(self, function: Callable[..., Any], **options: Any) -> None:
+        self._function, self._options = function, options
+        self._code = torch.compile(function, dynamic=False, **options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles compile for themselves."""
+        return partial(Compiled, **self._options), (self._function,)
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The function's tensors, in memory of their own: CUDA graphs overwrite theirs at the next call."""
+        return tree_map(torch.clone, self._code(*inputs))
