@@ -29,6 +29,6 @@ class Compiled:
         """Copies and pickles compile for themselves."""
         return partial(Compiled, **self._options), (self._function,)
 
-    def __call__(self, *inputs: Any) -> Any:
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
         """The function's tensors, in memory of their own: CUDA graphs overwrite theirs at the next call."""
-        return tree_map(torch.clone, self._code(*inputs))
+        return tree_map(torch.clone, self._code(*inputs, **options))

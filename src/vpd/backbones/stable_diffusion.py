@@ -81,7 +81,7 @@ class StableDiffusionBackbone(nn.Module):
         """What encodes in the VAE's place, in a backbone made by `vpd.optimise`."""
         self.merge_above: int | None = None
         """Positions above which self-attention merges keys and values, in one made by `vpd.optimise`; none = never."""
-        self._compiled: tuple[Compiled, Compiled] | None = None  # of `_encode` and `_walk`
+        self._compiled: tuple[Compiled, Compiled] | None = None  # of `_encode` and `walk_unet`
         if lora is not None:
             self.add_lora(lora)
 
@@ -170,7 +170,7 @@ class StableDiffusionBackbone(nn.Module):
         Args:
             options: Of `torch.compile`, such as `mode`.
         """
-        self._compiled = Compiled(self._encode, **options), Compiled(self._walk, **options)
+        self._compiled = Compiled(self._encode, **options), Compiled(walk_unet, **options)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -207,13 +207,7 @@ class StableDiffusionBackbone(nn.Module):
             if images is None:
                 raise ValueError("The backbone got neither images nor latents: give one of them.")
             latents = self.encode(images)
-        walk = self._walk if self._compiled is None else self._compiled[1]
-        maps, attention = walk(latents, text_embeds)
-        by_stride = {self.strides[level]: attended for level, attended in attention.items()}
-        return Features(maps=maps, strides=self.strides, attention=by_stride)
-
-    def _walk(self, latents: Tensor, text_embeds: Text) -> tuple[tuple[Tensor, ...], dict[int, Tensor]]:
-        return walk_unet(
+        maps, attention = (walk_unet if self._compiled is None else self._compiled[1])(
             self.unet,
             latents,
             timestep=self.config.timestep,
@@ -222,6 +216,8 @@ class StableDiffusionBackbone(nn.Module):
             detach_maps=self.config.detach_maps,
             merge_above=self.merge_above,
         )
+        by_stride = {self.strides[level]: attended for level, attended in attention.items()}
+        return Features(maps=maps, strides=self.strides, attention=by_stride)
 
     def read_text(self, text_embeds: Tensor) -> tuple[LayerText, ...]:
         """What the UNet makes of a text, to be given in its place as often as it comes again; `(b, k, d)`."""
