@@ -118,9 +118,9 @@ class TrainConfig(Frozen):
     """Shorten gradients whose norm is larger; none = never."""
     precision: Literal["no", "bf16"] = "no"
     """`bf16`: forward and loss under bfloat16 autocast; weights and optimiser stay float32."""
-    channels_last: bool = False
+    channels_last: bool | Literal["auto"] = "auto"
     """Keep images, maps and the weights of convolutions in channels-last order, which some kernels in bfloat16 are
-    made for; sums are rounded in another order."""
+    made for; sums are rounded in another order. `auto` = on NVIDIA GPUs in bf16, decided when a run starts."""
     compile: bool = False
     """Let `torch.compile` make kernels for the backbone: minutes at the first step. Meant for GPUs."""
     gradient_checkpointing: bool = False
@@ -134,8 +134,9 @@ class TrainConfig(Frozen):
     cache_mb: NonNegativeInt = 0
     """Memory on each process for what frozen parts made of inputs that come again: latents of images that are not
     augmented, embeddings of expressions; 0 = compute them anew."""
-    workers: NonNegativeInt = 2
-    """Processes that read samples; no influence on the outcome."""
+    workers: NonNegativeInt | Literal["auto"] = "auto"
+    """Processes that read samples, for each that trains; no influence on the outcome. `auto` = on NVIDIA GPUs as many
+    as cores allow, up to 8; else 2, or 0 for rendered scenes."""
     log_every: PositiveInt = 10
     """Steps between two lines in the log."""
     validate_every: PositiveInt = 1000
@@ -185,7 +186,7 @@ class TrainConfig(Frozen):
             raise ValueError("mode=lora needs recipe=default: the published parameter groups have no place for LoRA")
         if self.momentum and self.optimiser != "sgd":
             raise ValueError(f"momentum={self.momentum} is for optimiser=sgd")
-        if self.channels_last and self.optimiser == "adamw_8bit":
+        if self.channels_last is True and self.optimiser == "adamw_8bit":
             raise ValueError("channels_last=true does not go with optimiser=adamw_8bit, which brings weights out of it")
         if self.compile and self.cache_mb:
             raise ValueError(
@@ -200,6 +201,17 @@ class TrainConfig(Frozen):
             if clashes:
                 raise ValueError(f"sharding=fsdp does not go with {clashes[0]}={getattr(self, clashes[0])}")
         return self
+
+    @property
+    def readers(self) -> int:
+        """Processes that read samples.
+
+        Raises:
+            UsageError: If `workers` is `auto` and nobody has looked at the machine.
+        """
+        if self.workers == "auto":
+            raise UsageError("workers=auto is decided when a run starts: call `vpd.training.run.train`, or set it.")
+        return self.workers
 
     @property
     def accumulation(self) -> int:

@@ -17,6 +17,7 @@ from vpd.model_folder import read_config
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.table import TASKS
 from vpd.training.config import TrainConfig
+from vpd.training.machine import for_machine
 from vpd.training.schedules import total_steps
 from vpd.training.timing import Timing, busy_note, can_be_timed, costs_of, device_word, measure_pace
 
@@ -81,6 +82,7 @@ def choose_settings(
 
     if has_fast_bf16(device):
         choose("precision", "bf16", f"this {device_word(device)} has it")
+    config = for_machine(config, device)
     if device.type == "cpu" and config.accumulate in ("auto", 1):  # else the recipe's is what is to be cut
         size = math.ceil(min(config.batch_size, _CPU_BATCH, max(2, len(train_set))) / processes) * processes
         choose("batch_size", size, "more steps in the same time")

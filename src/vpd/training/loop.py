@@ -28,6 +28,7 @@ from vpd.training.checkpoints import Checkpoint, add_scores
 from vpd.training.config import TrainConfig
 from vpd.training.ema import WeightAverage, averaged
 from vpd.training.feed import Feed
+from vpd.training.machine import for_machine
 from vpd.training.outcome import leave_models, validations_since
 from vpd.training.progress import Costs, Interval, Progress
 from vpd.training.run_folder import RunFolder, summary
@@ -82,6 +83,7 @@ class Training:
         costs: Costs | None = None,
     ) -> None:
         self.accelerator = accelerator or find_processes()
+        config = for_machine(config, self.accelerator.device)
         self.model, self.config, self.folder = model, config, folder
         self.train_set, self.transform, self.validation_set = train_set, transform, validation_set
         self.checkpoint, self.start_step = checkpoint, checkpoint.step if checkpoint else 0
@@ -224,7 +226,7 @@ class Training:
                     self.model,
                     samples,
                     limit=config.validate_limit,
-                    workers=config.workers,
+                    workers=config.readers,
                     accelerator=self.accelerator,
                     should_stop=lambda: stop.signal is not None,
                     caches=self.validation_caches,
@@ -258,7 +260,7 @@ class Training:
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
             start_step=self.start_step * self.config.accumulation,
-            workers=self.config.workers,
+            workers=self.config.readers,
             pin=self.accelerator.device.type == "cuda",
         )
 

@@ -32,6 +32,7 @@ from vpd.training.config import TrainConfig
 from vpd.training.first_run import choose_settings, known_size, left_out
 from vpd.training.fitted_data import fit_data
 from vpd.training.loop import Training
+from vpd.training.machine import for_machine, with_readers
 from vpd.training.run_folder import tell_no_run
 from vpd.training.schedules import schedule_of, total_steps
 from vpd.training.settings import read_settings, resolve_config, write_config
@@ -127,20 +128,24 @@ def _train(
         source = given.get("data")
         tell_no_run(folder, can_start="model" in given and isinstance(source, Mapping) and "root" in source)
     saved = read_settings(folder / CONFIG) if resume and has_settings else {}
+    if has_progress:
+        saved = {"channels_last": False} | saved  # releases that did not write it had no other
     kind = find_task(task)
     config = resolve_config(kind, saved, *layers)
     config = pin_sources(config) if data is None else config
     if has_progress:
-        if config.accumulate == "auto":  # what was found when the run began holds for all of it
-            config = config.model_copy(update={"accumulate": saved.get("accumulate", "auto")})
+        for key in ("accumulate", "channels_last"):  # what was found when the run began holds for all of it
+            if getattr(config, key) == "auto":
+                config = config.model_copy(update={key: saved.get(key, "auto")})
         if config.loss.class_weights == "frequency":  # likewise
             weights = {"class_weights": (saved.get("loss") or {}).get("class_weights", "frequency")}
             config = config.model_copy(update={"loss": config.loss.model_copy(update=weights)})
         _check_changes(resolve_config(kind, saved), config, folder / CONFIG)
     check_trackers(config.trackers)
-    if config.workers:
-        worker_context()  # its server imports while the model is read
     accelerator = find_processes()
+    config = with_readers(config, accelerator.device)
+    if config.readers:
+        worker_context()  # its server imports while the model is read
     accelerator.wait_for_everyone()  # before the first process writes what the others have just looked for
     with heartbeat.doing("Reading the data"):
         given_set, validation_set = data or build_data(config)
@@ -168,6 +173,8 @@ def _train_in(
     """Train in a folder that no other run writes into; what is `free` of the settings is chosen."""
     train_set, validation_set = data
     checkpoint, timing = latest_checkpoint(folder / CHECKPOINTS), None
+    if checkpoint or not free:  # else it follows the precision that is chosen
+        config = for_machine(config, accelerator.device)
     if checkpoint:
         check_same_data(checkpoint, train_set, config)
         _check_length(resolve_config(task, saved), config, checkpoint, task, train_set)

@@ -26,7 +26,7 @@ from vpd.weights.shipped import WORLD
 
 logger = logging.getLogger(__name__)
 
-_OF_WORLD = ("crop_px", "steps", "batch_size", "workers", "validate_every", "validate_limit")
+_OF_WORLD = ("crop_px", "steps", "batch_size", "validate_every", "validate_limit")
 """What training on rendered scenes takes from the shipped recipe where nobody says otherwise."""
 _RATES_OF_WORLD: Settings = {"learning_rate": 1e-3, "unet_lr_scale": 1.0}
 """For the shipped model: the best where all of it trains, of those tried in docs/claims.md."""

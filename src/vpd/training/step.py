@@ -45,7 +45,7 @@ class LossOf(nn.Module):
         self.model, self.caches = model, caches
         self.use_bf16, self.is_mean = config.precision == "bf16", config.loss_reduction == "batch"
         self.options = {} if config.loss == PLAIN else {"loss": config.loss}
-        self.order = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.order = torch.channels_last if config.channels_last is True else torch.contiguous_format
 
     def forward(self, batch: Batch) -> LossSum:
         """Total and weight of a batch."""
@@ -199,7 +199,7 @@ def set_up(model: Any, config: TrainConfig) -> None:
     """Make of a model what the settings want to train: what of it trains, how it runs, and the order of its memory."""
     freeze_parts(model, config.mode)
     model.backbone.gradient_checkpointing = config.gradient_checkpointing
-    if config.channels_last:
+    if config.channels_last is True:
         model.to(memory_format=torch.channels_last)
     if config.compile:
         model.backbone.compile()
