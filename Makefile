@@ -1,4 +1,5 @@
 # make demo: three tasks on fresh scenes, with pictures. make test: all core checks. make test-extras: the heavier ones.
+# make test-gpu: what a GPU could break, on one.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,7 @@ PYTEST_ARGS ?=
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install test test-extras lint demo clean
+.PHONY: install test test-extras test-gpu lint demo clean
 
 install: $(STAMP)
 
@@ -28,10 +29,13 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadfile -m "not extras" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadfile -m "not extras and not gpu" $(PYTEST_ARGS)
 
 test-extras: $(EXTRAS_STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadfile -m extras $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadfile -m "extras and not gpu" $(PYTEST_ARGS)
+
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest tests/gpu -m gpu $(PYTEST_ARGS)
 
 demo: $(STAMP)
 	$(BIN)/vpd demo --out demo
