@@ -38,12 +38,12 @@ TARGETS: tuple[tuple[str, Read, str, float], ...] = (
 """What is wanted of an H200 with Stable Diffusion 1.5's size, 512 px, bfloat16."""
 
 
-def judge(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each target with what was measured and whether it is met; none = not measured."""
+def judge(results: dict[str, Any], *, is_meant: bool) -> list[dict[str, Any]]:
+    """Each target with what was measured and whether it is met; none = not measured, or not on the model it means."""
     judged = []
     for name, read, relation, wanted in TARGETS:
         value = read(results)
-        is_met = None if value is None else (value <= wanted if relation == "<=" else value >= wanted)
+        is_met = None if value is None or not is_meant else (value <= wanted if relation == "<=" else value >= wanted)
         judged.append({"what": name, "wanted": f"{relation} {wanted:g}", "measured": value, "met": is_met})
     return judged
 
@@ -154,7 +154,7 @@ def _memory(found: dict[str, Any]) -> list[str]:
 
 
 def _targets(targets: list[dict[str, Any]]) -> list[str]:
-    words = {True: "met", False: "MISSED", None: "not measured"}
+    words = {True: "met", False: "MISSED", None: "not judged"}
     lines = ["", "| wanted (H200, sd15, 512 px) | | measured | |", "|---|---|---|---|"]
     for target in targets:
         value = "" if target["measured"] is None else f"{target['measured']:.4g}"

@@ -2,122 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import torch
 from gpu_profile import layout_changes, times_by_group
-from random_models import random_config
+from gpu_setup import CLASSES, WAYS, OutOfTimeError, Setup, short, tried
+from gpu_training import training
+from random_models import random_model
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from vpd.backbones.tiny_encoder import TinyEncoder, TinyEncoderConfig
-from vpd.bench.machine import describe_machine, machine_peaks, now, peak_bytes, since
+from vpd.bench.machine import describe_machine, machine_peaks, peak_bytes
 from vpd.bench.many import example_jpeg, time_many
-from vpd.bench.measuring import count_gflop, with_random_weights
 from vpd.bench.timing import time_runs
 from vpd.inference.memory import network_bytes
-from vpd.loading import build_model
 from vpd.optimising import optimise
 from vpd.prediction_jobs.job import PredictionJob
 from vpd.prediction_jobs.worker import Predictor
-from vpd.processes import find_processes
-from vpd.tensors import Batch
-from vpd.training.settings import resolve_config
-from vpd.training.step import Stepper
 
 ROOT = Path(__file__).parents[1]
-CLASSES = 150
-WAYS: dict[str, dict[str, Any] | None] = {
-    "exact": None,
-    "exact, TF32": None,
-    "fast, eager": {"graphs": False},
-    "fast": {},
-    "small encoder": {},
-}
-"""Way -> arguments of `vpd.optimise`; none = the model as it is."""
-TRAINED = ((4, False), (16, False), (16, True))
-"""Batch, and whether the UNet's blocks are computed again."""
-
-
-class OutOfTimeError(RuntimeError):
-    """What is left of the time is not enough."""
-
-
-@dataclass
-class Setup:
-    """What is measured, on what, and until when."""
-
-    device: torch.device
-    size: str
-    px: int
-    batches: tuple[int, ...]
-    pictures: int
-    steps: int
-    ends_s: float
-    """Of `time.monotonic`."""
-    results: dict[str, Any] = field(default_factory=dict)
-
-    @cached_property
-    def exact(self) -> Any:
-        """The model as it is, random weights."""
-        torch.manual_seed(0)
-        return with_random_weights(random_config("segment", self.size, CLASSES), device=self.device)
-
-    def model(self, way: str) -> Any:
-        """The model that runs in a way."""
-        arguments = WAYS[way]
-        if arguments is None:
-            return self.exact
-        if way == "small encoder":
-            backbone = self.exact.backbone
-            channels = backbone.vae.config.latent_channels
-            config = TinyEncoderConfig.for_vae(latent_stride=backbone.latent_stride, latent_channels=channels)
-            arguments = {"encoder": TinyEncoder(config)}
-        return optimise(self.exact, **arguments)
-
-    def images(self, batch: int, dtype: torch.dtype) -> Tensor:
-        """Random pictures in [-1, 1]."""
-        drawn = torch.rand(batch, 3, self.px, self.px, generator=torch.Generator().manual_seed(1))
-        return (drawn * 2 - 1).to(self.device, dtype)
-
-    def check_time(self, needed_s: float = 0.0) -> None:
-        """Raise where the time is over."""
-        if (left := self.ends_s - time.monotonic()) < needed_s:
-            raise OutOfTimeError(f"{max(left, 0):.0f} s are left, {needed_s:.0f} are needed")
-
-    def peak_tflops(self, dtype: str = "bfloat16") -> float | None:
-        """What products of this card reach, if they were measured."""
-        rate = self.results.get("peak", {}).get(dtype, {}).get("matrix")
-        return None if rate is None else rate / 1000
-
-
-def tried(points: dict[str, Any], name: str, measure: Callable[[], Any], setup: Setup) -> None:
-    """Add a point, or why there is none: a card may be too small for one and not for the next."""
-    setup.check_time()
-    try:
-        points[name] = measure()
-    except torch.OutOfMemoryError as error:
-        points[name] = {"error": f"out of memory: {str(error).splitlines()[0][:200]}"}
-        if setup.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-
-def short(timed: dict[str, Any], batch: int) -> dict[str, Any]:
-    """Milliseconds and pictures a second of a timed run of a batch."""
-    clock = "device_s" if "device_s" in timed else "wall_s"
-    seconds = timed[clock]["median"]
-    found = {"ms": 1000 * seconds, "waited_for_ms": 1000 * timed["wall_s"]["median"], "images_per_s": batch / seconds}
-    return {**found, "runs": timed["runs"], "peak_mib": timed["peak_mib"]}
 
 
 def machine(setup: Setup, found: dict[str, Any]) -> None:
@@ -196,12 +105,16 @@ def profile(setup: Setup, found: dict[str, Any]) -> None:
 @torch.no_grad()
 def accuracy(setup: Setup, found: dict[str, Any]) -> None:
     """Features of the fast model against float32: L2 distance over the norm, map by map."""
-    exact, fast = setup.exact, setup.model("fast, eager")
+    with setup.device:  # drawn there, as torch and diffusers draw: larger weights make more of every rounding
+        exact = random_model(setup.size, CLASSES)
+    fast = optimise(exact, graphs=False)
     images = setup.images(1, exact.dtype)
     wanted = exact.backbone(images, exact.read_prompts(None)[1]).maps
     got = fast.backbone(images.to(fast.dtype), fast.read_prompts(None)[1]).maps
-    found["features"] = [float((one.float() - other).norm() / other.norm()) for one, other in zip(got, wanted)]  # noqa: B905
-    recorded = setup.model("fast")
+    found["features"] = [
+        float((one.float() - other).norm() / other.norm()) for one, other in zip(got, wanted, strict=True)
+    ]
+    recorded = optimise(exact)
     pictures = images.to(fast.dtype)
     outputs = [recorded.network(pictures, None).float() for _ in range(4)]  # eager, recorded, replayed
     plain = fast(pictures, None).float()
@@ -217,8 +130,7 @@ def predict(setup: Setup, found: dict[str, Any]) -> None:
         rate = short(time_runs(lambda: fast.network(images, None), setup.device, 1), batch)["images_per_s"]
     found |= {"batch": batch, "network_images_per_s": rate}
     points = [{"batch": batch, "images_per_s": rate}]
-    found["call"] = time_many(fast, {}, points, px=setup.px, pictures=setup.pictures)
-    del fast
+    found["call"] = time_many(fast, {}, points, px=setup.px, pictures=setup.pictures // 4)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         (root / "photos").mkdir()
@@ -232,69 +144,10 @@ def predict(setup: Setup, found: dict[str, Any]) -> None:
             if outcome.error:
                 raise RuntimeError(outcome.error)
             arrived.append(time.perf_counter())
-    skipped = min(len(arrived) // 3, 4 * batch)  # the model was made ready and recorded meanwhile
+    skipped = min(len(arrived) // 2, 4 * batch) - 1  # the model was made ready and recorded meanwhile
     seconds = arrived[-1] - arrived[skipped]
     job_rate = (len(arrived) - 1 - skipped) / max(seconds, 1e-9)
     found["job"] = {"pictures": len(arrived), "images_per_s": job_rate, "share_of_network": job_rate / rate}
-
-
-def training(setup: Setup, found: dict[str, Any]) -> None:
-    """Optimiser steps of segmentation, all weights, bfloat16 autocast."""
-    del setup.__dict__["exact"]  # a card has no room for both
-    found["gflop_per_image"] = gflop = training_gflop(setup)
-    for batch, is_checkpointed in TRAINED:
-
-        def measure(batch: int = batch, is_checkpointed: bool = is_checkpointed) -> dict[str, Any]:
-            return time_steps(setup, batch, is_checkpointed, gflop)
-
-        tried(found, f"{batch}{', checkpointed' if is_checkpointed else ''}", measure, setup)
-
-
-def time_steps(setup: Setup, batch: int, is_checkpointed: bool, gflop: float) -> dict[str, Any]:
-    """Seconds of a step, pictures a second, memory, share of the peak."""
-    given = {
-        "model": "random",
-        "data": {"root": "random"},
-        "gradient_checkpointing": is_checkpointed,
-        "precision": "bf16",
-        "channels_last": True,
-        "crop_px": setup.px,
-        "batch_size": batch,
-        "optimiser": "adamw",
-        "steps": 100,
-        "on_bad_loss": "skip",
-    }
-    model = with_random_weights(random_config("segment", setup.size, CLASSES), device=setup.device)
-    stepper = Stepper(model, resolve_config("segment", given), find_processes())
-    labels = torch.randint(CLASSES, (batch, setup.px, setup.px), generator=torch.Generator().manual_seed(2))
-    images = setup.images(batch, torch.float32).cpu()
-    batches = repeat(Batch(images=images, names=["random"] * batch, labels=labels))
-    if setup.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(setup.device)
-    seconds = []
-    for step in range(setup.steps + 3):
-        setup.check_time()
-        began = now(setup.device)
-        stepper.take(step, 1e-6, batches)
-        seconds.append(since(began, setup.device)["wall_s"])
-    counted = sorted(seconds[3:])
-    median = counted[len(counted) // 2]
-    peak_gib = torch.cuda.max_memory_allocated(setup.device) / 2**30 if setup.device.type == "cuda" else None
-    stepper.close()
-    tflops, limit = gflop * batch / median / 1000, setup.peak_tflops()
-    share = None if limit is None else tflops / limit
-    found = {"ms": 1000 * median, "images_per_s": batch / median, "peak_gib": peak_gib}
-    return {**found, "tflop_per_s": tflops, "share_of_peak": share}
-
-
-@torch.no_grad()
-def training_gflop(setup: Setup) -> float:
-    """Operations that a step needs for one picture: forward pass, and twice those of what trains."""
-    model = build_model(random_config("segment", setup.size, CLASSES)).eval()
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model.backbone.encode(torch.empty(1, 3, setup.px, setup.px, device="meta"))
-    encoder = counter.get_total_flops() / 1e9
-    return 3 * (count_gflop(model, px=setup.px) - encoder) + encoder
 
 
 @torch.no_grad()
@@ -317,7 +170,7 @@ def memory(setup: Setup, found: dict[str, Any]) -> None:
 
 @torch.no_grad()
 def fp8(setup: Setup, found: dict[str, Any]) -> None:
-    """Would 8 bits pay in linear layers of the UNet? Product alone and with the conversion of its input, at batch 16."""
+    """Would 8 bits pay in linear layers of the UNet at batch 16? The product alone, and with converting its input."""
     if setup.device.type != "cuda" or torch.cuda.get_device_capability(setup.device) < (8, 9):
         found["left_out"] = "cards from compute capability 8.9 multiply fp8"
         return
@@ -346,7 +199,17 @@ def tests(setup: Setup, found: dict[str, Any]) -> None:
     words = [sys.executable, "-m", "pytest", *where]
     left_s = setup.ends_s - time.monotonic()
     try:
-        done = subprocess.run(list(map(str, words)), cwd=ROOT, capture_output=True, text=True, timeout=left_s)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+        if setup.device.type != "cuda":
+            environment["VPD_GPU_TESTS_ON"] = setup.device.type
+        told: dict[str, Any] = {
+            "env": environment,
+            "cwd": ROOT,
+            "capture_output": True,
+            "text": True,
+            "timeout": left_s,
+        }
+        done = subprocess.run(list(map(str, words)), check=False, capture_output=True, **told)
     except subprocess.TimeoutExpired as error:
         said = error.stdout or b""
         text = said.decode(errors="replace") if isinstance(said, bytes) else said

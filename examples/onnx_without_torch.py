@@ -1,17 +1,23 @@
-"""Predict one photo without torch: python onnx_without_torch.py EXPORTED PHOTO OUT.png [EXPRESSION].
+"""Predict one photo without torch: python onnx_without_torch.py EXPORTED PHOTO OUT.png [EXPRESSION] [--provider cuda].
 
 EXPORTED is what `vpd export MODEL --to onnx --out EXPORTED` wrote, for a referring model with --text-encoder (which
 takes the package `tokenizers`). Writes the data file of `vpd predict`; runs the whole image at once, without windows.
+--provider is who computes: cpu; or cuda or tensorrt, which want the package `onnxruntime-gpu` and were never tried.
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
-from onnxruntime import InferenceSession
+from onnxruntime import InferenceSession, get_available_providers
 from PIL import Image, ImageOps, PngImagePlugin
 
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+REMEDY = (
+    "pip uninstall onnxruntime; pip install onnxruntime-gpu, and the CUDA, cuDNN and TensorRT that it was built for"
+)
 BITS, WHITE_IS_ZERO, KIND, SIGNED, ORIENTATION = 258, 262, 339, (2,), 274  # tags of TIFF files and EXIF
 
 
@@ -49,15 +55,36 @@ def resize(maps, size):  # (c, h, w) -> (c, *size[::-1]), bilinear, not smoothed
     return np.stack([one.transform(size, Image.Transform.EXTENT, box, Image.Resampling.BILINEAR) for one in pictures])
 
 
+def start(path, provider):  # a session of that provider alone, but for what only the CPU can do
+    name, there = PROVIDERS[provider], get_available_providers()
+    options = {"cuda": {"use_tf32": "0"}, "tensorrt": {"trt_engine_cache_enable": "1"}}.get(provider, {})
+    if provider == "tensorrt":  # an engine takes minutes to build, and is kept beside the model
+        options["trt_engine_cache_path"] = str(path.parent)
+    if name not in there:
+        sys.exit(f"--provider {provider}: onnxruntime has no {name} here, only {', '.join(there)}. {REMEDY}")
+    session = InferenceSession(path, providers=[(name, options), *["CPUExecutionProvider"] * (provider != "cpu")])
+    if session.get_providers()[0] != name:  # its libraries did not load; onnxruntime has said so, and would go on
+        sys.exit(f"--provider {provider}: {name} did not start. {REMEDY}")
+    return session
+
+
 def main():
-    folder, photo = Path(sys.argv[1]), read(sys.argv[2])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for word in ("exported", "photo", "out"):
+        parser.add_argument(word, type=Path)
+    parser.add_argument("expression", nargs="?")
+    parser.add_argument("--provider", choices=PROVIDERS, default="cpu")
+    given = parser.parse_args()
+    folder, photo = given.exported, read(given.photo)
     facts = json.loads((folder / "export.json").read_text(encoding="utf-8"))
-    fit, session, text, maps = facts["fit"], InferenceSession(folder / "model.onnx"), {}, []
+    fit, session, text, maps = facts["fit"], start(folder / "model.onnx", given.provider), {}, []
     if facts["task"] == "refer":
+        if given.expression is None:
+            parser.error("this model looks for what an expression says: give one after OUT.png")
         from tokenizers import Tokenizer
 
-        ids = np.array([Tokenizer.from_file(str(folder / "tokenizer.json")).encode(sys.argv[4]).ids])
-        text["text_embeds"] = InferenceSession(folder / "text_encoder.onnx").run(None, {"token_ids": ids})[0]
+        ids = np.array([Tokenizer.from_file(str(folder / "tokenizer.json")).encode(given.expression).ids])
+        text["text_embeds"] = start(folder / "text_encoder.onnx", given.provider).run(None, {"token_ids": ids})[0]
     scale = min(fit["size_px"] / min(photo.size), fit["max_long_px"] / max(photo.size))
     sizes = {"resize_short": [max(1, int(side * scale + 0.5)) for side in photo.size], "squash": [fit["size_px"]] * 2}
     width, height = sizes.get(fit["mode"], photo.size)
@@ -73,7 +100,7 @@ def main():
     else:
         data = np.mean([(e := np.exp(part - part.max(0))) / e.sum(0) for part in maps], 0).argmax(0)
         data = data.astype(np.uint8 if len(maps[0]) <= 255 else np.uint16)
-    Image.fromarray(data * 255 if facts["task"] == "refer" else data).save(sys.argv[3])
+    Image.fromarray(data * 255 if facts["task"] == "refer" else data).save(given.out)
 
 
 if __name__ == "__main__":

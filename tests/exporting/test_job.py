@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -295,6 +296,36 @@ def test_the_script_predicts_what_the_model_does_without_torch(
     is_clear = (top.topk(2, dim=0).values.diff(dim=0)[0].abs() > 1e-4).numpy()
     assert is_clear.mean() > 0.9
     np.testing.assert_array_equal(got[is_clear], own[is_clear])
+
+
+@pytest.mark.parametrize(
+    ("there", "started", "said"),
+    [
+        (["CPUExecutionProvider"], [], "--provider cuda: onnxruntime has no CUDAExecutionProvider here, only CPUExec"),
+        (["CUDAExecutionProvider"], ["CPUExecutionProvider"], "--provider cuda: CUDAExecutionProvider did not start"),
+        (["CUDAExecutionProvider"], ["CUDAExecutionProvider", "CPUExecutionProvider"], ""),
+    ],
+)
+def test_the_script_names_a_provider_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch, there: list[str], started: list[str], said: str
+) -> None:
+    """It never goes on quietly on the CPU, as onnxruntime would."""
+    asked: dict[str, Any] = {}
+
+    def session(path: Path, *, providers: list[Any]) -> Any:
+        asked["providers"] = providers
+        return SimpleNamespace(get_providers=lambda: started)
+
+    fake = SimpleNamespace(InferenceSession=session, get_available_providers=lambda: there)
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    start = runpy.run_path(str(SCRIPT))["start"]
+    if not said:
+        assert start(Path("model.onnx"), "cuda").get_providers() == started
+        assert asked["providers"] == [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
+        return
+    with pytest.raises(SystemExit, match=said) as stop:
+        start(Path("model.onnx"), "cuda")
+    assert "onnxruntime-gpu" in str(stop.value)
 
 
 def test_the_script_sees_the_pixels_that_predict_sees(tmp_path: Path):

@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 import vpd
 from tiny_data import write_depth_data, write_refer_data, write_segment_data
 from vpd.files.atomic import read_json_lines
+
+pytest.importorskip("pycocotools")
 from vpd.training.run import train
 
 HEADS: dict[str, dict[str, Any]] = {
