@@ -66,6 +66,9 @@ def describe(result: dict[str, Any]) -> str:
         *_memory(found.get("memory", {})),
         *_targets(result.get("targets", [])),
     ]
+    if "was_recorded" in (accuracy := found.get("accuracy", {})):
+        told = f"differs from eager by {accuracy['recording_against_eager']:.1e} of the largest output"
+        lines += ["", f"CUDA graphs: {told}" if accuracy["was_recorded"] else "CUDA graphs: **none was recorded**"]
     if said := found.get("tests", {}).get("said"):
         lines += ["", "tests: " + said.strip().splitlines()[-1]]
     wrong = {name: part.get("error") or part.get("left_out") for name, part in found.items() if isinstance(part, dict)}
