@@ -220,6 +220,8 @@ def tests(setup: Setup, found: dict[str, Any]) -> None:
         said = error.stdout or b""
         text = said.decode(errors="replace") if isinstance(said, bytes) else said
         raise OutOfTimeError(f"pytest was stopped after {left_s:.0f} s; it said: {text[-2000:]}") from error
+    if not done.stdout:  # there is no pytest
+        raise RuntimeError(done.stderr[-500:])
     found |= {"status": done.returncode, "said": done.stdout[-6000:], "errors": done.stderr[-1000:]}
 
 
