@@ -17,13 +17,15 @@ from vpd.bench.machine import now
 _KINDS = (
     ("layout copies", ("nchwtonhwc", "nhwctonchw")),
     ("attention", ("attention", "flash", "fmha", "softmax")),
-    ("group norm", ("group_norm", "groupnorm", "rowwisemoments", "_part_", "_combine", "_apply")),
+    ("group norm", ("group_norm", "groupnorm", "rowwisemoments")),
     ("convolutions", ("convolution", "conv2d", "fprop", "implicit_gemm", "cudnn")),
     ("layer norm", ("layer_norm", "layernorm")),
     ("linear layers", ("addmm", "aten::mm", "bmm", "linear", "gemm", "nvjet", "cutlass")),
     ("copies", ("copy", "clone", "contiguous", "memcpy", "_to_copy", "cat")),
 )
 """Kind of work -> parts of the names of operators and kernels, the first that fits."""
+_OWN = {"add_maps", "part_statistics", "combine", "apply", "part_gradients", "combine_gradients", "apply_gradients"}
+"""Kernels of `vpd.backbones.group_norm_kernel`, which no operator launches."""
 
 
 def times_by_group(run: Callable[[], Any], device: torch.device) -> dict[str, Any]:
@@ -54,6 +56,8 @@ def times_by_group(run: Callable[[], Any], device: torch.device) -> dict[str, An
 
 def kind_of(operator: str, kernel: str) -> str:
     """Kind of work of a kernel that an operator launched."""
+    if kernel in _OWN:
+        return "group norm"
     for name in (kernel.lower(), operator.lower()) if "nchw" in kernel.lower() else (operator.lower(), kernel.lower()):
         for kind, parts in _KINDS:
             if name and any(part in name for part in parts):

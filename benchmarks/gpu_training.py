@@ -16,6 +16,7 @@ from vpd.bench.measuring import count_gflop, with_random_weights
 from vpd.loading import build_model
 from vpd.processes import find_processes
 from vpd.tensors import Batch
+from vpd.training.feed import Feed
 from vpd.training.settings import resolve_config
 from vpd.training.step import Stepper
 
@@ -53,14 +54,14 @@ def time_steps(setup: Setup, batch: int, is_checkpointed: bool, gflop: float) ->
     stepper = Stepper(model, resolve_config("segment", given), find_processes())
     labels = torch.randint(CLASSES, (batch, setup.px, setup.px), generator=torch.Generator().manual_seed(2))
     images = setup.images(batch, torch.float32).cpu()
-    batches = repeat(Batch(images=images, names=["random"] * batch, labels=labels))
+    feed = Feed(repeat(Batch(images=images, names=["random"] * batch, labels=labels)), setup.device)
     if setup.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(setup.device)
     seconds = []
     for step in range(setup.steps + 3):
         setup.check_time()
         began = now(setup.device)
-        stepper.take(step, 1e-6, batches)
+        stepper.take(step, 1e-6, feed)
         seconds.append(since(began, setup.device)["wall_s"])
     counted = sorted(seconds[3:])
     median = counted[len(counted) // 2]

@@ -101,7 +101,8 @@ def test_a_point_that_does_not_fit_leaves_the_others() -> None:
     [
         ("aten::cudnn_convolution", "sm90_xmma_fprop_implicit_gemm_bf16f32_nhwckrsc_nhwc_tilesize", "convolutions"),
         ("aten::cudnn_convolution", "void cudnn::ops::nchwToNhwcKernel<__nv_bfloat16>", "layout copies"),
-        ("", "_part_statistics", "group norm"),
+        ("", "part_statistics", "group norm"),
+        ("", "apply", "group norm"),
         ("aten::native_group_norm", "void at::native::RowwiseMomentsCUDAKernel", "group norm"),
         ("aten::_scaled_dot_product_cudnn_attention", "cudnn_generated_fort_native_sdpa", "attention"),
         ("aten::_flash_attention_forward", "flash_fwd_splitkv_combine_kernel", "attention"),
