@@ -242,3 +242,12 @@ def test_records_have_turns_and_masks_too(tmp_path: Path):
     assert overall.startswith("train: every mask is empty")
     with pytest.raises(UsageError, match="every mask is empty"):
         look_at_some(open_data(tmp_path, "refer", exif="ignore"))
+
+
+def test_depth_that_an_option_leaves_out_is_not_blamed_on_zeros(tmp_path: Path):
+    for kind in ("images", "depth"):
+        (tmp_path / kind).mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "images/a.png")
+    Image.fromarray(np.full((8, 8), 3000, np.uint16)).save(tmp_path / "depth/a.png")
+    with pytest.raises(UsageError, match=r"beyond max_depth_m=0\.1, the option"):
+        look_at_some(open_data(tmp_path, "depth", max_depth_m=0.1))

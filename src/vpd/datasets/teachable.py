@@ -42,7 +42,7 @@ def find_faults(
     """
     if found.pixels_of_class:
         return list(_faults_of_labels(found, classes, reading or {}, is_whole=is_whole, is_to_learn=is_to_learn))
-    return [*_faults_of_masks(found), *_faults_of_depth(found)]
+    return [*_faults_of_masks(found), *_faults_of_depth(found, (reading or {}).get("max_depth_m"))]
 
 
 def exif_question(turned: int) -> str:
@@ -98,11 +98,12 @@ def _faults_of_masks(found: SplitFindings) -> Iterator[Fault]:
         yield Fault("every mask covers its whole picture: pixels without object must be 0", is_certain=False)
 
 
-def _faults_of_depth(found: SplitFindings) -> Iterator[Fault]:
+def _faults_of_depth(found: SplitFindings, counted_to_m: float | None) -> Iterator[Fault]:
     if not found.measured_share:
         return
     if found.depth_m is None:
-        yield Fault("no pixel has a depth: all are 0, which stands for not measured", is_certain=True)
+        beyond = f", or beyond max_depth_m={counted_to_m:g}, the option of the data" if counted_to_m else ""
+        yield Fault(f"no pixel has a depth: all are 0, which stands for not measured{beyond}", is_certain=True)
         return
     (near, far), range_m = found.depth_m, found.range_m
     span = f"measured depth is {near:.3f} to {far:.3f} m"
