@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from numpy.typing import NDArray
+from torch import Tensor
 
 from experiments.captions import the
-from experiments.diffusion_training import embed_texts, noise_loss
-from experiments.latents import LatentSet, encode
+from experiments.diffusion_training import noise_loss
 from experiments.measures import nearest_colour
+from experiments.scenes import SceneSet, encode
 from vpd.backbones.unet_walk import walk_unet
-from vpd.demo.samples import draw_samples, embed_padded
+from vpd.demo.samples import draw_samples
 from vpd.pretraining.pictures import to_batch
 from vpd.prompts.encoder import TextEncoder
 from vpd.tasks.segmentation import SegmentationModel
@@ -23,49 +24,60 @@ from vpd.world.render import Rendering
 from vpd.world.scenes import CLASSES, MATERIALS, OBJECT_COLOURS, SHAPES
 
 GAP_TIMESTEPS = (100, 400, 550, 700, 850)
-CHUNK = 64
+GAP_SCENES, CHUNK = 512, 64
 
 
 @torch.no_grad()
-def text_gap(
-    unet: UNet2DConditionModel, encoder: TextEncoder, scheduler: DDIMScheduler, data: LatentSet, *, count: int = 512
+def noise_errors(
+    unet: UNet2DConditionModel, encoder: TextEncoder, scheduler: DDIMScheduler, latents: Tensor, tokens: Tensor
 ) -> dict[int, float]:
-    """How much more the noise error is with the captions of other pictures, as a share of that with the right ones.
+    """The weighted noise error at some timesteps; the noise is the same on all devices and for all models.
 
     Args:
         unet: The network.
         encoder: Its text encoder.
         scheduler: The noise schedule.
-        data: Pictures that were not trained on.
+        latents: `(b, c, h, w)` of pictures that were not trained on, scaled; on the network's device.
+        tokens: Of their texts, `(b, k)`.
+
+    Returns:
+        Timestep -> mean error.
+    """
+    errors = dict.fromkeys(GAP_TIMESTEPS, 0.0)
+    for start in range(0, len(latents), CHUNK):
+        part = latents[start : start + CHUNK].float()
+        embeds = encoder.model(tokens[start : start + CHUNK]).last_hidden_state
+        for timestep in GAP_TIMESTEPS:
+            noise = torch.Generator().manual_seed(timestep * 1000 + start)
+            timesteps = torch.full((len(part),), timestep)
+            loss = noise_loss(unet, part, embeds, scheduler.alphas_cumprod.to(part.device), noise, timesteps)
+            errors[timestep] += float(loss.sum()) / len(latents)
+    return errors
+
+
+def text_gap(
+    unet: UNet2DConditionModel,
+    encoder: TextEncoder,
+    scheduler: DDIMScheduler,
+    data: SceneSet,
+    *,
+    count: int = GAP_SCENES,
+) -> tuple[dict[int, float], dict[int, float]]:
+    """The noise error, and how much more it is with the captions of other pictures, as a share.
+
+    Args:
+        unet: The network.
+        encoder: Its text encoder.
+        scheduler: The noise schedule.
+        data: Pictures that were not trained on, on the network's device.
         count: How many of them.
 
     Returns:
-        Timestep -> share; 0.1 = ten per cent more.
+        Timestep -> error with the right long captions; timestep -> share, 0.1 = ten per cent more.
     """
-    count = min(count, len(data))
-    latents = data.latents[:count, 0].float()
-    texts = [captions[0] for captions in data.captions[:count]]
-    embeds = torch.cat([embed_padded(encoder, texts[start : start + CHUNK]) for start in range(0, count, CHUNK)])
-    gaps = {}
-    for timestep in GAP_TIMESTEPS:
-        right, wrong = (
-            sum(
-                float(
-                    noise_loss(
-                        unet,
-                        latents[start : start + CHUNK],
-                        words[start : start + CHUNK],
-                        scheduler.alphas_cumprod,
-                        torch.Generator().manual_seed(timestep * 1000 + start),
-                        torch.full((len(latents[start : start + CHUNK]),), timestep),
-                    ).sum()
-                )
-                for start in range(0, count, CHUNK)
-            )
-            for words in (embeds, embeds.roll(1, dims=0))
-        )
-        gaps[timestep] = wrong / right - 1
-    return gaps
+    latents, tokens = data.latents[:count, 0], data.tokens[:count, 0, 0].long()
+    right, wrong = (noise_errors(unet, encoder, scheduler, latents, words) for words in (tokens, tokens.roll(1, 0)))
+    return right, {timestep: wrong[timestep] / right[timestep] - 1 for timestep in right}
 
 
 @torch.no_grad()
@@ -99,7 +111,7 @@ def attention_ratio(
             if not mask.any():
                 continue
             text = the(noun_phrase(thing, ("colour", "shape")))
-            embeds = embed_texts(encoder, [text])
+            embeds = encoder.tokens([text], length=len(encoder.tokenizer(text).input_ids))
             _, attention = walk_unet(unet, latents, timestep=timestep, text_embeds=embeds)
             for level, maps in attention.items():
                 of_noun = maps[:, -2][:, None]  # the last token ends the text

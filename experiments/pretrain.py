@@ -1,7 +1,8 @@
 """Pre-train a small VAE, or a small text-to-image model on the rendered world: how the shipped `world` was made.
 
 python experiments/pretrain.py vae --images world --out DIR
-python experiments/pretrain.py diffusion --out DIR
+python experiments/pretrain.py render --out SCENES
+python experiments/pretrain.py diffusion --scenes SCENES --out DIR
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -96,71 +97,101 @@ def vae(
 
 
 @app.command()
+def render(
+    out: OutOption,
+    count: Annotated[int, typer.Option(metavar="N", help="Scenes to train on, a multiple of 250.")] = 40_000,
+    val: Annotated[int, typer.Option(metavar="N", help="Others, to measure on; rendered first.")] = 1000,
+    size: Annotated[int, typer.Option(metavar="N", help="Side of the pictures, pixels, a multiple of 32.")] = 128,
+    seed: Annotated[int, typer.Option(metavar="S", help="Of the scenes.")] = 0,
+    workers: Annotated[int, typer.Option(metavar="N", help="Processes that render.")] = 2,
+    seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="Begin no more scenes after so long; those that are there count.")
+    ] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Render scenes for `diffusion`: latents of pictures and mirror images, tokens of long and short captions.
+
+    The same command goes on where it was stopped. Pictures are encoded on the GPU if there is one, by the shipped VAE.
+    """
+    from tqdm import tqdm
+
+    from experiments.scenes import prepare_scenes
+
+    splits: tuple[tuple[Literal["train", "val"], int], ...] = (("val", val), ("train", count))
+    for split, asked in splits:
+        with (
+            _told_of_interrupts("the same command"),
+            tqdm(total=asked, desc=split, unit=" scenes", disable=None) as bar,
+        ):
+
+            def show(shards: int, of: int, bar: Any = bar) -> None:
+                bar.update(bar.total * shards // of - bar.n)
+
+            there = prepare_scenes(
+                out,
+                split=split,
+                count=asked,
+                size_px=size,
+                seed=seed,
+                workers=workers,
+                seconds=seconds if split == "train" else None,
+                device=device,
+                on_shard=show,
+            )
+        print(f"{there:,} of {asked:,} {split} scenes are in {Path(out)}", flush=True)
+    print(f"Use them: python experiments/pretrain.py diffusion --scenes {Path(out)} --out DIR")
+
+
+@app.command()
 def diffusion(
     out: OutOption,
+    scenes: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder that `render` wrote; runs may share it.", show_default=False)
+    ],
     objective: Annotated[
         Objective, typer.Option(help="What the UNet learns; the last two make controls for experiments.")
     ] = Objective.text,
-    latents: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of prepared latents, to share among runs.")
+    steps: StepsOption = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(metavar="S", help="Or time; the speed of the first 80 steps says how many there will be."),
     ] = None,
-    scenes: Annotated[
-        int, typer.Option(metavar="N", help="Scenes to train on; rendered and kept by the thousand.")
-    ] = 40_000,
-    steps: Annotated[
-        int | None, typer.Option(metavar="N", help="Steps; same seed and steps, same weights. 1100, or as begun.")
-    ] = None,
-    batch: Annotated[int, typer.Option(metavar="N", help="Pictures of a step.")] = 96,
-    size: Annotated[int, typer.Option(metavar="N", help="Side of the pictures, pixels, a multiple of 32.")] = 64,
-    seed: Annotated[int, typer.Option(metavar="S", help="Of weights, scenes and draws.")] = 0,
-    workers: Annotated[int, typer.Option(metavar="N", help="Processes that render.")] = 2,
+    batch: Annotated[int, typer.Option(metavar="N", help="Pictures of a step.")] = 256,
+    seed: Annotated[int, typer.Option(metavar="S", help="Of weights and draws.")] = 0,
     device: DeviceOption = "auto",
     resume: ResumeOption = False,
 ) -> None:
-    """Pre-train a small text-to-image model on the rendered world, from nothing; about two hours on two CPU cores.
+    """Pre-train a small text-to-image model on rendered scenes, from nothing; 1,100 steps if nothing is said.
 
-    This is how the shipped `world` was made. Scenes are rendered and encoded first, then UNet and text encoder learn
-    together; the folder is laid out as Stable Diffusion's.
+    UNet and text encoder learn together, with the scenes on the device. The folder is laid out as Stable Diffusion's;
+    its `pretraining.jsonl` is the log. For a control of equal length, give it the steps of the run with text.
     """
     from tqdm import tqdm
 
     from experiments.diffusion import pretrain_diffusion
     from experiments.diffusion_training import DiffusionRun
 
-    with (
-        _told_of_interrupts(),
-        tqdm(total=scenes, desc="rendering", unit=" scenes", disable=None) as rendered,
-        tqdm(desc="training", unit="step", disable=None) as done,
-    ):
+    with _told_of_interrupts(), tqdm(desc="training", unit="step", disable=None) as done:
 
         def show(run: DiffusionRun, loss: float) -> None:
             done.total = run.limit
             done.set_postfix(loss=f"{loss:.4f}", refresh=False)
             done.update(run.step - done.n)
-            _say(done, run.step, loss, run.step / (run.limit or run.step))
-
-        def count(shards: int, of: int) -> None:
-            there = scenes * shards // of
-            rendered.update(there - rendered.n)
-            if rendered.disable:
-                print(f"{there:,} of {scenes:,} scenes are rendered", flush=True)
+            _say(done, run.step, loss, run.step / run.limit if run.limit else 0.0)
 
         report = pretrain_diffusion(
             out,
+            scenes,
             objective=objective.value,
-            latents=latents,
-            scenes=scenes,
             steps=steps,
+            seconds=seconds,
             batch_size=batch,
-            size_px=size,
             seed=seed,
-            workers=workers,
             resume=resume,
             device=device,
-            on_shard=count,
             on_step=show,
         )
-    words = f"{report.steps} steps in {report.cpu_minutes:.1f} CPU minutes"
+    words = f"{report.steps} steps in {report.minutes:.1f} minutes"
     _exit_if_stopped(report.stopped_by, words)
     print(f"Trained: {words}.")
     if report.text_gap:
@@ -170,12 +201,12 @@ def diffusion(
 
 
 @contextmanager
-def _told_of_interrupts() -> Iterator[None]:
+def _told_of_interrupts(how: str = "the same command with --resume") -> Iterator[None]:
     """Say what becomes of a run that is stopped while no step is under way that could be finished first."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as error:
-        print("Stopped. What is saved stays; go on by the same command with --resume.", flush=True)
+        print(f"Stopped. What is saved stays; go on by {how}.", flush=True)
         raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 143) from None
 
 

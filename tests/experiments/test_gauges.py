@@ -8,8 +8,8 @@ from diffusers import UNet2DConditionModel
 import vpd
 from experiments.autoencoder import load_autoencoder
 from experiments.gauges import attention_ratio, follow_rates, text_gap
-from experiments.latents import LatentSet, prepare_latents
 from experiments.measures import nearest_colour
+from experiments.scenes import SceneSet, prepare_scenes
 from vpd.demo.samples import noise_schedule, sample_latents, to_pictures
 from vpd.prompts.encoder import TextEncoder
 from vpd.weights.shipped import FOLDER
@@ -32,9 +32,9 @@ def test_samples_follow_their_prompts():
 
 
 def test_it_uses_its_captions(networks, tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.latents.SCENES_PER_SHARD", 24)
-    data = LatentSet(prepare_latents(tmp_path, scenes=24, seed=split_seed(0, "test")))
-    gaps = text_gap(*networks, noise_schedule(), data)
+    monkeypatch.setattr("experiments.scenes.SCENES_PER_SHARD", 24)
+    prepare_scenes(tmp_path, split="test", count=24, size_px=64)
+    _, gaps = text_gap(*networks, noise_schedule(), SceneSet.read(tmp_path, "test"))
     assert min(gaps[400], gaps[550], gaps[700]) > 0.1
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from vpd.training import muon
 from vpd.training.muon import KERNEL_RATIO, Muon, orthogonalise, split_kernels
 
 
@@ -47,3 +48,43 @@ def test_tables_and_thin_kernels_are_left_to_adam():
     kernels, others = split_kernels([{"params": list(model.named_parameters())}], tables=[model["table"].weight])
     assert [name for name, _ in kernels["params"]] == ["inner.weight"] and kernels["is_kernel"]
     assert {name for name, _ in others["params"]} == {"table.weight", "inner.bias", "picture.weight", "picture.bias"}
+
+
+def trained(*, at_once: int, steps: int, resumed_at: int | None = None) -> list[torch.Tensor]:
+    """Weights after some steps with kernels of which two have the same form as matrices, and with biases."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, (9, 1), padding=(4, 0)), nn.Conv2d(8, 6, 1))
+    optimiser = Muon(groups_of(model), lr=0.01)
+    picture = torch.rand(2, 8, 6, 6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(muon, "_at_once", lambda _: at_once)
+        for step in range(steps):
+            if step == resumed_at:
+                state, optimiser = optimiser.state_dict(), Muon(groups_of(model), lr=0.01)
+                optimiser.load_state_dict(state)
+            optimiser.zero_grad()
+            model(picture).sub(picture[:, :6]).square().mean().backward()
+            optimiser.step()
+    return [weight.detach() for weight in model.parameters()]
+
+
+def test_kernels_moved_together_move_as_they_do_one_by_one():
+    for one, together in zip(trained(at_once=1, steps=3), trained(at_once=5, steps=3), strict=True):
+        torch.testing.assert_close(one, together, rtol=1e-5, atol=1e-6)
+
+
+def test_state_goes_on_in_another_optimiser():
+    for whole, resumed in zip(trained(at_once=1, steps=4), trained(at_once=1, steps=4, resumed_at=2), strict=True):
+        assert torch.equal(whole, resumed)
+
+
+def test_adam_by_hand():
+    weight = nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimiser = Muon([{"params": [weight], "is_kernel": False}], lr=0.1)
+    expected, mean, square = weight.detach().clone(), torch.zeros(2), torch.zeros(2)
+    for count, gradient in enumerate((torch.tensor([0.5, -1.0]), torch.tensor([0.1, 3.0])), 1):
+        weight.grad = gradient
+        optimiser.step()
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.99 * square + 0.01 * gradient**2
+        expected -= 0.1 * (mean / (1 - 0.9**count)) / ((square / (1 - 0.99**count)).sqrt() + 1e-8)
+        torch.testing.assert_close(weight.detach(), expected)
