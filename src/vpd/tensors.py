@@ -117,3 +117,10 @@ class Batch:
             name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         return replace(self, **changed)
+
+
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor where it is needed; a GPU is given it without waiting for what it still has to do."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""How deep a prediction goes: five of our functions from `predict` to the walk through the UNet."""
+"""How deep a prediction goes: six of our functions from `predict` to the walk through the UNet."""
 
 from __future__ import annotations
 
@@ -49,4 +49,4 @@ def test_from_predict_to_the_walk(models: dict[str, Any], task: str, monkeypatch
     models[task].predict([np.zeros((90, 150, 3), np.uint8)] * 2, batch_size=2, **WORDS[task])
     file = {"segment": "segmentation", "refer": "referring", "depth": "depth"}[task]
     forward = ("run.run_windows", f"{file}.forward", "stable_diffusion.forward", "unet_walk.walk_unet")
-    assert paths == {("model.predict", *forward)}
+    assert paths == {("model.predict", "model._answers", *forward)}

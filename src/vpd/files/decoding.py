@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -81,6 +82,35 @@ class Decoded(NamedTuple):
     """How many pictures it holds."""
 
 
+class _Quiet:
+    """Ignores warnings while any thread decodes.
+
+    Of several threads that overlap, `warnings.catch_warnings` alone would put back what another had set, and all
+    warnings of the program would be gone for good.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._caught = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.simplefilter("ignore")
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._caught.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
+
+
 def decode_file(path: Path | Encoded, formats: tuple[str, ...]) -> Decoded:
     """The decoded first picture of a file.
 
@@ -94,8 +124,7 @@ def decode_file(path: Path | Encoded, formats: tuple[str, ...]) -> Decoded:
             raise UsageError(f"{path}: not a file; an image file is needed here")
         if not (path.content if isinstance(path, Encoded) else path.stat().st_size):
             raise UsageError(f"{path}: the file is empty")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of sizes that we allow and of odd metadata
+        with _QUIET:  # Pillow warns of sizes that we allow and of odd metadata
             return _decode(path, formats)
     except UsageError:
         raise

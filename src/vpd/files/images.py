@@ -175,8 +175,17 @@ def _own_scale(image: Image.Image) -> float | None:
 
 def to_tensor(image: Image.Image) -> Tensor:
     """RGB picture -> `(1, 3, H, W)` float32 in [-1, 1]."""
-    pixels = torch.from_numpy(np.array(image.convert("RGB")))
-    return pixels.permute(2, 0, 1)[None].float().div_(127.5).sub_(1)
+    return to_range(to_bytes(image))
+
+
+def to_bytes(image: Image.Image) -> Tensor:
+    """RGB picture -> `(1, 3, H, W)` uint8, a quarter of `to_tensor`; the channels of a pixel lie together."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
+
+
+def to_range(pixels: Tensor) -> Tensor:
+    """uint8 of any shape -> float32 in [-1, 1], as networks take it."""
+    return pixels.float().div_(127.5).sub_(1)
 
 
 def to_pixels(images: Tensor) -> NDArray[np.uint8]:

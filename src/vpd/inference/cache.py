@@ -11,6 +11,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from threading import RLock
 
 import torch
 from torch import Tensor
@@ -19,7 +20,8 @@ from torch import Tensor
 class TensorCache:
     """Tensors in main memory, up to so many bytes; what was not asked for longest goes first.
 
-    A cache belongs to one model, whose frozen parts must not change.
+    A cache belongs to one model, whose frozen parts must not change. Threads take turns, so that what several ask for
+    is computed once.
 
     Args:
         max_bytes: Most bytes to keep.
@@ -32,6 +34,7 @@ class TensorCache:
         self.hits = self.misses = 0
         """How often an input was found, and how often it was not."""
         self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._turn = RLock()
 
     def rows(self, keys: Sequence[bytes], compute: Callable[[int], Tensor], *, device: torch.device) -> Tensor:
         """One tensor for each key, stacked.
@@ -42,16 +45,17 @@ class TensorCache:
             device: Where the result shall lie.
         """
         found = []
-        for index, key in enumerate(keys):
-            value = self._kept.get(key)
-            if value is None:
-                self.misses += 1
-                value = compute(index)
-                self._keep(key, value.detach().cpu())
-            else:
-                self.hits += 1
-                self._kept.move_to_end(key)
-            found.append(value.to(device))
+        with self._turn:
+            for index, key in enumerate(keys):
+                value = self._kept.get(key)
+                if value is None:
+                    self.misses += 1
+                    value = compute(index)
+                    self._keep(key, value.detach().cpu())
+                else:
+                    self.hits += 1
+                    self._kept.move_to_end(key)
+                found.append(value.to(device))
         return torch.stack(found)
 
     def _keep(self, key: bytes, value: Tensor) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from vpd.errors import UsageError, first_line
 from vpd.files.decoding import Encoded
 from vpd.files.images import read_image
+from vpd.inference.resize import Fitted
 
 ImageSource = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor | bytes | bytearray | memoryview | BinaryIO
 """A path; a PIL image; an array `(H, W)`, `(H, W, 3)` or `(H, W, 4)`, or a tensor `(3, H, W)` on any device, both of
@@ -70,6 +71,8 @@ def read_source(source: Any, name: str) -> Image.Image:
         return read_image(os.fsdecode(source))
     if isinstance(source, Encoded):
         return read_image(source)
+    if isinstance(source, Fitted):
+        return source.image
     if isinstance(source, Tensor):
         source = _array_of_tensor(source, name)
     if isinstance(source, np.ndarray):
@@ -86,6 +89,11 @@ def read_source(source: Any, name: str) -> Image.Image:
         raise
     except Exception as error:  # of a file that is closed, or as its decoder fails
         raise UsageError(f"{name}: this PIL image cannot be read ({first_line(error)})") from error
+
+
+def may_be_read_together(sources: Iterable[Any]) -> bool:
+    """Whether threads may read these at once: not files that are open, nor PIL images, which may stand for such."""
+    return all(isinstance(source, (str, os.PathLike, np.ndarray, Tensor, Encoded, bytes)) for source in sources)
 
 
 def one_each(given: Any, number: int, word: str, *, may_be_none: bool = False) -> list[Any]:
@@ -140,7 +148,7 @@ def true_or_false(given: Any, name: str) -> bool:
 
 
 def _is_single(source: Any) -> bool:
-    kinds = (str, os.PathLike, Image.Image, Encoded, bytes, bytearray, memoryview)
+    kinds = (str, os.PathLike, Image.Image, Encoded, Fitted, bytes, bytearray, memoryview)
     return isinstance(source, kinds) or callable(getattr(source, "read", None))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,10 +18,12 @@ from torch import Tensor
 from vpd.config import Resize
 from vpd.errors import UsageError
 from vpd.files.decoding import MAX_PIXELS
+from vpd.files.images import to_bytes
 from vpd.inference.cache import FrozenCaches
-from vpd.inference.inputs import read_source, source_name, whole_number
+from vpd.inference.inputs import may_be_read_together, read_source, source_name, whole_number
 from vpd.inference.memory import MARGIN, ONCE_BYTES, BudgetError, Memory, format_memory, network_bytes, parse_memory
-from vpd.inference.resize import fit_image, fit_picture, fitted_size, most_rows
+from vpd.inference.overlapped import overlapped, threads_for
+from vpd.inference.resize import Fitted, fit_picture, fitted_size, most_rows
 from vpd.inference.windows import Cuts, PlainWindows, SmoothWindows
 
 SMALLEST = 4
@@ -57,11 +60,32 @@ class Asked:
     """What the task needs to make predictions of the outputs."""
 
 
+class Member(NamedTuple):
+    """A picture among those that are predicted together."""
+
+    number: int
+    """Its place in the call."""
+    image: Image.Image
+    """RGB, upright."""
+    fitted: Fitted | None = None
+    """The same, where it was fitted already."""
+
+    def pixels(self) -> int:
+        """Of all that is kept of it, 3 bytes each."""
+        return self.image.width * self.image.height if self.fitted is None else self.fitted.pixels
+
+    def at(self, fit: Resize, scale: float) -> Image.Image:
+        """At one of the fit's scales, RGB."""
+        if self.fitted is not None and self.fitted.fit == fit:
+            return self.fitted.at_scales[fit.scales.index(scale)]
+        return fit_picture(self.image, fit, scale)
+
+
 class Group(NamedTuple):
     """Pictures that are predicted together."""
 
-    pictures: list[tuple[int, Image.Image]]
-    """Number of each in the call, and the picture, RGB; all of one fitted size."""
+    pictures: list[Member]
+    """All of one fitted size."""
     fit: Resize
     """How they are fitted."""
     cuts: Cuts | None = None
@@ -80,16 +104,16 @@ class Group(NamedTuple):
         """What goes through the network: at each scale as it is and, where `fit.flip`, mirrored.
 
         Yields:
-            Pixels `(b, 3, h, w)` in [-1, 1], or the one picture where it is run in strips; h; whether it is mirrored.
+            Pixels `(b, 3, h, w)`, uint8, or the one picture where it is run in strips; h; whether it is mirrored.
         """
         for scale in self.fit.scales:
             if self.rows:
-                fitted = fit_picture(self.pictures[0][1], self.fit, scale)
+                fitted = self.pictures[0].at(self.fit, scale)
                 yield fitted, fitted.height, False
                 if self.fit.flip:
                     yield fitted.transpose(Image.Transpose.FLIP_LEFT_RIGHT), fitted.height, True
                 continue
-            pixels = torch.cat([fit_image(picture, self.fit, scale) for _, picture in self.pictures])
+            pixels = torch.cat([to_bytes(picture.at(self.fit, scale)) for picture in self.pictures])
             yield pixels, pixels.shape[-2], False
             if self.fit.flip:
                 yield pixels.flip(-1), pixels.shape[-2], True
@@ -108,38 +132,52 @@ class Planner:
     memory_bytes: int | None
     """None = as much as it takes."""
 
-    def groups(self, sources: Sequence[Any], fit: Resize, batch_size: int) -> Iterator[Group]:
+    def groups(self, sources: Sequence[Any], fit: Resize, batch_size: int) -> Generator[Group, None, None]:
         """The pictures in their order; neighbours of equal fitted size together as far as memory allows.
 
         Raises:
             BudgetError: If there is no way to predict a picture within the budget.
             UsageError: If a picture cannot be read.
         """
-        cuts, pictures = plain_windows(fit), list[tuple[int, Image.Image]]()
+        cuts, pictures = plain_windows(fit), list[Member]()
         batch_size = batch_size if fit.scales == (1.0,) else 1
-        for number, source in enumerate(sources):
-            picture = self._read(source, number, len(sources), fit)
-            if pictures and not self._go_together([*(member for _, member in pictures), picture], fit, batch_size):
-                yield Group(pictures, fit, cuts)
-                pictures = []
-            if pictures or self._fits(fit, [_size(picture)], batch_size):
-                pictures.append((number, picture))
-            else:
-                yield self._alone(number, picture, fit)
+        with closing(self._members(sources, fit)) as members:
+            for member in members:
+                if pictures and not self._go_together([each.image for each in (*pictures, member)], fit, batch_size):
+                    yield Group(pictures, fit, cuts)
+                    pictures = []
+                if pictures or self._fits(fit, [_size(member.image)], batch_size):
+                    pictures.append(member)
+                else:
+                    yield self._alone(member, fit)
+                if len(pictures) == batch_size:  # without waiting for the next to be read
+                    yield Group(pictures, fit, cuts)
+                    pictures = []
         if pictures:
             yield Group(pictures, fit, cuts)
 
-    def _read(self, source: Any, number: int, total: int, fit: Resize) -> Image.Image:
-        """A picture that is not too large at the size at which it is run."""
-        name = source_name(source, number, total)
-        picture = read_source(source, name)
-        height, width = fitted_size(fit, *_size(picture), max(fit.scales))
-        if height * width > MAX_PIXELS:
-            raise UsageError(
-                f"{name}: {picture.width}x{picture.height} px would be run at {width}x{height} px; the limit is "
-                f"{MAX_PIXELS / 1e6:.0f} megapixels. Give a smaller size."
-            )
-        return picture
+    def _members(self, sources: Sequence[Any], fit: Resize) -> Generator[Member, None, None]:
+        """The pictures, read and fitted by threads while those before them are run; within a budget one by one."""
+        limits, number_of_all = threads_for(self.model.device), len(sources)
+        is_ahead = number_of_all > 1 and self.memory_bytes is None
+        is_ahead = is_ahead and not all(isinstance(source, Fitted) for source in sources)
+        readers = limits.readers if may_be_read_together(sources) else 1
+
+        def member(numbered: tuple[int, Any]) -> Member:
+            number, source = numbered
+            picture = read_source(source, name := source_name(source, number, number_of_all))
+            check_fitted_size(picture, fit, name)
+            if isinstance(source, Fitted):
+                return Member(number, picture, source)
+            return Member(number, picture, Fitted.of(picture, fit) if is_ahead else None)
+
+        return overlapped(
+            member,
+            enumerate(sources),
+            threads=min(readers, number_of_all - 1) if is_ahead else 0,
+            cost=Member.pixels,
+            most_cost=limits.most_read_px,
+        )
 
     def _fits(self, fit: Resize, sizes: Sequence[tuple[int, int]], batch_size: int) -> bool:
         """Whether pictures can be run all at once."""
@@ -213,13 +251,13 @@ class Planner:
             return False
         return self._fits(fit, sizes, batch_size)
 
-    def _alone(self, number: int, picture: Image.Image, fit: Resize) -> Group:
+    def _alone(self, member: Member, fit: Resize) -> Group:
         """How a picture is run that is too big to be run as ever."""
         if self.asked.smaller is not None:
-            return self._smaller(number, picture, fit)
-        pictures, size = [(number, picture)], _size(picture)
-        rows = self.rows(picture.width)
-        for those in (most_rows(picture.width), rows):  # with as many as ever, probabilities are the same to the bit
+            return self._smaller(member, fit)
+        pictures, size = [member], _size(member.image)
+        rows = self.rows(size[1])
+        for those in (most_rows(size[1]), rows):  # with as many as ever, probabilities are the same to the bit
             if self.memory_bytes is None or self.stream_bytes(fit, size, rows=those) <= self.memory_bytes:
                 return Group(pictures, fit, plain_windows(fit), those)
         multiple = self.model.output_multiple_px
@@ -234,9 +272,9 @@ class Planner:
         windows = cuts[fitting - 1]
         return Group(pictures, fit, windows, rows, windows.describe())
 
-    def _smaller(self, number: int, picture: Image.Image, fit: Resize) -> Group:
+    def _smaller(self, member: Member, fit: Resize) -> Group:
         """How a picture is run that must be seen as a whole."""
-        size, multiple = _size(picture), self.model.output_multiple_px
+        size, multiple = _size(member.image), self.model.output_multiple_px
         usual = min(fitted_size(fit, *size))
         fits = (
             [self.asked.smaller(side) for side in range(SMALLEST * multiple, usual, multiple)]
@@ -251,7 +289,7 @@ class Planner:
         warnings.warn(SMALLER_WARNING, stacklevel=2)
         chosen = fits[fitting - 1]
         note = f"at a short side of {min(fitted_size(chosen, *size))} px instead of {usual} px"
-        return Group([(number, picture)], chosen, plain_windows(chosen), note=note)
+        return Group([member], chosen, plain_windows(chosen), note=note)
 
     def _error(self, size: tuple[int, int], fit: Resize, needed: int, how: str) -> BudgetError:
         height, width = fitted_size(fit, *size)
@@ -263,7 +301,7 @@ class Planner:
 
 def plan(
     model: Any, asked: Asked, sources: Sequence[Any], fit: Resize, batch_size: int, memory: Memory | None = None
-) -> Iterator[Group]:
+) -> Generator[Group, None, None]:
     """Groups of pictures, within a budget if there is one.
 
     Args:
@@ -280,6 +318,20 @@ def plan(
     batch_size = whole_number(batch_size, "batch_size")
     memory_bytes = None if memory is None else parse_memory(memory)
     return Planner(model=model, asked=asked, memory_bytes=memory_bytes).groups(sources, fit, batch_size)
+
+
+def check_fitted_size(picture: Image.Image, fit: Resize, name: str) -> None:
+    """Refuse a picture that is too large at the size at which it is run.
+
+    Raises:
+        UsageError: If it is.
+    """
+    height, width = fitted_size(fit, *_size(picture), max(fit.scales))
+    if height * width > MAX_PIXELS:
+        raise UsageError(
+            f"{name}: {picture.width}x{picture.height} px would be run at {width}x{height} px; the limit is "
+            f"{MAX_PIXELS / 1e6:.0f} megapixels. Give a smaller size."
+        )
 
 
 def plain_windows(fit: Resize) -> PlainWindows | None:

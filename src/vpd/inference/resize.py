@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -55,6 +56,28 @@ def fit_image(picture: Image.Image, fit: Resize, scale: float = 1.0) -> Tensor:
     return to_tensor(fit_picture(picture, fit, scale))
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """A picture that was read and fitted before it is predicted, by whatever thread; `predict` takes it as an image."""
+
+    image: Image.Image
+    """RGB, upright, at its own size."""
+    fit: Resize
+    """How it was fitted."""
+    at_scales: tuple[Image.Image, ...]
+    """RGB, at each of the fit's scales."""
+
+    @classmethod
+    def of(cls, picture: Image.Image, fit: Resize) -> Fitted:
+        """An RGB picture, fitted."""
+        return cls(picture, fit, tuple(fit_picture(picture, fit, scale) for scale in fit.scales))
+
+    @property
+    def pixels(self) -> int:
+        """Of all of it, each of which takes 3 bytes."""
+        return sum(image.width * image.height for image in (self.image, *self.at_scales))
+
+
 def most_rows(width: int) -> int:
     """Rows of a strip of `STRIP_PIXELS`."""
     return max(1, STRIP_PIXELS // width)
@@ -80,25 +103,35 @@ def resize_stream(
     source = iter(strips)
     held, passed = next(source), 0  # rows of the source, and how many came before them
     for first in range(0, height, rows):
-        wanted = torch.arange(first, min(first + rows, height))
-        position = ((wanted + 0.5) * (source_height / height) - 0.5).clamp(min=0)
-        above = position.long().clamp(max=source_height - 1)
-        below = (above + 1).clamp(max=source_height - 1)
+        last = min(first + rows, height)
+        position, above, below = _rows_between(first, last, source_height, height)
         if skipped := min(int(above[0]) - passed, held.shape[-2]):
             held, passed = held[:, skipped:], passed + skipped
         while passed + held.shape[-2] <= int(below[-1]):
             held = torch.cat([held.clone(), next(source)], dim=1)  # cloned before it is overwritten
         if source_height == height:
-            strip = held[:, first - passed : first - passed + len(wanted)]
+            strip = held[:, first - passed : last - passed]
         else:
-            weight = (position - above).to(device=held.device, dtype=held.dtype)[:, None]
-            upper, lower = (held[:, (index - passed).to(held.device)] for index in (above, below))
+            if held.device.type != "cpu":  # made there: a copy would wait for what the device still has to do
+                position, above, below = _rows_between(first, last, source_height, height, device=held.device)
+            weight = (position - above).to(held.dtype)[:, None]
+            upper, lower = held[:, above - passed], held[:, below - passed]
             strip = upper * (1 - weight) + lower * weight
             del upper, lower
         if strip.shape[-1] == width:
             yield strip
         else:
-            yield F.interpolate(strip[None], size=(len(wanted), width), mode="bilinear", align_corners=False)[0]
+            yield F.interpolate(strip[None], size=(last - first, width), mode="bilinear", align_corners=False)[0]
+
+
+def _rows_between(
+    first: int, last: int, source_height: int, height: int, *, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the rows from `first` to `last` of `height` lie in the source, and the rows above and below each."""
+    wanted = torch.arange(first, last, device=device)
+    position = ((wanted + 0.5) * (source_height / height) - 0.5).clamp(min=0)
+    above = position.long().clamp(max=source_height - 1)
+    return position, above, (above + 1).clamp(max=source_height - 1)
 
 
 def mean_of_streams(streams: Sequence[tuple[Iterator[Tensor], bool]]) -> Iterator[Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from threading import Lock
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from vpd.weights.sources import find_source, load_part, without_bars
 
 logger = logging.getLogger(__name__)
 _AT_ONCE = 256  # texts
+_TURN = Lock()
+"""Tokenizers keep padding and truncation as state, which threads must not change at the same time."""
 
 
 class TextEncoder(nn.Module):
@@ -97,12 +100,13 @@ class TextEncoder(nn.Module):
                 text.encode()
             except UnicodeEncodeError as error:
                 raise UsageError(f"The text {text!r} is no valid Unicode: it has half of a character.") from error
-        encoded = self.tokenizer(texts, padding=padding, max_length=limit, truncation=True, return_tensors="pt")
-        used = encoded.attention_mask.numpy().sum(axis=1)
-        full = [text for text, length in zip(texts, used, strict=True) if length == limit]
-        for text, tokens in zip(full, token_lengths(self.tokenizer, full), strict=True):
-            if tokens > limit:
-                self._tell_cut(text, tokens, limit)
+        with _TURN:
+            encoded = self.tokenizer(texts, padding=padding, max_length=limit, truncation=True, return_tensors="pt")
+            used = encoded.attention_mask.numpy().sum(axis=1)
+            full = [text for text, length in zip(texts, used, strict=True) if length == limit]
+            for text, tokens in zip(full, token_lengths(self.tokenizer, full), strict=True):
+                if tokens > limit:
+                    self._tell_cut(text, tokens, limit)
         return encoded.input_ids.to(self.model.device, non_blocking=True)
 
     def _tell_cut(self, text: str, tokens: int, limit: int) -> None:

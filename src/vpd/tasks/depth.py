@@ -197,7 +197,7 @@ class DepthModel(PerceptionModel[DepthPrediction]):
         scenes = one_each(scene, number, "scene", may_be_none=True)
         embeds = self.scene_prompts(scenes) if scenes else self.scene_embeddings[:, None]
         return Asked(
-            text=lambda numbers, _: embeds[numbers],
+            text=lambda numbers, _: torch.stack([embeds[number] for number in numbers]),  # a list would wait for a GPU
             text_shape=lambda count: (count, 1, self.backbone.text_dim),
             channels=1,
             kept_bytes=8,
@@ -206,13 +206,14 @@ class DepthModel(PerceptionModel[DepthPrediction]):
 
     def answer(self, asked: Asked, seen: Seen, strips: Iterator[Tensor]) -> DepthPrediction:
         """See `Task`."""
-        depth_m, done = torch.empty(seen.size), 0
+        depth_m, done = torch.empty(0), 0
         for strip in strips:
+            depth_m = depth_m if done else torch.empty(seen.size, device=strip.device)
             depth_m[done : done + strip.shape[1]] = strip[0]
             done += strip.shape[1]
         scene = asked.words[seen.number] or MEAN_SCENE
         return DepthPrediction(
-            depth_m=depth_m, max_depth_m=self.config.max_depth_m, scene=scene, image=seen.image, note=seen.note
+            depth_m=depth_m.cpu(), max_depth_m=self.config.max_depth_m, scene=scene, image=seen.image, note=seen.note
         )
 
     def constant_prompts(self) -> Tensor:

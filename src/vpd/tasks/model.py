@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from threading import Lock
 from typing import Any, overload
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +22,9 @@ from vpd.inference.cache import FrozenCaches, image_key
 from vpd.inference.graphs import Graphs
 from vpd.inference.inputs import ImageSource, list_sources, source_name, whole_number
 from vpd.inference.memory import Memory
-from vpd.inference.outputs import checked
-from vpd.inference.plan import MOST_SIZE_PX, plan
+from vpd.inference.outputs import Watch
+from vpd.inference.overlapped import as_here, overlapped, threads_for
+from vpd.inference.plan import MOST_SIZE_PX, Asked, Group, plan
 from vpd.inference.precision import warn_of_slow
 from vpd.inference.run import run_windows
 from vpd.model_folder import save_model
@@ -29,6 +33,10 @@ from vpd.prompts.encoder import TextEncoder
 from vpd.tasks.losses import mean_loss
 from vpd.tasks.task import P, Run, Seen, Task
 from vpd.tensors import Batch, Text, check_text
+
+_PREDICTING: WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]] = WeakKeyDictionary()
+"""How many threads predict with a model now, and which of its modules were in training mode before."""
+_LOCK = Lock()
 
 
 class PerceptionModel(Task[P], nn.Module):
@@ -152,35 +160,51 @@ class PerceptionModel(Task[P], nn.Module):
             raise UsageError(f"caches={caches!r}: give vpd.inference.cache.FrozenCaches, or None.")
         if sources:
             warn_of_slow(self.device, self.dtype)
-        asked, predictions = self.prompts(len(sources), **words), list[P]()
+        asked = self.prompts(len(sources), **words)
         network = self.network if memory is None else self  # recordings hold memory from call to call
-        with self.predicting():
-            for group in plan(self, asked, sources, self.fit_at(size), batch_size, memory):
-                numbers = [number for number, _ in group.pictures]
-                names = [(number, source_name(sources[number], number, len(sources))) for number in numbers]
-                text = asked.text(numbers, caches)
-                runs: list[Run] = []
-                total: Tensor | None = None
-                for pixels, height, is_mirrored in group.variants():
-                    rows = group.rows or None
-                    made = run_windows(self, pixels, text, group.cuts, rows=rows, caches=caches, network=network)
-                    strips = map(partial(checked, names=names, dtype=self.dtype), made)
-                    if group.rows:  # one picture, of which nothing is kept as a whole
-                        runs.append(Run((strip[0] for strip in strips), height, is_mirrored))
-                        continue
-                    runs.append(Run(torch.cat(list(strips), dim=-2), height, is_mirrored))
-                    if len(group.fit.scales) > 1:  # kept one at a time: together they would take more than their sum
-                        number, image = group.pictures[0]
-                        seen = Seen(number, image, [runs.pop().of(0)], group.rows, group.note)
-                        total = _add(total, self.combine(asked, seen), *seen.size)
-                        del seen, strips
-                for place, (number, image) in enumerate(group.pictures):
-                    seen = Seen(number, image, [run.of(place) for run in runs], group.rows, group.note)
-                    combined = self.combine(asked, seen) if total is None else iter([total.div_(group.num_variants)])
-                    predictions.append(self.answer(asked, seen, combined))
-                    del seen, combined
-                del runs, pixels  # before the next outputs are made
+        with self.predicting(), closing(plan(self, asked, sources, self.fit_at(size), batch_size, memory)) as groups:
+            names = [source_name(source, number, len(sources)) for number, source in enumerate(sources)]
+            answers = partial(self._answers, asked, names, caches, network)
+            threads = threads_for(self.device).network if memory is None and len(sources) > batch_size else 0
+            if threads:
+                made = chain.from_iterable(overlapped(as_here(self.device, answers), groups, threads=threads))
+            else:
+                made = chain.from_iterable(map(answers, groups))
+            predictions = list(made)
         return predictions if is_list else predictions[0]
+
+    def _answers(
+        self,
+        asked: Asked,
+        names: Sequence[str],
+        caches: FrozenCaches | None,
+        network: Callable[..., Tensor],
+        group: Group,
+    ) -> list[P]:
+        """Predictions for pictures that go through the network together; `names` has those of the whole call."""
+        numbers = [picture.number for picture in group.pictures]
+        text = asked.text(numbers, caches)
+        watch = Watch([(number, names[number]) for number in numbers], self.dtype, self.device)
+        runs, predictions = list[Run](), list[P]()
+        total: Tensor | None = None
+        for pixels, height, is_mirrored in group.variants():
+            rows = group.rows or None
+            made = run_windows(self, pixels, text, group.cuts, rows=rows, caches=caches, network=network)
+            strips = map(watch.see, made)
+            if group.rows:  # one picture, of which nothing is kept as a whole
+                runs.append(Run((strip[0] for strip in strips), height, is_mirrored))
+                continue
+            runs.append(Run(torch.cat(list(strips), dim=-2), height, is_mirrored))
+            if len(group.fit.scales) > 1:  # kept one at a time: together they would take more than their sum
+                seen = Seen(numbers[0], group.pictures[0].image, [runs.pop().of(0)], group.rows, group.note)
+                total = _add(total, self.combine(asked, seen), *seen.size)
+                del seen, strips
+        for place, picture in enumerate(group.pictures):
+            seen = Seen(picture.number, picture.image, [run.of(place) for run in runs], group.rows, group.note)
+            combined = self.combine(asked, seen) if total is None else iter([total.div_(group.num_variants)])
+            predictions.append(self.answer(asked, seen, watch.until_known(combined)))
+            del seen, combined
+        return predictions
 
     def add_lora(self, settings: LoraSettings) -> None:
         """Put low-rank layers on the UNet's attention and freeze its other weights; outputs stay what they were.
@@ -208,15 +232,23 @@ class PerceptionModel(Task[P], nn.Module):
 
     @contextmanager
     def predicting(self) -> Iterator[None]:
-        """Eval mode without gradients; the mode is put back at the end."""
-        training = [module for module in self.modules() if module.training]
-        self.eval()
+        """Eval mode without gradients; the mode is put back at the end, of several threads by the last."""
+        with _LOCK:
+            inside, training = _PREDICTING.get(self, (0, []))
+            if not inside:
+                training = [module for module in self.modules() if module.training]
+                self.eval()
+            _PREDICTING[self] = inside + 1, training
         try:
             with torch.no_grad():
                 yield
         finally:
-            for module in training:
-                module.training = True
+            with _LOCK:
+                inside, training = _PREDICTING.pop(self)
+                if inside > 1:
+                    _PREDICTING[self] = inside - 1, training
+                for module in training if inside == 1 else ():
+                    module.training = True
 
     def save(self, folder: str | Path, *, base: str | None = None, half: bool = False) -> None:
         """Write the model into a folder that `vpd.load` reads back bit-equal.

@@ -200,10 +200,12 @@ class ReferringModel(PerceptionModel[MaskPrediction]):
 
     def answer(self, asked: Asked, seen: Seen, strips: Iterator[Tensor]) -> MaskPrediction:
         """See `Task`."""
-        probability, done = torch.empty(seen.size), 0
+        probability, done = torch.empty(0), 0
         for strip in strips:
+            probability = probability if done else torch.empty(seen.size, device=strip.device)
             probability[done : done + strip.shape[1]] = strip.softmax(dim=0)[1]
             done += strip.shape[1]
+        probability = probability.cpu()
         wanted: Wanted = asked.words
         presence = calibrated(raw_presence(probability), self.config.presence)
         fits = not presence < wanted.min_presence

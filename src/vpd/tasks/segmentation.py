@@ -238,14 +238,16 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
     def answer(self, asked: Asked, seen: Seen, strips: Iterator[Tensor]) -> SegmentationPrediction:
         """See `Task`."""
         dtype = torch.uint8 if len(asked.words.names) <= 255 else torch.int32
-        labels, scores, done = torch.empty(seen.size, dtype=dtype), None, 0
+        labels, scores, done = torch.empty(0), None, 0  # where the outputs are, until all are there
         for strip in strips:
             rows = slice(done, done + strip.shape[1])
+            labels = labels if done else torch.empty(seen.size, dtype=dtype, device=strip.device)
             labels[rows] = strip.argmax(dim=0).to(dtype)
             if asked.words.scores:
-                scores = torch.empty(len(strip), *seen.size) if scores is None else scores
+                scores = torch.empty(len(strip), *seen.size, device=strip.device) if scores is None else scores
                 scores[:, rows] = strip
             done = rows.stop
+        labels, scores = labels.cpu(), None if scores is None else scores.cpu()
         return SegmentationPrediction(
             labels=labels, classes=asked.words.names, image=seen.image, scores=scores, note=seen.note
         )

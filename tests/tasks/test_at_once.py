@@ -1,0 +1,211 @@
+"""Several groups of pictures worked on by threads at once, as on a GPU: the same predictions, order, errors, modes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tiny import CLASSES
+from vpd import DepthModel, ReferringModel, SegmentationModel
+from vpd.config import Resize
+from vpd.errors import UsageError
+from vpd.inference.cache import FrozenCaches, TensorCache
+from vpd.inference.outputs import OutputError, Watch
+from vpd.inference.overlapped import Threads
+
+WORDS: dict[str, dict[str, Any]] = {"segment": {"scores": True}, "refer": {"text": "a dog"}, "depth": {}}
+NUMBERS = {"segment": "scores", "refer": "probability", "depth": "depth_m"}
+SIZES = [(48, 64), (70, 40), (48, 64), (30, 100), (64, 64), (48, 64)]
+
+
+@pytest.fixture(scope="module")
+def models(tiny_diffusion: Path) -> dict[str, Any]:
+    torch.manual_seed(0)
+    fit, windows = Resize(size_px=64), Resize(size_px=96, window_px=64, stride_px=32, flip=True)
+    options: dict[str, Any] = {"head_channels": 8}
+    return {
+        "segment": SegmentationModel.from_diffusion(tiny_diffusion, classes=CLASSES, fit=windows, **options).eval(),
+        "refer": ReferringModel.from_diffusion(tiny_diffusion, token_length=8, fit=fit, **options).eval(),
+        "depth": DepthModel.from_diffusion(
+            tiny_diffusion, scenes=["kitchen"], fit=fit, feature_channels=16, **options
+        ).eval(),
+    }
+
+
+@pytest.fixture
+def set_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def set_threads(network: int, readers: int = 4) -> None:
+        for module in ("tasks.model", "inference.plan"):
+            monkeypatch.setattr(f"vpd.{module}.threads_for", lambda _: Threads(network, readers, 10**6))
+
+    return set_threads
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[str]:
+    draw, paths = np.random.default_rng(0), []
+    for number, (height, width) in enumerate(SIZES):
+        paths.append(str(tmp_path / f"{number}.png"))
+        Image.fromarray(draw.integers(0, 256, (height, width, 3), np.uint8)).save(paths[-1])
+    return paths
+
+
+@pytest.mark.parametrize("task", WORDS)
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_predictions_are_the_same_to_the_bit(
+    models: dict[str, Any], set_threads: Any, pictures: list[str], task: str, batch_size: int
+) -> None:
+    model, found = models[task], []
+    model.train()
+    for network in (0, 2, 3):
+        set_threads(network)
+        found.append(model.predict(pictures, batch_size=batch_size, **WORDS[task]))
+        assert all(module.training for module in model.backbone.unet.modules())
+    model.eval()
+    for each in found[1:]:
+        for got, wanted in zip(each, found[0], strict=True):
+            assert torch.equal(getattr(got, NUMBERS[task]), getattr(wanted, NUMBERS[task]))
+            assert got.image.size == wanted.image.size
+
+
+@pytest.mark.parametrize("network", [0, 2])
+def test_what_cannot_be_read_is_named(
+    models: dict[str, Any], set_threads: Any, pictures: list[str], network: int
+) -> None:
+    set_threads(network)
+    Path(pictures[3]).write_bytes(b"")
+    with pytest.raises(UsageError, match=r"3\.png: the file is empty"):
+        models["segment"].predict(pictures)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("vpd-ahead")]
+
+
+def test_open_files_are_read_in_their_order(models: dict[str, Any], pictures: list[str]) -> None:
+    with Path(pictures[0]).open("rb") as file, pytest.raises(UsageError, match="nothing left to read"):
+        models["segment"].predict([file, file])
+    with Path(pictures[0]).open("rb") as file, Image.open(pictures[1]) as image:
+        found = models["segment"].predict([file, image, image, image])
+    assert [prediction.image.height for prediction in found] == [SIZES[0][0], *[SIZES[1][0]] * 3]
+
+
+def test_the_next_pictures_are_read_while_the_network_runs(
+    models: dict[str, Any], pictures: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vpd.inference import plan
+
+    model, read, has_read_second = models["segment"], plan.read_source, threading.Event()
+
+    def told(source: Any, name: str) -> Image.Image:
+        image = read(source, name)
+        if source == pictures[1]:
+            has_read_second.set()
+        return image
+
+    def forward(*inputs: Any, **options: Any) -> torch.Tensor:
+        assert has_read_second.wait(10), "only what is run was read"
+        return type(model).forward(model, *inputs, **options)
+
+    monkeypatch.setattr(plan, "read_source", told)
+    monkeypatch.setattr(model, "forward", forward)
+    assert len(model.predict(pictures[:2])) == 2
+
+
+def test_outputs_that_are_no_numbers_are_told_late() -> None:
+    """On a GPU it is looked at once; a sum that overflows is none."""
+    names = [(4, "a.png"), (7, "b.png")]
+
+    def used(*strips: torch.Tensor) -> list[torch.Tensor]:
+        watch = Watch(names, torch.float32, torch.device("cuda"))
+        return list(watch.until_known(watch.see(strip) for strip in strips))
+
+    fine, bad = torch.full((2, 3, 4, 5), 3e38), torch.zeros(2, 3, 4, 5)
+    assert used(fine, fine)[1] is fine
+    for value in (torch.nan, torch.inf, -torch.inf):
+        bad[1, 2, 3, 4] = value
+        with pytest.raises(OutputError, match=r"b\.png: the outputs are not numbers") as caught:
+            used(fine, bad, fine)
+        assert caught.value.number == 7
+
+
+@pytest.mark.parametrize("task", WORDS)
+@pytest.mark.parametrize("fit", [{}, {"flip": True}, {"scales": (0.5, 1.0), "flip": True}])
+def test_no_prediction_is_made_of_what_is_told_late(
+    models: dict[str, Any], set_threads: Any, pictures: list[str], task: str, fit: Any, monkeypatch: Any
+) -> None:
+    set_threads(2)
+    model = models[task]
+    own_fit = Resize(size_px=64, **({} if task == "refer" else fit))
+    monkeypatch.setattr(model, "config", model.config.model_copy(update={"fit": own_fit}))
+    monkeypatch.setattr("vpd.inference.outputs.Watch.__init__", _late(Watch.__init__))
+    wanted = model.predict(pictures, **WORDS[task])
+    forward = type(model).forward
+
+    def damaged(images: torch.Tensor, *inputs: Any, **options: Any) -> torch.Tensor:
+        outputs = forward(model, images, *inputs, **options)
+        return outputs * (torch.nan if images.shape[-1] > 150 else 1)  # the fourth alone is so wide
+
+    monkeypatch.setattr(model, "forward", damaged)
+    with pytest.raises(OutputError, match=r"3\.png: the outputs are not numbers") as caught:
+        model.predict(pictures, **WORDS[task])
+    assert caught.value.number == 3 and len(wanted) == len(pictures)
+
+
+def _late(make: Callable[..., None]) -> Callable[..., None]:
+    return lambda self, names, dtype, device: make(self, names, dtype, torch.device("cuda"))
+
+
+def test_modes_come_back_after_the_last_of_several_threads(models: dict[str, Any], pictures: list[str]) -> None:
+    model = models["segment"]
+    wanted = model.predict(pictures[0]).labels
+    model.train()
+    found: list[bool] = []
+
+    def predict() -> None:
+        found.extend(torch.equal(model.predict(pictures[0]).labels, wanted) for _ in range(4))
+
+    threads = [threading.Thread(target=predict) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [True] * 12
+    assert all(module.training for module in model.backbone.unet.modules()) and not model.text_encoder
+    model.eval()
+
+
+def test_a_cache_computes_once_whatever_threads_ask() -> None:
+    cache, computed = TensorCache(10**6), []
+
+    def compute(index: int) -> torch.Tensor:
+        computed.append(index)
+        time.sleep(0.01)
+        return torch.full((3,), float(index))
+
+    def ask() -> None:
+        rows = cache.rows([b"a", b"b"], compute, device=torch.device("cpu"))
+        assert rows[:, 0].tolist() == [0, 1]
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert computed == [0, 1] and cache.num_bytes == 24
+
+
+def test_expressions_are_read_by_several_threads(models: dict[str, Any], set_threads: Any, pictures: list[str]) -> None:
+    texts = [f"the {'big ' * number}dog" for number in range(6)]
+    set_threads(0)
+    wanted = models["refer"].predict(pictures, text=texts)
+    set_threads(3)
+    for _ in range(3):
+        got = models["refer"].predict(pictures, text=texts, caches=FrozenCaches(*[TensorCache(10**6)] * 2))
+        for one, other in zip(got, wanted, strict=True):
+            torch.testing.assert_close(one.probability, other.probability, atol=1e-5, rtol=0)
