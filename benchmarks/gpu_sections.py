@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from gpu_profile import layout_changes, times_by_group
-from gpu_setup import CLASSES, WAYS, OutOfTimeError, Setup, network_of, optimised, recordings, short, tried
+from gpu_setup import CLASSES, WAYS, OutOfTimeError, Setup, short, tried
 from gpu_training import training
 from random_models import random_model
 from torch import Tensor
@@ -22,6 +22,7 @@ from vpd.bench.machine import describe_machine, machine_peaks, peak_bytes
 from vpd.bench.many import example_jpeg, time_many
 from vpd.bench.timing import time_runs
 from vpd.inference.memory import network_bytes
+from vpd.optimising import optimise
 from vpd.prediction_jobs.job import PredictionJob
 from vpd.prediction_jobs.worker import Predictor
 
@@ -55,10 +56,10 @@ def network(setup: Setup, found: dict[str, Any]) -> None:
                 images = setup.images(batch, model.dtype)
 
                 def measure(model: Any = model, images: Tensor = images, batch: int = batch) -> dict[str, Any]:
-                    if recordings(model) is not None:
+                    if model.graphs is not None:
                         model.graphs.drop()  # recordings of other batches would count
-                    point = short(time_runs(lambda: network_of(model)(images, None), setup.device, 1), batch)
-                    if recordings(model) is not None and point["peak_mib"] is not None:
+                    point = short(time_runs(lambda: model.network(images, None), setup.device, 1), batch)
+                    if model.graphs is not None and point["peak_mib"] is not None:
                         point["peak_mib"] += model.graphs.held_bytes / 2**20
                     return point
 
@@ -111,17 +112,17 @@ def accuracy(setup: Setup, found: dict[str, Any]) -> None:
     """Features of the fast model against float32: L2 distance over the norm, map by map."""
     with setup.device:  # drawn there, as torch and diffusers draw: larger weights make more of every rounding
         exact = random_model(setup.size, CLASSES)
-    fast = optimised(exact, graphs=False)
+    fast = optimise(exact, graphs=False)
     images = setup.images(1, exact.dtype)
     wanted = exact.backbone(images, exact.read_prompts(None)[1]).maps
     got = fast.backbone(images.to(fast.dtype), fast.read_prompts(None)[1]).maps
     found["features"] = [
         float((one.float() - other).norm() / other.norm()) for one, other in zip(got, wanted, strict=True)
     ]
-    recorded = optimised(exact)
+    recorded = optimise(exact)
     pictures = images.to(fast.dtype)
-    outputs = [network_of(recorded)(pictures, None).float() for _ in range(4)]  # eager, recorded, replayed
-    found["was_recorded"] = recordings(recorded) is not None and recordings(recorded).held_bytes > 0
+    outputs = [recorded.network(pictures, None).float() for _ in range(4)]  # eager, recorded, replayed
+    found["was_recorded"] = recorded.graphs is not None and recorded.graphs.held_bytes > 0
     plain = fast(pictures, None).float()
     found["recording_against_eager"] = float((outputs[-1] - plain).abs().max() / plain.abs().max())
 
@@ -132,7 +133,7 @@ def predict(setup: Setup, found: dict[str, Any]) -> None:
     fast = setup.model("fast")
     with torch.no_grad():
         images = setup.images(batch, fast.dtype)
-        rate = short(time_runs(lambda: network_of(fast)(images, None), setup.device, 1), batch)["images_per_s"]
+        rate = short(time_runs(lambda: fast.network(images, None), setup.device, 1), batch)["images_per_s"]
     found |= {"batch": batch, "network_images_per_s": rate}
     points = [{"batch": batch, "images_per_s": rate}]
     found["call"] = time_many(fast, {}, points, px=setup.px, pictures=setup.pictures // 4)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from inspect import signature
 from typing import Any
 
 import torch
@@ -26,25 +25,6 @@ WAYS: dict[str, dict[str, Any] | None] = {
     "small encoder": {},
 }
 """Way -> arguments of `vpd.optimise`; none = the model as it is."""
-
-
-_HAS_GRAPHS = "graphs" in signature(optimise).parameters
-
-
-def optimised(model: Any, *, graphs: bool = True, **arguments: Any) -> Any:
-    """The fast model, with or without CUDA graphs where this version has them."""
-    return optimise(model, **arguments, **({"graphs": graphs} if _HAS_GRAPHS else {}))
-
-
-def recordings(model: Any) -> Any:
-    """CUDA graphs of a model; none where there are none."""
-    return model.graphs if _HAS_GRAPHS else None
-
-
-def network_of(model: Any) -> Callable[..., Tensor]:
-    """What runs a prediction: the model, or its recordings."""
-    run: Callable[..., Tensor] = model.network if _HAS_GRAPHS else model
-    return run
 
 
 class OutOfTimeError(RuntimeError):
@@ -81,7 +61,7 @@ class Setup:
             channels = backbone.vae.config.latent_channels
             config = TinyEncoderConfig.for_vae(latent_stride=backbone.latent_stride, latent_channels=channels)
             arguments = {"encoder": TinyEncoder(config)}
-        return optimised(self.exact, **arguments)
+        return optimise(self.exact, **arguments)
 
     def images(self, batch: int, dtype: torch.dtype) -> Tensor:
         """Random pictures in [-1, 1]."""

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from inspect import signature
 
 import pytest
 import torch
 
 from vpd.optimising import optimise
 from vpd.tasks.model import PerceptionModel
-
-pytestmark = pytest.mark.skipif(
-    "graphs" not in signature(optimise).parameters, reason="this version has no CUDA graphs"
-)
 
 
 @pytest.mark.parametrize("name", ["segment", "refer", "depth"])
