@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
+from vpd.config import Resize
 from vpd.errors import UsageError
+from vpd.inference.inputs import read_source
 from vpd.prediction_jobs.job import PredictionJob, Share
 from vpd.prediction_jobs.worker import Outcome, Predictor
 from vpd.tasks.predictions import SegmentationPrediction
@@ -20,7 +21,7 @@ from vpd.tasks.predictions import SegmentationPrediction
 class Thresholder:
     """Stands for a model: bright pixels are class 1."""
 
-    dtype = torch.float32
+    dtype, device = torch.float32, torch.device("cpu")
     task, words = "segment", ()
 
     def __init__(self, weight: float = 1.0, most_at_once: int = 99, shortage: Exception | None = None) -> None:
@@ -39,12 +40,16 @@ class Thresholder:
     def prompts(self, number: int) -> Any:
         return SimpleNamespace(text=lambda numbers, caches: None)
 
-    def predict(self, images: list[Image.Image], **options: Any) -> list[SegmentationPrediction]:
+    def fit_at(self, size: int | None) -> Resize:
+        return Resize(mode="native")
+
+    def predict(self, images: list[Any], **options: Any) -> list[SegmentationPrediction]:
         if options.get("classes") == ["unknown"]:
             raise UsageError("no such class")
         if len(images) > self.most_at_once:
             raise self.shortage
         self.batches += [len(images)] if images else []
+        images = [read_source(image, "a picture") for image in images]
         return [
             SegmentationPrediction(
                 labels=torch.from_numpy((np.asarray(image.convert("L")) > 127).astype(np.uint8)),

@@ -61,12 +61,12 @@ def test_workers_refuse_another_model_and_say_what_they_cannot_write(tmp_path: P
     model = write_quick_model(tmp_path)
     loading = {"source": str(model), "device": "cpu", "dtype": "auto"}
     predicting = {"out": str(tmp_path / "out"), "model_name": "m", "options": {}}
-    row = {"chunk": json.dumps([[str(write_pictures(tmp_path / "photos", 1) / "part-0" / "0.png"), "a", True]])}
+    rows = {"chunk": [json.dumps([[str(write_pictures(tmp_path / "photos", 1) / "part-0" / "0.png"), "a", True]])]}
     fingerprint = Predictor(vpd.load(model), tmp_path, model_name="m", options={}).origin["fingerprint"]
 
     def answer(fingerprint: str) -> dict[str, Any]:
-        (result,) = Worker(loading, predicting, fingerprint)(row)
-        return json.loads(result["result"])
+        (result,) = Worker(loading, predicting, fingerprint)(rows)["result"]
+        return json.loads(result)
 
     assert "is not the same model on every node" in answer("another")["refused"]
     assert answer(fingerprint)["line"]["data"] == "a.png"

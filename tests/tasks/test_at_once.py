@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,19 @@ import pytest
 import torch
 from PIL import Image
 
+from hand_made import Samples
+from many_images import outputs_of, write_pictures
+from thresholder import Job, Thresholder
 from tiny import CLASSES
 from vpd import DepthModel, ReferringModel, SegmentationModel
 from vpd.config import Resize
+from vpd.data.sample import Sample
 from vpd.errors import UsageError
+from vpd.evaluation.evaluate import Interrupted, evaluate, measure
 from vpd.inference.cache import FrozenCaches, TensorCache
 from vpd.inference.outputs import OutputError, Watch
 from vpd.inference.overlapped import Threads
+from vpd.prediction_jobs.worker import Predictor
 
 WORDS: dict[str, dict[str, Any]] = {"segment": {"scores": True}, "refer": {"text": "a dog"}, "depth": {}}
 NUMBERS = {"segment": "scores", "refer": "probability", "depth": "depth_m"}
@@ -43,7 +50,7 @@ def models(tiny_diffusion: Path) -> dict[str, Any]:
 @pytest.fixture
 def set_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def set_threads(network: int, readers: int = 4) -> None:
-        for module in ("tasks.model", "inference.plan"):
+        for module in ("tasks.model", "prediction_jobs.worker", "evaluation.evaluate", "inference.plan"):
             monkeypatch.setattr(f"vpd.{module}.threads_for", lambda _: Threads(network, readers, 10**6))
 
     return set_threads
@@ -209,3 +216,151 @@ def test_expressions_are_read_by_several_threads(models: dict[str, Any], set_thr
         got = models["refer"].predict(pictures, text=texts, caches=FrozenCaches(*[TensorCache(10**6)] * 2))
         for one, other in zip(got, wanted, strict=True):
             torch.testing.assert_close(one.probability, other.probability, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_job_writes_the_same(models: dict[str, Any], set_threads: Any, tmp_path: Path, batch_size: int) -> None:
+    photos = write_pictures(tmp_path / "photos", 12)
+    (photos / "part-3" / "3.png").write_bytes(b"")
+    made = []
+    for network in (0, 2):
+        set_threads(network)
+        job = Job(models["segment"], photos, tmp_path / "out", batch_size=batch_size)
+        errors = [outcome.error for outcome in job.finish() if outcome.error]
+        assert errors == [f"{photos / 'part-3' / '3.png'}: the file is empty"]
+        made.append(outputs_of(tmp_path / "out"))
+        shutil.rmtree(tmp_path / "out")
+    assert made[0] == made[1] and len(made[0]) == 2 * 11 + 1
+
+
+def test_what_lacks_memory_beside_another_is_tried_alone(set_threads: Any, tmp_path: Path) -> None:
+    class Crowded(Thresholder):
+        inside = 0
+
+        def predict(self, images: list[Any], **options: Any) -> Any:
+            self.inside += 1
+            try:
+                time.sleep(0.01 * bool(images))
+                if self.inside > 1:
+                    raise torch.OutOfMemoryError
+                return super().predict(images, **options)
+            finally:
+                self.inside -= 1
+
+    set_threads(2)
+    outcomes = Job(Crowded(), write_pictures(tmp_path / "photos", 12), tmp_path / "out", batch_size=2).finish()
+    assert [outcome.error for outcome in outcomes] == [None] * 12
+
+
+def rooms(number: int = 7) -> Samples:
+    draw = np.random.default_rng(0)
+    return Samples(
+        Sample(f"room {place}", draw.integers(0, 256, (48, 64, 3), np.uint8), depth_m=np.ones((48, 64), np.float32))
+        for place in range(number)
+    )
+
+
+def test_an_evaluation_finds_the_same(models: dict[str, Any], set_threads: Any) -> None:
+    found, kept = [], []
+    for network in (0, 2):
+        set_threads(network)
+        names: list[str] = []
+        keep = lambda sample, prediction, names=names: names.append(sample.name) or {}  # noqa: E731
+        found.append(evaluate(models["depth"], rooms(), batch_size=2, keep=keep))
+        kept.append(names)
+    assert found[0] == found[1]
+    assert kept == [[f"room {place}" for place in range(7)]] * 2
+
+
+@pytest.mark.parametrize("network", [0, 2])
+def test_an_evaluation_stops_and_names_what_is_wrong(models: dict[str, Any], set_threads: Any, network: int) -> None:
+    set_threads(network)
+    asked = iter([False, False, True])
+    with pytest.raises(Interrupted):
+        measure(models["depth"], rooms(), should_stop=lambda: next(asked))
+    samples = rooms()
+    samples = Samples([*samples, Sample("no depth", samples[0].image)])
+    with pytest.raises(UsageError, match="Sample no depth has no depth_m"):
+        measure(models["depth"], samples)
+
+
+def test_an_evaluation_reads_ahead_in_one_thread(models: dict[str, Any]) -> None:
+    readers, inside = set(), threading.Lock()
+
+    class Slow(Samples):
+        def __getitem__(self, index: int) -> Sample:
+            assert inside.acquire(blocking=False), "two read at once"
+            readers.add(threading.current_thread())
+            time.sleep(0.002)
+            sample = super().__getitem__(index)
+            inside.release()
+            return sample
+
+    measure(models["depth"], Slow(rooms()))
+    assert threading.main_thread() not in readers or len(readers) == 2
+    assert any(thread.name.startswith("vpd-ahead") for thread in readers)
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize(("read_s", "network_s", "write_s"), [(0.3, 0.1, 0.3), (0.8, 0.05, 0.01), (0.01, 0.05, 0.8)])
+@pytest.mark.parametrize("network", [0, 2])
+def test_a_job_takes_as_long_as_the_slowest_of_its_parts(
+    set_threads: Any, monkeypatch: Any, tmp_path: Path, read_s: float, network_s: float, write_s: float, network: int
+) -> None:
+    """Sleeps, so that a busy machine matters little; reading and writing by eight threads each."""
+    from vpd.prediction_jobs import worker
+
+    number, threads, one_network = 80, 8, threading.Lock()
+    set_threads(network, threads)
+    read, write = worker._read, Predictor._write
+
+    def slow_read(*inputs: Any, **options: Any) -> Any:
+        time.sleep(read_s)
+        return read(*inputs, **options)
+
+    def slow_write(*inputs: Any) -> Any:
+        time.sleep(write_s)
+        return write(*inputs)
+
+    class Slow(Thresholder):
+        def predict(self, images: list[Any], **options: Any) -> Any:
+            with one_network:  # as on one device
+                time.sleep(network_s * len(images))
+            return super().predict(images, **options)
+
+    job = Job(Slow(), write_pictures(tmp_path / "photos", number), tmp_path / "out", batch_size=1)
+    monkeypatch.setattr(worker, "_read", slow_read)
+    monkeypatch.setattr(Predictor, "_write", slow_write)
+    began_s = time.perf_counter()
+    assert [outcome.error for outcome in job.run()] == [None] * number
+    # the first is read, then it is known how many may be read at once
+    took_s = time.perf_counter() - began_s - (2 * read_s + network_s + write_s)
+    assert took_s <= 1.1 * number * max(read_s / threads, network_s, write_s / threads)
+
+
+@pytest.fixture
+def _small_heap() -> Iterator[None]:
+    from vpd.inference.heap import free_heap, return_heap
+
+    return_heap()
+    yield
+    free_heap()
+
+
+@pytest.mark.extras
+@pytest.mark.usefixtures("_small_heap")
+@pytest.mark.parametrize("network", [0, 2])
+def test_two_thousand_pictures_take_no_more_memory_than_the_first(
+    models: dict[str, Any], set_threads: Any, tmp_path: Path, network: int
+) -> None:
+    from vpd.training.auto_accumulate import restart_peak
+
+    set_threads(network)
+    photos = write_pictures(tmp_path / "photos", 2000)
+    resident, done = 0, 0
+    for done, outcome in enumerate(Job(models["refer"], photos, tmp_path / "out", text="a dog", size=32).run()):
+        assert outcome.error is None
+        if done == 500:
+            resident = restart_peak() or 0
+    assert done == 1999
+    assert (restart_peak() or 0) - resident < 16 * 2**20

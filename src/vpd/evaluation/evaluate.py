@@ -17,15 +17,17 @@ from PIL import Image
 from torch import Tensor
 
 from vpd.config import Resize
-from vpd.data.sample import Sample, SampleSet, tell_left_out
+from vpd.data.sample import Sample, SampleSet
 from vpd.data.workers import NumberedSamples, Readers
 from vpd.errors import UsageError
 from vpd.evaluation.fitted_data import fit_classes, look_before
 from vpd.evaluation.groups import groups_of, read_pattern, recordings_of
 from vpd.evaluation.protocols import Protocol, draw_sheet
+from vpd.evaluation.taking import Entry, Part, ReadAhead, take
 from vpd.inference.cache import FrozenCaches
 from vpd.inference.memory import Memory
 from vpd.inference.outputs import OutputError
+from vpd.inference.overlapped import threads_for
 from vpd.metrics.intervals import bootstrap_intervals
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.predictions import Prediction
@@ -37,26 +39,6 @@ ROUND = 32
 
 class Interrupted(Exception):  # noqa: N818, nothing is wrong
     """An evaluation was asked to stop before it was done."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One sample in the table of an evaluation."""
-
-    index: int
-    """Its number in the data set."""
-    name: str
-    """Its name there."""
-    group: str | None
-    """What it shares with samples that resemble it; none = it stands alone."""
-    rows: dict[str, Tensor]
-    """What it adds to each metric of the protocol."""
-    record: dict[str, Any] | None = None
-    """What `keep` said of its prediction."""
-    note: str = ""
-    """What was done to stay within the memory that changes the prediction; empty = nothing."""
-    texts: tuple[str, ...] = ()
-    """Its expressions."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +170,7 @@ def measure(
         sample_set: Samples with the truth of the model's task.
         batch_size: Images that go through the network together where their sizes agree.
         limit: Use the first so many samples only.
-        workers: Processes that read samples.
+        workers: Processes that read samples; 0 = a thread of this one, which is two batches ahead of the model.
         memory: What predicting may take, as for `predict`; the report counts the samples that were run in windows or
             smaller for its sake.
         accelerator: Where several processes share the work; each gets the whole table.
@@ -220,11 +202,14 @@ def measure(
     protocol = Protocol(model, sample_set, caches, memory)
     rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     batches = [range(first, min(first + batch_size, total)) for first in range(0, total, batch_size)]
-    stream = iter(watch(Readers(NumberedSamples(sample_set), batches[rank::processes], workers=workers)))
+    read, own = NumberedSamples(sample_set), batches[rank::processes]
+    is_ahead = not workers and memory is None
+    stream = iter(watch(ReadAhead(read, own) if is_ahead else Readers(read, own, workers=workers)))
     table: list[Entry] = []
+    at_once = 0 if memory is not None else threads_for(model.device).network
     for _ in range(math.ceil(len(batches) / (processes * ROUND))):  # as many in every process
-        part = _take(protocol, islice(stream, ROUND), should_stop, keep)
-        parts: list[_Part] = gather_object([part]) if processes > 1 else [part]
+        part = take(protocol, islice(stream, ROUND), should_stop, keep, at_once)
+        parts: list[Part] = gather_object([part]) if processes > 1 else [part]
         if problems := [problem for _, problem, _ in parts if problem]:
             raise next((other for other in problems if not isinstance(other, OutputError)), problems[0])
         if any(is_stopped for _, _, is_stopped in parts):
@@ -258,37 +243,3 @@ def sample_sheet(model: PerceptionModel, sample_set: SampleSet, *, count: int, c
     sample_set, count = fit_classes(model, sample_set), min(count, len(sample_set))
     samples = [sample_set[place * len(sample_set) // count] for place in range(count)]
     return draw_sheet(Protocol(model, sample_set), samples, caption=caption)
-
-
-_Part = tuple[list[Entry], Exception | None, bool]
-"""What one process has to tell the others: entries, what went wrong, whether it was asked to stop."""
-
-
-def _take(
-    protocol: Protocol,
-    batches: Iterable[Sequence[tuple[int, Sample | UsageError]]],
-    should_stop: Callable[[], bool] | None,
-    keep: Callable[[Sample, Prediction], dict[str, Any]] | None,
-) -> _Part:
-    """What came of some batches; an error is told, not raised, or the other processes would wait for this one."""
-    entries: list[Entry] = []
-    try:
-        for numbered in batches:
-            if should_stop is not None and should_stop():
-                return [], None, True
-            samples = [_readable(sample) for _, sample in numbered]
-            for (index, _), sample, (prediction, rows) in zip(
-                numbered, samples, protocol.measure(samples), strict=True
-            ):
-                tell_left_out(sample)
-                record = keep(sample, prediction) if keep else None
-                entries.append(Entry(index, sample.name, sample.group, rows, record, prediction.note, sample.texts))
-    except (UsageError, OSError) as error:
-        return [], error, False
-    return entries, None, False
-
-
-def _readable(sample: Sample | UsageError) -> Sample:
-    if isinstance(sample, UsageError):
-        raise sample
-    return sample

@@ -46,6 +46,8 @@ class Protocol:
         self._options = {"caches": caches or model.own_caches(), "memory": memory}
         self.metrics, self.words = self._measures.metrics, self._measures.words
         """What counts, and what that is in words, by the ending of the metrics' names."""
+        self.device = model.device
+        """Where the model is."""
 
     def measure(self, samples: Sequence[Sample]) -> list[Measured]:
         """Predict samples, together where their sizes agree, and count each.

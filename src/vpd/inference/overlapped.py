@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from threading import Lock
+from threading import Lock, Semaphore
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -123,6 +123,26 @@ def as_here(device: torch.device, work: Callable[[Item], Result]) -> Callable[[I
             return work(item)
 
     return wrapped
+
+
+class Room:
+    """Memory for so many threads at once, of which one that lacked some may have all."""
+
+    def __init__(self, threads: int) -> None:
+        self._number = max(1, threads)
+        self._places, self._entry = Semaphore(self._number), Lock()
+
+    @contextmanager
+    def taken(self, *, alone: bool = False) -> Iterator[None]:
+        """Wait for a place, or for all of them, and keep it for the block."""
+        number = self._number if alone else 1
+        with self._entry if alone else nullcontext():  # two who want all would wait for one another
+            for _ in range(number):
+                self._places.acquire()
+        try:
+            yield
+        finally:
+            self._places.release(number)
 
 
 def launching(device: torch.device) -> AbstractContextManager[Any]:

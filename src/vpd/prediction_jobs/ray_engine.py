@@ -22,6 +22,7 @@ from vpd.prediction_jobs.worker import Chunk, Outcome, Predictor
 
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
 _MOST_TASKS = 10_000  # what a task has done is listed together: the fewer chunks in one, the less is done again
+_CHUNKS = 16  # in one: while the model runs, the next are read and the last are written
 
 
 def predict_by_ray(
@@ -80,8 +81,10 @@ def predict_by_ray(
 
     with _cluster() as resources:
         needs = worker_needs(resources, device=device, workers=workers)
-        results = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_TASKS)).flat_map(
+        results = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_TASKS)).map_batches(
             Worker,
+            batch_size=_CHUNKS,
+            batch_format="numpy",
             fn_constructor_args=(loading, predicting, origin["fingerprint"]),
             compute=ray.data.ActorPoolStrategy(size=needs.pop("workers")),
             **needs,
@@ -136,15 +139,18 @@ class Worker:
         if self._predictor.origin["fingerprint"] != fingerprint:
             self._refused = f"{loading['source']} is not the same model on every node. Put it where all see it."
 
-    def __call__(self, row: dict[str, str]) -> list[dict[str, str]]:
-        """Predict the chunk of a row."""
-        results: list[dict[str, Any]] = [{"refused": self._refused}]
-        if not self._refused:
+    def __call__(self, rows: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
+        """Predict the chunks of some rows; what was done before an error is told too."""
+        results: list[dict[str, Any]] = []
+        if self._refused:
+            results.append({"refused": self._refused})
+        else:
             try:
-                results = [asdict(outcome) for outcome in self._predictor.run([_decode(row["chunk"])])]
+                for outcome in self._predictor.run(_decode(chunk) for chunk in rows["chunk"]):
+                    results.append(asdict(outcome))
             except OSError as error:
-                results = [{"refused": f"A worker cannot go on: {error}"}]
-        return [{"result": json.dumps(result)} for result in results]
+                results.append({"refused": f"A worker cannot go on: {error}"})
+        return {"result": [json.dumps(result) for result in results]}
 
 
 def check_ray() -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice, tee
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +18,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vpd.config import Resize
 from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write
 from vpd.files.images import Picture, read_picture
 from vpd.inference.memory import BudgetError
 from vpd.inference.outputs import NOT_NUMBERS, OutputError
+from vpd.inference.overlapped import Room, Threads, as_here, overlapped, threads_for
+from vpd.inference.plan import check_fitted_size
+from vpd.inference.resize import Fitted
 from vpd.optimising import found_options, optimise
 from vpd.prediction_jobs.output_names import Item, path_below
 from vpd.prediction_jobs.source_state import SourceState
@@ -27,8 +34,8 @@ from vpd.tasks.model import PerceptionModel
 from vpd.tasks.predictions import Prediction
 
 _JPEG_MAX_PX = 65_500
-_THREADS = 8  # most of writing is waiting for the disk
-_MOST_WAITING_PX = 8_000_000  # of pictures whose files are being written, for the sake of memory
+_THREADS, _MOST_WAITING_PX = 8, 8_000_000  # of writing, mostly waiting for the disk; the pixels for memory's sake
+_NO_MEMORY = "not enough memory; give --memory or a smaller --size"
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 logger = logging.getLogger(__name__)
@@ -63,6 +70,8 @@ class _Read(NamedTuple):
     item: Item
     state: SourceState
     picture: Picture
+    fitted: Fitted | None
+    """The picture as the network takes it; none = it is fitted when its turn comes."""
 
 
 class Predictor:
@@ -116,80 +125,125 @@ class Predictor:
         self._model.prompts(1, **asked).text([0], None)
         self._one_by_one = False
         self._is_frugal = "memory" in given
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="vpd-files")
+        self._at_once, self._room = 0, Room(0)
 
     def run(self, chunks: Iterable[Chunk]) -> Iterator[Outcome]:
         """Predict chunks and write the files of the images that are wanted; yields each of these when it is done.
 
-        The next chunk is read, and files are written, while the model runs, unless there is a budget of memory.
+        Pictures are read ahead, and files are written, by threads while the model runs, and a GPU is given the next
+        chunk before it is done with one; with a budget of memory, all is done one after the other.
         """
         if self._fast is not None:
             self._model, self._fast = optimise(self._model, **self._fast), None
+        limits = threads_for(self._model.device)
+        self._at_once = 0 if self._is_frugal else limits.network
+        self._room = Room(self._at_once)
+        predict = as_here(self._model.device, self._predicted) if self._at_once else self._predicted
         waiting: deque[tuple[int, Future[Outcome]]] = deque()
-        try:
-            for chunk, readings in self._read_ahead(chunks):
-                readable: list[_Read] = []
-                for item, reading in zip(chunk.items, readings, strict=True):
-                    try:
-                        readable.append(reading.result())
-                    except UsageError as error:
-                        if item.source in chunk.wanted:
-                            yield Outcome(item.source, error=str(error))
-                predictions = self._predict([read.picture.image for read in readable])
-                for read, prediction in zip(readable, predictions, strict=True):
-                    source = read.item.source
-                    if source not in chunk.wanted:
-                        continue
-                    if isinstance(prediction, str):
-                        yield Outcome(source, error=f"{source}: {prediction}")
-                    else:
-                        pixels = read.picture.image.width * read.picture.image.height
-                        waiting.append((pixels, self._threads.submit(self._write, read, prediction)))
-                del readable, predictions  # or they would be there while the next are read
-                most = 0 if self._is_frugal else max(_THREADS, len(chunk.items))
-                while len(waiting) > most or sum(pixels for pixels, _ in waiting) > _MOST_WAITING_PX:
+        with (
+            ThreadPoolExecutor(_THREADS, thread_name_prefix="vpd-files") as writers,
+            closing(self._read_ahead(chunks, limits)) as read,
+            closing(overlapped(predict, read, threads=self._at_once)) as done,
+        ):
+            try:
+                for chunk, found, predictions in done:
+                    yield from self._begin_to_write(chunk, found, predictions, writers, waiting)
+                    most = 0 if self._is_frugal else max(_THREADS, len(chunk.items))
+                    del found, predictions  # or they would be there while the next are read
+                    while len(waiting) > most or sum(pixels for pixels, _ in waiting) > _MOST_WAITING_PX:
+                        yield waiting.popleft()[1].result()
+                while waiting:
                     yield waiting.popleft()[1].result()
-            while waiting:
-                yield waiting.popleft()[1].result()
-        finally:
-            for _, writing in waiting:
-                writing.cancel()
+            finally:
+                for _, writing in waiting:
+                    writing.cancel()
 
-    def _read_ahead(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, list[Future[_Read]]]]:
-        """Chunks with their pictures being read, those of the next one too."""
-        started: deque[tuple[Chunk, list[Future[_Read]]]] = deque()
-        for chunk in chunks:
-            started.append((chunk, [self._threads.submit(_read, item, self._stretch) for item in chunk.items]))
-            if len(started) > 1 or self._is_frugal:
-                yield started.popleft()
-        yield from started
+    def _begin_to_write(
+        self,
+        chunk: Chunk,
+        found: Sequence[_Read | Outcome],
+        predictions: Iterable[Prediction | str],
+        writers: ThreadPoolExecutor,
+        waiting: deque[tuple[int, Future[Outcome]]],
+    ) -> Iterator[Outcome]:
+        """Hand a chunk's predictions to those who write, with their pixels; yields what was skipped."""
+        yield from (each for each in found if isinstance(each, Outcome) and each.source in chunk.wanted)
+        readable = [each for each in found if isinstance(each, _Read)]
+        for read, prediction in zip(readable, predictions, strict=True):
+            source, image = read.item.source, read.picture.image
+            if source not in chunk.wanted:
+                continue
+            if isinstance(prediction, str):
+                yield Outcome(source, error=f"{source}: {prediction}")
+            else:
+                waiting.append((image.width * image.height, writers.submit(self._write, read, prediction)))
 
-    def _predict(self, images: Sequence[Image.Image]) -> Iterator[Prediction | str]:
+    def _read_ahead(
+        self, chunks: Iterable[Chunk], limits: Threads
+    ) -> Generator[tuple[Chunk, list[_Read | Outcome]], None, None]:
+        """Chunks with their pictures, or what became of those that cannot be read."""
+        fit = self._model.fit_at(self._call_options.get("size"))
+        ahead, own = tee(chunks)
+        pictures = overlapped(
+            partial(_read, stretch=self._stretch, fit=fit, fit_now=not self._is_frugal),
+            (item for chunk in ahead for item in chunk.items),
+            threads=0 if self._is_frugal else limits.readers,
+            cost=_pixels,
+            most_cost=limits.most_read_px,
+        )
+        with closing(pictures):
+            for chunk in own:
+                yield chunk, list(islice(pictures, len(chunk.items)))
+
+    def _predicted(
+        self, read: tuple[Chunk, list[_Read | Outcome]]
+    ) -> tuple[Chunk, list[_Read | Outcome], Iterable[Prediction | str]]:
+        """A chunk, and what is predicted for those of its pictures that were read."""
+        chunk, found = read
+        predictions = self._predict([each.fitted or each.picture.image for each in found if isinstance(each, _Read)])
+        return chunk, found, list(predictions) if self._at_once else predictions
+
+    def _predict(self, images: Sequence[Image.Image | Fitted]) -> Iterator[Prediction | str]:
         """Predictions of a chunk; where they cannot all be made, of one image after the other, or why there is none."""
         if not images:
             return
         if len(images) == 1 or not self._one_by_one:
-            try:
-                yield from self._model.predict(list(images), batch_size=len(images), **self._call_options)
+            made = self._together(images)
+            if made is _NO_MEMORY and self._at_once > 1:  # another chunk may have taken it
+                made = self._together(images, alone=True)
+            if not isinstance(made, str):
+                yield from made
                 return
+            if len(images) == 1:
+                yield made
+                return
+            if made is _NO_MEMORY:
+                logger.warning("not enough memory for %d images at once; going on one by one", len(images))
+                self._one_by_one = True
+        for image in images:
+            yield from self._predict([image])
+
+    def _together(self, images: Sequence[Image.Image | Fitted], *, alone: bool = False) -> Sequence[Prediction] | str:
+        """Predictions of images that go through the network together, or why there are none.
+
+        Args:
+            images: At least one.
+            alone: While no other thread predicts.
+        """
+        with self._room.taken(alone=alone):
+            try:
+                made: list[Prediction] = self._model.predict(list(images), batch_size=len(images), **self._call_options)
+                return made
             except BudgetError as error:  # one of them is too big; chunks to come may hold none such
-                reason = str(error)
+                return str(error)
             except OutputError:  # the others of the chunk may be as they should
-                reason = f"{NOT_NUMBERS}: weights damaged, or --dtype overflows"
+                return f"{NOT_NUMBERS}: weights damaged, or --dtype overflows"
             except (MemoryError, RuntimeError) as error:
                 # torch's on the CPU has no type of its own
                 is_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
                 if not is_memory and "can't allocate memory" not in str(error):
                     raise
-                reason = "not enough memory; give --memory or a smaller --size"
-                if len(images) > 1:
-                    logger.warning("not enough memory for %d images at once; going on one by one", len(images))
-                    self._one_by_one = True
-            if len(images) == 1:
-                yield reason
-                return
-        for image in images:
-            yield from self._predict([image])
+                return _NO_MEMORY
 
     def _write(self, read: _Read, prediction: Prediction) -> Outcome:
         """Write the files of an image."""
@@ -227,10 +281,20 @@ def model_fingerprint(config: str, weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _read(item: Item, stretch: bool) -> _Read:
+def _read(item: Item, *, stretch: bool, fit: Resize, fit_now: bool) -> _Read | Outcome:
     """Read an image, and before it what the file is; where there is none, reading it will say so better."""
     try:
         state = SourceState.of_file(item.source)
     except OSError:
         state = SourceState(0)
-    return _Read(item, state, read_picture(item.source, stretch=stretch))
+    try:
+        picture = read_picture(item.source, stretch=stretch)
+        check_fitted_size(picture.image, fit, item.source)
+    except UsageError as error:
+        return Outcome(item.source, error=str(error))
+    return _Read(item, state, picture, Fitted.of(picture.image, fit) if fit_now else None)
+
+
+def _pixels(read: _Read | Outcome) -> int:
+    """What is kept of an image that was read, 3 bytes each."""
+    return read.fitted.pixels if isinstance(read, _Read) and read.fitted else 0

@@ -1,0 +1,107 @@
+"""Samples read, predicted and counted, one after the other or by threads: the rows of an evaluation's table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from vpd.data.sample import Sample, tell_left_out
+from vpd.data.workers import NumberedSamples
+from vpd.errors import UsageError
+from vpd.evaluation.protocols import Protocol
+from vpd.inference.overlapped import as_here, overlapped
+from vpd.tasks.predictions import Prediction
+from vpd.tasks.task import Measured
+
+_BATCHES_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One sample in the table of an evaluation."""
+
+    index: int
+    """Its number in the data set."""
+    name: str
+    """Its name there."""
+    group: str | None
+    """What it shares with samples that resemble it; none = it stands alone."""
+    rows: dict[str, Tensor]
+    """What it adds to each metric of the protocol."""
+    record: dict[str, Any] | None = None
+    """What `keep` said of its prediction."""
+    note: str = ""
+    """What was done to stay within the memory that changes the prediction; empty = nothing."""
+    texts: tuple[str, ...] = ()
+    """Its expressions."""
+
+
+@dataclass(frozen=True)
+class ReadAhead:
+    """Batches of samples, read by one thread ahead of their use: a data set need not bear several at once."""
+
+    read: NumberedSamples
+    """Reads a batch."""
+    batches: Sequence[range]
+    """Numbers of the samples."""
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[tuple[int, Sample | UsageError]]]:
+        return overlapped(self.read, self.batches, threads=1, most_ahead=_BATCHES_AHEAD)
+
+
+Part = tuple[list[Entry], Exception | None, bool]
+"""What one process has to tell the others: entries, what went wrong, whether it was asked to stop."""
+
+
+def take(
+    protocol: Protocol,
+    batches: Iterable[Sequence[tuple[int, Sample | UsageError]]],
+    should_stop: Callable[[], bool] | None,
+    keep: Callable[[Sample, Prediction], dict[str, Any]] | None,
+    at_once: int,
+) -> Part:
+    """What came of some batches, `at_once` of which are worked on by threads, 0 = one after the other in this one.
+
+    An error is told, not raised, or the other processes would wait for this one.
+    """
+    entries, is_stopped = list[Entry](), False
+
+    def unless_stopped() -> Iterator[Sequence[tuple[int, Sample | UsageError]]]:
+        nonlocal is_stopped
+        for numbered in batches:
+            if should_stop is not None and should_stop():
+                is_stopped = True
+                return
+            yield numbered
+
+    def measured(numbered: Sequence[tuple[int, Sample | UsageError]]) -> list[tuple[int, Sample, Measured]]:
+        samples = [_readable(sample) for _, sample in numbered]
+        return [
+            (index, sample, each)
+            for (index, _), sample, each in zip(numbered, samples, protocol.measure(samples), strict=True)
+        ]
+
+    work = as_here(protocol.device, measured) if at_once else measured
+    try:
+        with closing(overlapped(work, unless_stopped(), threads=at_once)) as done:
+            for part in done:
+                for index, sample, (prediction, rows) in part:
+                    tell_left_out(sample)
+                    record = keep(sample, prediction) if keep else None
+                    entries.append(Entry(index, sample.name, sample.group, rows, record, prediction.note, sample.texts))
+    except (UsageError, OSError) as error:
+        return [], error, False
+    return ([], None, True) if is_stopped else (entries, None, False)
+
+
+def _readable(sample: Sample | UsageError) -> Sample:
+    if isinstance(sample, UsageError):
+        raise sample
+    return sample
