@@ -16,7 +16,7 @@ from torch import Tensor
 from vpd.config import TaskConfig
 from vpd.errors import UsageError, first_line
 from vpd.files.atomic import read_json
-from vpd.inference.precision import warn_of_slow
+from vpd.inference.precision import note_plain_device, warn_of_slow
 from vpd.model_folder import (
     CHECKPOINTS,
     CONFIG,
@@ -75,6 +75,7 @@ def load(
     folder = find_model(source)
     place, precision = find_device(device), find_dtype(dtype)
     warn_of_slow(place, precision)
+    note_plain_device(place.type)
     kinds = TASKS if task is None else {**TASKS, task.task: task}
     config, base = read_config(folder, {name: kind.config_type for name, kind in kinds.items()})
     model = build_model(config, kinds[config.task])

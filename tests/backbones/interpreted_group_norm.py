@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import vpd
 from vpd.backbones import group_norm as module
 from vpd.backbones.group_norm import Sum, added, group_norm, has_kernel, sum_and_norm
 from vpd.backbones.tiny_encoder import TinyEncoder, TinyEncoderConfig
+from vpd.inference.memory import LiveBytes
 
 KERNEL = "vpd.backbones.group_norm_launch"
 
@@ -346,3 +349,26 @@ def test_training_reaches_it(tiny_diffusion: Path, monkeypatch: pytest.MonkeyPat
             assert F.cosine_similarity(one.flatten(), other.flatten(), dim=0) > 0.99
         else:
             assert furthest(one, other.double()) < 1e-4
+
+
+def test_memory_is_counted_as_the_kernel_takes_it() -> None:
+    """And counting, where nothing can be tried, does not decide that there is no kernel."""
+    module._is_here.cache_clear()
+    norm = torch.nn.GroupNorm(4, 32)
+    peaks: list[list[int]] = []
+    for mode in (FakeTensorMode(allow_non_fake_inputs=True), nullcontext()):
+        peaks.append([])
+        with mode:
+            maps, shift = in_one_layout(torch.empty(2, 32, 64, 64)).requires_grad_(), torch.empty(2, 32)
+            assert has_kernel(maps)
+            for run in (
+                lambda: torch.autograd.backward(group_norm(norm, maps, silu=True).sum()),
+                lambda: sum_and_norm(norm, Sum(maps, maps.detach(), shift), silu=True),
+                lambda: added(Sum(maps, maps.detach(), shift)),
+            ):
+                with LiveBytes() as live:
+                    run()
+                peaks[-1].append(live.peak)
+    assert module._is_here("cpu")
+    for counted, taken in zip(*peaks, strict=True):
+        assert 0.9 * taken <= counted <= taken  # the rest are the statistics of parts of the rows

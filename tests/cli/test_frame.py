@@ -101,6 +101,10 @@ def test_debug_shows_where(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
         (ValueError("got 3"), "got 3 (VPD_DEBUG=1 shows where)"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "The device has not enough memory."),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA ..."), "The device has not enough memory."),
+        (
+            NotImplementedError("'aten::x' is not for the MPS device."),
+            "torch lacks an operator for Apple GPUs. Set PYTORCH",
+        ),
     ],
 )
 def test_what_is_said_of_errors(error: Exception, said: str):
@@ -110,6 +114,7 @@ def test_what_is_said_of_errors(error: Exception, said: str):
 def test_our_own_mistakes_keep_their_traceback():
     assert describe(KeyError("x")) is None
     assert describe(RuntimeError("shapes do not fit")) is None
+    assert describe(NotImplementedError("a task lacks a method")) is None
 
 
 def test_every_wrong_key_is_named_with_its_path():

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 
+from vpd.backbones import without_data
 from vpd.backbones.recomputed import recomputed
 from vpd.errors import first_line
 
@@ -83,12 +85,13 @@ def added(maps: Tensor | Sum) -> Tensor:
     if not has_kernel(fresh) or not (other is None or has_kernel(other)):
         fresh = add(fresh, shift[:, :, None, None])
         return fresh if other is None else add(fresh, other)
-    from vpd.backbones import group_norm_launch as kernels  # imports Triton
+    kernels = _kernels_for(fresh)
 
     if torch.is_grad_enabled():
         result: Tensor = kernels.AddMaps.apply(fresh, other, shift)
         return result
-    return kernels.add(fresh, other, shift, _room(fresh, other))
+    summed: Tensor = kernels.add(fresh, other, shift, _room(fresh, other))
+    return summed
 
 
 def add(fresh: Tensor, other: Tensor) -> Tensor:
@@ -102,14 +105,21 @@ def has_kernel(maps: Tensor) -> bool:
     """Whether maps go through the kernel: channels-last, on a GPU that Triton is there for, and not being compiled."""
     if torch.compiler.is_compiling() or maps.dim() != 4 or maps.dtype not in _TYPES:
         return False
-    return _is_here(maps.device.type) and maps.is_contiguous(memory_format=torch.channels_last)
+    if not maps.is_contiguous(memory_format=torch.channels_last):
+        return False
+    if isinstance(maps, FakeTensor):
+        if isinstance(maps.fake_mode, without_data.GpuWithoutData):
+            return True
+        with unset_fake_temporarily():  # it is tried with data
+            return _is_here(maps.device.type)
+    return _is_here(maps.device.type)
 
 
 def _by_kernel(
     norm: nn.GroupNorm, fresh: Tensor, other: Tensor | None, shift: Tensor | None, *, silu: bool, is_sum: bool
 ) -> tuple[Tensor, Tensor]:
     """Sum, or if it is not wanted the maps as they are, and norm."""
-    from vpd.backbones import group_norm_launch as kernels  # imports Triton
+    kernels = _kernels_for(fresh)
 
     device = fresh.device.type
     own = fresh.dtype if other is None else torch.promote_types(fresh.dtype, other.dtype)
@@ -129,9 +139,17 @@ def _room(fresh: Tensor, other: Tensor | None) -> Tensor:
     """Where a sum without gradient goes: over the fresh maps, unless it is of a wider type."""
     if other is None or torch.promote_types(fresh.dtype, other.dtype) == fresh.dtype:
         return fresh
-    from vpd.backbones.group_norm_launch import empty_sum
+    summed: Tensor = _kernels_for(fresh).empty_sum(fresh, other)
+    return summed
 
-    return empty_sum(fresh, other)
+
+def _kernels_for(maps: Tensor) -> Any:
+    """What starts the kernels; for tensors without data what takes as much memory and starts nothing."""
+    if isinstance(maps, FakeTensor):
+        return without_data
+    from vpd.backbones import group_norm_launch  # imports Triton
+
+    return group_norm_launch
 
 
 @cache

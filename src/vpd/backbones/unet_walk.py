@@ -8,6 +8,7 @@ nothing is patched and no layer keeps anything after the call.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from itertools import repeat
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vpd.backbones.group_norm import added
+from vpd.backbones.recomputed import function_modes, within
 from vpd.backbones.unet_layers import Layer, PackedGEGLU, read_layer_text, residual_block, spatial_transformer
 from vpd.tensors import LayerText, Text
 
@@ -168,4 +170,6 @@ def _direct(function: Callable[..., Any], *inputs: Any) -> Any:
 
 
 def _checkpointed(function: Callable[..., Any], *inputs: Any) -> Any:
-    return checkpoint(function, *inputs, use_reentrant=False)
+    if not (modes := function_modes()):
+        return checkpoint(function, *inputs, use_reentrant=False)
+    return checkpoint(function, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), within(modes)))

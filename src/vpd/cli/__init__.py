@@ -92,6 +92,11 @@ def describe(error: Exception) -> str | None:
     # torch's errors, told without importing it
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return "The device has not enough memory. Use a smaller --batch or --size, or --device cpu."
+    if isinstance(error, NotImplementedError) and "MPS" in str(error):
+        return (
+            "torch lacks an operator for Apple GPUs. Set PYTORCH_ENABLE_MPS_FALLBACK=1, which lets the CPU compute it, "
+            f"or give --device cpu. It says: {str(error).splitlines()[0]}"
+        )
     if isinstance(error, ValueError):
         return f"{error} ({DEBUG_VARIABLE}=1 shows where)"
     return None

@@ -24,11 +24,30 @@ def info(
             show_default=False,
         ),
     ],
+    card: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="What fits on graphics cards of this memory, such as 12GB or 8GB,12GB,16GB: sizes and batches of "
+            "predicting and training, counted in a minute or so, no GPU needed.",
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="TASK", help="With --card, of a diffusion model: segment (if not given), refer or depth."),
+    ] = None,
 ) -> None:
     """Tell what a model, diffusion model or checkpoint is."""
     import shutil
     import textwrap
 
+    if card is not None:
+        from vpd.cli.card_info import tell_cards
+
+        tell_cards(model, card, task)
+        return
+    if task is not None:
+        raise UsageError(f"--task {task} goes with --card, such as --card 12GB.")
     facts = describe_source(model)
     indent = max(map(len, facts)) + 2
     width = max(indent + 30, shutil.get_terminal_size((100, 24)).columns)

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from vpd.backbones.tiny_encoder import TinyEncoder, TinyEncoderConfig
+from vpd.backbones.without_data import GpuWithoutData
 from vpd.errors import UsageError
 
 Memory = int | float | str
@@ -27,7 +28,10 @@ ONCE_BYTES = 48 * 2**20
 
 _UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-_CONVOLUTION = torch.ops.aten.convolution.default
+_CONVOLUTIONS = {torch.ops.aten.convolution.default: (0, 1), torch.ops.aten.convolution_backward.default: (0, 1, 2)}
+"""Operator -> the places of what it may copy: images and weight; gradient of the result, images and weight."""
+
+_ASKING = torch.ops.prim.device.default
 
 
 class BudgetError(UsageError, MemoryError):
@@ -69,8 +73,12 @@ class LiveBytes(TorchDispatchMode):
         self._scratch = scratch
         self._sizes: dict[int, int] = {}
         self._live = 0
+        self.course: list[int] = []
+        """Bytes at each operator, one after another."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func is _ASKING:  # on which device a tensor is, which makes none
+            return func(*args, **(kwargs or {}))
         for given in tree_leaves((args, kwargs)):  # weights and the like, of which operators make views
             if isinstance(given, Tensor):
                 self._sizes.setdefault(given.untyped_storage()._cdata, 0)
@@ -78,7 +86,8 @@ class LiveBytes(TorchDispatchMode):
         for tensor in tree_leaves(made):
             if isinstance(tensor, Tensor):
                 self._watch(tensor.untyped_storage())
-        self.peak = max(self.peak, self._live + self._scratch(func, args))
+        self.course.append(self._live + self._scratch(func, args))
+        self.peak = max(self.peak, self.course[-1])
         return made
 
     def _watch(self, storage: torch.UntypedStorage) -> None:
@@ -98,7 +107,7 @@ def network_bytes(model: Any, images: tuple[int, int, int], text: tuple[int, ...
     Counted, a second at the size of Stable Diffusion, and kept for the next call of the same sizes.
 
     Args:
-        model: Of any task; optimised ones too.
+        model: Of any task; optimised ones too. One that was made within `GpuWithoutData` is counted as on a GPU.
         images: `(b, h, w)`.
         text: Shape of the text embeddings; none = the model's own prompts.
     """
@@ -106,7 +115,13 @@ def network_bytes(model: Any, images: tuple[int, int, int], text: tuple[int, ...
     config, small = model.config.model_dump_json(), getattr(model.backbone, "small_encoder", None)
     encoder, merge_above = None if small is None else small.config, getattr(model.backbone, "merge_above", None)
     kinds: tuple[Any, ...] = (type(model), type(model.config), type(model.backbone))
-    return _count(*kinds, config, encoder, merge_above, model.dtype, model.device, is_packed, images, text)
+    weight = model.adapter.gamma
+    is_gpu = isinstance(weight, FakeTensor) and isinstance(weight.fake_mode, GpuWithoutData)
+    mode, is_gpu = (GpuWithoutData, True) if is_gpu else (FakeTensorMode, model.device.type == "cuda")
+    is_half = model.dtype in (torch.bfloat16, torch.float16)
+    order = torch.channels_last if is_gpu and is_half and model.is_optimised else torch.contiguous_format
+    place = (model.dtype, model.device, mode, order)
+    return _count(*kinds, config, encoder, merge_above, *place, is_packed, images, text)
 
 
 @lru_cache(maxsize=4096)
@@ -119,6 +134,8 @@ def _count(
     merge_above: int | None,
     dtype: torch.dtype,
     device: torch.device,
+    mode: type[FakeTensorMode],
+    order: torch.memory_format,
     is_packed: bool,
     images: tuple[int, int, int],
     text: tuple[int, ...] | None,
@@ -131,22 +148,19 @@ def _count(
         if encoder is not None:
             twin.backbone.use_small_encoder(TinyEncoder(encoder).to("meta"))
         twin.backbone.merge_above = merge_above
-        twin = twin.to(dtype).eval()
-        with FakeTensorMode(allow_non_fake_inputs=True):  # of the real device: attention takes the kernel it has there
+        twin = twin.to(dtype=dtype, memory_format=order).eval()
+        with mode(allow_non_fake_inputs=True):  # of the real device: attention takes the kernel it has there
             twin = twin.to_empty(device=device)
             pixels = torch.empty(batch, 3, height, width, dtype=dtype, device=device)
             embeds = None if text is None else torch.empty(text, dtype=dtype, device=device)
-            with LiveBytes(_no_scratch if is_packed else _scratch) as live:
+            with LiveBytes(_no_scratch if is_packed else convolution_scratch) as live:
                 twin(pixels, embeds).float()
     return live.peak
 
 
-def _scratch(operator: Any, inputs: tuple[Any, ...]) -> int:
+def convolution_scratch(operator: Any, inputs: tuple[Any, ...]) -> int:
     """Convolutions copy what goes in, and their weights, into the order of the CPU's kernels; GPUs take as much."""
-    if operator is not _CONVOLUTION:
-        return 0
-    images, weight = inputs[:2]
-    return int(images.nbytes + weight.nbytes)
+    return sum(int(inputs[place].nbytes) for place in _CONVOLUTIONS.get(operator, ()))
 
 
 def _no_scratch(operator: Any, inputs: tuple[Any, ...]) -> int:

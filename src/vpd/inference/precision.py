@@ -1,4 +1,4 @@
-"""Types that a processor has no kernels for: they work, and take many times as long."""
+"""What works on a device but not as well as on others: types without kernels, Apple GPUs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,20 @@ logger = logging.getLogger(__name__)
 _SLOW = 3.0
 _TRIAL = (1, 64, 16, 16)
 """Of a convolution: large enough for its kernel to count, a few milliseconds without one."""
+
+APPLE = (
+    "Apple GPU (mps): models run the plain way, which this project has not tried on one: float32 (--fast too; other "
+    "types on request), and none of CUDA's graphs, group norm kernel and pinned memory. Where torch lacks an operator, "
+    "PYTORCH_ENABLE_MPS_FALLBACK=1 lets the CPU compute it."
+)
+"""What a model lacks there."""
+
+
+@lru_cache
+def note_plain_device(device_type: str) -> None:
+    """Say, once in a process, what a device lacks that others have: an Apple GPU, as `device.type` names it."""
+    if device_type == "mps":
+        logger.info(APPLE)
 
 
 @lru_cache

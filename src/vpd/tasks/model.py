@@ -25,7 +25,7 @@ from vpd.inference.memory import Memory
 from vpd.inference.outputs import Watch
 from vpd.inference.overlapped import as_here, overlapped, threads_for
 from vpd.inference.plan import MOST_SIZE_PX, Asked, Group, plan
-from vpd.inference.precision import warn_of_slow
+from vpd.inference.precision import note_plain_device, warn_of_slow
 from vpd.inference.run import run_windows
 from vpd.model_folder import save_model
 from vpd.prompts.adapter import PreparedText, TextAdapter
@@ -160,6 +160,7 @@ class PerceptionModel(Task[P], nn.Module):
             raise UsageError(f"caches={caches!r}: give vpd.inference.cache.FrozenCaches, or None.")
         if sources:
             warn_of_slow(self.device, self.dtype)
+            note_plain_device(self.device.type)
         asked = self.prompts(len(sources), **words)
         network = self.network if memory is None else self  # recordings hold memory from call to call
         with self.predicting(), closing(plan(self, asked, sources, self.fit_at(size), batch_size, memory)) as groups:

@@ -20,6 +20,7 @@ from vpd.errors import UsageError
 from vpd.evaluation.evaluate import Interrupted, measure, sample_sheet
 from vpd.inference.cache import FrozenCaches
 from vpd.inference.outputs import OutputError
+from vpd.inference.precision import note_plain_device
 from vpd.model_folder import MODEL
 from vpd.processes import Heartbeat, do_on_first, find_processes
 from vpd.tasks.model import PerceptionModel
@@ -83,6 +84,7 @@ class Training:
         costs: Costs | None = None,
     ) -> None:
         self.accelerator = accelerator or find_processes()
+        note_plain_device(self.accelerator.device.type)
         config = for_machine(config, self.accelerator.device)
         self.model, self.config, self.folder = model, config, folder
         self.train_set, self.transform, self.validation_set = train_set, transform, validation_set

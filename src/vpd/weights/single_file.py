@@ -18,7 +18,7 @@ from vpd.weights.finite import warn_not_finite
 from vpd.weights.key_names import LDM_UNET, ldm_unet_names, ldm_vae_name
 from vpd.weights.untrusted import read_tensor_file, tensors_only
 
-_VAE = "first_stage_model."
+LDM_VAE = "first_stage_model."
 TOKENS = ("embeddings.token_embedding.weight", "token_embedding.weight")
 """Embeddings of words, in CLIP's text encoder and OpenCLIP's."""
 _TOKENS = re.compile(r"(?:^|(?<=\.))(?:embeddings\.)?token_embedding\.weight$")
@@ -121,15 +121,15 @@ def read_single_file(path: Path) -> SingleFile:
     if not isinstance(state, dict):
         raise UsageError(f"{path} is not a Stable Diffusion checkpoint: its `state_dict` is no dictionary.")
     tensors = tensors_only(state)
-    unet, vae = with_prefix(tensors, LDM_UNET), with_prefix(tensors, _VAE)
-    rest = {key: value for key, value in tensors.items() if not key.startswith((LDM_UNET, _VAE))}
+    unet, vae = with_prefix(tensors, LDM_UNET), with_prefix(tensors, LDM_VAE)
+    rest = {key: value for key, value in tensors.items() if not key.startswith((LDM_UNET, LDM_VAE))}
     groups = {str(key): () for key, value in contents.items() if isinstance(value, dict)}  # as of textual inversions
     foreign = foreign_file({**shapes_of(tensors), **groups})
     single = SingleFile(path=path, unet=unet, vae=vae, rest=rest, foreign=foreign)
     if not unet or not vae:
         single.check_family()
         raise UsageError(
-            f"{path} is not a Stable Diffusion checkpoint: it has no keys under {LDM_UNET} or {_VAE} "
+            f"{path} is not a Stable Diffusion checkpoint: it has no keys under {LDM_UNET} or {LDM_VAE} "
             f"(it begins with {', '.join(sorted(tensors)[:2]) or 'no tensors at all'}). "
             "A published VPD checkpoint is read by `vpd convert`."
         )
