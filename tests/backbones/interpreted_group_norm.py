@@ -362,9 +362,9 @@ def test_memory_is_counted_as_the_kernel_takes_it() -> None:
             maps, shift = in_one_layout(torch.empty(2, 32, 64, 64)).requires_grad_(), torch.empty(2, 32)
             assert has_kernel(maps)
             for run in (
-                lambda: torch.autograd.backward(group_norm(norm, maps, silu=True).sum()),
-                lambda: sum_and_norm(norm, Sum(maps, maps.detach(), shift), silu=True),
-                lambda: added(Sum(maps, maps.detach(), shift)),
+                lambda maps=maps: torch.autograd.backward(group_norm(norm, maps, silu=True).sum()),
+                lambda maps=maps, shift=shift: sum_and_norm(norm, Sum(maps, maps.detach(), shift), silu=True),
+                lambda maps=maps, shift=shift: added(Sum(maps, maps.detach(), shift)),
             ):
                 with LiveBytes() as live:
                     run()

@@ -113,7 +113,7 @@ def _of_diffusion(source: str, folder: Path, task: str | None) -> tuple[Subject,
         if not isinstance(found, dict):
             raise UsageError(f"{folder} has no {part}/config.json, so nothing can be counted. Copy the model again.")
         parts.append({name: value for name, value in found.items() if not name.startswith("_")})
-    return _to_be_made(source, *parts, task, folder)
+    return _to_be_made(source, parts[0], parts[1], task, folder)
 
 
 def _to_be_made(
