@@ -56,7 +56,7 @@ def allocated_peak(run: Any) -> int:
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_count_is_what_a_step_takes(checkpointing: bool) -> None:
-    """On a CPU in float32, where nothing is other than on a GPU but the kernels' own buffers."""
+    """On a CPU in float32; there convolutions make a copy of their results too, which is not counted."""
     subject = subject_for("segment", 128)
     config = training_config(subject, {"gradient_checkpointing": checkpointing, "channels_last": False})
     config = config.model_copy(update={"precision": "no"})
@@ -70,7 +70,7 @@ def test_the_count_is_what_a_step_takes(checkpointing: bool) -> None:
     gradients.close()
     assert memory.weight_bytes == sum(value.nbytes for value in (*model.parameters(), *model.buffers()))
     passes = max(fixed + 4 * each for fixed, each in memory.moments)
-    assert 0.85 * measured <= passes <= 1.3 * measured
+    assert 0.8 * measured <= passes <= 1.1 * measured
 
 
 @pytest.mark.extras
