@@ -30,6 +30,9 @@ MapScale = Literal["probability", "log_ratio"]
 a head learns to heed it late. `log_ratio`: logarithm of its ratio to that, times a constant; 0 = as much as to any
 other token, and about as large as the features."""
 
+Checkpointing = bool | Literal["cheap"]
+"""What of the UNet's blocks is made again in the backward pass: nothing, all, or only what is cheap."""
+
 FORMAT_VERSION: Literal[1] = 1
 MOST_NAMES = 65_535
 """Classes or scenes of a model: their numbers, and one for ignored pixels, fit into 16 bits."""

@@ -12,7 +12,7 @@ from torch import Tensor
 import vpd
 from tiny import CLASSES, TEXT_DIM
 from vpd import SegmentationModel, StableDiffusionBackbone, UsageError
-from vpd.config import LoraSettings, Resize
+from vpd.config import Checkpointing, LoraSettings, Resize
 
 LORA = LoraSettings(rank=2, alpha=4)
 
@@ -58,9 +58,9 @@ def test_additions_are_nothing_at_first_and_scale_with_alpha(backbone: StableDif
 
 
 @pytest.mark.parametrize("detach_maps", [False, True])
-@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+@pytest.mark.parametrize("gradient_checkpointing", [False, True, "cheap"])
 def test_gradients_reach_the_additions_and_nothing_else(
-    backbone: StableDiffusionBackbone, gradient_checkpointing: bool, detach_maps: bool
+    backbone: StableDiffusionBackbone, gradient_checkpointing: Checkpointing, detach_maps: bool
 ) -> None:
     backbone.add_lora(LORA)
     learn(backbone)
@@ -74,14 +74,17 @@ def test_gradients_reach_the_additions_and_nothing_else(
     assert all(parameter.grad.abs().max() > 0 for parameter in backbone.parameters() if parameter.grad is not None)
 
 
+@pytest.mark.parametrize("checkpointing", [True, "cheap"])
 @pytest.mark.parametrize("detach_maps", [False, True])
-def test_gradient_checkpointing_changes_no_gradient(backbone: StableDiffusionBackbone, detach_maps: bool) -> None:
+def test_gradient_checkpointing_changes_no_gradient(
+    backbone: StableDiffusionBackbone, detach_maps: bool, checkpointing: Checkpointing
+) -> None:
     backbone.add_lora(LoraSettings(rank=2, dropout=0.3))
     backbone.train()
     learn(backbone)
     backbone.config = backbone.config.model_copy(update={"detach_maps": detach_maps})
     gradients = []
-    for backbone.gradient_checkpointing in (False, True):
+    for backbone.gradient_checkpointing in (False, checkpointing):
         backbone.zero_grad()
         sum(output.square().mean() for output in outputs(backbone)).backward()
         gradients.append([parameter.grad for parameter in backbone.parameters() if parameter.grad is not None])

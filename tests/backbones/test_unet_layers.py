@@ -13,6 +13,7 @@ from vpd import StableDiffusionBackbone
 from vpd.backbones import unet_layers
 from vpd.backbones.group_norm import Sum
 from vpd.backbones.recomputed import recomputed
+from vpd.config import Checkpointing
 
 
 def gradients(backbone: StableDiffusionBackbone, *, use_bf16: bool) -> dict[str, Tensor]:
@@ -29,10 +30,10 @@ def gradients(backbone: StableDiffusionBackbone, *, use_bf16: bool) -> dict[str,
     return {name: value.clone() for name, value in found.items()} | {"latents": latents.grad, "text": text.grad}
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True, "cheap"])
 @pytest.mark.parametrize("use_bf16", [False, True])
 def test_gradients_are_those_of_diffusers_own_layers(
-    use_bf16: bool, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+    use_bf16: bool, checkpointing: Checkpointing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
     backbone = StableDiffusionBackbone(unet=tiny_unet(), vae=tiny_vae(), gradient_checkpointing=checkpointing)

@@ -5,6 +5,7 @@ import torch
 
 from tiny import TEXT_DIM, tiny_unet
 from vpd.backbones.unet_walk import attention_levels, walk_unet
+from vpd.config import Checkpointing
 from vpd.errors import UsageError
 from vpd.weights.families import check_unet
 
@@ -91,8 +92,8 @@ def everything_on(unet) -> dict[str, object]:
     return found
 
 
-@pytest.mark.parametrize("gradient_checkpointing", [False, True])
-def test_nothing_is_left_on_the_module(gradient_checkpointing: bool) -> None:
+@pytest.mark.parametrize("gradient_checkpointing", [False, True, "cheap"])
+def test_nothing_is_left_on_the_module(gradient_checkpointing: Checkpointing) -> None:
     unet = tiny_unet()
     before = everything_on(unet)
     maps, attention = walk_unet(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import vpd
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.config import Resize
+from vpd.config import Checkpointing, Resize
 from vpd.errors import UsageError
 from vpd.tasks.segmentation import SegmentationModel
 from vpd.tensors import Batch
@@ -109,9 +109,9 @@ def graph_parts(model: SegmentationModel, mode: str) -> tuple[set[str], bool]:
     return {part_of(name) for name, value in model.named_parameters() if value.grad is not None}, seen[0]
 
 
-@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+@pytest.mark.parametrize("gradient_checkpointing", [False, True, "cheap"])
 @pytest.mark.parametrize("mode", ["frozen", "head"])
-def test_frozen_parts_get_no_gradient(mode: str, gradient_checkpointing: bool, diffusion: Path) -> None:
+def test_frozen_parts_get_no_gradient(mode: str, gradient_checkpointing: Checkpointing, diffusion: Path) -> None:
     model = SegmentationModel.from_diffusion(
         diffusion,
         classes=("a", "b"),

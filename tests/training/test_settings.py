@@ -35,6 +35,15 @@ def test_what_is_not_given_is_the_recipes():
     assert config.clip_norm is None
 
 
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False), ("cheap", "cheap")])
+def test_what_of_a_block_is_made_again(text: str, value: Any, tmp_path: Path):
+    config = resolve_config("segment", GIVEN, parse_overrides([f"gradient_checkpointing={text}"]))
+    assert config.gradient_checkpointing is value or config.gradient_checkpointing == value == "cheap"
+    write_config(config, tmp_path / "config.yaml")
+    assert resolve_config("segment", read_settings(tmp_path / "config.yaml")) == config
+    assert "gradient_checkpointing" in refused({"gradient_checkpointing": "dear"})
+
+
 @pytest.mark.parametrize("task", sorted(TASKS))
 @pytest.mark.parametrize("recipe", get_args(Recipe))
 def test_resolved_settings_read_back_the_same(task: Task, recipe: Recipe, tmp_path: Path):

@@ -61,7 +61,7 @@ def function_modes() -> Sequence[TorchFunctionMode]:
 
 
 @contextmanager
-def within(modes: Sequence[TorchFunctionMode]) -> Iterator[None]:
+def within(modes: Sequence[AbstractContextManager[object]]) -> Iterator[None]:
     """Activate modes, the first one outermost."""
     with ExitStack() as stack:
         for mode in modes:

@@ -15,7 +15,7 @@ from vpd.backbones.lora import add_lora, merge_lora
 from vpd.backbones.tiny_encoder import TinyEncoder
 from vpd.backbones.unet_walk import attention_levels, read_text, strip_unet, walk_unet
 from vpd.backbones.vae_walk import encode_mode, latent_stride, scale_latents, unscale_latents
-from vpd.config import BackboneConfig, LoraSettings, MapScale
+from vpd.config import BackboneConfig, Checkpointing, LoraSettings, MapScale
 from vpd.files.images import pad_to_multiple
 from vpd.tensors import Features, LayerText, Text, check_text
 from vpd.weights.families import check_unet
@@ -35,7 +35,7 @@ class StableDiffusionBackbone(nn.Module):
         detach_maps: Let no gradient flow through the attention maps.
         map_scale: How attention enters a head, `probability` (as published) or `log_ratio`; `Features` keep
             probabilities.
-        gradient_checkpointing: Recompute the UNet's blocks in the backward pass instead of storing them.
+        gradient_checkpointing: Recompute the UNet's blocks in the backward pass, or of them what is `cheap`.
         source: Where the weights came from, for the record.
         lora: Low-rank layers to put on the UNet's attention, which then trains nothing else.
 
@@ -57,7 +57,7 @@ class StableDiffusionBackbone(nn.Module):
         latent_scaling: Literal["none", "scaled"] = "scaled",
         detach_maps: bool = False,
         map_scale: MapScale = "probability",
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: Checkpointing = False,
         source: str = "",
         lora: LoraSettings | None = None,
     ) -> None:

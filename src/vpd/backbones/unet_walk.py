@@ -20,9 +20,11 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vpd.backbones.costly_kept import CostlyKept
 from vpd.backbones.group_norm import added
 from vpd.backbones.recomputed import function_modes, within
 from vpd.backbones.unet_layers import Layer, PackedGEGLU, read_layer_text, residual_block, spatial_transformer
+from vpd.config import Checkpointing
 from vpd.tensors import LayerText, Text
 
 
@@ -47,7 +49,7 @@ def walk_unet(
     *,
     timestep: int,
     text_embeds: Text,
-    gradient_checkpointing: bool = False,
+    gradient_checkpointing: Checkpointing = False,
     detach_maps: bool = False,
     merge_above: int | None = None,
 ) -> tuple[tuple[Tensor, ...], dict[int, Tensor]]:
@@ -58,7 +60,7 @@ def walk_unet(
         latents: `(b, 4, h, w)`, any size.
         timestep: 0 to 999, the same for all images.
         text_embeds: `(b, k, d)` context, `(1, k, d)` if it is the same for all images; or what `read_text` made of it.
-        gradient_checkpointing: Recompute blocks in the backward pass; the maps come out exactly once.
+        gradient_checkpointing: Recompute blocks in the backward pass, or what is `cheap`; the maps come out once.
         detach_maps: Cut the maps from the graph.
         merge_above: Self-attention over more positions merges keys and values of 2x2 neighbours; none = never.
 
@@ -67,7 +69,7 @@ def walk_unet(
         upsampling, and of the last layer of the last block (LDM output blocks 11, 7, 4, 1); and level ->
         `(b, k, h, w)` attention averaged over heads and over all layers of the level's down and up blocks.
     """
-    run = _checkpointed if gradient_checkpointing and torch.is_grad_enabled() else _direct
+    run = _runner(gradient_checkpointing if torch.is_grad_enabled() else False)
     found: dict[int, list[Tensor]] = {level: [] for level in attention_levels(unet.config)}
     texts: Iterator[Tensor | LayerText] = repeat(text_embeds) if isinstance(text_embeds, Tensor) else iter(text_embeds)
 
@@ -165,6 +167,12 @@ def _layers(block: Layer) -> list[tuple[Layer, Layer | None]]:
     return list(zip(block.resnets, attentions, strict=True))
 
 
+def _runner(gradient_checkpointing: Checkpointing) -> Callable[..., Any]:
+    if gradient_checkpointing == "cheap":  # which a compiler finds by itself
+        return _direct if torch.compiler.is_compiling() else _cheaply_checkpointed
+    return _checkpointed if gradient_checkpointing else _direct
+
+
 def _direct(function: Callable[..., Any], *inputs: Any) -> Any:
     return function(*inputs)
 
@@ -173,3 +181,9 @@ def _checkpointed(function: Callable[..., Any], *inputs: Any) -> Any:
     if not (modes := function_modes()):
         return checkpoint(function, *inputs, use_reentrant=False)
     return checkpoint(function, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), within(modes)))
+
+
+def _cheaply_checkpointed(function: Callable[..., Any], *inputs: Any) -> Any:
+    kept, modes = CostlyKept(), function_modes()
+    contexts = kept, within((*modes, kept)) if modes else kept
+    return checkpoint(function, *inputs, use_reentrant=False, context_fn=lambda: contexts)

@@ -71,7 +71,7 @@ def train(
     except torch.OutOfMemoryError:
         raise UsageError(
             "The device has not enough memory. Cut the samples of a step into more parts (-s accumulate=8), or set "
-            "-s precision=bf16, -s gradient_checkpointing=true or a smaller -s crop_px."
+            "-s precision=bf16, -s gradient_checkpointing=cheap (or =true: slower, with less) or a smaller -s crop_px."
         ) from None
     if is_first:
         print("\n".join(_next_commands(task, folder, out)), flush=True)

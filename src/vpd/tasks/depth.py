@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.config import DepthConfig, Recipe, Resize, unique_names
+from vpd.config import Checkpointing, DepthConfig, Recipe, Resize, unique_names
 from vpd.data.colour import BrightnessContrast, CutDepth, Gamma, HueSaturationValue
 from vpd.data.geometric import RandomCrop, RandomFlip, RandomResize
 from vpd.data.sample import GENERIC_SCENE, CountedDepth, Sample, SampleSet
@@ -99,7 +99,7 @@ class DepthModel(PerceptionModel[DepthPrediction]):
         max_depth_m: float = 10.0,
         recipe: Recipe = "default",
         fit: Resize | None = None,
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: Checkpointing = False,
         backbone_options: dict[str, Any] | None = None,
         published_prompts: bool = False,
         embed: EmbedNames | None = None,
@@ -113,7 +113,7 @@ class DepthModel(PerceptionModel[DepthPrediction]):
             max_depth_m: Largest depth the model can output, metres.
             recipe: `reference` as published, or `default`.
             fit: How `predict` fits images; none = short side 480, square windows, each with its mirror image.
-            gradient_checkpointing: Recompute the UNet's blocks in the backward pass.
+            gradient_checkpointing: Recompute the UNet's blocks in the backward pass, or of them what is `cheap`.
             backbone_options: Those of `BACKBONE_OPTIONS` that are not as the recipe has them.
             published_prompts: Take the embeddings that the published model was trained with; for the scenes of NYU.
             embed: Makes the prompts, where neither; see `EmbedNames`.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vpd.config import Recipe
+from vpd.config import Checkpointing, Recipe
 from vpd.errors import UsageError
 
 BACKBONE_OPTIONS = ("latent_scaling", "detach_maps", "map_scale", "timestep")
@@ -14,7 +14,7 @@ BACKBONE_OPTIONS = ("latent_scaling", "detach_maps", "map_scale", "timestep")
 
 
 def recipe_backbone(
-    kind: type[Any], source: str | Path, recipe: Recipe, gradient_checkpointing: bool, changes: Mapping[str, Any]
+    kind: Any, source: str | Path, recipe: Recipe, gradient_checkpointing: Checkpointing, changes: Mapping[str, Any]
 ) -> Any:
     """The backbone as a recipe trains it: published = unscaled latents, maps as they are and without gradient.
 
@@ -22,7 +22,7 @@ def recipe_backbone(
         kind: Its class, `StableDiffusionBackbone` or one like it.
         source: Stable Diffusion: folder, hub id or single file.
         recipe: `reference` or `default`.
-        gradient_checkpointing: Recompute the UNet's blocks in the backward pass.
+        gradient_checkpointing: Recompute the UNet's blocks in the backward pass, or of them what is `cheap`.
         changes: `BACKBONE_OPTIONS` that are not as the recipe has them.
 
     Raises:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.config import Recipe, ReferConfig, Resize
+from vpd.config import Checkpointing, Recipe, ReferConfig, Resize
 from vpd.data.colour import BrightnessContrast, HueSaturationValue
 from vpd.data.geometric import RandomFlip, Squash
 from vpd.data.sample import Sample, SampleSet
@@ -102,7 +102,7 @@ class ReferringModel(PerceptionModel[MaskPrediction]):
         *,
         recipe: Recipe = "default",
         fit: Resize | None = None,
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: Checkpointing = False,
         backbone_options: dict[str, Any] | None = None,
         **options: Any,
     ) -> ReferringModel:
@@ -112,7 +112,7 @@ class ReferringModel(PerceptionModel[MaskPrediction]):
             source: Stable Diffusion: folder, hub id or single file.
             recipe: `reference` as published, or `default`.
             fit: How `predict` fits images; none = squashed to 512x512, as the reference trains.
-            gradient_checkpointing: Recompute the UNet's blocks in the backward pass.
+            gradient_checkpointing: Recompute the UNet's blocks in the backward pass, or of them what is `cheap`.
             backbone_options: Those of `BACKBONE_OPTIONS` that are not as the recipe has them.
             options: Other fields of `ReferConfig`, such as `token_length`.
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
-from vpd.config import Recipe, Resize, SegmentConfig, unique_names
+from vpd.config import Checkpointing, Recipe, Resize, SegmentConfig, unique_names
 from vpd.data.colour import PhotometricDistortion
 from vpd.data.geometric import RandomCrop, RandomFlip, RandomResize
 from vpd.data.sample import Sample, SampleSet
@@ -126,7 +126,7 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
         classes: Sequence[str],
         recipe: Recipe = "default",
         fit: Resize | None = None,
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: Checkpointing = False,
         templates: tuple[str, ...] | None = None,
         backbone_options: dict[str, Any] | None = None,
         published_prompts: bool = False,
@@ -140,7 +140,7 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
             classes: Class names, in the order of the labels.
             recipe: `reference` as published, or `default`.
             fit: How `predict` fits images; none = short side 512, whole image.
-            gradient_checkpointing: Recompute the UNet's blocks in the backward pass.
+            gradient_checkpointing: Recompute the UNet's blocks in the backward pass, or of them what is `cheap`.
             templates: Prompt sentences with `{}`; none = as the recipe has it (one, or CLIP's 80).
             backbone_options: Those of `BACKBONE_OPTIONS` that are not as the recipe has them.
             published_prompts: Take the embeddings that the published model was trained with; for the classes of ADE20K.

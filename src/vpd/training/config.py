@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from vpd.config import Frozen, LoraSettings, Recipe
+from vpd.config import Checkpointing, Frozen, LoraSettings, Recipe
 from vpd.errors import UsageError
 from vpd.tasks.loss_settings import PLAIN, LossSettings
 
@@ -123,8 +123,9 @@ class TrainConfig(Frozen):
     made for; sums are rounded in another order. `auto` = on NVIDIA GPUs in bf16, decided when a run starts."""
     compile: bool = False
     """Let `torch.compile` make kernels for the backbone: minutes at the first step. Meant for GPUs."""
-    gradient_checkpointing: bool = False
-    """Run the UNet's blocks again in the backward pass instead of keeping what is in them: less memory, slower."""
+    gradient_checkpointing: Checkpointing = False
+    """Run the UNet's blocks again in the backward pass instead of keeping what is in them: less memory, slower.
+    `cheap`: only norms, activations and sums, not convolutions, matrix products and attention."""
     sharding: Literal["none", "fsdp"] = "none"
     """How several processes hold the model. `none`: each has all of it; `fsdp`: weights, gradients and optimiser state
     are cut into shards, one for each, which takes less memory and more time. Checkpoints are the same files."""
