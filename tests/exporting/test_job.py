@@ -244,9 +244,9 @@ def test_packages_that_are_missing_are_named(target: str, package: str, monkeypa
 
 
 def test_the_script_is_short() -> None:
-    """Half of it makes the pixels that `vpd predict` sees of any picture."""
+    """Half of it makes the pixels that `vpd predict` sees of any picture, a quarter finds who computes."""
     code = SCRIPT.read_text(encoding="utf-8").split('"""', 2)[2]
-    assert len([line for line in code.splitlines() if line.strip()]) <= 65
+    assert len([line for line in code.splitlines() if line.strip()]) <= 85
     assert "torch" not in code
 
 
