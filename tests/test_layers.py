@@ -14,9 +14,10 @@ ROOT = Path(vpd.__file__).parent
 FLOORS = (
     ("errors", "version", "config", "tensors", "overrides", "processes"),
     ("drawing", "files"),
-    ("weights", "heads", "metrics"),
+    ("weights", "metrics"),
     ("prompts",),
     ("backbones",),
+    ("heads",),
     ("data",),
     ("inference",),
     ("model_folder",),

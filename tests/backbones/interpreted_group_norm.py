@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import vpd
+from one_layout import Audit
 from vpd.backbones import group_norm as module
 from vpd.backbones.group_norm import Sum, added, group_norm, has_kernel, sum_and_norm
 from vpd.backbones.tiny_encoder import TinyEncoder, TinyEncoderConfig
@@ -239,39 +239,6 @@ def test_where_triton_fails_torch_does_it(monkeypatch: pytest.MonkeyPatch, caplo
     assert not has_kernel(maps) and not has_kernel(maps)
     assert caplog.text.count("Triton cannot be used here") == 1 and "Failed to find C compiler" in caplog.text
     module._is_here.cache_clear()
-
-
-def layout(tensor: Tensor) -> str | None:
-    """Order of a map in memory; none where both are the same."""
-    if tensor.dim() != 4 or tensor.shape[1] == 1 or tensor.shape[2] * tensor.shape[3] == 1:
-        return None
-    if tensor.is_contiguous():
-        return "nchw"
-    return "nhwc" if tensor.is_contiguous(memory_format=torch.channels_last) else None
-
-
-class Audit(TorchDispatchMode):
-    """Notes each operation whose maps lie in different orders, inputs and output alike."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.additions: list[str] = []
-        """Of maps, each a pass over memory of its own; on GPUs a convolution's bias is one, too."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func.is_view:
-            return result
-        if "add" in str(func) and isinstance(result, Tensor) and layout(result) is not None:
-            self.additions.append(f"{func} {tuple(result.shape)}")
-        if func is torch.ops.aten.convolution.default and args[2] is not None:
-            self.additions.append(f"bias {tuple(result.shape)}")
-        flat = [value for part in (*args, result) for value in (part if isinstance(part, (list, tuple)) else [part])]
-        orders = {layout(value) for value in flat if isinstance(value, Tensor)} - {None}
-        if len(orders) > 1:
-            self.found.append(f"{func} {[tuple(value.shape) for value in flat if isinstance(value, Tensor)]}")
-        return result
 
 
 @pytest.mark.parametrize("size", [(32, 48)])

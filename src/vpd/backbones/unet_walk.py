@@ -113,8 +113,14 @@ def walk_unet(
         for upsampler in block.upsamplers or ():
             hidden = upsampler(hidden, skips[-1].shape[-2:])  # the skip's size: halving may have rounded up
 
-    maps = {level: torch.stack(probs).mean(dim=0) for level, probs in found.items()}
-    return tuple(reversed(taps)), maps
+    return tuple(reversed(taps)), {level: _mean_map(probs, unet.conv_in.weight) for level, probs in found.items()}
+
+
+def _mean_map(probs: list[Tensor], weight: Tensor) -> Tensor:
+    """Mean of maps `(b, k, h, w)`, which lie in the order of tokens, in the order that a weight gives to features."""
+    if weight.is_contiguous():
+        return torch.stack(probs).mean(dim=0)
+    return torch.stack([part.permute(0, 2, 3, 1) for part in probs]).mean(dim=0).permute(0, 3, 1, 2)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vpd.config import HeadNorm
-from vpd.heads.norms import build_norm
+from vpd.heads.norms import GroupNorm, build_norm
 
 
 class DeconvHead(nn.Module):
@@ -47,13 +47,13 @@ class DeconvHead(nn.Module):
         self.num_doublings = int(math.log2(self.fused_stride)) - len(deconv_channels)
         self.reduce_fine = nn.Sequential(
             nn.Conv2d(fine, fine, kernel_size=3, stride=2, padding=1),
-            nn.GroupNorm(16, fine),
+            GroupNorm(16, fine),
             nn.ReLU(),
             nn.Conv2d(fine, fine, kernel_size=3, stride=2, padding=1),
         )
         self.reduce_middle = nn.Sequential(nn.Conv2d(middle, middle, kernel_size=3, stride=2, padding=1))
         join = nn.Conv2d(sum(channels), feature_channels, kernel_size=1)
-        self.fuse = nn.Sequential(join, nn.GroupNorm(16, feature_channels), nn.ReLU())
+        self.fuse = nn.Sequential(join, GroupNorm(16, feature_channels), nn.ReLU())
         widths = [feature_channels, *deconv_channels]
         self.deconvs = nn.Sequential()
         for in_channels, out_channels in pairwise(widths):

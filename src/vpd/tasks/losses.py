@@ -24,6 +24,8 @@ LossSum = tuple[Tensor, Tensor]
 
 SegmentationLoss = Literal["cross_entropy", "focal", "dice", "cross_entropy_dice"]
 
+_BY_ROWS_ON = ("cuda",)
+_MOST_BY_ROWS = 2**31 - 1  # kernels of torch for this order count no further
 _LEAST_DOUBT = 1e-12
 _MIN_PRED_M = 1e-6  # a sigmoid that underflows to 0 must not make the logarithm infinite
 
@@ -220,7 +222,19 @@ def _cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None, *, re
     logits = _at_least_float32(logits)
     if weights is not None:
         weights = weights.to(logits.dtype)
-    return F.cross_entropy(logits, labels, weights, ignore_index=IGNORE_LABEL, reduction=reduction)
+    if not _lies_in_rows(logits):
+        return F.cross_entropy(logits, labels, weights, ignore_index=IGNORE_LABEL, reduction=reduction)
+    rows = logits.permute(0, 2, 3, 1).flatten(0, 2)
+    # of rows, torch sums in one block of a GPU's threads alone; so it gives them all
+    entropies = F.cross_entropy(rows, labels.flatten(), weights, ignore_index=IGNORE_LABEL, reduction="none")
+    return entropies.view(labels.shape) if reduction == "none" else entropies.sum()
+
+
+def _lies_in_rows(logits: Tensor) -> bool:
+    """Whether a pixel's logits lie side by side on a GPU, where another view of them saves a copy of them all."""
+    if logits.device.type not in _BY_ROWS_ON or logits.numel() > _MOST_BY_ROWS or logits.is_contiguous():
+        return False
+    return logits.is_contiguous(memory_format=torch.channels_last)
 
 
 def _at_least_float32(values: Tensor) -> Tensor:
