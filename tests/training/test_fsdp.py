@@ -149,6 +149,7 @@ def test_an_old_torch_is_named(monkeypatch: pytest.MonkeyPatch):
         {"accumulate": "auto"},
         {"channels_last": True},
         {"compile": True},
+        {"compile": "regional"},
     ],
 )
 def test_what_does_not_go_with_shards(clash: dict[str, Any]):

@@ -119,4 +119,6 @@ def test_compile_is_for_the_backbone(diffusion: Path, monkeypatch: pytest.Monkey
     model = SegmentationModel.from_diffusion(diffusion, classes=("a", "b"), fit=Resize(size_px=64), head_channels=8)
     settings = {"model": "x", "data": {"root": "x"}, "batch_size": 2, "crop_px": 64, "steps": 9, "compile": True}
     Stepper(model, resolve_config("segment", settings), find_processes())
-    assert compiled == [model.backbone]
+    assert compiled == [model.backbone] and model.backbone._blocks is None
+    Stepper(model, resolve_config("segment", settings | {"compile": "regional"}), find_processes())
+    assert compiled == [model.backbone] and model.backbone._blocks is not None

@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
-from vpd.backbones.compiled import Compiled
+from vpd.backbones.compiled import Compiled, CompiledBlocks
 from vpd.backbones.lora import add_lora, merge_lora
 from vpd.backbones.tiny_encoder import TinyEncoder
 from vpd.backbones.unet_walk import attention_levels, read_text, strip_unet, walk_unet
@@ -82,6 +82,7 @@ class StableDiffusionBackbone(nn.Module):
         self.merge_above: int | None = None
         """Positions above which self-attention merges keys and values, in one made by `vpd.optimise`; none = never."""
         self._compiled: tuple[Compiled, Compiled] | None = None  # of `_encode` and `walk_unet`
+        self._blocks: CompiledBlocks | None = None
         if lora is not None:
             self.add_lora(lora)
 
@@ -172,6 +173,14 @@ class StableDiffusionBackbone(nn.Module):
         """
         self._compiled = Compiled(self._encode, **options), Compiled(walk_unet, **options)
 
+    def compile_blocks(self, **options: Any) -> None:
+        """Let `torch.compile` make code for the UNet's blocks, once for each kind, at the first call of a shape.
+
+        Args:
+            options: Of `torch.compile`, such as `mode`.
+        """
+        self._blocks = CompiledBlocks(**options)
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Mode of the latent distribution, `(b, 4, H/8, W/8)`, for images in [-1, 1]; no gradient.
@@ -215,6 +224,7 @@ class StableDiffusionBackbone(nn.Module):
             gradient_checkpointing=self.gradient_checkpointing,
             detach_maps=self.config.detach_maps,
             merge_above=self.merge_above,
+            blocks=self._blocks,
         )
         by_stride = {self.strides[level]: attended for level, attended in attention.items()}
         return Features(maps=maps, strides=self.strides, attention=by_stride)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -52,6 +53,7 @@ def walk_unet(
     gradient_checkpointing: Checkpointing = False,
     detach_maps: bool = False,
     merge_above: int | None = None,
+    blocks: Callable[..., Any] | None = None,
 ) -> tuple[tuple[Tensor, ...], dict[int, Tensor]]:
     """Decoder features and cross-attention maps of one denoising step, without the denoising.
 
@@ -63,13 +65,16 @@ def walk_unet(
         gradient_checkpointing: Recompute blocks in the backward pass, or what is `cheap`; the maps come out once.
         detach_maps: Cut the maps from the graph.
         merge_above: Self-attention over more positions merges keys and values of 2x2 neighbours; none = never.
+        blocks: Calls a block's function with its inputs, as by compiled code; none = plainly.
 
     Returns:
         Features, finest first: the output of the second layer of each up block, before the block's
         upsampling, and of the last layer of the last block (LDM output blocks 11, 7, 4, 1); and level ->
         `(b, k, h, w)` attention averaged over heads and over all layers of the level's down and up blocks.
     """
-    run = _runner(gradient_checkpointing if torch.is_grad_enabled() else False)
+    is_compiled = blocks is not None or torch.compiler.is_compiling()
+    run = _runner(gradient_checkpointing if torch.is_grad_enabled() else False, is_compiled=is_compiled)
+    run = run if blocks is None else partial(run, blocks)
     found: dict[int, list[Tensor]] = {level: [] for level in attention_levels(unet.config)}
     texts: Iterator[Tensor | LayerText] = repeat(text_embeds) if isinstance(text_embeds, Tensor) else iter(text_embeds)
 
@@ -173,9 +178,9 @@ def _layers(block: Layer) -> list[tuple[Layer, Layer | None]]:
     return list(zip(block.resnets, attentions, strict=True))
 
 
-def _runner(gradient_checkpointing: Checkpointing) -> Callable[..., Any]:
+def _runner(gradient_checkpointing: Checkpointing, *, is_compiled: bool) -> Callable[..., Any]:
     if gradient_checkpointing == "cheap":  # which a compiler finds by itself
-        return _direct if torch.compiler.is_compiling() else _cheaply_checkpointed
+        return _direct if is_compiled else _cheaply_checkpointed
     return _checkpointed if gradient_checkpointing else _direct
 
 

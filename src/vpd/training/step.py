@@ -201,7 +201,9 @@ def set_up(model: Any, config: TrainConfig) -> None:
     model.backbone.gradient_checkpointing = config.gradient_checkpointing
     if config.channels_last is True:
         model.to(memory_format=torch.channels_last)
-    if config.compile:
+    if config.compile == "regional":
+        model.backbone.compile_blocks()
+    elif config.compile:
         model.backbone.compile()
 
 
