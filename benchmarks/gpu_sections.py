@@ -208,13 +208,7 @@ def tests(setup: Setup, found: dict[str, Any]) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
         if setup.device.type != "cuda":
             environment["VPD_GPU_TESTS_ON"] = setup.device.type
-        told: dict[str, Any] = {
-            "env": environment,
-            "cwd": ROOT,
-            "capture_output": True,
-            "text": True,
-            "timeout": left_s,
-        }
+        told: dict[str, Any] = {"env": environment, "cwd": ROOT, "text": True, "timeout": left_s}
         done = subprocess.run(list(map(str, words)), check=False, capture_output=True, **told)
     except subprocess.TimeoutExpired as error:
         said = error.stdout or b""

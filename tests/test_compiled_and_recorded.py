@@ -262,8 +262,9 @@ class TestRecorded:
     def test_where_torch_records_itself(
         self, models: dict[str, PerceptionModel], recorders: list[FakeRecorder]
     ) -> None:
-        found = {mode: optimise(models["depth"], compile_mode=mode).graphs for mode in optimising._MODES}
-        assert [mode for mode, graphs in found.items() if graphs is not None] == ["default"]
+        found = {mode: optimise(models["depth"], compile_mode=mode) for mode in optimising._MODES}
+        assert [mode for mode, fast in found.items() if fast.graphs is not None] == ["default"]
+        assert [mode for mode, fast in found.items() if not fast.is_of_one_thread] == ["default"]
 
     def test_plain_models_and_cpus_have_none(self, models: dict[str, PerceptionModel]) -> None:
         assert models["depth"].graphs is optimise(models["depth"], dtype="float32").graphs is None

@@ -84,13 +84,14 @@ def optimise(
     if model.text_encoder is not None:
         fast.text_encoder = copy.deepcopy(model.text_encoder)  # as precise as it was: a small part of the time
     fast.is_optimised = True
+    fast.is_of_one_thread = compile_mode in ("reduce-overhead", "max-autotune")
     if compile_mode is not None:
         backbone.compile_parts(mode=compile_mode)
     elif model.device.type == "cpu" and target == torch.bfloat16 and can_pack():
         pack_feed_forward(backbone.unet)
         for part in (backbone.unet, small or backbone.vae, fast.head):
             pack_layers(part)
-    if graphs and compile_mode in (None, "default"):  # the other modes record graphs of their own
+    if graphs and not fast.is_of_one_thread:  # those modes record graphs of their own
         fast.graphs = graphs_on(model.device)
     return fast
 

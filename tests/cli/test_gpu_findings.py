@@ -77,6 +77,15 @@ def test_a_card_that_this_torch_has_no_kernels_for(machine: Machine) -> None:
     assert "no kernel image" in found["device"].message and "RTX 5090" in found["device"].message
 
 
+def test_a_card_that_does_not_even_tell_its_name(machine: Machine) -> None:
+    def fail(_: int) -> str:
+        raise RuntimeError("CUDA unknown error")
+
+    machine.has(("RTX 5090", (12, 0)), broken="CUDA unknown error")
+    machine.patch.setattr(torch.cuda, "get_device_name", fail)
+    assert machine.findings()["device"].message.startswith("cuda:0 cannot be used: CUDA unknown error.")
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [(OLD_DRIVER, "too old (found version 11040)"), ("Found no NVIDIA driver on your system.", "Found no NVIDIA")],

@@ -403,6 +403,10 @@ class TestOnCuda:
             assert hasattr(torch.cuda, name)
             monkeypatch.setattr(torch.cuda, name, stand_in)
 
+        for name in ("end", "release"):
+            told = lambda device, pool, name=name: log.append(f"{name} {device} {pool}")  # noqa: E731
+            monkeypatch.setattr(torch._C, f"_cuda_{name}{'AllocateToPool' if name == 'end' else 'Pool'}", told)
+
         def run() -> Tensor:
             assert current[0] is stream
             log.append("run")
@@ -415,7 +419,7 @@ class TestOnCuda:
         if fails:
             with pytest.raises(ValueError, match="cannot be recorded") as error:
                 recorder.record(run, stream.device)
-            assert log == begun and error.value.__suppress_context__
+            assert log == [*begun, "end 0 pool", "release 0 pool"] and error.value.__suppress_context__
         else:
             recording = recorder.record(run, stream.device)
             assert log == begun and recording.taken_bytes == 10 * (len(log) - 3)

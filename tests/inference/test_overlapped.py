@@ -7,12 +7,13 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from vpd.inference.overlapped import as_here, overlapped
+from vpd.inference.overlapped import as_here, overlapped, threads_for
 
 
 class Thing:
@@ -24,6 +25,13 @@ class Thing:
 
 def threads_of_ours() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("vpd-ahead")]
+
+
+def test_what_records_graphs_of_a_thread_stays_in_it() -> None:
+    model = SimpleNamespace(device=torch.device("cuda"), is_of_one_thread=True)
+    assert threads_for(model).network == 0 < threads_for(model).readers
+    model.is_of_one_thread = False
+    assert threads_for(model).network > 1
 
 
 @pytest.mark.parametrize("threads", [0, 1, 2, 5])

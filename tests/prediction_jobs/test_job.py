@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from vpd.files.atomic import read_json_lines
 from vpd.loading import load
 from vpd.prediction_jobs.job import Share
 from vpd.prediction_jobs.manifest import MANIFEST
-from vpd.prediction_jobs.worker import Predictor, model_fingerprint
+from vpd.prediction_jobs.output_names import Item
+from vpd.prediction_jobs.worker import Chunk, Predictor, model_fingerprint
 
 
 @pytest.fixture
@@ -136,6 +138,19 @@ def test_mistakes_inside_a_model_are_not_hidden(photos: Path, tmp_path: Path):
     model = Thresholder(most_at_once=0, shortage=RuntimeError("shapes do not fit"))
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         Job(model, photos, tmp_path / "out").finish()
+
+
+@pytest.mark.parametrize("memory", [None, "1GB"])
+def test_an_error_of_the_list_comes_after_what_was_listed(photos: Path, tmp_path: Path, memory: str | None):
+    def chunks() -> Iterator[Chunk]:
+        yield Chunk((Item(str(photos / "0.png"), "0"),), frozenset([str(photos / "0.png")]))
+        raise OSError("the list ends here")
+
+    predictor, done = Predictor(Thresholder(), tmp_path / "out", model_name="m", options={"memory": memory}), []
+    with pytest.raises(OSError, match="the list ends here"):
+        for outcome in predictor.run(chunks()):
+            done.append(outcome.error)
+    assert done in ([None], [])  # of those that were being written, none is told
 
 
 def test_files_that_cannot_be_written_end_the_job(photos: Path, tmp_path: Path):

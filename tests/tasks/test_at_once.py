@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from thresholder import Job, Thresholder
 from tiny import CLASSES
 from vpd import DepthModel, ReferringModel, SegmentationModel
 from vpd.config import Resize
-from vpd.data.sample import Sample
+from vpd.data.sample import Sample, SampleSet
 from vpd.errors import UsageError
 from vpd.evaluation.evaluate import Interrupted, evaluate, measure
 from vpd.inference.cache import FrozenCaches, TensorCache
@@ -299,6 +300,24 @@ def test_an_evaluation_reads_ahead_in_one_thread(models: dict[str, Any]) -> None
     measure(models["depth"], Slow(rooms()))
     assert threading.main_thread() not in readers or len(readers) == 2
     assert any(thread.name.startswith("vpd-ahead") for thread in readers)
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_data_that_only_the_callers_thread_may_read(models: dict[str, Any], tmp_path: Path, is_open: bool) -> None:
+    class Rows(SampleSet):
+        base: Any = sqlite3.connect(tmp_path / "data") if is_open else None
+
+        def __len__(self) -> int:
+            return len(samples)
+
+        def __getitem__(self, index: int) -> Sample:
+            self.base = self.base or sqlite3.connect(tmp_path / "data")
+            return samples[self.base.execute("select ?", [index]).fetchone()[0]]
+
+    samples, rows = rooms(), Rows()
+    assert measure(models["depth"], rows, batch_size=2).report() == evaluate(models["depth"], samples, batch_size=2)
+    assert rows[0].name == "room 0"
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("vpd-ahead")]
 
 
 @pytest.mark.extras

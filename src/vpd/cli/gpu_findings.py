@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
 from vpd.errors import first_line
@@ -98,7 +99,10 @@ def _check_card(number: int, subject: str) -> Finding:
         torch.ones(1, device=f"cuda:{number}").add(1).item()
         free, total = torch.cuda.mem_get_info(number)
     except Exception as error:  # kernels for another card, a card in use by another alone, a driver that failed
-        told = f"{torch.cuda.get_device_name(number)} cannot be used: {first_line(error)}"
+        name = f"cuda:{number}"
+        with suppress(Exception):  # which a card that failed may not tell either
+            name = torch.cuda.get_device_name(number)
+        told = f"{name} cannot be used: {first_line(error)}"
         return Finding("bad", subject, f"{told}. Get a torch that was built for it, or hide it: CUDA_VISIBLE_DEVICES=")
     major, minor = torch.cuda.get_device_capability(number)
     built = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}"

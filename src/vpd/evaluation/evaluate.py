@@ -170,7 +170,8 @@ def measure(
         sample_set: Samples with the truth of the model's task.
         batch_size: Images that go through the network together where their sizes agree.
         limit: Use the first so many samples only.
-        workers: Processes that read samples; 0 = a thread of this one, which is two batches ahead of the model.
+        workers: Processes that read samples; 0 = a thread of this one, which is two batches ahead of the model, or the
+            caller's, where the data set fails in another.
         memory: What predicting may take, as for `predict`; the report counts the samples that were run in windows or
             smaller for its sake.
         accelerator: Where several processes share the work; each gets the whole table.
@@ -206,7 +207,7 @@ def measure(
     is_ahead = not workers and memory is None
     stream = iter(watch(ReadAhead(read, own) if is_ahead else Readers(read, own, workers=workers)))
     table: list[Entry] = []
-    at_once = 0 if memory is not None else threads_for(model.device).network
+    at_once = 0 if memory is not None else threads_for(model).network
     for _ in range(math.ceil(len(batches) / (processes * ROUND))):  # as many in every process
         part = take(protocol, islice(stream, ROUND), should_stop, keep, at_once)
         parts: list[Part] = gather_object([part]) if processes > 1 else [part]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,6 @@ from vpd.evaluation.protocols import Protocol
 from vpd.inference.overlapped import as_here, overlapped
 from vpd.tasks.predictions import Prediction
 from vpd.tasks.task import Measured
-
-_BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class ReadAhead:
-    """Batches of samples, read by one thread ahead of their use: a data set need not bear several at once."""
+    """Batches of samples, read by one thread ahead of their use: a data set need not bear several at once.
+
+    The caller's reads the first, so that what a data set opens then is its; and all from one on that fails in the
+    other, as SQLite's files do, which only the thread that opened them may read.
+    """
 
     read: NumberedSamples
     """Reads a batch."""
@@ -53,7 +55,13 @@ class ReadAhead:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[tuple[int, Sample | UsageError]]]:
-        return overlapped(self.read, self.batches, threads=1, most_ahead=_BATCHES_AHEAD)
+        yield from map(self.read, self.batches[:1])
+        done = 1
+        with suppress(Exception), closing(overlapped(self.read, self.batches[1:], threads=1, most_ahead=2)) as ahead:
+            for batch in ahead:
+                done += 1
+                yield batch
+        yield from map(self.read, self.batches[done:])
 
 
 Part = tuple[list[Entry], Exception | None, bool]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -58,7 +58,7 @@ class CudaRecorder:
                 before = torch.cuda.memory_reserved()
                 graph, output = self._capture(run)
             current.wait_stream(self._stream)
-            return Recording(graph.replay, output, torch.cuda.memory_reserved() - before)
+            return Recording(graph.replay, output, max(0, torch.cuda.memory_reserved() - before))
 
     def _capture(self, run: Callable[[], Tensor]) -> tuple[Any, Tensor]:
         graph, reason = torch.cuda.CUDAGraph(), None
@@ -71,6 +71,9 @@ class CudaRecorder:
                     reason = error
                     raise
         except Exception as error:  # ending a recording that failed fails too, and would hide why
+            with suppress(Exception):  # then torch would think that it goes on, and never give back memory again
+                torch._C._cuda_endAllocateToPool(self._stream.device.index, self._pool)
+                torch._C._cuda_releasePool(self._stream.device.index, self._pool)
             raise (reason or error) from None
         finally:
             del reason  # it holds what the network made so far
@@ -96,7 +99,7 @@ class CudaRecorder:
     def forget(self) -> None:
         """Give the pool's memory back; the next recording begins another, as torch takes no pool up again."""
         if self._stream is not None:
-            with torch.cuda.device(self._stream.device):
+            with torch.cuda.device(self._stream.device), suppress(RuntimeError):  # after a recording that failed
                 torch.cuda.empty_cache()
         self._stream = self._pool = self._last = None
 

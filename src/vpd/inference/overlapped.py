@@ -28,14 +28,16 @@ class Threads:
     """Pixels of pictures that were read and wait, unless a single one has more."""
 
 
-def threads_for(device: torch.device) -> Threads:
-    """How predictions overlap on a device.
+def threads_for(model: Any) -> Threads:
+    """How predictions of a model overlap on its device.
 
     A GPU waits whenever nobody launches: while one thread fits a picture or waits for a result, another launches. On
-    CPUs the network takes all cores, and two at once would only take twice the memory.
+    CPUs the network takes all cores, and two at once would only take twice the memory. A model that `is_of_one_thread`
+    stays in the caller's.
     """
-    if device.type == "cuda":
-        return Threads(network=2, readers=16, most_read_px=100_000_000)
+    if model.device.type == "cuda":
+        network = 0 if getattr(model, "is_of_one_thread", False) else 2
+        return Threads(network=network, readers=16, most_read_px=100_000_000)
     return Threads(network=0, readers=8, most_read_px=24_000_000)
 
 

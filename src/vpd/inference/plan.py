@@ -22,7 +22,7 @@ from vpd.files.images import to_bytes
 from vpd.inference.cache import FrozenCaches
 from vpd.inference.inputs import may_be_read_together, read_source, source_name, whole_number
 from vpd.inference.memory import MARGIN, ONCE_BYTES, BudgetError, Memory, format_memory, network_bytes, parse_memory
-from vpd.inference.overlapped import overlapped, threads_for
+from vpd.inference.overlapped import as_here, overlapped, threads_for
 from vpd.inference.resize import Fitted, fit_picture, fitted_size, most_rows
 from vpd.inference.windows import Cuts, PlainWindows, SmoothWindows
 
@@ -158,7 +158,7 @@ class Planner:
 
     def _members(self, sources: Sequence[Any], fit: Resize) -> Generator[Member, None, None]:
         """The pictures, read and fitted by threads while those before them are run; within a budget one by one."""
-        limits, number_of_all = threads_for(self.model.device), len(sources)
+        limits, number_of_all = threads_for(self.model), len(sources)
         is_ahead = number_of_all > 1 and self.memory_bytes is None
         is_ahead = is_ahead and not all(isinstance(source, Fitted) for source in sources)
         readers = limits.readers if may_be_read_together(sources) else 1
@@ -172,7 +172,7 @@ class Planner:
             return Member(number, picture, Fitted.of(picture, fit) if is_ahead else None)
 
         return overlapped(
-            member,
+            as_here(self.model.device, member),  # tensors of a GPU may still be under way on the caller's stream
             enumerate(sources),
             threads=min(readers, number_of_all - 1) if is_ahead else 0,
             cost=Member.pixels,

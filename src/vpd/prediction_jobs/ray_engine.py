@@ -81,12 +81,13 @@ def predict_by_ray(
 
     with _cluster() as resources:
         needs = worker_needs(resources, device=device, workers=workers)
+        size = needs.pop("workers")
         results = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_TASKS)).map_batches(
             Worker,
-            batch_size=_CHUNKS,
+            batch_size=max(1, min(_CHUNKS, len(rows) // size)),  # or few chunks would all go to one worker
             batch_format="numpy",
             fn_constructor_args=(loading, predicting, origin["fingerprint"]),
-            compute=ray.data.ActorPoolStrategy(size=needs.pop("workers")),
+            compute=ray.data.ActorPoolStrategy(size=size),
             **needs,
         )
         for row in results.iter_rows():

@@ -135,7 +135,7 @@ class Predictor:
         """
         if self._fast is not None:
             self._model, self._fast = optimise(self._model, **self._fast), None
-        limits = threads_for(self._model.device)
+        limits = threads_for(self._model)
         self._at_once = 0 if self._is_frugal else limits.network
         self._room = Room(self._at_once)
         predict = as_here(self._model.device, self._predicted) if self._at_once else self._predicted
@@ -194,6 +194,7 @@ class Predictor:
         with closing(pictures):
             for chunk in own:
                 yield chunk, list(islice(pictures, len(chunk.items)))
+            next(pictures, None)  # an error of the chunks, which came to who reads ahead
 
     def _predicted(
         self, read: tuple[Chunk, list[_Read | Outcome]]

@@ -72,6 +72,8 @@ class PerceptionModel(Task[P], nn.Module):
         self.prepared_text = None
         self.is_optimised = False
         """Whether `vpd.optimise` made it: then it predicts, and does nothing else."""
+        self.is_of_one_thread = False
+        """Whether `torch.compile` records graphs for it, which are those of the thread that recorded them."""
         self.graphs: Graphs | None = None
         """Recordings of the whole network, in a model that `vpd.optimise` made on a GPU."""
 
@@ -166,7 +168,7 @@ class PerceptionModel(Task[P], nn.Module):
         with self.predicting(), closing(plan(self, asked, sources, self.fit_at(size), batch_size, memory)) as groups:
             names = [source_name(source, number, len(sources)) for number, source in enumerate(sources)]
             answers = partial(self._answers, asked, names, caches, network)
-            threads = threads_for(self.device).network if memory is None and len(sources) > batch_size else 0
+            threads = threads_for(self).network if memory is None and len(sources) > batch_size else 0
             if threads:
                 made = chain.from_iterable(overlapped(as_here(self.device, answers), groups, threads=threads))
             else:

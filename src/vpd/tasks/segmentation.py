@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -24,7 +25,7 @@ from vpd.heads.fpn import FPNHead
 from vpd.heads.open_vocabulary import OpenVocabularyHead
 from vpd.inference.cache import FrozenCaches
 from vpd.inference.inputs import true_or_false
-from vpd.inference.plan import Asked
+from vpd.inference.plan import MOST_OUTPUT_BYTES, Asked
 from vpd.inference.resize import mean_of_streams, resize_stream
 from vpd.metrics.segmentation import SegmentationMetrics
 from vpd.prompts.encoder import TextEncoder
@@ -244,7 +245,9 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
             labels = labels if done else torch.empty(seen.size, dtype=dtype, device=strip.device)
             labels[rows] = strip.argmax(dim=0).to(dtype)
             if asked.words.scores:
-                scores = torch.empty(len(strip), *seen.size, device=strip.device) if scores is None else scores
+                if scores is None:  # many classes of a large picture take more than a card has
+                    is_large = 4 * len(strip) * math.prod(seen.size) > MOST_OUTPUT_BYTES
+                    scores = torch.empty(len(strip), *seen.size, device="cpu" if is_large else strip.device)
                 scores[:, rows] = strip
             done = rows.stop
         labels, scores = labels.cpu(), None if scores is None else scores.cpu()
