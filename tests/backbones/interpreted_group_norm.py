@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from one_layout import Audit
 from vpd.backbones import group_norm as module
 from vpd.backbones.group_norm import Sum, added, group_norm, has_kernel, sum_and_norm
 from vpd.backbones.tiny_encoder import TinyEncoder, TinyEncoderConfig
+from vpd.backbones.unet_layers import convolve
 from vpd.inference.memory import LiveBytes
 
 KERNEL = "vpd.backbones.group_norm_launch"
@@ -187,6 +189,13 @@ def test_launches_are_within_the_limits_of_cards(monkeypatch: pytest.MonkeyPatch
     """Of a picture of 4096 pixels, and of a thousand small maps; the second number is at most 65,535."""
     launch = importlib.import_module(KERNEL)
     grids: list[tuple[int, ...]] = []
+    current: list[Tensor] = []
+
+    @contextmanager
+    def device_of(maps: Tensor) -> Iterator[None]:
+        current.append(maps)
+        yield
+        current.remove(maps)
 
     class Recorded:
         def __getattr__(self, name: str) -> Any:
@@ -194,8 +203,9 @@ def test_launches_are_within_the_limits_of_cards(monkeypatch: pytest.MonkeyPatch
 
         def __getitem__(self, grid: tuple[int, ...]) -> Any:
             grids.append(grid)
-            return lambda *args, **options: None
+            return lambda maps, *args, **options: current[0].device  # with several GPUs it must be that of the maps
 
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
     monkeypatch.setattr(launch, "kernels", Recorded())
     shapes = [(1, 128, 4096, 4096), (1000, 1280, 8, 8)]
     for shape in shapes:
@@ -220,6 +230,28 @@ def test_others_get_torchs_bits() -> None:
     assert not has_kernel(maps) and not has_kernel(maps.double()) and not has_kernel(maps.flatten(2))
     assert torch.equal(group_norm(norm, maps, silu=True), F.silu(norm(maps)))
     assert torch.equal(group_norm(norm, maps), norm(maps))
+
+
+def test_maps_in_the_other_order_lack_no_bias() -> None:
+    """Weights of 1x1 convolutions are in both orders; their bias in float32 would make the whole sum so."""
+    conv, maps = torch.nn.Conv2d(8, 4, 1), torch.randn(1, 8, 6, 6)
+    assert has_kernel(conv.weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, shift = convolve(conv, maps)
+        assert shift is None and torch.equal(found, conv(maps))
+        assert convolve(conv, in_one_layout(maps))[1] is not None
+
+
+def test_hooks_of_convolutions_are_called() -> None:
+    conv, maps = torch.nn.Conv2d(8, 4, 3), in_one_layout(torch.randn(1, 8, 6, 6))
+    conv.to(memory_format=torch.channels_last).register_forward_hook(lambda layer, inputs, result: 2 * result)
+    found, shift = convolve(conv, maps)
+    assert shift is None and torch.equal(found, 2 * F.conv2d(maps, conv.weight, conv.bias))
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 6, 6), (2, 8, 0, 6)])
+def test_empty_maps_stay_empty(shape: tuple[int, ...]) -> None:
+    assert not has_kernel(in_one_layout(torch.zeros(shape)))
 
 
 def test_under_autocast_it_returns_the_type_that_comes_next() -> None:

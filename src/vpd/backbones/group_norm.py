@@ -105,7 +105,7 @@ def has_kernel(maps: Tensor) -> bool:
     """Whether maps go through the kernel: channels-last, on a GPU that Triton is there for, and not being compiled."""
     if torch.compiler.is_compiling() or maps.dim() != 4 or maps.dtype not in _TYPES:
         return False
-    if not maps.is_contiguous(memory_format=torch.channels_last):
+    if not maps.is_contiguous(memory_format=torch.channels_last) or not maps.numel():
         return False
     if isinstance(maps, FakeTensor):
         if isinstance(maps.fake_mode, without_data.GpuWithoutData):

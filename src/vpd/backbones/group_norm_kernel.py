@@ -69,6 +69,7 @@ def part_statistics(
     moved = _of_channels(shift, image * shift_step + channel, inside)
     around = _sum(maps, other, moved, (start_of_image + first) * channels + channel, inside)
     moved_tile = None if moved is None else moved[None, :]
+    tl.debug_barrier()  # the sum may go over the maps, whose first row all threads must have read by then
     total = tl.zeros([ROWS, CHANNELS], dtype=tl.float32)
     total_square = tl.zeros([ROWS, CHANNELS], dtype=tl.float32)
     for start in tl.range(first, end, ROWS, num_stages=STAGES):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import torch
 import triton
@@ -17,6 +19,8 @@ _MOST_PARTS = 512
 _MOST_STATISTICS = 4096  # that a program combines at once
 
 Gradients = tuple[Tensor | None, ...]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Normed(NamedTuple):
@@ -33,6 +37,18 @@ class Normed(NamedTuple):
     inverse: Tensor
 
 
+def _on_own_device(run: Callable[Concatenate[Tensor, P], T]) -> Callable[Concatenate[Tensor, P], T]:
+    """Triton starts kernels on the current GPU, which need not be that of the maps."""
+
+    @wraps(run)
+    def there(maps: Tensor, *inputs: P.args, **options: P.kwargs) -> T:
+        with torch.cuda.device_of(maps):
+            return run(maps, *inputs, **options)
+
+    return there
+
+
+@_on_own_device
 def normalise(
     maps: Tensor,
     other: Tensor | None,
@@ -85,6 +101,7 @@ def normalise(
     return Normed(maps, result, scale, offset, mean, inverse)
 
 
+@_on_own_device
 def add(maps: Tensor, other: Tensor | None, shift: Tensor, summed: Tensor) -> Tensor:
     """`maps + other + shift`, written to `summed`, which may be one of them; for shapes see `normalise`."""
     images, channels, rows = _sizes(maps)
@@ -178,6 +195,7 @@ def empty_sum(maps: Tensor, other: Tensor | None) -> Tensor:
     return torch.empty_like(maps, dtype=dtype, memory_format=torch.channels_last)
 
 
+@_on_own_device
 def _backward(
     maps: Tensor,
     gradients: Tensor,

@@ -52,10 +52,17 @@ def convolve(conv: Layer, maps: Tensor) -> tuple[Tensor, Tensor | None]:
 
     There torch adds a bias in a pass over the map of its own; the kernel that comes next does it on its way.
     """
-    if type(conv) is not nn.Conv2d or conv.bias is None or conv.padding_mode != "zeros" or not has_kernel(conv.weight):
+    if not _is_plain(conv) or conv.bias is None or conv.padding_mode != "zeros" or not has_kernel(conv.weight):
+        return conv(maps), None
+    if conv.kernel_size == (1, 1) and not has_kernel(maps):  # such weights are in both orders, and tell nothing
         return conv(maps), None
     maps = F.conv2d(maps, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
     return maps, conv.bias[None]
+
+
+def _is_plain(layer: Layer) -> bool:
+    """Whether a layer does what its weights say: of no other class, such as one with LoRA, and without hooks."""
+    return type(layer) is nn.Conv2d and not (layer._forward_hooks or layer._forward_pre_hooks)
 
 
 def _both(shift: Tensor | None, other: Tensor | None) -> Tensor | None:
@@ -133,7 +140,7 @@ def _project_in(transformer: Layer, maps: Tensor) -> Tensor:
     layer = transformer.proj_in
     if transformer.use_linear_projection:
         return layer(rearrange(maps, "b c h w -> b (h w) c"))
-    if type(layer) is nn.Conv2d and has_kernel(maps):  # the same as a product of tokens, which adds the bias itself
+    if _is_plain(layer) and has_kernel(maps):  # the same as a product of tokens, which adds the bias itself
         return F.linear(rearrange(maps, "b c h w -> b (h w) c"), layer.weight[:, :, 0, 0], layer.bias)
     return rearrange(layer(maps), "b c h w -> b (h w) c")
 

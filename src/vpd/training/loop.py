@@ -130,7 +130,7 @@ class Training:
             closing(iter(self._stream())) as batches,
         ):
             self._catch_up(progress, stop)
-            interval, needed = Interval(), (self.steps - self.start_step) * self.config.accumulation
+            interval, needed = Interval(), max(0, self.steps - self.start_step) * self.config.accumulation
             feed = Feed(islice(batches, needed), self.accelerator.device)
             for step in range(self.start_step, self.steps):
                 if self._has_stalled(step):
