@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from vpd.inference.cache import FrozenCaches, TensorCache
 from vpd.inference.outputs import OutputError, Watch
 from vpd.inference.overlapped import Threads
 from vpd.prediction_jobs.worker import Predictor
+from vpd.tasks.task import Seen
 
 WORDS: dict[str, dict[str, Any]] = {"segment": {"scores": True}, "refer": {"text": "a dog"}, "depth": {}}
 NUMBERS = {"segment": "scores", "refer": "probability", "depth": "depth_m"}
@@ -318,6 +320,26 @@ def test_data_that_only_the_callers_thread_may_read(models: dict[str, Any], tmp_
     assert measure(models["depth"], rows, batch_size=2).report() == evaluate(models["depth"], samples, batch_size=2)
     assert rows[0].name == "room 0"
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("vpd-ahead")]
+
+
+@pytest.mark.parametrize(("most_bytes", "place"), [(640, "meta"), (639, "cpu")])
+def test_scores_that_would_fill_a_card_go_to_main_memory(
+    monkeypatch: pytest.MonkeyPatch, most_bytes: int, place: str
+) -> None:
+    """A device without data stands for the card: looked at is where memory is taken, and copying it back fails."""
+    made, empty = list[tuple[Any, str]](), torch.empty
+
+    def told(*sizes: Any, device: Any = "cpu", **options: Any) -> torch.Tensor:
+        made.append((sizes, str(device)))
+        return empty(*sizes, **options)
+
+    strip = torch.zeros(5, 4, 8, device="meta")
+    monkeypatch.setattr("vpd.tasks.segmentation.MOST_OUTPUT_BYTES", most_bytes)
+    monkeypatch.setattr(torch, "empty", told)
+    asked: Any = SimpleNamespace(words=SimpleNamespace(names=tuple("abcde"), scores=True))
+    with pytest.raises(NotImplementedError, match="meta"):
+        SegmentationModel.answer(Any, asked, Seen(0, Image.new("RGB", (8, 4)), [], 0, ""), iter([strip]))
+    assert ((5, 4, 8), place) in made
 
 
 @pytest.mark.extras
