@@ -224,8 +224,8 @@ def _train_in(
     )
     trained, has_presence = training.run(), can_calibrate(model)
     del training, model  # the one that was saved is read again
-    accelerator.free_memory()  # or the device would hold two
     if validation_set is not None and has_presence:
+        accelerator.free_memory()  # or the device would hold two
         told: dict[str, Any] = {"device": accelerator.device, "task": task, "is_shown": show_bar}
         told["pairs"] = min(PAIRS, config.validate_limit or PAIRS)
         do_on_first(accelerator, lambda: calibrate_saved(trained, validation_set, **told))
