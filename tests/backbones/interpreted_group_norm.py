@@ -6,7 +6,6 @@ Run by `test_group_norm.py` in a process of its own: Triton asks once whether it
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -19,23 +18,17 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import vpd
-from one_layout import Audit
+from one_layout import Audit, furthest
 from vpd.backbones import group_norm as module
 from vpd.backbones.group_norm import Sum, added, group_norm, has_kernel, sum_and_norm
+from vpd.backbones.group_norm_autograd import GroupNormSiLU
 from vpd.backbones.tiny_encoder import TinyEncoder, TinyEncoderConfig
 from vpd.backbones.unet_layers import convolve
 from vpd.inference.memory import LiveBytes
 
-KERNEL = "vpd.backbones.group_norm_launch"
-
 
 def in_one_layout(maps: Tensor) -> Tensor:
     return maps.contiguous(memory_format=torch.channels_last)
-
-
-def furthest(found: Tensor, wanted: Tensor) -> float:
-    """Largest difference as a share of the largest value."""
-    return float((found.detach().double() - wanted).abs().max() / wanted.abs().max())
 
 
 SHAPES = [
@@ -187,7 +180,7 @@ def test_a_sum_is_taken_once() -> None:
 
 def test_launches_are_within_the_limits_of_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a picture of 4096 pixels, and of a thousand small maps; the second number is at most 65,535."""
-    launch = importlib.import_module(KERNEL)
+    launch = importlib.import_module("vpd.backbones.group_norm_launch")
     grids: list[tuple[int, ...]] = []
     current: list[Tensor] = []
 
@@ -211,8 +204,8 @@ def test_launches_are_within_the_limits_of_cards(monkeypatch: pytest.MonkeyPatch
     for shape in shapes:
         maps = in_one_layout(torch.empty(shape, device="meta")).requires_grad_()
         weight = torch.empty(shape[1], device="meta")
-        launch.GroupNormSiLU.apply(
-            maps, None, None, weight, weight, 32, 1e-5, True, torch.float32, False
+        GroupNormSiLU.apply(
+            launch, maps, None, None, weight, weight, 32, 1e-5, True, torch.float32, False
         ).sum().backward()
     assert len(grids) == 12
     assert all(first < 2**31 and second <= 65_535 for first, second in grids)
@@ -264,8 +257,7 @@ def test_where_triton_fails_torch_does_it(monkeypatch: pytest.MonkeyPatch, caplo
     def fail(*_: Any) -> None:
         raise RuntimeError("Failed to find C compiler.\nPlease specify")
 
-    importlib.import_module(KERNEL)
-    monkeypatch.setattr(sys.modules[KERNEL].GroupNormSiLU, "apply", fail)
+    monkeypatch.setattr(GroupNormSiLU, "apply", fail)
     module._is_here.cache_clear()
     maps = in_one_layout(torch.randn(1, 8, 4, 4))
     assert not has_kernel(maps) and not has_kernel(maps)
@@ -310,15 +302,14 @@ def test_the_small_encoder_copies_no_map(tiny_diffusion: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("use_bf16", [True, False])
 def test_training_reaches_it(tiny_diffusion: Path, monkeypatch: pytest.MonkeyPatch, use_bf16: bool) -> None:
-    launch = importlib.import_module(KERNEL)
     calls: list[tuple[Any, ...]] = []
-    apply = launch.GroupNormSiLU.apply
+    apply = GroupNormSiLU.apply
 
     def note(*given: Any) -> Any:
         calls.append(given)
         return apply(*given)
 
-    monkeypatch.setattr(launch.GroupNormSiLU, "apply", note)
+    monkeypatch.setattr(GroupNormSiLU, "apply", note)
     torch.manual_seed(0)
     backbone = vpd.StableDiffusionBackbone.from_pretrained(tiny_diffusion).to(memory_format=torch.channels_last).train()
     images = in_one_layout(torch.rand(1, 3, 64, 64) * 2 - 1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
+from one_layout import furthest
 from vpd.backbones.group_norm import group_norm, has_kernel, why_no_kernel
 
 SHAPES = [
@@ -26,11 +26,6 @@ def needs_kernels(device: torch.device) -> None:
     if reason and device.type != "cuda":
         pytest.skip(f"{reason}; TRITON_INTERPRET=1 runs them on a CPU")
     assert not reason
-
-
-def furthest(found: Tensor, wanted: Tensor) -> float:
-    """Largest difference as a share of the largest value."""
-    return float((found.detach().double() - wanted).abs().max() / wanted.abs().max())
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])

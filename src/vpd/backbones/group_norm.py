@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 
 from vpd.backbones import without_data
+from vpd.backbones.group_norm_autograd import AddMaps, GroupNormSiLU, empty_sum
 from vpd.backbones.recomputed import recomputed
 from vpd.errors import first_line
 
@@ -86,9 +87,8 @@ def added(maps: Tensor | Sum) -> Tensor:
         fresh = add(fresh, shift[:, :, None, None])
         return fresh if other is None else add(fresh, other)
     kernels = _kernels_for(fresh)
-
     if torch.is_grad_enabled():
-        result: Tensor = kernels.AddMaps.apply(fresh, other, shift)
+        result: Tensor = AddMaps.apply(kernels, fresh, other, shift)
         return result
     summed: Tensor = kernels.add(fresh, other, shift, _room(fresh, other))
     return summed
@@ -120,13 +120,12 @@ def _by_kernel(
 ) -> tuple[Tensor, Tensor]:
     """Sum, or if it is not wanted the maps as they are, and norm."""
     kernels = _kernels_for(fresh)
-
     device = fresh.device.type
     own = fresh.dtype if other is None else torch.promote_types(fresh.dtype, other.dtype)
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else own
     if torch.is_grad_enabled():
-        found = kernels.GroupNormSiLU.apply(
-            fresh, other, shift, norm.weight, norm.bias, norm.num_groups, norm.eps, silu, dtype, is_sum
+        found = GroupNormSiLU.apply(
+            kernels, fresh, other, shift, norm.weight, norm.bias, norm.num_groups, norm.eps, silu, dtype, is_sum
         )
         return found if is_sum else (fresh, found)
     summed = _room(fresh, other) if is_sum else None
@@ -139,8 +138,7 @@ def _room(fresh: Tensor, other: Tensor | None) -> Tensor:
     """Where a sum without gradient goes: over the fresh maps, unless it is of a wider type."""
     if other is None or torch.promote_types(fresh.dtype, other.dtype) == fresh.dtype:
         return fresh
-    summed: Tensor = _kernels_for(fresh).empty_sum(fresh, other)
-    return summed
+    return empty_sum(fresh, other)
 
 
 def _kernels_for(maps: Tensor) -> Any:
@@ -177,13 +175,13 @@ def why_no_kernel(device: str) -> str:
     if find_spec("triton") is None:
         return "Triton is not installed"
     try:
-        from vpd.backbones.group_norm_launch import GroupNormSiLU
+        from vpd.backbones import group_norm_launch
 
         maps = torch.zeros(1, 32, 2, 2, device=device).contiguous(memory_format=torch.channels_last)
         channels = maps[0, :, 0, 0]
         for other, shift in ((None, None), (maps, channels[None])):
-            is_sum = other is not None
-            GroupNormSiLU.apply(maps, other, shift, channels, channels, 32, 1e-5, True, torch.float32, is_sum)
+            options = (32, 1e-5, True, torch.float32, other is not None)
+            GroupNormSiLU.apply(group_norm_launch, maps, other, shift, channels, channels, *options)
     except Exception as error:  # compilers and drivers fail in their own ways; torch's kernels always work
         return f"Triton cannot be used here: {first_line(error)}"
     return ""

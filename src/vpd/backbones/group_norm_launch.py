@@ -1,16 +1,17 @@
-"""Starts the kernels of `group_norm_kernel.py`, and tells autograd what they are; imports Triton."""
+"""Starts the kernels of `group_norm_kernel.py`; imports Triton."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 import triton
 from torch import Tensor
 
 from vpd.backbones import group_norm_kernel as kernels
+from vpd.backbones.group_norm_autograd import Normed
 
 _ROWS, _CHANNELS = 32, 64  # of a tile: 128 bytes of a row in bfloat16, 16 a thread
 _STAGES = 3  # tiles that a loop fetches ahead
@@ -18,23 +19,8 @@ _PROGRAMS = 1024  # wanted at once: eight for each processor of a large GPU
 _MOST_PARTS = 512
 _MOST_STATISTICS = 4096  # that a program combines at once
 
-Gradients = tuple[Tensor | None, ...]
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class Normed(NamedTuple):
-    """What a norm made, and what its backward pass needs beside it."""
-
-    maps: Tensor
-    """`(b, c, h, w)`, what was normalised: the sum where something was added."""
-    result: Tensor
-    scale: Tensor
-    """`(b, c)`, like the offset: `maps * scale + offset` is the norm."""
-    offset: Tensor
-    mean: Tensor
-    """`(b, groups)`, of the group; like the inverse of its standard deviation."""
-    inverse: Tensor
 
 
 def _on_own_device(run: Callable[Concatenate[Tensor, P], T]) -> Callable[Concatenate[Tensor, P], T]:
@@ -112,91 +98,8 @@ def add(maps: Tensor, other: Tensor | None, shift: Tensor, summed: Tensor) -> Te
     return summed
 
 
-class GroupNormSiLU(torch.autograd.Function):
-    """`(maps, other, shift, weight, bias, groups, eps, silu, dtype, is_sum)` -> the normalised maps; see `normalise`.
-
-    With `is_sum` the sum, in the type of both maps, and the normalised maps; without it there is no `other`.
-    Keeps the sum, or the maps, and small tensors.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        maps: Tensor,
-        other: Tensor | None,
-        shift: Tensor | None,
-        weight: Tensor,
-        bias: Tensor,
-        groups: int,
-        eps: float,
-        silu: bool,
-        dtype: torch.dtype,
-        is_sum: bool,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Add and normalise."""
-        summed = empty_sum(maps, other) if is_sum else None
-        options: dict[str, Any] = {"groups": groups, "eps": eps, "silu": silu, "dtype": dtype, "summed": summed}
-        normed = normalise(maps, other, shift, weight, bias, **options)
-        ctx.save_for_backward(weight, shift, *(value for name, value in normed._asdict().items() if name != "result"))
-        ctx.silu, ctx.is_sum, ctx.types = silu, is_sum, (maps.dtype, None if other is None else other.dtype)
-        ctx.set_materialize_grads(False)
-        return normed.result if summed is None else (summed, normed.result)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> Gradients:
-        """Gradients of both maps, which are the same, of shift, weight and bias."""
-        weight, shift, maps, scale, offset, mean, inverse = ctx.saved_tensors
-        of_sum, of_result = (None, *gradients)[-2:]
-        wants_shift = bool(ctx.needs_input_grad[2])
-        result, of_weight, of_bias, of_shift = of_sum, None, None, None
-        if of_result is not None:
-            statistics = (scale, offset, mean, inverse)
-            late = None if ctx.is_sum else shift
-            result, of_weight, of_bias, of_shift = _backward(
-                *(maps, of_result, of_sum, late, weight, statistics),
-                silu=ctx.silu, wants_shift=wants_shift and not ctx.is_sum,
-            )  # fmt: skip
-        if result is None:
-            return (None,) * 10
-        if wants_shift and ctx.is_sum:
-            of_shift = result.sum(dim=(2, 3), dtype=torch.float32)
-        if of_shift is not None:
-            of_shift = of_shift.sum_to_size(shift.shape).to(shift.dtype)
-        dtype, other_dtype = ctx.types
-        of_other = None if other_dtype is None else result.to(other_dtype)
-        return result.to(dtype), of_other, of_shift, of_weight, of_bias, None, None, None, None, None
-
-
-class AddMaps(torch.autograd.Function):
-    """`(maps, other, shift)` -> `maps + other + shift`, in the type of both maps; for shapes see `normalise`."""
-
-    @staticmethod
-    def forward(ctx: Any, maps: Tensor, other: Tensor | None, shift: Tensor) -> Tensor:
-        """Add."""
-        ctx.types = (maps.dtype, None if other is None else other.dtype)
-        ctx.shift = (shift.shape, shift.dtype)
-        return add(maps, other, shift, empty_sum(maps, other))
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Gradients:
-        """Gradients of both maps, which are the same, and of shift."""
-        (dtype, other_dtype), (shape, shift_dtype) = ctx.types, ctx.shift
-        of_shift = None
-        if ctx.needs_input_grad[2]:
-            of_shift = gradient.sum(dim=(2, 3), dtype=torch.float32).sum_to_size(shape).to(shift_dtype)
-        return gradient.to(dtype), None if other_dtype is None else gradient.to(other_dtype), of_shift
-
-
-def empty_sum(maps: Tensor, other: Tensor | None) -> Tensor:
-    """Room for their sum."""
-    dtype = maps.dtype if other is None else torch.promote_types(maps.dtype, other.dtype)
-    return torch.empty_like(maps, dtype=dtype, memory_format=torch.channels_last)
-
-
 @_on_own_device
-def _backward(
+def backward(
     maps: Tensor,
     gradients: Tensor,
     others: Tensor | None,

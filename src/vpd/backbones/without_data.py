@@ -1,18 +1,17 @@
 """Tensors without data that stand for those of a GPU with all its kernels, to count what a GPU takes on any machine.
 
-What `group_norm_launch.py` starts with data, the same names here only make room for: the same large tensors, and keep
-the same ones for the backward pass. Neither Triton nor a GPU is needed.
+What `group_norm_launch.py` starts, the same names here only make room for. Neither Triton nor a GPU is needed.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-Gradients = tuple[Tensor | None, ...]
+from vpd.backbones.group_norm_autograd import Normed
 
 
 class GpuWithoutData(FakeTensorMode):
@@ -23,20 +22,15 @@ class GpuWithoutData(FakeTensorMode):
     """
 
 
-class Normed(NamedTuple):
-    """What a norm made."""
-
-    maps: Tensor
-    """`(b, c, h, w)`, what was normalised."""
-    result: Tensor
-
-
 def normalise(
-    maps: Tensor, *_small: Tensor | None, dtype: torch.dtype, summed: Tensor | None, **_options: Any
+    maps: Tensor, *_small: Tensor | None, groups: int, dtype: torch.dtype, summed: Tensor | None, **_options: Any
 ) -> Normed:
-    """Room for the result."""
+    """Room for the result and what is kept of the statistics."""
     maps = maps if summed is None else summed
-    return Normed(maps, torch.empty_like(maps, dtype=dtype, memory_format=torch.channels_last))
+    result = torch.empty_like(maps, dtype=dtype, memory_format=torch.channels_last)
+    scale, offset = maps.new_empty(2, *maps.shape[:2], dtype=torch.float32)
+    mean, inverse = maps.new_empty(2, len(maps), groups, dtype=torch.float32)
+    return Normed(maps, result, scale, offset, mean, inverse)
 
 
 def add(maps: Tensor, other: Tensor | None, shift: Tensor, summed: Tensor) -> Tensor:
@@ -44,70 +38,19 @@ def add(maps: Tensor, other: Tensor | None, shift: Tensor, summed: Tensor) -> Te
     return summed
 
 
-def empty_sum(maps: Tensor, other: Tensor | None) -> Tensor:
-    """Room for their sum."""
-    dtype = maps.dtype if other is None else torch.promote_types(maps.dtype, other.dtype)
-    return torch.empty_like(maps, dtype=dtype, memory_format=torch.channels_last)
-
-
-class GroupNormSiLU(torch.autograd.Function):
-    """`(maps, other, shift, weight, bias, groups, eps, silu, dtype, is_sum)` -> room for sum, if wanted, and norm."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        maps: Tensor,
-        other: Tensor | None,
-        shift: Tensor | None,
-        weight: Tensor,
-        bias: Tensor,
-        groups: int,
-        eps: float,
-        silu: bool,
-        dtype: torch.dtype,
-        is_sum: bool,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Keeps the sum, or the maps."""
-        summed = empty_sum(maps, other) if is_sum else None
-        normed = normalise(maps, dtype=dtype, summed=summed)
-        ctx.save_for_backward(weight, bias, shift, normed.maps)
-        ctx.types = (maps.dtype, None if other is None else other.dtype)
-        ctx.set_materialize_grads(False)
-        return normed.result if summed is None else (summed, normed.result)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> Gradients:
-        """Gradients of both maps, which are the same, of shift, weight and bias."""
-        weight, bias, shift, maps = ctx.saved_tensors
-        of_sum, of_result = (None, *gradients)[-2:]
-        result, of_weight, of_bias = of_sum, None, None
-        if of_result is not None:
-            of_result = of_result.contiguous(memory_format=torch.channels_last)
-            result = torch.empty_like(maps, memory_format=torch.channels_last)
-            of_weight, of_bias = torch.empty_like(weight), torch.empty_like(bias)
-        if result is None:
-            return (None,) * 10
-        dtype, other_dtype = ctx.types
-        of_shift = torch.empty_like(shift) if ctx.needs_input_grad[2] else None
-        of_other = None if other_dtype is None else result.to(other_dtype)
-        return result.to(dtype), of_other, of_shift, of_weight, of_bias, None, None, None, None, None
-
-
-class AddMaps(torch.autograd.Function):
-    """`(maps, other, shift)` -> room for the sum, in the type of both maps."""
-
-    @staticmethod
-    def forward(ctx: Any, maps: Tensor, other: Tensor | None, shift: Tensor) -> Tensor:
-        """Keeps the shift, which is small."""
-        ctx.save_for_backward(shift)
-        ctx.types = (maps.dtype, None if other is None else other.dtype)
-        return empty_sum(maps, other)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Gradients:
-        """Gradients of both maps, which are the same, and of shift."""
-        dtype, other_dtype = ctx.types
-        of_shift = torch.empty_like(ctx.saved_tensors[0]) if ctx.needs_input_grad[2] else None
-        return gradient.to(dtype), None if other_dtype is None else gradient.to(other_dtype), of_shift
+def backward(
+    maps: Tensor,
+    gradients: Tensor,
+    others: Tensor | None,
+    shift: Tensor | None,
+    weight: Tensor,
+    statistics: tuple[Tensor, ...],
+    *,
+    silu: bool,
+    wants_shift: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Room for the gradients of maps, weight and bias, and of the shift by image."""
+    gradients = gradients.contiguous(memory_format=torch.channels_last)
+    result = torch.empty_like(maps, memory_format=torch.channels_last)
+    of_shift = maps.new_empty(maps.shape[:2], dtype=torch.float32) if wants_shift else None
+    return result, torch.empty_like(weight), torch.empty_like(weight), of_shift
