@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from vpd.inference.overlapped import as_here, overlapped, threads_for
+from vpd.inference.overlapped import overlapped, threads_for
 
 
 class Thing:
@@ -158,7 +158,7 @@ def test_networks_run_in_threads_as_they_would_here() -> None:
         return product.dtype, product.requires_grad, torch.is_inference_mode_enabled()
 
     def found() -> list[tuple[Any, ...]]:
-        return list(overlapped(as_here(torch.device("cpu"), modes), range(4), threads=2))
+        return list(overlapped(modes, range(4), threads=2, device=torch.device("cpu")))
 
     assert found() == [(torch.float32, True, False)] * 4
     with torch.no_grad():

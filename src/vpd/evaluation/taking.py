@@ -13,7 +13,7 @@ from vpd.data.sample import Sample, tell_left_out
 from vpd.data.workers import NumberedSamples
 from vpd.errors import UsageError
 from vpd.evaluation.protocols import Protocol
-from vpd.inference.overlapped import as_here, overlapped
+from vpd.inference.overlapped import overlapped
 from vpd.tasks.predictions import Prediction
 from vpd.tasks.task import Measured
 
@@ -96,9 +96,8 @@ def take(
             for (index, _), sample, each in zip(numbered, samples, protocol.measure(samples), strict=True)
         ]
 
-    work = as_here(protocol.device, measured) if at_once else measured
     try:
-        with closing(overlapped(work, unless_stopped(), threads=at_once)) as done:
+        with closing(overlapped(measured, unless_stopped(), threads=at_once, device=protocol.device)) as done:
             for part in done:
                 for index, sample, (prediction, rows) in part:
                     tell_left_out(sample)

@@ -46,6 +46,7 @@ def overlapped(
     items: Iterable[Item],
     *,
     threads: int,
+    device: torch.device | None = None,
     most_ahead: int | None = None,
     cost: Callable[[Result], int] | None = None,
     most_cost: int = 0,
@@ -57,9 +58,11 @@ def overlapped(
     has is waited for: no thread is left.
 
     Args:
-        work: Called in a thread, which has neither the caller's `torch.no_grad` nor its autocast; see `as_here`.
+        work: What is done.
         items: What to work on.
         threads: How many; 0 = in the calling thread, one item when its result is asked for.
+        device: Where the function uses torch: its threads have gradients, autocast and, on CUDA, device and stream as
+            they are where the first result is asked for. None = as torch has them in a new thread.
         most_ahead: Most items that are being worked on or wait as results; none = twice as many as threads.
         cost: Of a result, in any unit; what is being worked on is taken to cost as much as the dearest so far.
         most_cost: No further item is begun that would make the sum pass this; a single one may.
@@ -73,6 +76,7 @@ def overlapped(
             del item  # or it would be there while the next is made
             yield made.pop()
         return
+    work = work if device is None else _as_here(device, work)
     most_ahead, source, started = most_ahead or 2 * threads, _Source(items), deque[Future[Result]]()
     dearest: int | None = None  # not known before the first result is there
 
@@ -102,13 +106,8 @@ def overlapped(
         pool.shutdown(cancel_futures=True)
 
 
-def as_here(device: torch.device, work: Callable[[Item], Result]) -> Callable[[Item], Result]:
-    """The same function for another thread, which runs a network as this one does: torch keeps modes for each thread.
-
-    Args:
-        device: Where the network is.
-        work: What runs it, with gradients, autocast and, on CUDA, device and stream as they are here now.
-    """
+def _as_here(device: torch.device, work: Callable[[Item], Result]) -> Callable[[Item], Result]:
+    """The same function for another thread, to be run as in this one: torch keeps its modes for each thread."""
     kind, has_gradients, is_inference = device.type, torch.is_grad_enabled(), torch.is_inference_mode_enabled()
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
     stream = torch.cuda.current_stream(device) if kind == "cuda" else None

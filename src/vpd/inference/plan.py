@@ -22,7 +22,7 @@ from vpd.files.images import to_bytes
 from vpd.inference.cache import FrozenCaches
 from vpd.inference.inputs import may_be_read_together, read_source, source_name, whole_number
 from vpd.inference.memory import MARGIN, ONCE_BYTES, BudgetError, Memory, format_memory, network_bytes, parse_memory
-from vpd.inference.overlapped import as_here, overlapped, threads_for
+from vpd.inference.overlapped import overlapped, threads_for
 from vpd.inference.resize import Fitted, fit_picture, fitted_size, most_rows
 from vpd.inference.windows import Cuts, PlainWindows, SmoothWindows
 
@@ -172,9 +172,10 @@ class Planner:
             return Member(number, picture, Fitted.of(picture, fit) if is_ahead else None)
 
         return overlapped(
-            as_here(self.model.device, member),  # tensors of a GPU may still be under way on the caller's stream
+            member,
             enumerate(sources),
             threads=min(readers, number_of_all - 1) if is_ahead else 0,
+            device=self.model.device,  # tensors of a GPU may still be under way on the caller's stream
             cost=Member.pixels,
             most_cost=limits.most_read_px,
         )

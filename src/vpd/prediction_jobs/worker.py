@@ -24,7 +24,7 @@ from vpd.files.atomic import atomic_write
 from vpd.files.images import Picture, read_picture
 from vpd.inference.memory import BudgetError
 from vpd.inference.outputs import NOT_NUMBERS, OutputError
-from vpd.inference.overlapped import Room, Threads, as_here, overlapped, threads_for
+from vpd.inference.overlapped import Room, Threads, overlapped, threads_for
 from vpd.inference.plan import check_fitted_size
 from vpd.inference.resize import Fitted
 from vpd.optimising import found_options, optimise
@@ -138,12 +138,11 @@ class Predictor:
         limits = threads_for(self._model)
         self._at_once = 0 if self._is_frugal else limits.network
         self._room = Room(self._at_once)
-        predict = as_here(self._model.device, self._predicted) if self._at_once else self._predicted
         waiting: deque[tuple[int, Future[Outcome]]] = deque()
         with (
             ThreadPoolExecutor(_THREADS, thread_name_prefix="vpd-files") as writers,
             closing(self._read_ahead(chunks, limits)) as read,
-            closing(overlapped(predict, read, threads=self._at_once)) as done,
+            closing(overlapped(self._predicted, read, threads=self._at_once, device=self._model.device)) as done,
         ):
             try:
                 for chunk, found, predictions in done:

@@ -23,7 +23,7 @@ from vpd.inference.graphs import Graphs
 from vpd.inference.inputs import ImageSource, list_sources, source_name, whole_number
 from vpd.inference.memory import Memory
 from vpd.inference.outputs import Watch
-from vpd.inference.overlapped import as_here, overlapped, threads_for
+from vpd.inference.overlapped import overlapped, threads_for
 from vpd.inference.plan import MOST_SIZE_PX, Asked, Group, plan
 from vpd.inference.precision import note_plain_device, warn_of_slow
 from vpd.inference.run import run_windows
@@ -169,11 +169,8 @@ class PerceptionModel(Task[P], nn.Module):
             names = [source_name(source, number, len(sources)) for number, source in enumerate(sources)]
             answers = partial(self._answers, asked, names, caches, network)
             threads = threads_for(self).network if memory is None and len(sources) > batch_size else 0
-            if threads:
-                made = chain.from_iterable(overlapped(as_here(self.device, answers), groups, threads=threads))
-            else:
-                made = chain.from_iterable(map(answers, groups))
-            predictions = list(made)
+            made = overlapped(answers, groups, threads=threads, device=self.device) if threads else map(answers, groups)
+            predictions = list(chain.from_iterable(made))
         return predictions if is_list else predictions[0]
 
     def _answers(
