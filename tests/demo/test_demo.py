@@ -11,7 +11,6 @@ from PIL import Image
 
 from vpd.cli import main
 from vpd.demo.demo import run_demo
-from vpd.demo.page import line_chart
 from vpd.demo.race import ARMS, Race, run_race
 
 SCENES = 20
@@ -70,15 +69,6 @@ def test_steps_to_the_end_of_random():
     assert race.steps_to_the_end_of_random() == 8
     race.miou["pre-trained"] = [0.0, 0.1, 0.2]
     assert race.steps_to_the_end_of_random() is None
-
-
-def test_chart_puts_points_where_they_belong():
-    chart = line_chart({"a<b": [(0, 0), (10, 50)]}, x_label="x", y_label="y", x_end=10, y_end=100)
-    points = re.search(r'polyline points="([^"]*)"', chart).group(1).split()
-    (x0, y0), (x1, y1) = (tuple(map(float, point.split(","))) for point in points)
-    axis = {float(match) for match in re.findall(r'y1="([\d.]+)"', chart)}
-    assert x1 > x0 and y0 == max(axis) and y1 == pytest.approx((max(axis) + min(axis)) / 2, abs=0.1)
-    assert "a&lt;b" in chart
 
 
 @pytest.mark.parametrize("arguments", [["--prompt", " "], ["--train", "--prompt", "a cube"]])

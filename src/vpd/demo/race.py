@@ -14,7 +14,8 @@ import torch
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.config import Resize
 from vpd.data.geometric import RandomFlip
-from vpd.demo.page import line_chart, write_html
+from vpd.drawing.charts import Axis, line_chart
+from vpd.drawing.html import write_html
 from vpd.evaluation.evaluate import evaluate
 from vpd.files.atomic import write_json
 from vpd.inference.cache import FrozenCaches, TensorCache
@@ -120,9 +121,7 @@ def _config(steps: int) -> TrainConfig:
 
 def _draw(page: Path, race: Race, *, is_done: bool) -> None:
     curves = {arm: list(zip(race.steps, [100 * value for value in race.miou[arm]], strict=False)) for arm in ARMS}
-    chart = line_chart(
-        curves, x_label="optimiser steps", y_label="mIoU on fresh scenes, %", x_end=race.steps[-1], y_end=100
-    )
+    chart = line_chart(curves, Axis("optimiser steps", 0, race.steps[-1]), Axis("mIoU on fresh scenes, %", 0, 100))
     told = ""
     if is_done:
         reached = race.steps_to_the_end_of_random()

@@ -72,7 +72,8 @@ def scale_strip(colours: NDArray[np.uint8], near_m: float, far_m: float, width: 
     strip.paste(Image.fromarray(colours[None]).resize((bar_width, bar_px)), (gap, gap // 2))
     draw = ImageDraw.Draw(strip)
     font = _font(font_px, "")
-    for tick, text in _ticks(near_m, far_m, max(2, bar_width // (5 * font_px))):
+    for tick, number in round_steps(near_m, far_m, max(2, bar_width // (5 * font_px))):
+        text = f"{number} m"
         x = gap + (bar_width - 1) * (tick - near_m) / (far_m - near_m)
         draw.line((x, gap // 2 + bar_px, x, gap + bar_px), fill=INK, width=max(1, font_px // 10))
         half = font.getlength(text) / 2
@@ -109,14 +110,14 @@ def _wrap(text: str, font: Font, width: int) -> list[str]:
     return [*lines, line]
 
 
-def _ticks(near_m: float, far_m: float, wanted: int) -> list[tuple[float, str]]:
-    """Round numbers between two depths and their words, about `wanted` of them."""
-    rough = (far_m - near_m) / wanted
+def round_steps(first: float, last: float, wanted: int) -> list[tuple[float, str]]:
+    """Round numbers between two, about `wanted` of them, and their words."""
+    rough = (last - first) / wanted
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    first, last = math.ceil(near_m / step - 1e-9), math.floor(far_m / step + 1e-9)
-    return [(index * step, f"{index * step:.{decimals}f} m") for index in range(first, last + 1)]
+    numbers = range(math.ceil(first / step - 1e-9), math.floor(last / step + 1e-9) + 1)
+    return [(index * step, f"{index * step:.{decimals}f}") for index in numbers]
 
 
 def _font(size_px: int, text: str) -> Font:
