@@ -261,7 +261,7 @@ class ReferConfig(TaskConfig):
 
     title: ClassVar[str] = "referring segmentation"
     head_name: ClassVar[str] = "cascade"
-    later: ClassVar[Set[str]] = {"presence"}
+    later: ClassVar[Set[str]] = {"presence", "threshold"}
 
     task: Literal["refer"] = "refer"
     token_length: Annotated[int, Field(ge=3, le=77)] = 40
@@ -272,6 +272,8 @@ class ReferConfig(TaskConfig):
     """Weights of background and object in the cross-entropy."""
     presence: PresenceCalibration | None = None
     """How it is told whether a text fits anything; none = not calibrated."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Probability above which a pixel belongs to the object, chosen on validation data; none = 0.5, as published."""
 
     def told(self) -> dict[str, str]:
         """See `TaskConfig`."""

@@ -49,13 +49,14 @@ class Sure:
     def predict(self, image: Any, *, text: str) -> Any:
         level = int(image[0, 0, 0])
         self.asked.append((level, text))
-        return SimpleNamespace(probability=torch.full((4, 4), 0.9 if text == str(level) else 0.2))
+        return SimpleNamespace(probability=torch.full(image.shape[:2], 0.9 if text == str(level) else 0.2))
 
 
 def test_every_picture_is_asked_for_its_own_text_and_another_ones() -> None:
     plain = pictures("0", "1", "1", "3")
     levels = [np.full((4, 4, 3), level, np.uint8) for level in (0, 1, 1, 3)]
-    samples = Samples(dataclasses.replace(one, image=image) for one, image in zip(plain, levels, strict=True))
+    own = {"mask": np.eye(4, dtype=bool)}
+    samples = Samples(dataclasses.replace(one, image=image, **own) for one, image in zip(plain, levels, strict=True))
     model = Sure()
     known = calibrate_presence(model, samples)
     assert [text for _, text in model.asked] == ["0", "1", "1", "3", "1", "0", "3", "1"]
@@ -86,13 +87,27 @@ def test_a_saved_model_keeps_it(tiny_diffusion: Path, tmp_path: Path, caplog: py
     calibrate_saved(tmp_path, pictures("a dog"), **told)  # which is not enough
     assert "not calibrated" in caplog.text and "presence" not in read_json(tmp_path / "config.json")
     calibrate_saved(tmp_path, pictures("a dog", "a cat", "a cow"), **told)
+    threshold = read_json(tmp_path / "config.json")["threshold"]
+    picture = pictures("a dog")[0].image
     known = read_json(tmp_path / "config.json")["presence"]
     assert known["pairs"] == 3 and 0 <= known["auc"] <= 1
     assert (tmp_path / "model.safetensors").read_bytes() == weights
     before = (tmp_path / "config.json").read_bytes()
     calibrate_saved(tmp_path, pictures("a fox", "a hen"), **told)  # it has one
     assert (tmp_path / "config.json").read_bytes() == before
-    assert vpd.load(tmp_path, device="cpu").config.presence.pairs == 3
+    loaded = vpd.load(tmp_path, device="cpu")
+    assert (loaded.config.presence.pairs, loaded.config.threshold) == (3, threshold)
+    found = loaded.predict(picture, text="a dog")
+    assert torch.equal(found.mask, found.probability > threshold)
+    assert torch.equal(loaded.predict(picture, text="a dog", threshold=0.4).mask, found.probability > 0.4)
+
+
+def test_the_published_recipe_keeps_its_threshold(tiny_diffusion: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"token_length": 8, "head_channels": 8, "fit": Resize(size_px=64)}
+    model = ReferringModel.from_diffusion(tiny_diffusion, recipe="reference", **options)
+    model.save(tmp_path)
+    calibrate_saved(tmp_path, pictures("a dog", "a cat"), device="cpu", task=None, is_shown=False)
+    assert "threshold" not in read_json(tmp_path / "config.json")
 
 
 def test_models_that_cannot_keep_it_are_refused(tmp_path: Path) -> None:

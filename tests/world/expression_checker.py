@@ -31,6 +31,43 @@ RELATIONS = {
 }
 
 
+EXTREME_FORMS = {
+    "leftmost": r"on the (?:far )?left|furthest to the left",
+    "rightmost": r"on the (?:far )?right|furthest to the right",
+    "nearest": r"(?:nearest|closest) to the camera|in front",
+    "farthest": r"at the back|farthest away|furthest from the camera",
+    "largest": r"that is largest|of all",
+}
+EXTREME_WORDS = {
+    "left": "leftmost",
+    "right": "rightmost",
+    "closest": "nearest",
+    "furthest": "farthest",
+    "biggest": "largest",
+}
+RELATION_FORMS = {
+    "to the left of": "on the left of|left of",
+    "to the right of": "on the right of|right of",
+    "in front of": "nearer than|closer than",
+    "behind": "farther away than|further back than",
+}
+NOUNS = {"ball": "sphere", "box": "cube", "thing": "object"}
+
+
+def in_own_words(text):
+    """What the world itself would say in the place of an expression that was put otherwise."""
+    text = " ".join(NOUNS.get(word, word) for word in text.split())
+    text = text if text.startswith("the ") else f"the {text}"
+    for own, others in RELATION_FORMS.items():
+        text = re.sub(rf"(?<! to the)(?<! on the) (?:{others}) the ", f" {own} the ", text)
+    _, first, *rest = text.split()
+    text = " ".join(["the", EXTREME_WORDS.get(first, first), *rest])
+    for own, others in EXTREME_FORMS.items():
+        if form := re.fullmatch(rf"the (?:{own} )?([a-z ]+?) (?:{others})", text):
+            return f"the {own} {form[1]}"
+    return text
+
+
 def facts_of(things, instances, depth_m):
     """What the picture shows of each object: no margins, no thresholds."""
     facts = []
@@ -48,7 +85,7 @@ def facts_of(things, instances, depth_m):
 
 def meant(text, facts):
     """Indices of all objects that an expression may mean."""
-    form = FORM.fullmatch(text)
+    form = FORM.fullmatch(in_own_words(text))
     assert form, f"not an expression of the world: {text}"
     found = named(form["phrase"], facts)
     if form["extreme"]:

@@ -4,7 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
-from expression_checker import facts_of, meant
+from expression_checker import facts_of, in_own_words, meant
 
 from vpd.data.sample import Sample
 from vpd.world.dataset import MOST_TEXTS, WorldSamples, split_seed
@@ -45,6 +45,18 @@ def test_refer_samples_mean_their_mask():
             for text in sample.texts:
                 (place,) = meant(text, facts)
                 assert np.array_equal(sample.mask, rendering.instances == place + 1)
+
+
+def test_training_samples_say_it_in_many_ways():
+    samples = WorldSamples("refer", "train", 150, 32)
+    texts = [text for sample in samples for text in sample.texts]
+    assert sum(in_own_words(text) != text for text in texts) / len(texts) == pytest.approx(0.4, abs=0.1)
+    for words in ("on the left", "on the right", "closest", "at the back", "left of", "ball", "box", "nearer than"):
+        assert any(words in text for text in texts), words
+
+
+def test_other_splits_speak_the_words_of_the_world():
+    assert all(in_own_words(text) == text for sample in WorldSamples("refer", "val", 60, 32) for text in sample.texts)
 
 
 def test_same_sample_every_time_and_in_another_process():

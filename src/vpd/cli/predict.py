@@ -42,7 +42,7 @@ def predict(
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(metavar="P", help="refer: probability above which a pixel belongs to the object; 0.5."),
+        typer.Option(metavar="P", help="refer: probability above which a pixel is marked; the model's own, or 0.5."),
     ] = None,
     min_presence: Annotated[
         float | None,

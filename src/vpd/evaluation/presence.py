@@ -1,4 +1,4 @@
-"""Teaches a referring model to say when a text fits nothing: right texts against those of other pictures."""
+"""Fits a referring model to data that it was not trained on: when a text fits nothing, and where masks are cut."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from vpd.errors import UsageError
 from vpd.files.atomic import read_json, write_json
 from vpd.loading import load
 from vpd.metrics.presence import fit_platt, roc_auc
+from vpd.metrics.referring import CutMasks
 from vpd.model_folder import CONFIG_FILE
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.presence import log_odds, raw_presence
@@ -44,8 +45,11 @@ def calibrate_presence(
     Each picture is predicted with its own text and with that of another one, taken from halfway through the data. Some
     of these fit by chance, which nobody knows: the score then is lower than it could be, and so is the AUC.
 
+    The masks of the right texts choose the model's threshold too, that of the highest oIoU: what a loss with weighted
+    classes calls 0.5 is no even chance. A model of the recipe `reference` keeps the published 0.5.
+
     Args:
-        model: Whose `config.presence` is set; `save` keeps it.
+        model: Whose `config.presence` and `config.threshold` are set; `save` keeps them.
         sample_set: Samples with expressions.
         pairs: Pictures, at most.
         watch: Wraps the pictures, for a progress bar.
@@ -59,13 +63,17 @@ def calibrate_presence(
     samples = [sample_set[place * len(sample_set) // number] for place in range(number)]
     right: list[float] = []
     wrong: list[float] = []
+    cuts = CutMasks()
     for place in watch(range(number)):
         sample = samples[place]
         other = _foreign_text(samples, place)
         if other is None:
             continue
         for text, scores in ((sample.texts[0], right), (other, wrong)):
-            scores.append(log_odds(raw_presence(model.predict(sample.image, text=text).probability)))
+            probability = model.predict(sample.image, text=text).probability
+            scores.append(log_odds(raw_presence(probability)))
+            if scores is right and sample.mask is not None:
+                cuts.add(probability.numpy(), sample.mask != 0)
     if len(right) < 2:
         raise UsageError("Calibration needs two or more pictures with different expressions.")
     slope, offset = fit_platt(right, wrong)
@@ -75,8 +83,9 @@ def calibrate_presence(
         auc=round(roc_auc(right, wrong), 4),
         pairs=len(right),
     )
-    model.config = model.config.model_copy(update={"presence": calibration})
-    logger.info("Presence: %s.", model.config.told()["presence"])
+    threshold = None if model.config.recipe == "reference" else cuts.best()
+    model.config = model.config.model_copy(update={"presence": calibration, "threshold": threshold})
+    logger.info("Presence: %s. Masks are cut at %g.", model.config.told()["presence"], threshold or 0.5)
     return calibration
 
 
@@ -119,7 +128,9 @@ def calibrate_presence_of(
     watch = partial(tqdm, unit="picture", desc="presence", disable=None if is_shown else True, leave=False)
     calibration = calibrate_presence(model, sample_set, pairs=pairs, watch=watch)
     path = folder / CONFIG_FILE
-    write_json(path, {**read_json(path), "presence": calibration.model_dump(mode="json")})
+    kept = {key: value for key, value in read_json(path).items() if key != "threshold"}
+    threshold = {} if model.config.threshold is None else {"threshold": model.config.threshold}
+    write_json(path, {**kept, "presence": calibration.model_dump(mode="json"), **threshold})
 
 
 def _foreign_text(samples: list[Sample], place: int) -> str | None:

@@ -29,13 +29,15 @@ class Wanted(NamedTuple):
     """Below it nothing fits, and the mask is empty."""
 
 
-def read_thresholds(threshold: float | None, min_presence: float | None) -> tuple[float, float]:
-    """Threshold of pixels and least presence; 0.5 and 0 where they are not given.
+def read_thresholds(
+    threshold: float | None, min_presence: float | None, *, of_model: float | None = None
+) -> tuple[float, float]:
+    """Threshold of pixels and least presence; where they are not given, the model's, or 0.5, and 0.
 
     Raises:
         UsageError: If one is out of range.
     """
-    threshold, min_presence = 0.5 if threshold is None else threshold, min_presence or 0.0
+    threshold, min_presence = (of_model or 0.5) if threshold is None else threshold, min_presence or 0.0
     if not _is_number(threshold) or not 0 < threshold < 1:
         raise UsageError(f"threshold={threshold!r}: give a probability between 0 and 1, such as 0.5.")
     if not _is_number(min_presence) or not 0 <= min_presence <= 1:

@@ -47,8 +47,8 @@ class ReferringModel(PerceptionModel[MaskPrediction]):
     """Images and expressions -> logits of background and object.
 
     Words of `predict`: `text`, the expression, or one for each image; `threshold`, the probability above which a pixel
-    belongs to the object (0.5); `min_presence`, below which nothing fits and the mask is empty (0); `fitted`, whether
-    predictions shall have the mask at the size that the network sees too.
+    belongs to the object (that of the model, or 0.5); `min_presence`, below which nothing fits and the mask is empty
+    (0); `fitted`, whether predictions shall have the mask at the size that the network sees too.
 
     Args:
         config: What the model is.
@@ -189,13 +189,14 @@ class ReferringModel(PerceptionModel[MaskPrediction]):
         if text is None:
             raise UsageError("A referring model needs an expression: text='the zebra on the left'.")
         texts = one_each(text, number, "text")
+        thresholds = read_thresholds(threshold, min_presence, of_model=self.config.threshold)
         return Asked(
             text=lambda numbers, caches: self.encode_texts([texts[index] for index in numbers], caches),
             text_shape=lambda count: (count, self.config.token_length, self.backbone.text_dim),
             channels=2,
             kept_bytes=9,
             smaller=self.fit_at,
-            words=Wanted(texts, true_or_false(fitted, "fitted"), *read_thresholds(threshold, min_presence)),
+            words=Wanted(texts, true_or_false(fitted, "fitted"), *thresholds),
         )
 
     def answer(self, asked: Asked, seen: Seen, strips: Iterator[Tensor]) -> MaskPrediction:

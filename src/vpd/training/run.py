@@ -197,7 +197,7 @@ def _train_in(
             timing = measure_pace(model, config, validation_set, accelerator)
     changes: dict[str, Any] = {"notes": {**model.config.notes, "training": _notes_of(config, train_set)}}
     if can_calibrate(model) and not checkpoint:  # what was fitted on the outputs of before
-        changes["presence"] = None
+        changes |= {"presence": None, "threshold": None}
     model.config = model.config.model_copy(update=changes)
     if config.accumulate == "auto":
         with heartbeat.doing("Finding how many samples fit into memory"):

@@ -12,12 +12,13 @@ from vpd.world.expressions import Expression, expressions
 from vpd.world.render import Rendering, render
 from vpd.world.sample_scene import CROWDED_STYLE, DEFAULT_STYLE, sample_scene
 from vpd.world.scenes import CLASSES
+from vpd.world.wordings import reworded
 
 Split = Literal["train", "val", "test"]
 SCENE = "room"
 """The one scene class of the world."""
 MOST_TEXTS = 6
-"""Expressions kept of a training sample."""
+"""Expressions kept of a training sample, all of one kind, so that each kind is drawn as often."""
 _TASKS = ("segment", "refer", "depth")
 """That scenes have the truth of."""
 
@@ -93,8 +94,11 @@ class WorldSamples(SampleSet):
         """One object of a crowded scene."""
         rendering, possible, attempt = self._crowded(index)
         rng = np.random.default_rng((self.seed, index, attempt, 1))  # not the scene's own stream
-        chosen = choose_expressions(possible, rng, MOST_TEXTS if self.split == "train" else 1)
-        return _referred(name, rendering, chosen)
+        if self.split != "train":
+            return _referred(name, rendering, choose_expressions(possible, rng, 1))
+        chosen = choose_expressions(possible, rng, MOST_TEXTS)
+        texts = dict.fromkeys(reworded(expression, rng) for expression in chosen)
+        return _referred(name, rendering, chosen, tuple(texts))
 
     def expressions_of(self, index: int, count: int) -> list[Sample]:
         """Several expressions about one scene of a set for `refer`, each a sample of its own, of any of its objects.
@@ -125,16 +129,18 @@ class WorldSamples(SampleSet):
 def choose_expressions(
     possible: tuple[Expression, ...], rng: np.random.Generator, count: int
 ) -> tuple[Expression, ...]:
-    """Draw a kind of expression, then an object, then up to `count` expressions of it, one of that kind first."""
+    """Draw a kind of expression, then an object, then up to `count` expressions of that kind and object."""
     kinds = sorted({expression.kind for expression in possible})
     kind = kinds[int(rng.integers(len(kinds)))]
     objects = sorted({expression.index for expression in possible if expression.kind == kind})
     target = objects[int(rng.integers(len(objects)))]
     about = [expression for expression in possible if expression.index == target]
     shuffled = [about[int(place)] for place in rng.permutation(len(about))]
-    return tuple(sorted(shuffled, key=lambda expression: expression.kind != kind)[:count])
+    return tuple(expression for expression in shuffled if expression.kind == kind)[:count]
 
 
-def _referred(name: str, rendering: Rendering, chosen: tuple[Expression, ...]) -> Sample:
+def _referred(
+    name: str, rendering: Rendering, chosen: tuple[Expression, ...], texts: tuple[str, ...] | None = None
+) -> Sample:
     mask = rendering.instances == chosen[0].index + 1
-    return Sample(name, rendering.image, mask=mask, texts=tuple(expression.text for expression in chosen))
+    return Sample(name, rendering.image, mask=mask, texts=texts or tuple(expression.text for expression in chosen))
