@@ -61,6 +61,22 @@ def test_the_data_files_are_what_the_model_says(
         np.testing.assert_allclose(pixels * 0.001, prediction.depth_m.numpy(), atol=0.0006)
 
 
+def test_depth_in_the_same_colours_for_all(vpd_command: Command, models: Models, photos: Path, tmp_path: Path):
+    words = ["predict", "depth", photos / "a.jpg", "--model", models["depth"], "--out"]
+    assert vpd_command(*words, tmp_path / "own").status == 0
+    assert vpd_command(*words, tmp_path / "far", "--near-m", "0", "--far-m", "1000").status == 0
+    assert [line["options"] for line in manifest(tmp_path / "far")] == [
+        {"dtype": "float32", "near_m": 0.0, "far_m": 1000.0}
+    ]
+    assert (tmp_path / "own" / "a.png").read_bytes() == (tmp_path / "far" / "a.png").read_bytes()
+    pictures = [tmp_path / name / manifest(tmp_path / name)[0]["picture"] for name in ("own", "far")]
+    own, far = (np.asarray(Image.open(picture), np.int16)[:40, :40] for picture in pictures)
+    assert np.ptp(own.reshape(-1, 3), axis=0).max() > 20 > np.ptp(far.reshape(-1, 3), axis=0).max()  # near, all of it
+    wrong = vpd_command(*words, tmp_path / "no", "--near-m", "5", "--far-m", "2")
+    assert wrong.status == 2 and "Colours cannot go from near_m=5.0 to far_m=2.0" in wrong.err
+    assert not (tmp_path / "no").exists()
+
+
 @pytest.mark.parametrize("task", WORDS)
 def test_fast(
     vpd_command: Command, models: Models, photos: Path, tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch

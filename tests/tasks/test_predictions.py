@@ -1,13 +1,17 @@
 import json
+import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools.coco import COCO
 
+from vpd.drawing.colours import depth_colours
 from vpd.errors import UsageError
-from vpd.tasks.predictions import DepthPrediction, MaskPrediction, SegmentationPrediction
+from vpd.tasks.predictions import DepthPrediction, MaskPrediction, SegmentationPrediction, read_shown_range
 
 
 def photo(height: int, width: int) -> Image.Image:
@@ -124,3 +128,97 @@ def test_a_prediction_in_one_line():
     assert str(none) == "MaskPrediction(4x1 px: 'a dog', nothing found)"
     depth = DepthPrediction(depth_m=torch.tensor([[1.5, 4.0]]), max_depth_m=10.0, scene="kitchen", image=photo(1, 2))
     assert str(depth) == "DepthPrediction(2x1 px: 1.50 to 4.00 m, kitchen)"
+
+
+def segmentation(*, scores: bool = False) -> SegmentationPrediction:
+    labels = torch.tensor([[0, 2, 2], [2, 2, 0]], dtype=torch.uint8)
+    probabilities = torch.full((3, 2, 3), 0.25)
+    probabilities[2] = 0.5
+    return SegmentationPrediction(labels, ("sky", "tree", "a cat"), photo(2, 3), probabilities if scores else None)
+
+
+def test_arrays_and_pictures_are_what_is_saved(tmp_path: Path):
+    mask = torch.tensor([[False, True, True], [False, True, False]])
+    kinds = {
+        "labels": segmentation(),
+        "mask": MaskPrediction(mask=mask, probability=mask.float(), text="a dog", image=photo(2, 3)),
+        "depth_m": depth_prediction(torch.tensor([[1.5, 0.0, 2.0]]), 10.0),
+    }
+    for field, prediction in kinds.items():
+        np.testing.assert_array_equal(prediction.numpy(), getattr(prediction, field).numpy())
+        prediction.save(tmp_path / "a.png")
+        with Image.open(tmp_path / "a.png") as saved:
+            assert saved.mode == prediction.to_pil().mode
+            np.testing.assert_array_equal(np.asarray(saved), np.asarray(prediction.to_pil()))
+
+
+def test_coco_reads_the_masks_back(tmp_path: Path):
+    prediction = segmentation(scores=True)
+    told = prediction.to_coco(file_name="a.jpg", image_id=7)
+    assert told["images"] == [{"id": 7, "file_name": "a.jpg", "width": 3, "height": 2}]
+    (tmp_path / "coco.json").write_text(json.dumps(told))
+    data = COCO(str(tmp_path / "coco.json"))
+    largest, other = data.loadAnns(data.getAnnIds(imgIds=[7]))
+    assert [data.cats[each["category_id"]]["name"] for each in (largest, other)] == ["a cat", "sky"]
+    np.testing.assert_array_equal(data.annToMask(largest) == 1, prediction.numpy() == 2)
+    assert (largest["area"], largest["bbox"], largest["score"]) == (4, [0.0, 0.0, 3.0, 2.0], 0.5)
+    assert "score" not in segmentation().to_coco()["annotations"][0]
+
+
+def test_coco_of_an_expression():
+    mask = torch.tensor([[False, True, True], [False, True, False]])
+    found = MaskPrediction(mask=mask, probability=0.75 * mask.float(), text="a dog", image=photo(2, 3))
+    told = found.to_coco()
+    (annotation,) = told["annotations"]
+    assert told["categories"] == [{"id": 1, "name": "a dog"}]
+    assert (annotation["bbox"], annotation["score"]) == ([1.0, 0.0, 2.0, 2.0], 0.75)
+    nothing = MaskPrediction(mask=mask & False, probability=mask.float(), text="a dog", image=photo(2, 3))
+    assert nothing.to_coco()["annotations"] == []
+
+
+def test_supervision_takes_the_masks():
+    pytest.importorskip("supervision", reason="supervision is not installed: pip install supervision")
+    found = segmentation(scores=True).to_supervision()
+    assert found.class_id.tolist() == [2, 0] and found.data["class_name"].tolist() == ["a cat", "sky"]
+    assert found.confidence.tolist() == [0.5, 0.25] and found.xyxy.shape == (2, 4)
+    np.testing.assert_array_equal(found.mask[0], segmentation().numpy() == 2)
+    assert segmentation().to_supervision().confidence is None
+    mask = torch.zeros(2, 2, dtype=torch.bool)
+    assert len(MaskPrediction(mask=mask, probability=mask.float(), text="a", image=photo(2, 2)).to_supervision()) == 0
+
+
+@pytest.mark.parametrize(("package", "call"), [("supervision", "to_supervision"), ("matplotlib.figure", "plot")])
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, package: str, call: str):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        UsageError, match=f"needs {package.partition('.')[0]} .*pip install {package.partition('.')[0]}"
+    ):
+        getattr(segmentation(), call)()
+
+
+def test_figures_show_picture_and_prediction():
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    mask = segmentation().labels > 0
+    found = MaskPrediction(mask=mask, probability=mask.float(), text="a dog", image=photo(2, 3))
+    for prediction, title in ((segmentation(), "a cat 67%, sky 33%"), (found, "“a dog”")):
+        left, right = prediction.plot().axes
+        assert right.get_title() == title and left.images and right.images
+    depth = DepthPrediction(torch.tensor([[1.0, 2.0]]), 10.0, None, photo(1, 2), shown_m=(0.5, 4.0))
+    assert depth.plot().axes[1].images[0].get_clim() == (0.5, 4.0)
+    assert len(depth.plot().axes) == 3  # the scale
+
+
+def test_depth_is_drawn_in_the_colours_that_were_asked_for():
+    near, far = (
+        DepthPrediction(torch.full((300, 300), depth_m), 10.0, None, photo(300, 300), shown_m=(0.0, 10.0)).overlay()
+        for depth_m in (0.0001, 10.0)
+    )
+    assert near.getpixel((5, 5)) == tuple(depth_colours()[0]) and far.getpixel((5, 5)) == tuple(depth_colours()[-1])
+
+
+def test_one_end_of_the_colours_suffices():
+    assert read_shown_range(None, None, 10.0) is None
+    assert read_shown_range(None, 4, 10.0) == (0.0, 4.0) and read_shown_range(1, None, 10.0) == (1.0, 10.0)
+    for wrong in ((5, 5), (-1, 4), (math.nan, 4), ("a", 4), (12, None)):
+        with pytest.raises(UsageError, match="Colours cannot go from near_m="):
+            read_shown_range(*wrong, 10.0)

@@ -55,6 +55,20 @@ def predict(
     scene: Annotated[
         str | None, typer.Option(metavar="SCENE", help="depth: kind of room; the mean of all where not given.")
     ] = None,
+    near_m: Annotated[
+        float | None,
+        typer.Option(
+            metavar="M", help="depth: the first colour of all pictures, metres; 0 where --far-m alone is given."
+        ),
+    ] = None,
+    far_m: Annotated[
+        float | None,
+        typer.Option(
+            metavar="M",
+            help="depth: the last colour, metres; the model's range with --near-m alone. With neither, each picture "
+            "has colours of its own.",
+        ),
+    ] = None,
     size: Annotated[
         int | None, typer.Option(min=8, metavar="N", help="Short side to run at, pixels; the model's own if not given.")
     ] = None,
@@ -94,6 +108,7 @@ def predict(
     """
     names = None if classes is None else [name.strip() for name in classes.split(",")]
     words = {"text": text, "classes": names, "scene": scene, "threshold": threshold, "min_presence": min_presence}
+    words |= {"near_m": near_m, "far_m": far_m}
     _check_words(task, words)
     speed, dtype = speed_options(fast=fast, dtype=dtype, encoder=encoder, keep_heap=keep_heap, memory=memory)
     if workers is not None and engine != "ray":

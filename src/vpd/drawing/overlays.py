@@ -47,7 +47,7 @@ def segmentation_picture(image: Image.Image, labels: NDArray[np.integer], classe
     _check_size(image, labels)
     known = (labels >= 0) & (labels < len(classes))
     counts = np.bincount(labels[known].astype(np.int64), minlength=len(classes))
-    tinted = Image.blend(image.convert("RGB"), colour_labels(labels, len(classes)), _OPACITY)
+    tinted = tint_classes(image, labels, len(classes))
     present = [int(label) for label in np.argsort(-counts, kind="stable") if counts[label]]
     entries = [
         (_colour(label), f"{_shorten(classes[label])} {percent(counts[label] / labels.size)}") for label in present
@@ -57,6 +57,11 @@ def segmentation_picture(image: Image.Image, labels: NDArray[np.integer], classe
         entries = [*entries[:_MAX_LEGEND], (UNKNOWN_COLOUR, f"{len(rest)} more {share}")]
     picture = enlarge(tinted)
     return stack([picture, legend_strip(entries, *_strip_size(picture))]) if entries else picture
+
+
+def tint_classes(image: Image.Image, labels: NDArray[np.integer], num_classes: int) -> Image.Image:
+    """The image under the colours of the classes of its pixels `(H, W)`."""
+    return Image.blend(image.convert("RGB"), colour_labels(labels, num_classes), _OPACITY)
 
 
 def colour_labels(labels: NDArray[np.integer], num_classes: int) -> Image.Image:
@@ -98,9 +103,9 @@ def tint_mask(image: Image.Image, mask: NDArray[np.bool_]) -> Image.Image:
     return drawn
 
 
-def depth_picture(depth_m: NDArray[np.floating]) -> Image.Image:
-    """Depth `(H, W)` in colours above a scale in metres, which leaves out 1 % of the pixels on either side."""
-    near_m, far_m = depth_range(depth_m)
+def depth_picture(depth_m: NDArray[np.floating], shown_m: tuple[float, float] | None = None) -> Image.Image:
+    """Depth `(H, W)` in colours above a scale in metres, from `shown_m`, or that leaves out 1 % on either side."""
+    near_m, far_m = shown_m or depth_range(depth_m)
     picture = enlarge(colour_depth(depth_m, near_m, far_m))
     return stack([picture, scale_strip(depth_colours(), near_m, far_m, *_strip_size(picture))])
 

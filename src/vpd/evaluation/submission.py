@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco
 
 from vpd.data.sample import CountedDepth, Sample, SampleSet
 from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write, check_writable, writable_folder
+from vpd.tasks.conversions import run_lengths
 from vpd.tasks.predictions import DepthPrediction, MaskPrediction, Prediction, SegmentationPrediction
 
 INDEX = "predictions.jsonl"
@@ -54,8 +54,7 @@ class Submission:
             UsageError: If the sample's name leads out of the folder.
         """
         if isinstance(prediction, MaskPrediction):
-            runs = coco.encode(np.asfortranarray(prediction.mask.numpy().astype(np.uint8)))
-            segmentation = {"size": [int(side) for side in runs["size"]], "counts": runs["counts"].decode("ascii")}
+            segmentation = run_lengths(prediction.numpy())
             return {"name": sample.name, "text": prediction.text, "segmentation": segmentation}
         path = self._path(sample.name)
         if isinstance(prediction, SegmentationPrediction):

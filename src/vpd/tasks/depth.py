@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from vpd.prompts.names import EmbedNames, embed_names
 from vpd.prompts.names import published_prompts as read_published_prompts
 from vpd.tasks.losses import LossSum, silog_loss_sum
 from vpd.tasks.model import PerceptionModel
-from vpd.tasks.predictions import DepthPrediction
+from vpd.tasks.predictions import DepthPrediction, read_shown_range
 from vpd.tasks.recipes import recipe_backbone
 from vpd.tasks.task import Measures, Seen, truth_of
 from vpd.tensors import Batch
@@ -40,10 +40,19 @@ MEAN_SCENE = "mean of all scenes"
 """What a prediction says of its prompt where no scene was given."""
 
 
+class _Wanted(NamedTuple):
+    """What a prediction says."""
+
+    scenes: Sequence[str | None]
+    shown_m: tuple[float, float] | None
+
+
 class DepthModel(PerceptionModel[DepthPrediction]):
     """Images and scene prompts -> depth in metres.
 
     Words of `predict`: `scene`, one of the model's scene classes, or one for each image; none = the mean of all.
+    `near_m`, `far_m`, the depths of the first and the last colour of all pictures; one alone goes with 0 or the model's
+    range; none = each picture has its own.
 
     Args:
         config: What the model is.
@@ -57,7 +66,7 @@ class DepthModel(PerceptionModel[DepthPrediction]):
     task = "depth"
     config_type = DepthConfig
     truth = "depth_m"
-    words = ("scene",)
+    words = ("scene", "near_m", "far_m")
     output = "depth_m"
     score = "rmse"
     score_is_error = True
@@ -192,7 +201,14 @@ class DepthModel(PerceptionModel[DepthPrediction]):
         images, depth_m = torch.rand(size, 3, side_px, side_px) * 2 - 1, torch.ones(size, 1, side_px, side_px)
         return Batch(images=images, names=["trial"] * size, depth_m=depth_m)
 
-    def prompts(self, number: int, *, scene: str | Sequence[str | None] | None = None) -> Asked:
+    def prompts(
+        self,
+        number: int,
+        *,
+        scene: str | Sequence[str | None] | None = None,
+        near_m: float | None = None,
+        far_m: float | None = None,
+    ) -> Asked:
         """See `Task`."""
         scenes = one_each(scene, number, "scene", may_be_none=True)
         embeds = self.scene_prompts(scenes) if scenes else self.scene_embeddings[:, None]
@@ -201,7 +217,7 @@ class DepthModel(PerceptionModel[DepthPrediction]):
             text_shape=lambda count: (count, 1, self.backbone.text_dim),
             channels=1,
             kept_bytes=8,
-            words=scenes,
+            words=_Wanted(scenes, read_shown_range(near_m, far_m, self.config.max_depth_m)),
         )
 
     def answer(self, asked: Asked, seen: Seen, strips: Iterator[Tensor]) -> DepthPrediction:
@@ -211,9 +227,14 @@ class DepthModel(PerceptionModel[DepthPrediction]):
             depth_m = depth_m if done else torch.empty(seen.size, device=strip.device)
             depth_m[done : done + strip.shape[1]] = strip[0]
             done += strip.shape[1]
-        scene = asked.words[seen.number] or MEAN_SCENE
+        wanted: _Wanted = asked.words
         return DepthPrediction(
-            depth_m=depth_m.cpu(), max_depth_m=self.config.max_depth_m, scene=scene, image=seen.image, note=seen.note
+            depth_m=depth_m.cpu(),
+            max_depth_m=self.config.max_depth_m,
+            scene=wanted.scenes[seen.number] or MEAN_SCENE,
+            image=seen.image,
+            note=seen.note,
+            shown_m=wanted.shown_m,
         )
 
     def constant_prompts(self) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,10 +15,20 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from vpd.config import first_names
-from vpd.drawing.overlays import depth_picture, mask_picture, percent, segmentation_picture
+from vpd.drawing.figures import side_by_side, with_scale
+from vpd.drawing.overlays import (
+    depth_picture,
+    depth_range,
+    mask_picture,
+    percent,
+    segmentation_picture,
+    tint_classes,
+    tint_mask,
+)
 from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write
 from vpd.files.images import DEPTH_SCALE_KEY
+from vpd.tasks.conversions import Region, coco_data, detections
 
 _LARGEST_16_BIT = 65535
 _MILLIMETRES_TO_M = 65.0
@@ -42,6 +53,15 @@ class Prediction(Protocol):
 
     def facts(self) -> dict[str, Any]:
         """What the manifest says of it."""
+
+    def numpy(self) -> NDArray[Any]:
+        """Its pixels with their meaning, `(H, W)`."""
+
+    def to_pil(self) -> Image.Image:
+        """The pixels of the data file."""
+
+    def plot(self) -> Any:
+        """A figure of matplotlib."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,10 +89,52 @@ class SegmentationPrediction:
         Raises:
             UsageError: If the name does not end in `.png`, or there are more classes than 16 bits hold.
         """
+        _save_png(path, self.to_pil(), {"classes": json.dumps(self.classes, ensure_ascii=False)})
+
+    def numpy(self) -> NDArray[Any]:
+        """`labels` as an array."""
+        return self.labels.numpy()
+
+    def to_pil(self) -> Image.Image:
+        """The labels in 8 bits, or 16 with more than 255 classes.
+
+        Raises:
+            UsageError: If there are more classes than 16 bits hold.
+        """
         if len(self.classes) > _LARGEST_16_BIT:
-            raise UsageError(f"{len(self.classes)} classes do not fit a 16-bit PNG; keep `labels` as an array.")
-        pixels = self.labels.numpy().astype(np.uint8 if len(self.classes) <= 255 else np.uint16)
-        _save_png(path, pixels, {"classes": json.dumps(self.classes, ensure_ascii=False)})
+            raise UsageError(f"{len(self.classes)} classes do not fit 16 bits; take `labels`, or numpy().")
+        return Image.fromarray(self.numpy().astype(np.uint8 if len(self.classes) <= 255 else np.uint16))
+
+    def to_coco(self, *, file_name: str = "", image_id: int = 1) -> dict[str, Any]:
+        """A COCO data set of this picture: a mask for each class in it, with a score where it has `scores`."""
+        size = self.image.size
+        return coco_data(self._regions(), self.classes, size, file_name=file_name, image_id=image_id)
+
+    def to_supervision(self) -> Any:
+        """`supervision.Detections`: a mask for each class in the picture.
+
+        Raises:
+            UsageError: If supervision is not installed.
+        """
+        return detections(self._regions())
+
+    def plot(self) -> Any:
+        """A figure of matplotlib: picture, and the classes on it.
+
+        Raises:
+            UsageError: If matplotlib is not installed.
+        """
+        found = first_names([f"{each['name']} {percent(each['share'])}" for each in self.facts()["classes"]])
+        return side_by_side(self.image, tint_classes(self.image, self.numpy(), len(self.classes)), found)
+
+    def _regions(self) -> list[Region]:
+        """The classes in the picture, largest first."""
+        labels, regions = self.numpy(), []
+        for each in self.facts()["classes"]:
+            mask, number = labels == each["label"], each["label"]
+            score = None if self.scores is None else float(self.scores[number].numpy()[mask].mean())
+            regions.append(Region(each["name"], number, mask, score))
+        return regions
 
     def overlay(self) -> Image.Image:
         """The image in the colours of the classes, above a legend with each class's share of the pixels."""
@@ -127,7 +189,39 @@ class MaskPrediction:
         Raises:
             UsageError: If the name does not end in `.png`.
         """
-        _save_png(path, self.mask.numpy().astype(np.uint8) * np.uint8(255), {"text": self.text})
+        _save_png(path, self.to_pil(), {"text": self.text})
+
+    def numpy(self) -> NDArray[Any]:
+        """`mask` as an array."""
+        return self.mask.numpy()
+
+    def to_pil(self) -> Image.Image:
+        """The mask in 8 bits, 0 or 255."""
+        return Image.fromarray(self.numpy().astype(np.uint8) * np.uint8(255))
+
+    def to_coco(self, *, file_name: str = "", image_id: int = 1) -> dict[str, Any]:
+        """A COCO data set of this picture: the mask, if it is not empty, of the category that the expression names."""
+        return coco_data(self._regions(), [self.text], self.image.size, file_name=file_name, image_id=image_id)
+
+    def to_supervision(self) -> Any:
+        """`supervision.Detections`: the mask, if it is not empty, named by the expression.
+
+        Raises:
+            UsageError: If supervision is not installed.
+        """
+        return detections(self._regions())
+
+    def plot(self) -> Any:
+        """A figure of matplotlib: picture, and the object in it.
+
+        Raises:
+            UsageError: If matplotlib is not installed.
+        """
+        return side_by_side(self.image, tint_mask(self.image, self.numpy()), f"“{self.text}”")
+
+    def _regions(self) -> list[Region]:
+        mask = self.numpy()
+        return [Region(self.text, 0, mask, float(self.probability.numpy()[mask].mean()))] if mask.any() else []
 
     def overlay(self) -> Image.Image:
         """The image with the object tinted and outlined, above the expression."""
@@ -165,6 +259,8 @@ class DepthPrediction:
     """The input, RGB, upright."""
     note: str = ""
     """What was done to stay within `memory` that changes the prediction, such as windows; empty = nothing."""
+    shown_m: tuple[float, float] | None = None
+    """Depths of the first and the last colour of pictures, metres; none = those of this picture."""
 
     def __repr__(self) -> str:
         near_m, far_m = float(self.depth_m.min()), float(self.depth_m.max())
@@ -181,14 +277,30 @@ class DepthPrediction:
         Raises:
             UsageError: If the name does not end in `.png`.
         """
-        depth_m = self.depth_m.numpy().astype(np.float64)
+        _save_png(path, self.to_pil(), {DEPTH_SCALE_KEY: str(self.metres_per_step)})
+
+    def numpy(self) -> NDArray[Any]:
+        """`depth_m` as an array."""
+        return self.depth_m.numpy()
+
+    def to_pil(self) -> Image.Image:
+        """The depth in 16 bits, in steps of `metres_per_step`, 0 = none."""
+        depth_m = self.numpy().astype(np.float64)
         is_known = np.isfinite(depth_m) & (depth_m > 0)
         steps = (np.where(is_known, depth_m, 0) / self.metres_per_step).round().clip(1, _LARGEST_16_BIT)
-        _save_png(path, np.where(is_known, steps, 0).astype(np.uint16), {DEPTH_SCALE_KEY: str(self.metres_per_step)})
+        return Image.fromarray(np.where(is_known, steps, 0).astype(np.uint16))
 
     def overlay(self) -> Image.Image:
         """The depth in colours, above a scale in metres."""
-        return depth_picture(self.depth_m.numpy())
+        return depth_picture(self.numpy(), self.shown_m)
+
+    def plot(self) -> Any:
+        """A figure of matplotlib: picture and depth, with its scale.
+
+        Raises:
+            UsageError: If matplotlib is not installed.
+        """
+        return with_scale(self.image, self.numpy(), *(self.shown_m or depth_range(self.numpy())))
 
     def facts(self) -> dict[str, Any]:
         """Scale of the data file, range and scene, for the manifest."""
@@ -215,6 +327,24 @@ def metres_per_step(max_depth_m: float) -> float:
     return step_m
 
 
+def read_shown_range(near_m: Any, far_m: Any, max_depth_m: float) -> tuple[float, float] | None:
+    """The depths that colours go from and to, of what the user gave of them; none = nothing.
+
+    Raises:
+        UsageError: If they are no depths, or the first is not the smaller.
+    """
+    if near_m is None and far_m is None:
+        return None
+    shown_m = (0.0 if near_m is None else near_m, max_depth_m if far_m is None else far_m)
+    are_numbers = all(isinstance(end, (int, float)) and math.isfinite(end) for end in shown_m)
+    if not are_numbers or not 0 <= shown_m[0] < shown_m[1]:
+        raise UsageError(
+            f"Colours cannot go from near_m={shown_m[0]} to far_m={shown_m[1]}: give metres, 0 or more, the nearer "
+            "first."
+        )
+    return float(shown_m[0]), float(shown_m[1])
+
+
 def _line(prediction: Prediction, found: str) -> str:
     """A prediction in one line."""
     note = f"; {prediction.note}" if prediction.note else ""
@@ -225,7 +355,7 @@ def _note(note: str) -> dict[str, str]:
     return {"note": note} if note else {}
 
 
-def _save_png(path: str | Path, pixels: NDArray[Any], texts: dict[str, str]) -> None:
+def _save_png(path: str | Path, picture: Image.Image, texts: dict[str, str]) -> None:
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise UsageError(f"Predictions are saved as PNG, which loses nothing; {path.name!r} must end in .png.")
@@ -233,4 +363,4 @@ def _save_png(path: str | Path, pixels: NDArray[Any], texts: dict[str, str]) -> 
     for key, text in texts.items():
         info.add_itxt(key, text)
     with atomic_write(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=info)
+        picture.save(temporary, format="PNG", pnginfo=info)
