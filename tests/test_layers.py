@@ -35,7 +35,7 @@ FLOORS = (
 )
 """From the ground up; rooms of one floor may use one another, as long as there is no circle of files."""
 MOST_AT_THE_TOP, MOST_NAMING_TASKS = 10, 12
-MOST_FILES, MOST_LINES = 249, 35_200
+MOST_FILES, MOST_LINES = 300, 41_000
 ASKS_FOR_THE_TASK = re.compile(r"isinstance\((self\.)?_?(model|fast), |\bconfig\.task [!=]= ")
 
 

@@ -182,7 +182,7 @@ class TaskConfig(Frozen):
     head_name: ClassVar[str] = ""
     """What its head is called, where there is one kind."""
     later: ClassVar[Set[str]] = frozenset()
-    """Fields that older releases did not have; where they are none, they are not written."""
+    """Fields that older releases did not have; where they are as those were, they are not written."""
 
     format_version: Literal[1] = FORMAT_VERSION
     """Layout of the model folder."""
@@ -203,7 +203,8 @@ class TaskConfig(Frozen):
     @model_serializer(mode="wrap")
     def _leave_out(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Models of older releases are written as they were, and predictions of theirs are known by that."""
-        return {key: value for key, value in write(self).items() if key not in self.later or value is not None}
+        before = {key: type(self).model_fields[key].default for key in self.later}
+        return {key: value for key, value in write(self).items() if key not in before or value != before[key]}
 
     def told(self) -> dict[str, str]:
         """What a model knows by name: word -> sentence."""
@@ -260,14 +261,18 @@ class ReferConfig(TaskConfig):
     """A referring segmentation model."""
 
     title: ClassVar[str] = "referring segmentation"
-    head_name: ClassVar[str] = "cascade"
-    later: ClassVar[Set[str]] = {"presence", "threshold"}
+    later: ClassVar[Set[str]] = {"head", "adapter", "presence", "threshold"}
 
     task: Literal["refer"] = "refer"
     token_length: Annotated[int, Field(ge=3, le=77)] = 40
     """Tokens an expression is padded or cut to: 40 for RefCOCO and RefCOCO+, 77 for RefCOCOg."""
+    head: Literal["cascade", "grounded"] = "cascade"
+    """`cascade`: the published head, which hears of the text by the features; `grounded`: reads the text itself and
+    knows positions."""
+    adapter: Literal["mlp", "transformer"] = "mlp"
+    """What refines the text: `mlp`, word by word, as published; `transformer`, all words together."""
     head_channels: PositiveInt = 640
-    """Width of the head."""
+    """Width of the head; a multiple of 8 where it is `grounded`."""
     class_weights: tuple[float, float] = (0.9, 1.1)
     """Weights of background and object in the cross-entropy."""
     presence: PresenceCalibration | None = None
@@ -285,6 +290,12 @@ class ReferConfig(TaskConfig):
     def in_short(self) -> str:
         """See `TaskConfig`."""
         return f"expressions of up to {self.token_length} tokens"
+
+    @model_validator(mode="after")
+    def _check_width(self) -> ReferConfig:
+        if self.head == "grounded" and self.head_channels % 8:
+            raise ValueError(f"head_channels={self.head_channels}: a grounded head needs a multiple of 8")
+        return self
 
     @field_validator("fit")
     @classmethod

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from vpd.prompts.reading import WordBlock
 from vpd.tensors import LayerText
 
 
@@ -21,6 +22,33 @@ class TextAdapter(nn.Module):
     def forward(self, text_embeds: Tensor) -> Tensor:
         """Corrected embeddings of the same shape."""
         return text_embeds + self.gamma * self.mlp(text_embeds)
+
+
+class ReadingAdapter(nn.Module):
+    """`t' = t + gamma * transformer(t)`: as `TextAdapter`, but each word is refined by what the others say.
+
+    A sentence means one object by how its words go together, and by words that the text encoder hardly knew before:
+    `the small green cone behind the cube`.
+
+    Args:
+        dim: Width of the embeddings, a multiple of 4.
+        token_length: Most tokens of a text.
+    """
+
+    def __init__(self, dim: int, token_length: int) -> None:
+        super().__init__()
+        self.order = nn.Parameter(torch.randn(token_length, dim) * 0.02)
+        self.blocks = nn.ModuleList(WordBlock(dim) for _ in range(2))
+        self.norm = nn.LayerNorm(dim)
+        self.out = nn.Linear(dim, dim)
+        self.gamma = nn.Parameter(torch.full((dim,), 0.1))
+
+    def forward(self, text_embeds: Tensor) -> Tensor:
+        """`(b, k, dim)` -> corrected embeddings of the same shape."""
+        words = text_embeds + self.order[: text_embeds.shape[1]]
+        for block in self.blocks:
+            words = block(words)
+        return text_embeds + self.gamma * self.out(self.norm(words))
 
 
 class PreparedText(nn.Module):

@@ -28,7 +28,7 @@ from vpd.inference.plan import MOST_SIZE_PX, Asked, Group, plan
 from vpd.inference.precision import note_plain_device, warn_of_slow
 from vpd.inference.run import run_windows
 from vpd.model_folder import save_model
-from vpd.prompts.adapter import PreparedText, TextAdapter
+from vpd.prompts.adapter import PreparedText, ReadingAdapter, TextAdapter
 from vpd.prompts.encoder import TextEncoder
 from vpd.tasks.losses import mean_loss
 from vpd.tasks.task import P, Run, Seen, Task
@@ -46,6 +46,7 @@ class PerceptionModel(Task[P], nn.Module):
         config: What the model is; travels with the saved model.
         backbone: The diffusion model.
         head: Feature maps -> outputs of the task.
+        adapter: Refines the text; none = word by word, as published.
         text_encoder: Where the task turns words into prompts while predicting or training.
     """
 
@@ -59,12 +60,13 @@ class PerceptionModel(Task[P], nn.Module):
         *,
         backbone: StableDiffusionBackbone,
         head: nn.Module,
+        adapter: TextAdapter | ReadingAdapter | None = None,
         text_encoder: TextEncoder | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
-        self.adapter = TextAdapter(backbone.text_dim)
+        self.adapter = adapter or TextAdapter(backbone.text_dim)
         self.head = head
         if text_encoder is not None:
             text_encoder.check_fit(backbone.text_dim, config.backbone.source or "This model")

@@ -21,11 +21,13 @@ from vpd.data.transforms import Pipeline, draw_text
 from vpd.drawing.overlays import Shown, tint_mask
 from vpd.errors import UsageError
 from vpd.heads.cascade import CascadeHead
+from vpd.heads.grounded import GroundedHead
 from vpd.inference.cache import FrozenCaches, TensorCache, text_key
 from vpd.inference.inputs import one_each, true_or_false
 from vpd.inference.plan import Asked
 from vpd.inference.resize import fitted_size, resize_stream
 from vpd.metrics.referring import ReferringMetrics
+from vpd.prompts.adapter import ReadingAdapter
 from vpd.prompts.encoder import TextEncoder
 from vpd.tasks.losses import LossSum, referring_loss_sum
 from vpd.tasks.model import PerceptionModel
@@ -88,12 +90,21 @@ class ReferringModel(PerceptionModel[MaskPrediction]):
         backbone: StableDiffusionBackbone,
         text_encoder: TextEncoder | None = None,
     ) -> None:
-        head = CascadeHead(
-            channels=backbone.channels_with_attention(config.token_length),
-            hidden_channels=config.head_channels,
-            norm=config.head_norm,
+        length = config.token_length
+        options: dict[str, Any] = {
+            "channels": backbone.channels_with_attention(length),
+            "hidden_channels": config.head_channels,
+            "norm": config.head_norm,
+        }
+        super().__init__(
+            config,
+            backbone=backbone,
+            head=CascadeHead(**options)
+            if config.head == "cascade"
+            else GroundedHead(text_dim=backbone.text_dim, token_length=length, **options),
+            adapter=ReadingAdapter(backbone.text_dim, length) if config.adapter == "transformer" else None,
+            text_encoder=text_encoder,
         )
-        super().__init__(config, backbone=backbone, head=head, text_encoder=text_encoder)
 
     @classmethod
     def from_diffusion(
@@ -127,10 +138,11 @@ class ReferringModel(PerceptionModel[MaskPrediction]):
     def forward(self, images: Tensor, text_embeds: Tensor, *, caches: FrozenCaches | None = None) -> Tensor:
         """Logits `(b, 2, H, W)`."""
         height, width = images.shape[-2:]
-        _, text = self.read_prompts(text_embeds)
+        words, text = self.read_prompts(text_embeds)
         padded, latents = self.padded(images, caches)
         features = self.backbone(padded, text, latents=latents)
-        logits = self.head(features.with_attention(self.backbone.config.map_scale))
+        maps = features.with_attention(self.backbone.config.map_scale)
+        logits = self.head(maps) if self.config.head == "cascade" else self.head(maps, words)
         stride = self.backbone.strides[0]
         size = (logits.shape[-2] * stride, logits.shape[-1] * stride)
         return F.interpolate(logits, size, mode="bilinear", align_corners=True)[..., :height, :width]
