@@ -38,6 +38,7 @@ def test_a_folder_of_the_name_comes_first(tmp_path: Path, monkeypatch: pytest.Mo
     [
         ({"split": "testA"}, "world has no split 'testA'; choose one of: train, val, test"),
         ({"count": 0}, "count=0: Input should be greater than 0"),
+        ({"keep": "yes"}, "keep='yes': Input should be a valid boolean"),
         ({"size_px": 10**6}, "size_px=1000000: Input should be less than or equal to 4096"),
         ({"size_px": "big"}, "size_px='big': Input should be a valid integer"),
         ({"seed": -1}, "seed=-1: Input should be greater than or equal to 0"),

@@ -20,7 +20,7 @@ COUNTS = {"train": 20_000, "val": 200, "test": 1000}
 """Scenes of each split, where nobody says otherwise."""
 WORLD_SPLITS = tuple(COUNTS)
 _SIDE = TypeAdapter(Annotated[int, Field(ge=16, le=4096)])
-_COUNT, _SEED = TypeAdapter(PositiveInt), TypeAdapter(NonNegativeInt)
+_COUNT, _SEED, _KEEP = TypeAdapter(PositiveInt), TypeAdapter(NonNegativeInt), TypeAdapter(bool)
 
 
 def is_world(root: Path) -> bool:
@@ -36,6 +36,7 @@ def open_world(
     count: int | None = None,
     size_px: int = 128,
     seed: int = 0,
+    keep: bool = False,
 ) -> WorldSamples:
     """Rendered scenes of a split.
 
@@ -46,6 +47,7 @@ def open_world(
         count: How many; none = 20,000, 200 and 1,000.
         size_px: Side of the pictures, pixels.
         seed: Another seed, other scenes.
+        keep: Keep every scene in memory once it is rendered: about 65 kB each at 128 px.
 
     Raises:
         UsageError: If there is no such split, or an option does not fit.
@@ -56,13 +58,15 @@ def open_world(
         raise UsageError(f"{root} has no split {split!r}; choose one of: {', '.join(WORLD_SPLITS)}")
     if task is None:
         raise UsageError(f"{root}: say which task the scenes are for: segment, refer or depth")
-    for name, value, adapter in (("count", count, _COUNT), ("size_px", size_px, _SIDE), ("seed", seed, _SEED)):
+    given = (("count", count, _COUNT), ("size_px", size_px, _SIDE), ("seed", seed, _SEED), ("keep", keep, _KEEP))
+    for name, value, adapter in given:
         try:
             if value is not None:
                 adapter.validate_python(value, strict=True)
         except ValidationError as error:
             raise UsageError(f"{root}: {name}={value!r}: {wrong_fields(error)[0].message}") from None
-    return WorldSamples(TASK_OF_PART[part_of(task)], split, count or COUNTS[split], size_px, seed=seed)  # type: ignore[arg-type]
+    kind: Task = TASK_OF_PART[part_of(task)]
+    return WorldSamples(kind, split, count or COUNTS[split], size_px, seed=seed, keep=keep)  # type: ignore[arg-type]
 
 
 LAYOUT = Layout(

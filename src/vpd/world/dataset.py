@@ -92,7 +92,7 @@ class WorldSamples(SampleSet):
 
     def _refer(self, name: str, index: int) -> Sample:
         """One object of a crowded scene."""
-        rendering, possible, attempt = self._crowded(index)
+        rendering, possible, attempt = self.crowded(index)
         rng = np.random.default_rng((self.seed, index, attempt, 1))  # not the scene's own stream
         if self.split != "train":
             return _referred(name, rendering, choose_expressions(possible, rng, 1))
@@ -107,7 +107,7 @@ class WorldSamples(SampleSet):
             index: Of the scene.
             count: How many; each is drawn by itself, so that some may come again.
         """
-        rendering, possible, attempt = self._crowded(index)
+        rendering, possible, attempt = self.crowded(index)
         drawn = []
         for number in range(count):
             rng = np.random.default_rng((self.seed, index, attempt, 2, number))
@@ -115,7 +115,7 @@ class WorldSamples(SampleSet):
             drawn.append(_referred(name, rendering, choose_expressions(possible, rng, 1)))
         return drawn
 
-    def _crowded(self, index: int) -> tuple[Rendering, tuple[Expression, ...], int]:
+    def crowded(self, index: int) -> tuple[Rendering, tuple[Expression, ...], int]:
         """A crowded scene, what can be said about it, and its attempt: another scene where nothing is sure."""
         attempt = 0
         while True:
