@@ -25,6 +25,9 @@ Task = str
 """Word by which a task is known: `segment`, `refer`, `depth`, or that of a task of one's own."""
 Recipe = Literal["reference", "default"]
 HeadNorm = Literal["batch", "group"]
+HeadPadding = Literal["zeros", "replicate"]
+DepthScale = Literal["linear", "log"]
+"""`linear`: a sigmoid times the largest depth, as published; `log`: evenly in logarithms, from a hundredth of it on."""
 MapScale = Literal["probability", "log_ratio"]
 """How attention enters a head. `probability`: as it is, as published; values are near one over the number of tokens, so
 a head learns to heed it late. `log_ratio`: logarithm of its ratio to that, times a constant; 0 = as much as to any
@@ -95,7 +98,9 @@ class Resize(Frozen):
     window_px: PositiveInt | None = None
     """Side of sliding windows, pixels; none = the whole image in one pass."""
     stride_px: PositiveInt | None = None
-    """Distance of two windows, pixels; the last one is moved back to the border."""
+    """Distance of two windows, pixels; the last one is moved back to the border. With `blend` the most that it is."""
+    blend: bool = False
+    """Spread windows evenly and blend them where they overlap, without seams; false = averaged, as published."""
     antialias: bool = True
     """Smooth when shrinking; false = as OpenCV, with which the published segmentation models were trained."""
     flip: bool = False
@@ -109,7 +114,14 @@ class Resize(Frozen):
             raise ValueError("window_px and stride_px go together: give both or neither")
         if self.window_px and self.stride_px and self.stride_px > self.window_px:
             raise ValueError(f"stride_px={self.stride_px} leaves gaps between windows of {self.window_px} px")
+        if self.blend and self.window_px == self.stride_px:
+            raise ValueError("blend is of windows that overlap: give window_px, and a stride_px that is less")
         return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Models of older releases, which knew no `blend`, are written as they were."""
+        return {key: value for key, value in write(self).items() if key != "blend" or value}
 
     def describe(self) -> str:
         """In words."""
@@ -121,7 +133,7 @@ class Resize(Frozen):
         if self.scales != (1.0,):
             words += f", times {', '.join(f'{scale:g}' for scale in self.scales)}"
         if self.window_px:
-            words += f", in windows of {self.window_px} px every {self.stride_px} px"
+            words += f", in {'blended ' if self.blend else ''}windows of {self.window_px} px every {self.stride_px} px"
         return words + (", averaged with the mirror image" if self.flip else "")
 
 
@@ -309,7 +321,14 @@ class DepthConfig(TaskConfig):
     """A metric depth model."""
 
     title: ClassVar[str] = "metric depth"
-    later: ClassVar[Set[str]] = {"count_beyond"}
+    later: ClassVar[Set[str]] = {
+        "count_beyond",
+        "head_padding",
+        "head_skips",
+        "depth_scale",
+        "pixel_loss",
+        "gradient_loss",
+    }
     head_name: ClassVar[str] = "deconvolution"
 
     task: Literal["depth"] = "depth"
@@ -329,6 +348,21 @@ class DepthConfig(TaskConfig):
 
     count_beyond: bool | None = None
     """Count truth beyond `max_depth_m` in the loss, as the reference does; none = as the recipe has it."""
+
+    head_padding: HeadPadding | None = None
+    """What the head's last layers see beyond the picture's border. `zeros`: nothing, as published, which shows as a
+    frame; `replicate`: the border's own values; none = `zeros`."""
+    head_skips: bool | None = None
+    """Let the two finest feature maps enter the head once more, between its deconvolutions; none = no, as published."""
+    depth_scale: DepthScale | None = None
+    """What the head says. `linear`: a share of `max_depth_m`, as published; `log`: the logarithm of depth between a
+    hundredth of `max_depth_m` and all of it; none = `linear`."""
+    pixel_loss: Literal["silog", "log_l1"] | None = None
+    """Error of the pixels. `silog`: scale-invariant, of squared logarithms, as published; `log_l1`: mean absolute
+    error of logarithms; none = `silog`."""
+    gradient_loss: NonNegativeFloat | None = None
+    """Weight of a second loss, on steps of depth between neighbours at four scales; none or 0 = as published, without.
+    """
 
     @property
     def counts_beyond(self) -> bool:

@@ -95,6 +95,49 @@ def test_depth_is_bounded_and_full_size(strides: tuple[int, ...]) -> None:
     assert depth.max() < 7
 
 
+def depth_head(**options) -> DeconvHead:
+    torch.manual_seed(0)
+    small = {"max_depth_m": 7.0, "feature_channels": 32, "deconv_channels": (8, 8, 8), "head_channels": 16}
+    return DeconvHead(**{"channels": CHANNELS, "strides": (8, 16, 32, 64), **small, **options}).eval()
+
+
+@pytest.mark.parametrize("deconv_channels", [(8,) * count for count in (1, 2, 3, 4, 5)])
+def test_replicated_borders_leave_no_frame(deconv_channels: tuple[int, ...]) -> None:
+    """Features that are the same everywhere make depth that is the same everywhere; zeros at the border do not."""
+    fused = torch.randn(1, 32, 1, 1).expand(1, 32, 3, 4)
+    made = {}
+    for padding in ("zeros", "replicate"):
+        head = depth_head(padding=padding, deconv_channels=deconv_channels)
+        for layer in head.deconvs[::3]:  # or each makes a pattern of its own of every pixel
+            layer.weight.data[:] = layer.weight.data.mean(dim=(2, 3), keepdim=True)
+        made[padding] = head.decode(fused)
+    assert made["zeros"].shape == made["replicate"].shape == (1, 1, 96, 128)
+    frames = {padding: float(depth_m.detach().max() - depth_m.detach().min()) for padding, depth_m in made.items()}
+    assert frames["replicate"] < 1e-5 < 1e-3 < frames["zeros"], frames
+
+
+def test_fine_maps_reach_the_depth_head_at_their_own_size_by_skips() -> None:
+    maps = maps_of(16, 16)
+    head, without = depth_head(has_skips=True), depth_head()
+    fused = head.fused(maps)
+    changed = [m.clone() for m in maps]
+    changed[0][..., 5, 9] += 1
+    seen = (head.decode(fused, tuple(changed)) - head.decode(fused, maps)).abs().sum(dim=(0, 1)) > 0
+    rows, columns = (seen.any(dim=axis).nonzero() for axis in (1, 0))
+    assert seen[40:48, 72:80].all() and rows.min() >= 28 and rows.max() < 60 and columns.min() >= 60
+    assert torch.equal(without.decode(fused, tuple(changed)), without.decode(fused, maps))
+    assert not [name for name, _ in without.named_parameters() if "skips" in name]
+
+
+def test_logarithmic_depth_goes_from_a_hundredth_to_all_of_the_range() -> None:
+    head = depth_head(scale="log")
+    last = head.predictor[-1]
+    for bias, metres in ((-50.0, 0.07), (0.0, 0.7), (50.0, 7.0)):
+        torch.nn.init.zeros_(last.weight)
+        torch.nn.init.constant_(last.bias, bias)
+        torch.testing.assert_close(head(maps_of(16, 16)), torch.full((2, 1, 128, 128), metres))
+
+
 def features_of(num_tokens: int) -> Features:
     maps = maps_of(16, 16)
     attention = {s: torch.rand(2, num_tokens, 16 * 8 // s, 16 * 8 // s).softmax(1) for s in (16, 32)}

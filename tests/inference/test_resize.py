@@ -42,3 +42,13 @@ def test_windows_that_leave_gaps_are_refused() -> None:
         Resize(window_px=10, stride_px=11)
     with pytest.raises(ValueError, match="go together"):
         Resize(window_px=10)
+    for fit in ({"window_px": 10, "stride_px": 10}, {}):
+        with pytest.raises(ValueError, match="windows that overlap"):
+            Resize(**fit, blend=True)
+
+
+def test_a_fit_of_plain_windows_is_written_as_before_there_were_others() -> None:
+    plain, blended = (Resize(window_px=10, stride_px=5, blend=blend) for blend in (False, True))
+    assert "blend" not in plain.model_dump() and "blend" not in plain.model_dump_json()
+    assert Resize.model_validate(blended.model_dump()) == blended != plain
+    assert "in blended windows of 10 px" in blended.describe()

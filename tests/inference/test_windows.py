@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
+from vpd.config import Resize
 from vpd.files.images import to_tensor
+from vpd.inference.plan import windows_of
 from vpd.inference.resize import resize_stream
 from vpd.inference.run import run_windows
 from vpd.inference.windows import PlainWindows, SmoothWindows
@@ -125,3 +127,21 @@ def test_overlap_of_plain_windows_is_the_mean() -> None:
 
     (strip,) = run_windows(Network(forward), torch.zeros(1, 3, 4, 6), None, PlainWindows(4, 2))
     assert strip[0, 0, 0].tolist() == [1, 1, 1.5, 1.5, 2, 2]
+
+
+def test_blended_windows_leave_no_seams() -> None:
+    """Each window says another depth: where plain ones jump, blended ones pass over."""
+    fits = [Resize(size_px=128, window_px=128, stride_px=43, blend=blend) for blend in (False, True)]
+    made = []
+    for fit in fits:
+        calls = []
+
+        def forward(part: Tensor, calls: list[Tensor] = calls) -> Tensor:
+            calls.append(part)
+            return torch.full_like(part[:, :1], float(len(calls)))
+
+        made.append(torch.cat(list(run_windows(Network(forward), torch.zeros(1, 3, 128, 300), None, windows_of(fit)))))
+        assert len(calls) == 5
+    plain, blended = (strip[0, 0].diff(dim=-1).abs().max() for strip in made)
+    assert plain >= 0.5 and blended < 0.05
+    assert windows_of(Resize()) is None

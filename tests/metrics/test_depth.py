@@ -7,7 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vpd.metrics.depth import ERRORS, DepthMetrics, crop_window, depth_errors, evaluated_pixels, kb_crop
+from vpd.metrics.depth import (
+    ERRORS,
+    DepthMetrics,
+    EdgeMetrics,
+    crop_window,
+    depth_errors,
+    evaluated_pixels,
+    kb_crop,
+    near_edges,
+)
 
 maps = st.lists(
     st.tuples(st.floats(0.1, 9.9), st.one_of(st.just(0.0), st.floats(0.1, 9.9))), min_size=6, max_size=6
@@ -197,3 +206,51 @@ def test_metrics_of_golden_predictions(golden, network):
         result = metrics_of((pred, target), crop="nyu", **limits).compute()
         assert len(kept) == wanted["n_pixels"], case
         assert {name: result[name] for name in ERRORS} == pytest.approx(wanted["metrics"], rel=1e-6), case
+
+
+def test_three_pixels_on_either_side_of_an_edge_are_near_it():
+    depth_m = torch.full((3, 12), 2.0)
+    depth_m[:, 6:] = 2.3
+    assert near_edges(depth_m).tolist() == [[3 <= column < 9 for column in range(12)]] * 3
+    assert near_edges(depth_m.T[None])[0].T.tolist() == near_edges(depth_m).tolist()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        [2.0, 2.15, 2.3, 2.45],  # a slope
+        [2.0, 2.2, 2.2, 2.2],  # a tenth is no more than a tenth
+        [2.0, 0.0, 9.0, 9.0],  # nobody measured where it is
+    ],
+)
+def test_slopes_and_holes_are_no_edges(row):
+    assert not near_edges(torch.tensor([row])).any()
+
+
+def test_a_single_pixel_has_no_edges():
+    assert not near_edges(torch.ones(1, 1)).any()
+
+
+def test_errors_near_edges_are_of_their_pixels_alone():
+    truth = torch.full((4, 20), 2.0)
+    truth[:, 10:] = 4.0
+    pred = truth.clone()
+    pred[:, 0] = 9.0  # far from the edge
+    pred[:, 9] = 3.0  # one of the six columns near it
+    assert EdgeMetrics().row(pred, torch.ones(4, 20)).tolist() == [0.0] * 10
+    metrics = EdgeMetrics()
+    for target in (truth, torch.ones(4, 20)):  # the second has no edge, and does not count
+        metrics.update(pred, target)
+    assert metrics.compute() == pytest.approx({"rmse": math.sqrt(1 / 6), "abs_rel": 0.5 / 6, "images": 1.0})
+
+
+def test_edges_count_inside_range_and_crop_only():
+    truth = torch.full((100, 100), 2.0)
+    truth[:, 50:] = 6.0
+    pred = torch.where(truth == 2, 2.5, 1.0)
+    assert EdgeMetrics(max_depth_m=5.0, crop="garg").row(pred, truth)[ERRORS.index("rmse")] == 0.5
+
+
+def test_edge_errors_of_maps_of_other_shapes_are_refused():
+    with pytest.raises(ValueError, match="must have the same shape"):
+        EdgeMetrics().row(torch.ones(2, 3), torch.ones(3, 2))

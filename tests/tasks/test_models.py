@@ -10,7 +10,7 @@ from PIL import Image
 import vpd
 from tiny import CLASSES
 from vpd import DepthModel, ReferringModel, SegmentationModel, UsageError
-from vpd.config import Resize
+from vpd.config import DepthConfig, Resize
 from vpd.tasks.depth import MEAN_SCENE
 from vpd.tensors import Batch
 
@@ -265,6 +265,40 @@ def test_recipes_differ_as_documented(tiny_diffusion: Path) -> None:
     depth = [DepthModel.from_diffusion(tiny_diffusion, recipe=recipe, **small) for recipe in ("reference", "default")]
     assert [model.config.loss_over for model in depth] == ["batch", "image"]
     assert not torch.allclose(reference.class_embeddings, default.class_embeddings)  # one template against 80
+
+
+def test_depth_takes_what_helps_by_default_and_what_was_published_by_the_reference(tiny_diffusion: Path) -> None:
+    made = {
+        recipe: DepthModel.from_diffusion(tiny_diffusion, scenes=["kitchen"], recipe=recipe, feature_channels=32)
+        for recipe in ("reference", "default")
+    }
+    told = made["reference"].config.model_dump(mode="json")
+    assert not told.keys() & (DepthConfig.later - {"count_beyond"}) and "blend" not in told["fit"]
+    assert made["reference"].head.margin == 0 and not list(made["reference"].head.skips)
+    fit = made["default"].config.fit
+    assert fit.blend and made["default"].head.margin > 0 and len(made["default"].head.skips) == 2
+    assert DepthModel.training_fit("default", 480) == fit
+    assert DepthModel.training_fit("reference", 480) == made["reference"].config.fit
+
+
+@pytest.mark.parametrize("size", [(64, 64), (40, 96), (33, 70)])
+def test_options_of_depth_train_at_any_size(tiny_diffusion: Path, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    options = {"depth_scale": "log", "pixel_loss": "log_l1", "gradient_loss": 0.5, "head_channels": 8}
+    model = DepthModel.from_diffusion(tiny_diffusion, scenes=["kitchen"], feature_channels=32, **options)
+    batch = Batch(images=torch.rand(2, 3, *size), names=["a", "b"], depth_m=torch.rand(2, 1, *size) + 1)
+    first = model.loss(batch)
+    first.backward()
+    assert all(parameter.grad is not None for parameter in model.head.parameters())
+    optimiser = torch.optim.Adam(model.head.parameters(), lr=0.01)
+    for _ in range(4):
+        optimiser.zero_grad()
+        model.loss(batch).backward()
+        optimiser.step()
+    assert model.loss(batch) < first
+    plain = model.config.model_copy(update={"pixel_loss": None, "gradient_loss": None})
+    model.config = plain
+    assert model.loss(batch) != first
 
 
 def test_more_classes_keep_what_was_learnt(segmenter: SegmentationModel, tiny_diffusion: Path) -> None:

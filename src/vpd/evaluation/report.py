@@ -15,7 +15,7 @@ from vpd.evaluation.evaluate import Evaluation
 from vpd.evaluation.groups import FEW
 from vpd.evaluation.protocols import draw_sheet
 from vpd.files.atomic import atomic_write, write_json
-from vpd.metrics.depth import ERRORS
+from vpd.metrics.depth import EDGES, ERRORS
 from vpd.tasks.table import TaskKind
 
 PAGE, SCORES, SAMPLES = "report.md", "scores.json", "samples.jsonl"
@@ -180,8 +180,8 @@ def write_value(name: str, value: float) -> str:
         return "–"
     if name.startswith(_COUNTS):
         return f"{value:.0f}"
-    if name in ERRORS:  # shares within a ratio are given as fractions, as the benchmarks do
-        return f"{value:.4f}" + (" m" if name in _IN_METRES else "")
+    if (error := name.removesuffix(EDGES)) in ERRORS:  # shares within a ratio are fractions, as in the benchmarks
+        return f"{value:.4f}" + (" m" if error in _IN_METRES else "")
     return f"{100 * value:.2f} %"
 
 

@@ -9,8 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vpd.config import HeadNorm
+from vpd.config import DepthScale, HeadNorm, HeadPadding
 from vpd.heads.norms import GroupNorm, build_norm
+
+LOG_RANGE = 100
+"""Largest over least depth of a logarithmic scale: 0.1 to 10 m, 0.8 to 80 m."""
 
 
 class DeconvHead(nn.Module):
@@ -24,6 +27,9 @@ class DeconvHead(nn.Module):
         deconv_channels: Filters of the deconvolutions; each doubles the size.
         head_channels: Width of the last layers.
         norm: Normalisation after the deconvolutions, `batch` (as published) or `group`.
+        padding: What the last layers see beyond the border: `zeros` (as published), or the border's own values.
+        has_skips: Whether the two finest maps also enter between the deconvolutions, at their own size.
+        scale: How the last layer's outputs become depth, see `DepthScale`.
 
     Shape:
         maps `(b, channels[i], h_i, w_i)`, finest first -> `(b, 1, H, W)` metres, H = h_2 times its stride
@@ -39,10 +45,14 @@ class DeconvHead(nn.Module):
         deconv_channels: tuple[int, ...] = (32, 32, 32),
         head_channels: int = 192,
         norm: HeadNorm = "batch",
+        padding: HeadPadding = "zeros",
+        has_skips: bool = False,
+        scale: DepthScale = "linear",
     ) -> None:
         super().__init__()
         fine, middle = channels[:2]
         self.max_depth_m = max_depth_m
+        self.scale = scale
         self.fused_stride = strides[2]
         self.num_doublings = int(math.log2(self.fused_stride)) - len(deconv_channels)
         self.reduce_fine = nn.Sequential(
@@ -59,17 +69,22 @@ class DeconvHead(nn.Module):
         for in_channels, out_channels in pairwise(widths):
             deconv = nn.ConvTranspose2d(in_channels, out_channels, kernel_size=2, stride=2, bias=False)
             self.deconvs.extend([deconv, build_norm(norm, out_channels), nn.ReLU()])
-        widen = nn.Conv2d(widths[-1], head_channels, kernel_size=3, padding=1)
+        into = zip((middle, fine), deconv_channels, strict=False) if has_skips else ()
+        self.skips = nn.ModuleList(nn.Conv2d(of_map, width, kernel_size=1) for of_map, width in into)
+        # Three convolutions take a pixel each from the border; of the last two they are pixels of the full size.
+        self.margin = 0 if padding == "zeros" else 1 + math.ceil(2 / 2**self.num_doublings)
+        zeros = int(padding == "zeros")
+        widen = nn.Conv2d(widths[-1], head_channels, kernel_size=3, padding=zeros)
         self.widen = nn.Sequential(widen, build_norm(norm, head_channels), nn.ReLU())
         self.predictor = nn.Sequential(
-            nn.Conv2d(head_channels, head_channels, kernel_size=3, padding=1),
+            nn.Conv2d(head_channels, head_channels, kernel_size=3, padding=zeros),
             nn.ReLU(),
-            nn.Conv2d(head_channels, 1, kernel_size=3, padding=1),
+            nn.Conv2d(head_channels, 1, kernel_size=3, padding=zeros),
         )
 
     def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
         """Depth in metres, in (0, max_depth_m)."""
-        return self.decode(self.fused(maps))
+        return self.decode(self.fused(maps), maps)
 
     def fused(self, maps: tuple[Tensor, ...]) -> Tensor:
         """All maps at the third stride, `(b, feature_channels, h_2, w_2)`."""
@@ -79,9 +94,30 @@ class DeconvHead(nn.Module):
         joined.append(F.interpolate(coarsest, size=size, mode="nearest"))
         return self.fuse(torch.cat(joined, dim=1))
 
-    def decode(self, fused: Tensor) -> Tensor:
-        """Depth from fused features, at `fused_stride` times their size."""
-        hidden = self.widen(self.deconvs(fused))
+    def decode(self, fused: Tensor, maps: tuple[Tensor, ...] = ()) -> Tensor:
+        """Depth from fused features, at `fused_stride` times their size; `maps` for the skips, if there are any."""
+        hidden, doublings = fused, iter(self.deconvs)
+        for place, (deconv, norm, activation) in enumerate(zip(doublings, doublings, doublings, strict=True)):
+            hidden = deconv(hidden)
+            if place < len(self.skips):
+                skipped = maps[1 - place][..., : hidden.shape[-2], : hidden.shape[-1]]  # as much as `fused` was cut to
+                hidden = hidden + self.skips[place](skipped)
+            hidden = activation(norm(hidden))
+        hidden = self.widen(_replicated(hidden, self.margin))
         for _ in range(self.num_doublings):
             hidden = F.interpolate(hidden, scale_factor=2, mode="bilinear", align_corners=False)
-        return self.predictor(hidden).sigmoid() * self.max_depth_m
+        share = self.predictor(hidden).sigmoid()
+        if self.margin:
+            more = (self.margin - 1) * 2**self.num_doublings - 2  # than the two pixels that the last layers take
+            share = share[..., more : share.shape[-2] - more, more : share.shape[-1] - more]
+        if self.scale == "log":
+            return self.max_depth_m * LOG_RANGE ** (share - 1)
+        return share * self.max_depth_m
+
+
+def _replicated(maps: Tensor, by: int) -> Tensor:
+    """With the values of the border so many times around it; not by `F.pad`, whose gradients on GPUs vary."""
+    if by:
+        maps = torch.cat([*[maps[..., :1]] * by, maps, *[maps[..., -1:]] * by], dim=-1)
+        maps = torch.cat([*[maps[..., :1, :]] * by, maps, *[maps[..., -1:, :]] * by], dim=-2)
+    return maps

@@ -139,7 +139,7 @@ class Planner:
             BudgetError: If there is no way to predict a picture within the budget.
             UsageError: If a picture cannot be read.
         """
-        cuts, pictures = plain_windows(fit), list[Member]()
+        cuts, pictures = windows_of(fit), list[Member]()
         batch_size = batch_size if fit.scales == (1.0,) else 1
         with closing(self._members(sources, fit)) as members:
             for member in members:
@@ -260,7 +260,7 @@ class Planner:
         rows = self.rows(size[1])
         for those in (most_rows(size[1]), rows):  # with as many as ever, probabilities are the same to the bit
             if self.memory_bytes is None or self.stream_bytes(fit, size, rows=those) <= self.memory_bytes:
-                return Group(pictures, fit, plain_windows(fit), those)
+                return Group(pictures, fit, windows_of(fit), those)
         multiple = self.model.output_multiple_px
         largest = min(max(fitted_size(fit, *size, max(fit.scales))), fit.window_px or 2**31)
         sides = range(SMALLEST * multiple, largest, multiple)
@@ -290,7 +290,7 @@ class Planner:
         warnings.warn(SMALLER_WARNING, stacklevel=2)
         chosen = fits[fitting - 1]
         note = f"at a short side of {min(fitted_size(chosen, *size))} px instead of {usual} px"
-        return Group([member], chosen, plain_windows(chosen), note=note)
+        return Group([member], chosen, windows_of(chosen), note=note)
 
     def _error(self, size: tuple[int, int], fit: Resize, needed: int, how: str) -> BudgetError:
         height, width = fitted_size(fit, *size)
@@ -335,9 +335,13 @@ def check_fitted_size(picture: Image.Image, fit: Resize, name: str) -> None:
         )
 
 
-def plain_windows(fit: Resize) -> PlainWindows | None:
+def windows_of(fit: Resize) -> Cuts | None:
     """How a fit cuts a picture; none = not at all."""
-    return None if fit.window_px is None or fit.stride_px is None else PlainWindows(fit.window_px, fit.stride_px)
+    if fit.window_px is None or fit.stride_px is None:
+        return None
+    if fit.blend:
+        return SmoothWindows(fit.window_px, fit.window_px - fit.stride_px)
+    return PlainWindows(fit.window_px, fit.stride_px)
 
 
 def _window(fit: Resize, height: int, width: int) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vpd.metrics.accumulator import Accumulator
@@ -14,6 +15,14 @@ Crop = Literal["nyu", "garg", "eigen"]
 
 ERRORS = ("d1", "d2", "d3", "abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog")
 """Names of the errors, in the order of `depth_errors`."""
+EDGE_JUMP = 1.1
+"""Far over near, of two neighbours between which there is an edge."""
+EDGE_PX = 3
+"""Pixels on either side of an edge that count as near it."""
+EDGE_ERRORS = ("rmse", "abs_rel")
+"""Those of `ERRORS` that are taken near edges."""
+EDGES = "_edges"
+"""Ending of their names."""
 
 
 def crop_window(crop: Crop | None, height: int, width: int) -> tuple[slice, slice]:
@@ -75,6 +84,33 @@ def evaluated_pixels(
     pred = torch.nan_to_num(pred, nan=min_depth_m, posinf=max_depth_m, neginf=max_depth_m)
     counted = (target > min_depth_m) & (target < max_depth_m)
     return pred[counted], target[counted]
+
+
+def near_edges(target_m: Tensor) -> Tensor:
+    """Pixels that lie within 3 px of an edge of true depth, on either side of it.
+
+    An edge runs between two pixels, side by side or one above the other, of which one is more than `EDGE_JUMP` times
+    as far as the other; both must be measured.
+
+    Args:
+        target_m: True depth, `(H, W)` or `(1, H, W)`, metres; 0 marks pixels without a measurement.
+
+    Returns:
+        Bool, of the same shape.
+
+    Source: the ratio as in Bochkovskii et al. 2024 (Depth Pro), section 3.2 (https://arxiv.org/abs/2410.02073).
+    """
+    beside = torch.zeros_like(target_m, dtype=torch.bool)
+    for axis in (-2, -1):
+        steps = target_m.shape[axis] - 1
+        first, second = target_m.narrow(axis, 0, steps), target_m.narrow(axis, 1, steps)
+        near, far = torch.minimum(first, second), torch.maximum(first, second)
+        is_edge = (near > 0) & (far > EDGE_JUMP * near)
+        for start in (0, 1):
+            beside.narrow(axis, start, steps).logical_or_(is_edge)
+    reach = EDGE_PX - 1  # the pixels beside the edge are the first
+    grown = F.max_pool2d(beside.reshape(1, 1, *target_m.shape[-2:]).float(), 2 * reach + 1, stride=1, padding=reach)
+    return grown.reshape(target_m.shape) > 0
 
 
 def depth_errors(pred_m: Tensor, target_m: Tensor) -> Tensor:
@@ -144,3 +180,24 @@ class DepthMetrics(Accumulator):
         """Mean of each of `ERRORS`, and `images`, how many were counted; totals `(..., 10)`."""
         *errors, images = totals.unbind(dim=-1)
         return {name: error / images for name, error in zip(ERRORS, errors, strict=True)} | {"images": images}
+
+
+class EdgeMetrics(DepthMetrics):
+    """`EDGE_ERRORS` of the pixels near edges of true depth (`near_edges`), averaged over the images that have some.
+
+    Args:
+        min_depth_m: As for `DepthMetrics`.
+        max_depth_m: As for `DepthMetrics`.
+        crop: As for `DepthMetrics`; edges at its border count with what of them is inside.
+    """
+
+    def row(self, pred_m: Tensor, target_m: Tensor) -> Tensor:
+        """As for `DepthMetrics`; zeros where there is no edge."""
+        if pred_m.shape == target_m.shape:
+            target_m = torch.where(near_edges(target_m), target_m, 0)
+        return super().row(pred_m, target_m)
+
+    def values(self, totals: Tensor) -> dict[str, Tensor]:
+        """Mean of each of `EDGE_ERRORS`, and `images`, how many have edges; totals `(..., 10)`."""
+        values = super().values(totals)
+        return {name: values[name] for name in (*EDGE_ERRORS, "images")}

@@ -22,11 +22,12 @@ from vpd.heads.deconv import DeconvHead
 from vpd.inference.cache import FrozenCaches
 from vpd.inference.inputs import one_each
 from vpd.inference.plan import Asked
-from vpd.metrics.depth import DepthMetrics
+from vpd.metrics.depth import EDGE_JUMP, EDGE_PX, EDGES, DepthMetrics, EdgeMetrics
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import EmbedNames, embed_names
 from vpd.prompts.names import published_prompts as read_published_prompts
-from vpd.tasks.losses import LossSum, silog_loss_sum
+from vpd.tasks.depth_losses import depth_loss_sum
+from vpd.tasks.losses import LossSum
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.predictions import DepthPrediction, read_shown_range
 from vpd.tasks.recipes import recipe_backbone
@@ -35,6 +36,11 @@ from vpd.tensors import Batch
 
 REFERENCE_FIT = Resize(mode="resize_short", size_px=480, max_long_px=1920, window_px=480, stride_px=160, flip=True)
 """640x480 is cut into two 480x480 windows, each run with its mirror image: 4 passes, as published."""
+OPTIONS: dict[Recipe, dict[str, Any]] = {
+    "reference": {"loss_over": "batch"},
+    "default": {"loss_over": "image", "head_padding": "replicate", "head_skips": True},
+}
+"""Fields of a new model's configuration that a recipe decides."""
 RATES = {"learning_rate": 5e-4, "weight_decay": 0.1, "unet_lr_scale": 0.01, "batch_size": 24}
 MEAN_SCENE = "mean of all scenes"
 """What a prediction says of its prompt where no scene was given."""
@@ -95,6 +101,9 @@ class DepthModel(PerceptionModel[DepthPrediction]):
             deconv_channels=config.deconv_channels,
             head_channels=config.head_channels,
             norm=config.head_norm,
+            padding=config.head_padding or "zeros",
+            has_skips=bool(config.head_skips),
+            scale=config.depth_scale or "linear",
         )
         super().__init__(config, backbone=backbone, head=head, text_encoder=text_encoder)
         self.register_buffer("scene_embeddings", torch.zeros(len(config.scenes), backbone.text_dim))
@@ -121,7 +130,8 @@ class DepthModel(PerceptionModel[DepthPrediction]):
             scenes: Names of scene classes to make prompts from, such as `kitchen`.
             max_depth_m: Largest depth the model can output, metres.
             recipe: `reference` as published, or `default`.
-            fit: How `predict` fits images; none = short side 480, square windows, each with its mirror image.
+            fit: How `predict` fits images; none = short side 480, square windows, each with its mirror image; by
+                default blended.
             gradient_checkpointing: Recompute the UNet's blocks in the backward pass, or of them what is `cheap`.
             backbone_options: Those of `BACKBONE_OPTIONS` that are not as the recipe has them.
             published_prompts: Take the embeddings that the published model was trained with; for the scenes of NYU.
@@ -139,8 +149,8 @@ class DepthModel(PerceptionModel[DepthPrediction]):
             backbone=backbone.config,
             scenes=scenes,
             max_depth_m=max_depth_m,
-            fit=fit or REFERENCE_FIT,
-            **{"loss_over": "batch" if recipe == "reference" else "image", **options},
+            fit=fit or REFERENCE_FIT.model_copy(update={"blend": recipe != "reference"}),
+            **{**OPTIONS[recipe], **options},
         )
         model = cls(config, backbone=backbone)
         if published_prompts:
@@ -157,11 +167,12 @@ class DepthModel(PerceptionModel[DepthPrediction]):
         height, width = images.shape[-2:]
         _, text = self.read_prompts(text_embeds)
         padded, latents = self.padded(images, caches)
-        fused = self.head.fused(self.backbone(padded, text, latents=latents).maps)
+        maps = self.backbone(padded, text, latents=latents).maps
+        fused = self.head.fused(maps)
         # What was fused from the padding is cut off before decoding, as in the reference (480 px: 16 -> 15).
         stride = self.head.fused_stride
         fused = fused[..., : -(-height // stride), : -(-width // stride)]
-        return self.head.decode(fused)[..., :height, :width]
+        return self.head.decode(fused, maps)[..., :height, :width]
 
     @property
     def export_multiple_px(self) -> int:
@@ -185,7 +196,7 @@ class DepthModel(PerceptionModel[DepthPrediction]):
         return torch.stack(rows)[:, None]
 
     def loss_sum(self, batch: Batch, *, caches: FrozenCaches | None = None) -> LossSum:
-        """Scale-invariant log errors of a batch with `depth_m`, and how many: one an image, or one of the batch."""
+        """Log errors of a batch with `depth_m`, and how many: one an image, or one of the batch."""
         if batch.depth_m is None:
             raise UsageError("Depth trains on depth maps; this data has none.")
         scenes = batch.scenes or [None] * len(batch.images)
@@ -193,7 +204,13 @@ class DepthModel(PerceptionModel[DepthPrediction]):
         truth_m = batch.depth_m
         if not self.config.counts_beyond:  # no output can reach it, and evaluation does not count it
             truth_m = torch.where(truth_m < self.config.max_depth_m, truth_m, 0)
-        return silog_loss_sum(depth_m, truth_m, over=self.config.loss_over)
+        return depth_loss_sum(
+            depth_m,
+            truth_m,
+            over=self.config.loss_over,
+            pixels=self.config.pixel_loss or "silog",
+            gradient_weight=self.config.gradient_loss or 0.0,
+        )
 
     @classmethod
     def example_batch(cls, size: int, side_px: int) -> Batch:
@@ -246,16 +263,18 @@ class DepthModel(PerceptionModel[DepthPrediction]):
         return self.scene_embeddings
 
     def measures(self, sample_set: SampleSet) -> Measures:
-        """Errors averaged over images; the data set says which true depth counts, or the model's range does."""
+        """Errors averaged over images, of all pixels and near edges; the data or the model's range say what counts."""
         counted = getattr(sample_set, "counted", CountedDepth())  # sets need not inherit from SampleSet
-        metrics = DepthMetrics(
-            min_depth_m=counted.min_depth_m,
-            max_depth_m=counted.max_depth_m or self.config.max_depth_m,
-            crop=counted.crop,
+        max_depth_m = counted.max_depth_m or self.config.max_depth_m
+        limits: dict[str, Any] = {"min_depth_m": counted.min_depth_m, "max_depth_m": max_depth_m, "crop": counted.crop}
+        part = f"inside the {counted.crop} crop" if counted.crop else "no crop"
+        between = f"true depth between {counted.min_depth_m:g} and {max_depth_m:g} m, {part}"
+        jump = f"{100 * (EDGE_JUMP - 1):.0f} %"
+        near = f"of these the pixels within {EDGE_PX} px of edges, where true depth jumps by more than {jump}"
+        return Measures(
+            {"": DepthMetrics(**limits), EDGES: EdgeMetrics(**limits)},
+            {"": f"errors averaged over images; {between}", EDGES: near},
         )
-        part = f"inside the {metrics.crop} crop" if metrics.crop else "no crop"
-        between = f"true depth between {metrics.min_depth_m:g} and {metrics.max_depth_m:g} m, {part}"
-        return Measures({"": metrics}, {"": f"errors averaged over images; {between}"})
 
     def words_of(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """The scene of each, where the model knows it."""
@@ -293,8 +312,9 @@ class DepthModel(PerceptionModel[DepthPrediction]):
     @classmethod
     def training_fit(cls, recipe: Recipe, crop_px: int) -> Resize:
         """See `Task`."""
-        stride_px = max(1, crop_px // 3)
-        return Resize(size_px=crop_px, max_long_px=4 * crop_px, window_px=crop_px, stride_px=stride_px, flip=True)
+        windows = {"window_px": crop_px, "stride_px": -(-crop_px // 3)}  # 4:3 is cut into two
+        blend = recipe != "reference"
+        return Resize(size_px=crop_px, max_long_px=4 * crop_px, **windows, blend=blend, flip=True)
 
     @classmethod
     def augmentation(cls, recipe: Recipe, crop_px: int, *, max_depth_m: float = 10.0) -> Pipeline:

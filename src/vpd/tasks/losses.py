@@ -158,14 +158,7 @@ def silog_loss_sum(
     Over the batch it is the root of the batch's statistics, which is no sum: the weight then is 1, so that batches
     of any size count the same.
     """
-    if pred_m.shape != target_m.shape:
-        raise ValueError(
-            f"Predicted depth is {tuple(pred_m.shape)}, true depth is {tuple(target_m.shape)}; they must "
-            "have the same shape, (b, 1, H, W)."
-        )
-    measured = target_m > 0
-    pred, target = (_at_least_float32(torch.where(measured, depth, 1)) for depth in (pred_m, target_m))
-    log_diff = target.log() - pred.clamp(min=_MIN_PRED_M).log()  # 0 where nothing is measured
+    log_diff, measured = log_ratio(pred_m, target_m)
     axes = tuple(range(0 if over == "batch" else 1, pred_m.ndim))
     measured_pixels = measured.sum(dim=axes)
     pixels = measured_pixels.clamp(min=1)
@@ -174,6 +167,22 @@ def silog_loss_sum(
     exact = variance <= 0  # the root has no gradient at 0; false for NaN, which must show
     errors = torch.where(exact, 0, torch.where(exact, 1, variance).sqrt())
     return errors.sum(), torch.ones_like(pixels) if over == "batch" else (measured_pixels > 0).sum()
+
+
+def log_ratio(pred_m: Tensor, target_m: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithm of true over predicted depth, 0 where nothing is measured, and where something is.
+
+    Raises:
+        ValueError: If shapes differ.
+    """
+    if pred_m.shape != target_m.shape:
+        raise ValueError(
+            f"Predicted depth is {tuple(pred_m.shape)}, true depth is {tuple(target_m.shape)}; they must "
+            "have the same shape, (b, 1, H, W)."
+        )
+    measured = target_m > 0
+    pred, target = (_at_least_float32(torch.where(measured, depth, 1)) for depth in (pred_m, target_m))
+    return target.log() - pred.clamp(min=_MIN_PRED_M).log(), measured
 
 
 def _picture_loss_sum(logits: Tensor, labels: Tensor, weights: Tensor | None, *, with_cross_entropy: bool) -> LossSum:

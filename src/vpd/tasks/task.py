@@ -226,7 +226,7 @@ class Task(Generic[P]):
         images, truths = [sample.image for sample in samples], [truth_of(sample, self.truth) for sample in samples]
         predictions = self.predict(images, batch_size=len(samples), **self.words_of(samples), **options)
         return [
-            (prediction, {"": measures.row("", sample, self.measured(prediction), truth)})
+            (prediction, {end: measures.row(end, sample, self.measured(prediction), truth) for end in measures.metrics})
             for sample, prediction, truth in zip(samples, predictions, truths, strict=True)
         ]
 
