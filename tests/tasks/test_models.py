@@ -276,7 +276,7 @@ def test_depth_takes_what_helps_by_default_and_what_was_published_by_the_referen
     assert not told.keys() & (DepthConfig.later - {"count_beyond"}) and "blend" not in told["fit"]
     assert made["reference"].head.margin == 0 and not list(made["reference"].head.skips)
     fit = made["default"].config.fit
-    assert fit.blend and made["default"].head.margin > 0 and len(made["default"].head.skips) == 2
+    assert fit.blend and made["default"].head.margin > 0
     assert DepthModel.training_fit("default", 480) == fit
     assert DepthModel.training_fit("reference", 480) == made["reference"].config.fit
 
@@ -284,8 +284,9 @@ def test_depth_takes_what_helps_by_default_and_what_was_published_by_the_referen
 @pytest.mark.parametrize("size", [(64, 64), (40, 96), (33, 70)])
 def test_options_of_depth_train_at_any_size(tiny_diffusion: Path, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    options = {"depth_scale": "log", "pixel_loss": "log_l1", "gradient_loss": 0.5, "head_channels": 8}
-    model = DepthModel.from_diffusion(tiny_diffusion, scenes=["kitchen"], feature_channels=32, **options)
+    options = {"head_skips": True, "depth_scale": "log", "pixel_loss": "log_l1", "gradient_loss": 0.5}
+    small = {"scenes": ["kitchen"], "feature_channels": 32, "head_channels": 8}
+    model = DepthModel.from_diffusion(tiny_diffusion, **small, **options)
     batch = Batch(images=torch.rand(2, 3, *size), names=["a", "b"], depth_m=torch.rand(2, 1, *size) + 1)
     first = model.loss(batch)
     first.backward()
