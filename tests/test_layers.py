@@ -31,6 +31,7 @@ FLOORS = (
     ("pretraining",),
     ("demo",),
     ("bench",),
+    ("serving",),
     ("cli",),
 )
 """From the ground up; rooms of one floor may use one another, as long as there is no circle of files."""

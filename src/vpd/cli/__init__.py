@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from vpd.cli import bench, convert, data, demo, doctor, evaluate, export, info, predict, pretrain, train
+from vpd.cli import app, bench, convert, data, demo, doctor, evaluate, export, info, predict, pretrain, train
 from vpd.errors import UsageError, wrong_fields
 from vpd.version import __version__
 
@@ -29,6 +29,7 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "eval": (evaluate.evaluate, "Measure a model on a data set."),
     "convert": (convert.convert, "Turn a published checkpoint into a model."),
     "export": (export.export, "Write a model for torch.export, ONNX or OpenVINO."),
+    "app": (app.app, "A page and an HTTP service in front of models."),
     "bench": (bench.bench, "How fast a model is here, and which options pay."),
     "info": (info.info, "Tell what a model or checkpoint is."),
     "doctor": (doctor.doctor, "Check the installation."),

@@ -111,8 +111,17 @@ class _Quiet:
 _QUIET = _Quiet()
 
 
-def decode_file(path: Path | Encoded, formats: tuple[str, ...]) -> Decoded:
+class TooLargeError(UsageError):
+    """An image with more pixels than may be decoded."""
+
+
+def decode_file(path: Path | Encoded, formats: tuple[str, ...], *, most_px: int = MAX_PIXELS) -> Decoded:
     """The decoded first picture of a file.
+
+    Args:
+        path: The file.
+        formats: What it may be.
+        most_px: Most pixels that are decoded.
 
     Raises:
         UsageError: If there is no such file, or it is empty, too large, truncated, or no image of these formats.
@@ -125,14 +134,14 @@ def decode_file(path: Path | Encoded, formats: tuple[str, ...]) -> Decoded:
         if not (path.content if isinstance(path, Encoded) else path.stat().st_size):
             raise UsageError(f"{path}: the file is empty")
         with _QUIET:  # Pillow warns of sizes that we allow and of odd metadata
-            return _decode(path, formats)
+            return _decode(path, formats, most_px)
     except UsageError:
         raise
     except UnidentifiedImageError:
         raise UsageError(f"{path}: {_unknown(path, formats)}") from None
     except Image.DecompressionBombError as error:
         pixels = int(re.findall(r"\d+", f"{error} 0")[0])
-        raise UsageError(_too_large(str(path), pixels / 1e6)) from None
+        raise TooLargeError(_too_large(str(path), pixels / 1e6, most_px)) from None
     except OSError as error:
         what = error.strerror or f"damaged image, {first_line(error)}"
         raise UsageError(f"{path}: cannot be read ({what})") from error
@@ -140,21 +149,38 @@ def decode_file(path: Path | Encoded, formats: tuple[str, ...]) -> Decoded:
         raise UsageError(f"{path}: cannot be read (damaged image, {first_line(error)})") from error
 
 
-def _decode(path: Path | Encoded, formats: tuple[str, ...]) -> Decoded:
+def declared_pixels(file: Encoded, formats: tuple[str, ...], *, most_px: int = MAX_PIXELS) -> int | None:
+    """Pixels that the header of an image file tells of; none where decoding it will say what is wrong.
+
+    Raises:
+        TooLargeError: If they are more than `most_px`.
+    """
+    known = tuple(kind for kind in formats if kind != "HEIF")
+    try:
+        with _QUIET, Image.open(io.BytesIO(file.content), formats=known) as image:
+            check_size(image.size, str(file), most_px=most_px)
+            return image.width * image.height
+    except TooLargeError:
+        raise
+    except Exception:  # decoders raise every kind of exception on damaged files
+        return None
+
+
+def _decode(path: Path | Encoded, formats: tuple[str, ...], most_px: int) -> Decoded:
     """`decode_file` for a file that is there; what Pillow has no way to read is given to it in one that it knows."""
     name = str(path)
     try:
-        return _load(io.BytesIO(path.content) if isinstance(path, Encoded) else path, name, formats)
+        return _load(io.BytesIO(path.content) if isinstance(path, Encoded) else path, name, formats, most_px)
     except UnidentifiedImageError:
         with _opened(path) as file:
             found = found_format(file.read(HEAD_BYTES))
             file.seek(0)
             if found == "HEIF" and found in formats:
-                return _load_image(import_module("pillow_heif").HeifImageFile(file), name)
+                return _load_image(import_module("pillow_heif").HeifImageFile(file), name, most_px)
             pixels = read_tiff_pixels(file) if found == "TIFF" and found in formats else None
             if pixels and pixels.is_grey_float16:
                 file.seek(0)
-                decoded = _load(float16_as_integers(file, pixels), name, ("TIFF",))
+                decoded = _load(float16_as_integers(file, pixels), name, ("TIFF",), most_px)
                 return decoded._replace(image=float16_of_integers(decoded.image))
         raise
     except ValueError:  # Pillow unpacks no more than a megabyte of text, whatever the picture
@@ -162,18 +188,18 @@ def _decode(path: Path | Encoded, formats: tuple[str, ...]) -> Decoded:
             if "PNG" not in formats or file.read(len(SIGNATURE)) != SIGNATURE:
                 raise
             file.seek(0)
-            return _load(without_packed_texts(file), name, ("PNG",))
+            return _load(without_packed_texts(file), name, ("PNG",), most_px)
 
 
-def _load(source: Path | IO[bytes], name: str, formats: tuple[str, ...]) -> Decoded:
+def _load(source: Path | IO[bytes], name: str, formats: tuple[str, ...], most_px: int) -> Decoded:
     known = tuple(kind for kind in formats if kind != "HEIF")  # Pillow knows it only where somebody registered it
     with Image.open(source, formats=known) as image:
-        return _load_image(image, name)
+        return _load_image(image, name, most_px)
 
 
-def _load_image(image: Image.Image, name: str) -> Decoded:
+def _load_image(image: Image.Image, name: str, most_px: int) -> Decoded:
     """Decode an image that was opened, once its size is known to be allowed."""
-    check_size(image.size, name)
+    check_size(image.size, name, most_px=most_px)
     raw_mode, frames = _raw_mode(image), 1
     try:
         file = getattr(image, "fp", None)
@@ -214,8 +240,8 @@ def mode_words(mode: str) -> str:
     return _MODES.get(mode, "one channel of 16 bits or more" if mode.startswith("I") else f"channels {mode}")
 
 
-def check_size(size: tuple[int, int], name: str) -> None:
-    """Refuse images without pixels or with more than `MAX_PIXELS`.
+def check_size(size: tuple[int, int], name: str, *, most_px: int = MAX_PIXELS) -> None:
+    """Refuse images without pixels or with more than `most_px`.
 
     Raises:
         UsageError: If `(width, height)` is outside the limits.
@@ -223,8 +249,8 @@ def check_size(size: tuple[int, int], name: str) -> None:
     width, height = size
     if width < 1 or height < 1:
         raise UsageError(f"{name}: the image has no pixels ({width}x{height})")
-    if width * height > MAX_PIXELS:
-        raise UsageError(_too_large(f"{name}: {width}x{height}", width * height / 1e6))
+    if width * height > most_px:
+        raise TooLargeError(_too_large(f"{name}: {width}x{height}", width * height / 1e6, most_px))
 
 
 def to_rgb(image: Image.Image, name: str, *, stretch: bool = False, turn: bool = True) -> Image.Image:
@@ -265,5 +291,5 @@ def _raw_mode(image: Image.Image) -> str:
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
-def _too_large(what: str, megapixels: float) -> str:
-    return f"{what}: {megapixels:.0f} megapixels; the limit is {MAX_PIXELS / 1e6:.0f}. Shrink the image first"
+def _too_large(what: str, megapixels: float, most_px: int) -> str:
+    return f"{what}: {megapixels:.0f} megapixels; the limit is {most_px / 1e6:.3g}. Shrink the image first"

@@ -15,6 +15,7 @@ from torch import Tensor
 from vpd.errors import UsageError
 from vpd.files.decoding import (
     LOSSLESS_FORMATS,
+    MAX_PIXELS,
     PHOTO_FORMATS,
     Encoded,
     check_size,
@@ -52,9 +53,9 @@ class Picture(NamedTuple):
     """What a user should know of how it was read."""
 
 
-def read_picture(source: str | Path | Encoded, *, stretch: bool = False) -> Picture:
-    """Picture of a file as `read_image` reads it, and what is to be said of that."""
-    decoded = decode_file(_file(source), PHOTO_FORMATS)
+def read_picture(source: str | Path | Encoded, *, stretch: bool = False, most_px: int = MAX_PIXELS) -> Picture:
+    """Picture of a file as `read_image` reads it, and what is to be said of that; of `most_px` pixels at most."""
+    decoded = decode_file(_file(source), PHOTO_FORMATS, most_px=most_px)
     notes = [f"first of {decoded.frames} frames"] if decoded.frames > 1 else []
     if is_deep(decoded.image) and not stretch and (note := range_note(decoded.image)):
         notes.append(note)

@@ -46,6 +46,7 @@ def word_maps(
     *,
     adapter: nn.Module | None = None,
     stride: int | None = None,
+    length: int | None = None,
 ) -> list[WordMap]:
     """Attention to each word of a text, in reading order; a word of several tokens has their sum.
 
@@ -56,6 +57,7 @@ def word_maps(
         text: Words; those beyond the encoder's length are left out.
         adapter: Text adapter of an adapted model, if its own attention is wanted.
         stride: Pixels to one step of the map; none = the finest there is.
+        length: Tokens that the text is padded or cut to, as the model was trained; none = the encoder's longest.
 
     Raises:
         ValueError: If the backbone has no map of this stride.
@@ -64,8 +66,9 @@ def word_maps(
     stride = min(strides) if stride is None else stride
     if stride not in strides:
         raise ValueError(f"This backbone has attention maps at strides {strides}, not at {stride}.")
-    words = words_of_tokens(encoder, text)
-    embeds = encoder.tokens([text], length=encoder.model.config.max_position_embeddings)
+    length = encoder.model.config.max_position_embeddings if length is None else length
+    words = [(word, places) for word, places in words_of_tokens(encoder, text) if places[-1] < length - 1]
+    embeds = encoder.tokens([text], length=length)
     embeds = embeds.to(next(backbone.parameters()))
     features = backbone(to_tensor(image).to(embeds), embeds if adapter is None else adapter(embeds))
     width, height = image.size

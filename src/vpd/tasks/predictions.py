@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,8 @@ from vpd.tasks.conversions import Region, coco_data, detections
 
 _LARGEST_16_BIT = 65535
 _MILLIMETRES_TO_M = 65.0
+Target = str | Path | BinaryIO
+"""Where a data file goes: a path that ends in `.png`, or an open file."""
 
 
 class Prediction(Protocol):
@@ -45,7 +47,7 @@ class Prediction(Protocol):
     def note(self) -> str:
         """What was done to stay within `memory` that changes the prediction; empty = nothing."""
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: Target) -> None:
         """Write the data file."""
 
     def overlay(self) -> Image.Image:
@@ -83,11 +85,11 @@ class SegmentationPrediction:
         found = [f"{each['name']} {percent(each['share'])}" for each in self.facts()["classes"]]
         return _line(self, first_names(found))
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: Target) -> None:
         """Write the labels as a PNG of 8 bits, or 16 with more than 255 classes; the names stand in its text.
 
         Raises:
-            UsageError: If the name does not end in `.png`, or there are more classes than 16 bits hold.
+            UsageError: If a path does not end in `.png`, or there are more classes than 16 bits hold.
         """
         _save_png(path, self.to_pil(), {"classes": json.dumps(self.classes, ensure_ascii=False)})
 
@@ -183,11 +185,11 @@ class MaskPrediction:
         share = f"{percent(float(self.mask.float().mean()))} of the picture" if self.mask.any() else "nothing found"
         return _line(self, f"{self.text!r}, {share}")
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: Target) -> None:
         """Write the mask as an 8-bit PNG, 0 or 255; the expression stands in its text.
 
         Raises:
-            UsageError: If the name does not end in `.png`.
+            UsageError: If a path does not end in `.png`.
         """
         _save_png(path, self.to_pil(), {"text": self.text})
 
@@ -271,11 +273,11 @@ class DepthPrediction:
         """What one step of a pixel means in the data file; see `metres_per_step`."""
         return metres_per_step(self.max_depth_m)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: Target) -> None:
         """Write the depth as a 16-bit PNG, 0 = none; `metres_per_step` stands in its text.
 
         Raises:
-            UsageError: If the name does not end in `.png`.
+            UsageError: If a path does not end in `.png`.
         """
         _save_png(path, self.to_pil(), {DEPTH_SCALE_KEY: str(self.metres_per_step)})
 
@@ -355,12 +357,15 @@ def _note(note: str) -> dict[str, str]:
     return {"note": note} if note else {}
 
 
-def _save_png(path: str | Path, picture: Image.Image, texts: dict[str, str]) -> None:
-    path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise UsageError(f"Predictions are saved as PNG, which loses nothing; {path.name!r} must end in .png.")
+def _save_png(path: Target, picture: Image.Image, texts: dict[str, str]) -> None:
     info = PngInfo()
     for key, text in texts.items():
         info.add_itxt(key, text)
+    if not isinstance(path, (str, Path)):
+        picture.save(path, format="PNG", pnginfo=info)
+        return
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"Predictions are saved as PNG, which loses nothing; {path.name!r} must end in .png.")
     with atomic_write(path) as temporary:
         picture.save(temporary, format="PNG", pnginfo=info)

@@ -1,0 +1,100 @@
+"""Predictions in the forms in which they leave the service."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from vpd.errors import UsageError
+from vpd.serving.point_cloud import point_cloud
+from vpd.serving.schemas import Answer, DepthAnswer, FoundClass, ReferAnswer, Rle, SegmentAnswer
+from vpd.serving.served import Answered
+from vpd.tasks.predictions import Prediction
+
+_JPEG = {"quality": 90, "subsampling": 0}
+_JPEG_MAX_PX = 65_500
+
+
+class File(NamedTuple):
+    """A file to send."""
+
+    content: bytes
+    kind: str
+    """Media type."""
+    name: str
+    """What a browser saves it as."""
+
+
+def data_file(prediction: Any) -> bytes:
+    """The PNG that `vpd predict` writes."""
+    buffer = io.BytesIO()
+    prediction.save(buffer)
+    return buffer.getvalue()
+
+
+def array_file(prediction: Any) -> bytes:
+    """The pixels in NumPy's format: labels, probabilities, or metres."""
+    for name in ("labels", "probability", "depth_m"):
+        if hasattr(prediction, name):
+            buffer = io.BytesIO()
+            np.save(buffer, getattr(prediction, name).numpy(), allow_pickle=False)
+            return buffer.getvalue()
+    raise UsageError(f"{type(prediction).__name__} has no pixels to send.")
+
+
+def overlay_file(prediction: Any) -> bytes:
+    """The picture that `vpd predict` draws."""
+    drawn = prediction.overlay()
+    drawn.thumbnail((_JPEG_MAX_PX, _JPEG_MAX_PX))
+    buffer = io.BytesIO()
+    drawn.save(buffer, format="JPEG", **_JPEG)
+    return buffer.getvalue()
+
+
+def as_file(prediction: Prediction, kind: str, *, fov_deg: float | None = None) -> File:
+    """A prediction as `png`, `npy`, `overlay` or `ply`.
+
+    Raises:
+        UsageError: If points are asked for without a field of view.
+    """
+    if kind == "ply":
+        if fov_deg is None:
+            raise UsageError("format=ply needs fov_deg, the camera's field of view in degrees, such as fov_deg=65.")
+        depth_m: NDArray[Any] = prediction.depth_m.numpy()  # type: ignore[attr-defined]  # of depth alone
+        return File(point_cloud(depth_m, prediction.image, fov_deg=fov_deg), "application/ply", "points.ply")
+    make, media, name = _FILES[kind]
+    return File(make(prediction), media, name)
+
+
+_FILES: dict[str, tuple[Callable[[Any], bytes], str, str]] = {
+    "png": (data_file, "image/png", "prediction.png"),
+    "npy": (array_file, "application/x-npy", "prediction.npy"),
+    "overlay": (overlay_file, "image/jpeg", "overlay.jpg"),
+}
+
+
+def as_answer(answered: Answered, model: str) -> Answer:
+    """A prediction as one of the typed answers."""
+    prediction: Any = answered.prediction
+    facts = prediction.facts()
+    notes = [*answered.notes, *([f"run {note}"] if (note := facts.pop("note", "")) else [])]
+    common = {"model": model, "height": prediction.image.height, "width": prediction.image.width, "notes": notes}
+    if hasattr(prediction, "labels"):
+        labels = prediction.labels.numpy()
+        found = [FoundClass(**each, rle=to_rle(labels == each["label"])) for each in facts["classes"]]
+        return SegmentAnswer(**common, classes=found)
+    if hasattr(prediction, "mask"):
+        return ReferAnswer(**common, **facts, rle=to_rle(prediction.mask.numpy()))
+    return DepthAnswer(**common, **facts)
+
+
+def to_rle(mask: NDArray[np.bool_]) -> Rle:
+    """A mask `(H, W)` in COCO's code."""
+    found = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    height, width = found["size"]
+    return Rle(size=(height, width), counts=found["counts"].decode("ascii"))

@@ -1,0 +1,206 @@
+"""Who may call, and how much: looked at before a request reaches the service or the page."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+from collections.abc import Awaitable, Callable
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vpd.serving.settings import ServiceSettings, is_loopback
+
+COOKIE = "vpd_token"
+TOKEN_FIELD = "token"  # noqa: S105, the name of the field
+_OPEN_PATHS = ("/healthz",)
+_GRACE_S = 0.5
+# what a page may load: from here alone; its framework compiles templates in the browser
+_CONTENT_POLICY = (
+    "default-src 'self' data: blob:; script-src 'self' blob: 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'self' 'unsafe-inline'; connect-src 'self' data: blob:; object-src 'none'; base-uri 'self'; "
+    "form-action 'self'; frame-ancestors 'self'"
+)
+_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+class Guard:
+    """ASGI middleware around service and page.
+
+    Lets nobody in without the token, where there is one; without, no page that came to this address by a name of its
+    own; no scripts of other origins than those named. Bodies end at their limit. Streams to browsers, which never end
+    by themselves, end when the service stops and is idle.
+
+    Args:
+        app: Service and page.
+        settings: Who is let in, and how large requests may be.
+        is_idle: Whether all that was accepted is finished.
+        most_bytes_of: Bytes that a request to a path may have; none = those of the settings.
+        is_open: Whether a path is one of those that the page or the service has.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: ServiceSettings,
+        *,
+        is_idle: Callable[[], bool] = lambda: True,
+        most_bytes_of: Callable[[str], int | None] = lambda path: None,
+        is_open: Callable[[str], bool] = lambda path: True,
+    ) -> None:
+        self._app, self._settings = app, settings
+        self._is_idle, self._most_bytes_of, self._is_open = is_idle, most_bytes_of, is_open
+        self._is_stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """End streams once all is finished."""
+        self._is_stopping.set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or answer it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return  # nothing here speaks over web sockets
+        headers, path = Headers(scope=scope), str(scope["path"])
+        refusal = self._refusal(scope, headers, path)
+        if refusal is not None:
+            await _answer(send, *refusal)
+            return
+        is_preflight = scope["method"] == "OPTIONS"  # browsers send it without token, and it is told nothing
+        if self._settings.token is not None and path not in _OPEN_PATHS and not is_preflight:
+            shown, query = self._token_of(scope, headers)
+            if not hmac.compare_digest(shown.encode(), self._settings.token.encode()):
+                remedy = "send the header Authorization: Bearer TOKEN, or open the page as /?token=TOKEN"
+                extra = {"www-authenticate": "Bearer"}
+                await _answer(send, 401, f"This service is for those who show its token: {remedy}.", extra)
+                return
+            if query is not None and scope["method"] == "GET":  # so that it stands neither in the bar nor in logs
+                await _redirect(
+                    send, path + (f"?{query}" if query else ""), shown, is_secure=scope["scheme"] == "https"
+                )
+                return
+        await self._pass(scope, receive, send, headers, path)
+
+    def _refusal(self, scope: Scope, headers: Headers, path: str) -> tuple[int, str] | None:
+        settings = self._settings
+        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+        if settings.token is None and is_loopback(settings.host) and host and not is_loopback(host):
+            return 421, f"This service is for this machine alone and does not answer to the name {host[:100]!r}."
+        origin = headers.get("origin")
+        is_foreign = origin and origin not in settings.origins and urlsplit(origin).netloc != headers.get("host")
+        if is_foreign and scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            return 403, f"Scripts of {str(origin)[:100]} may not call; --origin lets them."
+        if not self._is_open(path):
+            return 404, "There is no such page."
+        most = self._most(path)
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > most:
+            return 413, _too_long(most)
+        return None
+
+    def _most(self, path: str) -> int:
+        own = self._most_bytes_of(path)
+        return self._settings.most_bytes + 64 * 1024 if own is None else own  # a form is larger than its file
+
+    def _token_of(self, scope: Scope, headers: Headers) -> tuple[str, str | None]:
+        """The token that is shown; and the rest of the query, where it was shown there."""
+        kind, _, word = headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer":
+            return word.strip(), None
+        pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        if given := [value for name, value in pairs if name == TOKEN_FIELD]:
+            return given[0], urlencode([(name, value) for name, value in pairs if name != TOKEN_FIELD])
+        try:
+            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        except CookieError:
+            cookie = None
+        return (cookie.value if cookie else ""), None
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send, headers: Headers, path: str) -> None:
+        """Hand the request on with its body limited, and the answer back with what browsers are to heed."""
+        most, seen = self._most(path), 0
+        is_started = is_too_long = False
+
+        async def limited() -> Message:
+            nonlocal seen, is_too_long
+            if is_too_long:
+                return {"type": "http.disconnect"}
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > most:  # chunked, so that its length was not said
+                is_too_long = True
+                return {"type": "http.disconnect"}
+            return message
+
+        async def with_headers(message: Message) -> None:
+            nonlocal is_started
+            if is_too_long and not is_started:
+                return  # whatever is said of a body that ends too early
+            if message["type"] == "http.response.start":
+                is_started = True
+                answer = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    answer.setdefault(name, value)
+                if answer.get("content-type", "").startswith("text/html"):
+                    answer["content-security-policy"] = _CONTENT_POLICY
+            await send(message)
+
+        try:
+            if scope["method"] == "GET" and "text/event-stream" in headers.get("accept", ""):
+                await self._until_stopped(self._app(scope, receive, with_headers))
+            else:
+                await self._app(scope, limited, with_headers)
+        finally:
+            if is_too_long and not is_started:
+                await _answer(send, 413, _too_long(most), {"connection": "close"})
+
+    async def _until_stopped(self, stream: Awaitable[None]) -> None:
+        running = asyncio.ensure_future(stream)
+        stopping = asyncio.ensure_future(self._stopped_and_idle())
+        try:
+            await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            is_done = running.done()
+            for task in (running, stopping):
+                task.cancel()
+        if is_done:
+            await running
+
+    async def _stopped_and_idle(self) -> None:
+        await self._is_stopping.wait()
+        while not self._is_idle():
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(_GRACE_S)  # for the last results to be sent
+
+
+def _too_long(most_bytes: int) -> str:
+    return f"The request is larger than {most_bytes // 100_000 / 10:g} MB, the limit (--max-upload-mb)."
+
+
+async def _answer(send: Send, status: int, message: str, extra: dict[str, str] | None = None) -> None:
+    body = json.dumps({"detail": message}).encode()
+    headers = {"content-type": "application/json", "content-length": str(len(body)), **_HEADERS, **(extra or {})}
+    raw = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _redirect(send: Send, to: str, token: str, *, is_secure: bool) -> None:
+    """Keep the token in a cookie that scripts cannot read and other sites' pages do not send."""
+    cookie = SimpleCookie({COOKIE: token})
+    for name, value in {"httponly": True, "samesite": "Strict", "path": "/", "secure": is_secure}.items():
+        cookie[COOKIE][name] = value
+    path = "/" + to.lstrip("/")  # never to another host
+    headers = [(b"location", path.encode()), (b"set-cookie", cookie[COOKIE].OutputString().encode())]
+    headers += [(b"cache-control", b"no-store"), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 303, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})

@@ -1,0 +1,131 @@
+"""Parts of the service and the page that need no other package."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from vpd.errors import UsageError
+from vpd.serving.page.batch import safe_names
+from vpd.serving.page.scratch import PREFIX, Scratch, scratch_folder
+from vpd.serving.point_cloud import MOST_POINTS, point_cloud
+from vpd.serving.schemas import DepthRequest, ReferRequest, SegmentRequest
+from vpd.serving.settings import ServiceSettings, check_reach, is_loopback
+
+
+def read_ply(content: bytes) -> np.ndarray:
+    head, _, rest = content.partition(b"end_header\n")
+    assert b"format binary_little_endian 1.0" in head
+    points = np.frombuffer(rest, [("place", "<f4", 3), ("colour", "u1", 3)])
+    assert f"element vertex {len(points)}\n".encode() in head
+    return points
+
+
+def test_points_lie_where_a_pinhole_camera_saw_them() -> None:
+    depth_m = np.full((2, 4), 2.0, np.float32)
+    depth_m[0, 0] = 0  # unknown
+    image = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(2, 4, 3))
+    points = read_ply(point_cloud(depth_m, image, fov_deg=90))
+    assert len(points) == 7
+    # 90 degrees: at 2 m the picture is 4 m wide, a pixel 1 m
+    np.testing.assert_allclose(points["place"][:, 0], [-0.5, 0.5, 1.5, -1.5, -0.5, 0.5, 1.5], atol=1e-6)
+    np.testing.assert_allclose(points["place"][:, 1], [0.5] * 3 + [-0.5] * 4, atol=1e-6)
+    np.testing.assert_allclose(points["place"][:, 2], -2.0)
+    assert points["colour"][0].tolist() == [3, 4, 5]
+
+
+def test_points_keep_to_limits_and_number() -> None:
+    depth_m = np.array([[1.0, 2.0, 3.0, math.nan]], np.float32)
+    image = Image.new("RGB", (4, 1))
+    assert len(read_ply(point_cloud(depth_m, image, fov_deg=60, near_m=1.5, far_m=2.5))) == 1
+    big = np.ones((2000, 3000), np.float32)
+    assert MOST_POINTS / 4 < len(read_ply(point_cloud(big, Image.new("RGB", (3000, 2000)), fov_deg=60))) <= MOST_POINTS
+    with pytest.raises(UsageError, match="between 0 and 180"):
+        point_cloud(depth_m, image, fov_deg=180)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (["../../etc/passwd.png"], ["passwd.png"]),
+        (["..\\..\\x.jpg", "a/x.png"], ["x.jpg", "x_2.png"]),
+        (["", "..", "a\x00\nb.png"], ["picture", "picture_2", "a__b.png"]),
+        (["n" * 500 + ".jpeg"], ["n" * 80 + ".jpeg"]),
+        (["A.png", "a.PNG"], ["A.png", "a_2.PNG"]),
+    ],
+)
+def test_names_from_outside_become_plain_ones(given: list[str], wanted: list[str]) -> None:
+    assert safe_names(given) == wanted
+
+
+def test_uploads_are_swept_and_examples_stay() -> None:
+    with scratch_folder() as scratch:
+        assert scratch.folder.stat().st_mode & 0o077 == 0  # nobody else's to read
+        example = scratch.folder / "examples" / "a.png"
+        example.parent.mkdir()
+        example.write_bytes(b"x")
+        scratch.keep_all()
+        upload = scratch.folder / "hash" / "photo.jpg"
+        upload.parent.mkdir()
+        upload.write_bytes(b"12345")
+        assert scratch.bytes_used() == 6
+        scratch.sweep(time.time() + 10)
+        assert upload.exists()
+        scratch.sweep(time.time() + 10_000)
+        assert example.exists() and not upload.exists() and not upload.parent.exists()
+    assert not scratch.folder.exists()
+
+
+def test_what_a_killed_process_left_is_removed() -> None:
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    left = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{gone.stdout.strip()}-"))
+    running = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
+    try:
+        Scratch().close()
+        assert not left.exists() and running.exists()
+    finally:
+        running.rmdir()
+
+
+def test_other_machines_are_let_in_with_a_token_only() -> None:
+    assert all(map(is_loopback, ("127.0.0.1", "127.8.9.1", "::1", "[::1]", "localhost")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.0.2", "example.org", "")))
+    check_reach(ServiceSettings())
+    check_reach(ServiceSettings(host="0.0.0.0", token="a long word"))
+    with pytest.raises(UsageError, match="--token"):
+        check_reach(ServiceSettings(host="0.0.0.0"))
+    with pytest.raises(ValidationError, match="8 letters"):
+        ServiceSettings(token="short")
+    for origin in ("*", "example.org", "https://example.org/path"):
+        with pytest.raises(ValidationError, match="origin"):
+            ServiceSettings(origins=(origin,))
+
+
+def test_requests_are_read_from_words_and_unknown_ones_refused() -> None:
+    asked = SegmentRequest.model_validate({"classes": "sky, road", "size": "64"})
+    assert asked.words() == {"classes": ["sky", "road"]} and asked.size == 64
+    assert DepthRequest.model_validate({"fov_deg": "65", "format": "ply"}).words() == {}
+    assert ReferRequest.model_validate({"text": "a", "threshold": "0.3"}).words() == {"text": "a", "threshold": 0.3}
+    wrong = (
+        (SegmentRequest, {"text": "a"}),
+        (SegmentRequest, {"classes": "a,,b"}),
+        (SegmentRequest, {"format": "exe"}),
+        (ReferRequest, {}),
+        (ReferRequest, {"text": " "}),
+        (ReferRequest, {"text": "a" * 501}),
+        (DepthRequest, {"fov_deg": "nan"}),
+        (DepthRequest, {"size": "1e9"}),
+    )
+    for kind, words in wrong:
+        with pytest.raises(ValidationError):
+            kind.model_validate(words)

@@ -1,0 +1,317 @@
+"""The HTTP service: answers in every form, refusals that say why, and nothing that a bad upload could break."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import threading
+import zipfile
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from serving_models import needs, picture_bytes
+from vpd.files.images import DEPTH_SCALE_KEY
+from vpd.serving.served import Served
+
+needs("fastapi", "fastapi_offline", "prometheus_client", "python_multipart", "httpx")
+
+from starlette.testclient import TestClient  # noqa: E402
+
+from vpd.serving.guard import Guard  # noqa: E402
+from vpd.serving.routes import create_app, is_service_path  # noqa: E402
+from vpd.serving.service import Service  # noqa: E402
+from vpd.serving.settings import ServiceSettings  # noqa: E402
+
+pytestmark = pytest.mark.extras
+TASKS = ("segment", "refer", "depth")
+WORDS: dict[str, dict[str, str]] = {"segment": {}, "refer": {"text": "the red cube"}, "depth": {}}
+
+
+def guarded(served: dict[str, Served], base_url: str = "http://127.0.0.1", **settings: Any) -> TestClient:
+    """A client of a service with these settings."""
+    own = ServiceSettings(**{"max_upload_mb": 1.0, **settings})
+    service = Service(list(served.values()), own)
+    app = Guard(create_app(service), own, is_open=is_service_path)
+    client = TestClient(app, base_url=base_url, raise_server_exceptions=False)
+    client.service = service  # type: ignore[attr-defined]
+    return client
+
+
+@pytest.fixture(scope="module")
+def client(served: dict[str, Served]) -> Iterator[TestClient]:
+    with guarded(served) as client:
+        yield client
+
+
+def ask(client: TestClient, task: str, content: bytes | None = None, **words: str) -> Any:
+    files = {"image": ("x.png", picture_bytes() if content is None else content)}
+    return client.post(f"/v1/{task}", files=files, data={**WORDS[task], **words})
+
+
+def test_segmentation_answers_as_predict_does(client: TestClient, served: dict[str, Served]) -> None:
+    image = Image.open(io.BytesIO(picture_bytes()))
+    expected = served["segment"].model.predict(image).labels.numpy()
+    answer = ask(client, "segment").json()
+    assert (answer["model"], answer["height"], answer["width"]) == ("tiny-segment", 64, 80)
+    labels = np.full((64, 80), 255)
+    for found in answer["classes"]:
+        inside = coco_mask.decode({"size": found["rle"]["size"], "counts": found["rle"]["counts"].encode()}) > 0
+        labels[inside] = found["label"]
+        assert found["share"] == pytest.approx(inside.mean(), abs=1e-5)
+    np.testing.assert_array_equal(labels, expected)
+    png = Image.open(io.BytesIO(ask(client, "segment", format="png").content))
+    np.testing.assert_array_equal(np.asarray(png), expected)
+    assert "sky" in png.info["classes"]
+    np.testing.assert_array_equal(np.load(io.BytesIO(ask(client, "segment", format="npy").content)), expected)
+    assert Image.open(io.BytesIO(ask(client, "segment", format="overlay").content)).format == "JPEG"
+
+
+def test_segmentation_takes_other_classes(client: TestClient) -> None:
+    found = ask(client, "segment", classes="zebra, giraffe").json()["classes"]
+    assert {each["name"] for each in found} <= {"zebra", "giraffe"} and found
+    assert ask(client, "segment", classes="a,a").status_code == 422
+
+
+def test_referring_answers_with_mask_box_and_probabilities(client: TestClient) -> None:
+    answer = ask(client, "refer", threshold="0.01").json()
+    probability = np.load(io.BytesIO(ask(client, "refer", format="npy").content))
+    mask = coco_mask.decode({"size": answer["rle"]["size"], "counts": answer["rle"]["counts"].encode()})
+    np.testing.assert_array_equal(mask > 0, probability > 0.01)
+    left, top, right, bottom = answer["box"]
+    assert mask[top:bottom, left:right].sum() == mask.sum() > 0
+    assert answer["text"] == "the red cube" and 0 <= answer["presence"] <= 1
+
+
+def test_depth_answers_in_metres_and_as_points(client: TestClient) -> None:
+    answer = ask(client, "depth", scene="hall").json()
+    metres = np.load(io.BytesIO(ask(client, "depth", scene="hall", format="npy").content))
+    assert answer["scene"] == "hall" and answer["nearest_m"] == pytest.approx(float(metres.min()), abs=1e-3)
+    png = Image.open(io.BytesIO(ask(client, "depth", scene="hall", format="png").content))
+    np.testing.assert_allclose(np.asarray(png) * float(png.info[DEPTH_SCALE_KEY]), metres, atol=6e-4)
+    points = ask(client, "depth", format="ply", fov_deg="65").content
+    assert points.startswith(b"ply\n") and b"element vertex 5120\n" in points
+    refused = ask(client, "depth", format="ply")
+    assert refused.status_code == 422 and "fov_deg" in refused.json()["detail"]
+
+
+def test_a_picture_may_be_the_body(client: TestClient) -> None:
+    headers = {"content-type": "image/png"}
+    found = client.post("/v1/refer?text=cube&format=png", content=picture_bytes(), headers=headers)
+    assert found.status_code == 200 and Image.open(io.BytesIO(found.content)).size == (80, 64)
+
+
+def test_the_service_tells_what_it_is(client: TestClient) -> None:
+    models = client.get("/v1/models").json()
+    assert [model["task"] for model in models] == list(TASKS)
+    assert models[0]["knows"] == {"classes": ["sky", "road", "tree"]} and models[2]["knows"]["scenes"] == [
+        "kitchen",
+        "hall",
+    ]
+    assert client.get("/healthz").json() == {"status": "ok", "waiting": 0}
+    ask(client, "depth")
+    counted = client.get("/metrics").text
+    assert 'vpd_requests_total{status="200",task="depth"}' in counted and "vpd_group_pictures_bucket" in counted
+    described = client.get("/openapi.json").json()
+    form = described["paths"]["/v1/refer"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert form["required"] == ["image", "text"] and "429" in described["paths"]["/v1/refer"]["post"]["responses"]
+    page = client.get("/docs")
+    assert page.status_code == 200 and "http" not in page.text.replace("http-equiv", "")
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    ("task", "words", "status", "told"),
+    [
+        ("segment", {"format": "exe"}, 422, "format"),
+        ("segment", {"colour": "red"}, 422, "colour"),
+        ("refer", {"text": " "}, 422, "text"),
+        ("refer", {"threshold": "2"}, 422, "threshold"),
+        ("depth", {"scene": "moon"}, 422, "It knows: kitchen, hall"),
+        ("depth", {"model": "other"}, 404, "Served: tiny-depth"),
+        ("depth", {"size": "8000"}, 422, "64 px"),
+    ],
+)
+def test_wrong_words_are_named(client: TestClient, task: str, words: dict[str, str], status: int, told: str) -> None:
+    answer = ask(client, task, **words)
+    assert answer.status_code == status and told in answer.json()["detail"]
+
+
+def test_limits_of_bytes_and_pixels(client: TestClient) -> None:
+    too_long = ask(client, "depth", b"x" * 1_200_000)
+    assert too_long.status_code == 413 and "1 MB" in too_long.json()["detail"]
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(2000):
+            yield b"x" * 1000
+
+    chunked = client.post("/v1/depth", content=endless(), headers={"content-type": "image/png"})
+    assert chunked.status_code == 413
+    too_many = ask(client, "depth", picture_bytes(600, 500, kind="JPEG", quality=5))
+    assert too_many.status_code == 413 and "megapixels" in too_many.json()["detail"]
+    assert ask(client, "depth").status_code == 200
+
+
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(served: dict[str, Served]) -> None:
+    with guarded(served, queue=1) as client, client.service.engine.place():  # type: ignore[attr-defined]
+        refused = ask(client, "depth")
+        assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
+    with guarded(served, queue=1) as client:
+        assert ask(client, "depth").status_code == 200
+        client.service.engine.stop()  # type: ignore[attr-defined]
+        assert ask(client, "depth").status_code == 503
+        assert client.get("/healthz").status_code == 503
+
+
+def test_an_answer_that_takes_too_long_is_given_up(served: dict[str, Served]) -> None:
+    with guarded(served, timeout_s=0.2) as client:
+        engine, go_on, began = client.service.engine, threading.Event(), threading.Event()  # type: ignore[attr-defined]
+
+        def slow(asked: Any) -> Any:
+            began.set()
+            go_on.wait(20)
+            return asked
+
+        engine.submit(slow, key="slow", asked=None)
+        assert began.wait(20)
+        late = ask(client, "depth")
+        assert late.status_code == 504 and "0.2 s" in late.json()["detail"]
+        go_on.set()
+
+
+def test_a_token_opens_and_nothing_else_does(served: dict[str, Served]) -> None:
+    with guarded(served, "http://example.org", host="0.0.0.0", token="open sesame") as client:
+        assert client.get("/healthz").status_code == 200
+        for wrong in ({}, {"authorization": "Bearer no"}, {"cookie": "vpd_token=no"}, {"authorization": "open sesame"}):
+            assert client.get("/v1/models", headers=wrong).status_code == 401
+        assert client.get("/v1/models", headers={"authorization": "Bearer open sesame"}).status_code == 200
+        entered = client.get("/docs?token=open%20sesame&a=b", follow_redirects=False)
+        assert entered.status_code == 303 and entered.headers["location"] == "/docs?a=b"
+        cookie = entered.headers["set-cookie"]
+        assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
+        assert client.get("/docs").status_code == 200  # by the cookie
+        away = client.get("//evil.example/?token=open%20sesame", follow_redirects=False)
+        assert not away.headers.get("location", "/x").startswith("//")
+
+
+def test_pages_of_others_may_not_call_unless_named(served: dict[str, Served]) -> None:
+    def call(client: TestClient, origin: str) -> Any:
+        files = {"image": ("x.png", picture_bytes())}
+        return client.post("/v1/depth", files=files, headers={"origin": origin})
+
+    with guarded(served, origins=("https://friend.example",)) as client:
+        assert call(client, "https://evil.example").status_code == 403
+        allowed = call(client, "https://friend.example")
+        assert allowed.status_code == 200
+        assert allowed.headers["access-control-allow-origin"] == "https://friend.example"
+        assert call(client, "http://127.0.0.1").status_code == 200  # its own
+    with guarded(served) as client:
+        assert "access-control-allow-origin" not in call(client, "http://127.0.0.1").headers
+        renamed = client.get("/v1/models", headers={"host": "evil.example"})  # DNS that points here
+        assert renamed.status_code == 421
+
+
+def test_waiting_pictures_run_together_and_each_gets_its_own_answer(served: dict[str, Served]) -> None:
+    with guarded(served, batch=8) as client:
+        pictures = [picture_bytes(80, 64, seed=seed) for seed in range(6)]
+        alone = [ask(client, "refer", one, text=f"cube {n}").json() for n, one in enumerate(pictures)]
+        engine, go_on, began = client.service.engine, threading.Event(), threading.Event()  # type: ignore[attr-defined]
+
+        def hold(asked: Any) -> Any:
+            began.set()
+            go_on.wait(20)
+            return asked
+
+        engine.submit(hold, key="hold", asked=None)
+        assert began.wait(20)
+        with ThreadPoolExecutor(7) as pool:
+            calls = [pool.submit(ask, client, "refer", one, text=f"cube {n}") for n, one in enumerate(pictures)]
+            bad = pool.submit(ask, client, "refer", pictures[0][:300])
+            while engine.waiting < 7:
+                pass
+            go_on.set()
+            together = [call.result().json() for call in calls]
+        assert bad.result().status_code == 422
+        for one, other in zip(alone, together, strict=True):
+            assert one["text"] == other["text"] and abs(one["share"] - other["share"]) < 2e-3
+        assert 'vpd_group_pictures_bucket{le="8.0"}' in client.get("/metrics").text
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png_of(width: int, height: int, content: bytes, *extra: bytes) -> bytes:
+    """A PNG that says what it likes of its size."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + b"".join(extra) + chunk(b"IDAT", content) + chunk(b"IEND", b"")
+
+
+def malformed(count: int) -> Iterator[tuple[str, bytes]]:
+    """Files that are no pictures, or not the ones that they say they are."""
+    draw = random.Random(0)
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", b"\0" * 50_000_000)
+    bomb = zlib.compress(b"\0" * 50_000_000, 9)
+    fixed = [
+        b"", b"\0", b"x" * 1000, b"GIF89a" + b"\0" * 50, b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"%PDF-1.4", zipped.getvalue(), png_of(2**31 - 1, 2**31 - 1, b""), png_of(60_000, 60_000, bomb),
+        png_of(0, 0, b""), png_of(64, 64, bomb), png_of(64, 64, b"x"), png_of(400, 400, zlib.compress(b"")),
+        png_of(64, 64, zlib.compress(b"\0" * 64 * 193), *(chunk(kind, b"a\0\0" + bomb) for kind in (b"zTXt", b"iCCP"))),
+        b"BM" + b"\xff" * 60, b"II*\0" + b"\xff" * 60, b"MM\0*" + struct.pack(">I", 8) + b"\0\1" * 400,
+        b"RIFF\xff\xff\xff\xffWEBPVP8X" + b"\xff" * 40, b"\xff\xd8\xff\xe0" + b"\xff" * 400,
+    ]  # fmt: skip
+    good = [picture_bytes(48, 40, kind=kind) for kind in ("PNG", "JPEG", "WEBP", "TIFF", "BMP")]
+    for number in range(count):
+        if number < len(fixed):
+            yield f"fixed{number}", fixed[number]
+            continue
+        content = bytearray(draw.choice(good))
+        for _ in range(draw.randint(1, 60)):
+            content[draw.randrange(len(content))] = draw.randrange(256)
+        if draw.random() < 0.5:
+            del content[draw.randrange(8, len(content)) :]
+        yield f"../../fuzz{number}.png", bytes(content)
+
+
+def test_500_malformed_uploads_do_no_harm(client: TestClient) -> None:
+    statuses: dict[int, int] = {}
+    for number, (name, content) in enumerate(malformed(500)):
+        task = TASKS[number % 3]
+        answer = client.post(f"/v1/{task}", files={"image": (name, content)}, data=WORDS[task])
+        statuses[answer.status_code] = statuses.get(answer.status_code, 0) + 1
+        assert answer.status_code in (200, 413, 422), (name, answer.text)
+        if answer.status_code != 200:  # some of the damage hits nothing that counts
+            told = answer.json()["detail"]
+            assert "fuzz" not in told and "Traceback" not in told and len(told) < 500
+    assert statuses[422] > 200 and statuses[413] >= 2
+    assert ask(client, "segment").status_code == 200
+
+
+def test_broken_forms_are_told_so(client: TestClient) -> None:
+    part = b"--a\r\nContent-Disposition: form-data; name=image\r\n\r\nx\r\n--a--\r\n"
+    bodies = [
+        ({"content-type": "multipart/form-data"}, b"x"),
+        ({"content-type": "multipart/form-data; boundary=a"}, b"x"),
+        ({"content-type": "multipart/form-data; boundary=a"}, b"--a\r\n\r\nx\r\n--a--\r\n"),
+        ({"content-type": "multipart/form-data; boundary=a; charset=rot13"}, part),
+        ({"content-type": "application/json"}, b"{}"),
+        ({"content-type": "\x00"}, b"{}"),
+        ({}, b""),
+    ]  # fmt: skip
+    for headers, body in bodies:
+        assert client.post("/v1/depth", content=body, headers=headers).status_code in (400, 415, 422)
+    two = [("image", ("a.png", picture_bytes())), ("image", ("b.png", picture_bytes()))]
+    assert client.post("/v1/depth", files=two).status_code == 400
+    many = {f"field{number}": "x" for number in range(40)}
+    assert client.post("/v1/depth", files={"image": ("a", picture_bytes())}, data=many).status_code == 400
+    assert client.get("/v1/depth").status_code == 405
+    assert client.get("/gradio_api/proxy=http://example.org").status_code == 404
