@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from vpd.weights.shipped import ADAPTED
 from vpd.world.dataset import WorldSamples
 
 _COUNT, _SIZE_PX, _SEED = 3, 256, 7
@@ -18,7 +19,7 @@ def render_examples(folder: Path, task: str) -> list[tuple[str, str]]:
         folder: To write into; made if missing.
         task: Word of the task; for others than those of the world there are none.
     """
-    if task not in ("segment", "refer", "depth"):
+    if task not in ADAPTED.values():
         return []
     folder.mkdir(parents=True, exist_ok=True)
     scenes = WorldSamples(task, "test", _COUNT, _SIZE_PX, seed=_SEED)

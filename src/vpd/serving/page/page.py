@@ -29,12 +29,6 @@ from vpd.serving.service import Service
 _PROGRESS = gr.Progress()
 UPLOAD_PATH = "/gradio_api/upload"
 STATIC = Path(__file__).parent / "static"
-_TITLES = {"segment": "Segment", "refer": "Refer", "depth": "Depth"}
-_WORDS = {
-    "segment": "Which class each pixel has.",
-    "refer": "Which pixels an expression means.",
-    "depth": "How far each pixel is, in metres.",
-}
 _EMPTY = "<p class='vpd-hint'>The answer appears here.</p>"
 _FONTS = ("system-ui", "sans-serif")
 _MOST_SCRATCH_BYTES = 2_000_000_000
@@ -80,8 +74,8 @@ def _blocks(service: Service, results: Results, scratch: Scratch) -> gr.Blocks:
         gr.HTML(_heading(service), elem_id="vpd-heading")
         with gr.Tabs():
             for task in service.tasks:
-                if task in _TITLES:
-                    with gr.Tab(_TITLES[task], id=task):
+                if task in REQUESTS:
+                    with gr.Tab(task.capitalize(), id=task):
                         _task_tab(task, service, results, scratch)
             with gr.Tab("Many pictures", id="batch"):
                 _batch_tab(service, results, scratch)
@@ -104,7 +98,7 @@ def _task_tab(task: str, service: Service, results: Results, scratch: Scratch) -
     models = [served for served in service.models if served.task == task]
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            gr.HTML(f"<p>{_WORDS[task]}</p>")
+            gr.HTML(f"<p>{REQUESTS[task][2]}</p>")
             picture = gr.Image(
                 label="Picture: upload, paste, or webcam",
                 type="filepath",
