@@ -276,7 +276,7 @@ def test_depth_takes_what_helps_by_default_and_what_was_published_by_the_referen
     assert not told.keys() & (DepthConfig.later - {"count_beyond"}) and "blend" not in told["fit"]
     assert made["reference"].head.margin == 0 and not list(made["reference"].head.skips)
     fit = made["default"].config.fit
-    assert fit.blend and made["default"].head.margin > 0
+    assert fit.blend and made["default"].head.margin > 0 and len(made["default"].head.skips) == 2
     assert DepthModel.training_fit("default", 480) == fit
     assert DepthModel.training_fit("reference", 480) == made["reference"].config.fit
 

@@ -71,6 +71,8 @@ class DeconvHead(nn.Module):
             self.deconvs.extend([deconv, build_norm(norm, out_channels), nn.ReLU()])
         into = zip((middle, fine), deconv_channels, strict=False) if has_skips else ()
         self.skips = nn.ModuleList(nn.Conv2d(of_map, width, kernel_size=1) for of_map, width in into)
+        for parameter in self.skips.parameters():  # a head begins as one without them; any other start learns less
+            nn.init.zeros_(parameter)
         # Three convolutions take a pixel each from the border; of the last two they are pixels of the full size.
         self.margin = 0 if padding == "zeros" else 1 + math.ceil(2 / 2**self.num_doublings)
         zeros = int(padding == "zeros")

@@ -41,7 +41,7 @@ REFERENCE_FIT = Resize(mode="resize_short", size_px=480, max_long_px=1920, windo
 """640x480 is cut into two 480x480 windows, each run with its mirror image: 4 passes, as published."""
 OPTIONS: dict[Recipe, dict[str, Any]] = {
     "reference": {"loss_over": "batch"},
-    "default": {"loss_over": "image", "head_padding": "replicate"},
+    "default": {"loss_over": "image", "head_padding": "replicate", "head_skips": True},
 }
 """Fields of a new model's configuration that a recipe decides."""
 RATES = {"learning_rate": 5e-4, "weight_decay": 0.1, "unet_lr_scale": 0.01, "batch_size": 24}
