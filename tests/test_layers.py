@@ -13,13 +13,14 @@ import vpd
 ROOT = Path(vpd.__file__).parent
 FLOORS = (
     ("errors", "version", "config", "tensors", "overrides", "processes"),
-    ("drawing", "files", "pages"),
+    ("drawing", "files"),
     ("weights", "metrics"),
     ("prompts",),
     ("backbones",),
     ("heads",),
     ("data",),
     ("inference",),
+    ("video",),
     ("model_folder",),
     ("world",),
     ("tasks",),

@@ -67,11 +67,12 @@ def sample_latents(
 
 
 def draw_samples(texts: Sequence[str], *, seed: int = 0) -> list[NDArray[np.uint8]]:
-    """RGB pictures that the shipped model makes of texts, of the size that it was trained at; `seed` is the noise's."""
+    """Pictures that the shipped model makes of texts, `(64, 64, 3)` RGB; `seed` is of the noise."""
     folder = shipped_diffusion()
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).eval()
-    encoder, side = TextEncoder.from_pretrained(folder), unet.config.sample_size
-    latents = sample_latents(unet, encoder, noise_schedule(), texts, guidance=3.0, side=side, seed=seed)
+    latents = sample_latents(
+        unet, TextEncoder.from_pretrained(folder), noise_schedule(), texts, guidance=3.0, seed=seed
+    )
     return to_pictures(load_vae(folder), latents)
 
 

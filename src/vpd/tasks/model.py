@@ -27,10 +27,12 @@ from vpd.inference.overlapped import overlapped, threads_for
 from vpd.inference.plan import MOST_SIZE_PX, Asked, Group, plan
 from vpd.inference.precision import note_plain_device, warn_of_slow
 from vpd.inference.run import run_windows
+from vpd.inference.smoothing import Smoother
 from vpd.model_folder import save_model
 from vpd.prompts.adapter import PreparedText, ReadingAdapter, TextAdapter
 from vpd.prompts.encoder import TextEncoder
 from vpd.tasks.losses import mean_loss
+from vpd.tasks.streaming import stream
 from vpd.tasks.task import P, Run, Seen, Task
 from vpd.tensors import Batch, Text, check_text
 
@@ -130,6 +132,7 @@ class PerceptionModel(Task[P], nn.Module):
         batch_size: int = 1,
         memory: Memory | None = None,
         caches: FrozenCaches | None = None,
+        smoother: Smoother | None = None,
         **words: Any,
     ) -> P | list[P]:
         """Predictions at each image's own size.
@@ -145,6 +148,8 @@ class PerceptionModel(Task[P], nn.Module):
                 seams (referring: smaller, as windows would change what "on the left" means), and its prediction's
                 `note` says so; none = whatever it takes.
             caches: Where results of the frozen parts are kept from call to call, if anywhere.
+            smoother: Averages over the frames of a clip, which then are the images, in their order, of one call after
+                the other; `stream` has one where it is told to smooth.
             words: What the task asks, as its model's docstring has them.
 
         Returns:
@@ -169,11 +174,48 @@ class PerceptionModel(Task[P], nn.Module):
         network = self.network if memory is None else self  # recordings hold memory from call to call
         with self.predicting(), closing(plan(self, asked, sources, self.fit_at(size), batch_size, memory)) as groups:
             names = [source_name(source, number, len(sources)) for number, source in enumerate(sources)]
-            answers = partial(self._answers, asked, names, caches, network)
-            threads = threads_for(self).network if memory is None and len(sources) > batch_size else 0
+            answers = partial(self._answers, asked, names, caches, network, smoother)
+            is_free = memory is None and smoother is None  # frames are averaged in their order
+            threads = threads_for(self).network if is_free and len(sources) > batch_size else 0
             made = overlapped(answers, groups, threads=threads, device=self.device) if threads else map(answers, groups)
             predictions = list(chain.from_iterable(made))
         return predictions if is_list else predictions[0]
+
+    def stream(
+        self,
+        source: Any,
+        *,
+        smooth: int | None = None,
+        fps: float | None = None,
+        frames: int | None = None,
+        size: int | None = None,
+        batch_size: int = 1,
+        memory: Memory | None = None,
+        **words: Any,
+    ) -> Iterator[P]:
+        """Predictions for the frames of a clip or stream as they come, each with `frame` and `time_s`.
+
+        Frames are read ahead by threads, and only a few are in memory at a time. A frame that cannot be read is
+        named in a warning of the logger `vpd` and left out. Of a camera or live stream, those that come while the
+        network is busy are left out.
+
+        Args:
+            source: A video file; a GIF or WebP animation; `frames/%06d.png`; a folder or pattern of pictures; the
+                address of a stream, such as `rtsp://...`; `webcam`, `webcam:1`; a list or generator of pictures as
+                `predict` takes them. Videos, addresses and cameras need `pip install "vpd-perception[video]"`.
+            smooth: Average over about so many frames, along what moves; none = each frame alone.
+            fps: Frames a second of pictures, which do not tell; none = 25.
+            frames: How many to take; none = all, at most a million.
+            size: As for `predict`.
+            batch_size: Frames that go through the network together.
+            memory: As for `predict`.
+            words: As for `predict`.
+
+        Raises:
+            UsageError: If the source cannot be opened, or as `predict` does.
+        """
+        asked = {"size": size, "batch_size": batch_size, "memory": memory, **words}
+        return stream(self, source, smooth=smooth, fps=fps, frames=frames, **asked)
 
     def _answers(
         self,
@@ -181,6 +223,7 @@ class PerceptionModel(Task[P], nn.Module):
         names: Sequence[str],
         caches: FrozenCaches | None,
         network: Callable[..., Tensor],
+        smoother: Smoother | None,
         group: Group,
     ) -> list[P]:
         """Predictions for pictures that go through the network together; `names` has those of the whole call."""
@@ -189,14 +232,19 @@ class PerceptionModel(Task[P], nn.Module):
         watch = Watch([(number, names[number]) for number in numbers], self.dtype, self.device)
         runs, predictions = list[Run](), list[P]()
         total: Tensor | None = None
-        for pixels, height, is_mirrored in group.variants():
+        if smoother is not None:
+            smoother.begin(in_strips=bool(group.rows))
+        for variant, (pixels, height, is_mirrored) in enumerate(group.variants()):
             rows = group.rows or None
             made = run_windows(self, pixels, text, group.cuts, rows=rows, caches=caches, network=network)
             strips = map(watch.see, made)
             if group.rows:  # one picture, of which nothing is kept as a whole
                 runs.append(Run((strip[0] for strip in strips), height, is_mirrored))
                 continue
-            runs.append(Run(torch.cat(list(strips), dim=-2), height, is_mirrored))
+            outputs = torch.cat(list(strips), dim=-2)
+            if smoother is not None and isinstance(pixels, Tensor):
+                outputs = smoother.smoothed(variant, outputs, pixels, use_logs=self.output_is_positive)
+            runs.append(Run(outputs, height, is_mirrored))
             if len(group.fit.scales) > 1:  # kept one at a time: together they would take more than their sum
                 seen = Seen(numbers[0], group.pictures[0].image, [runs.pop().of(0)], group.rows, group.note)
                 total = _add(total, self.combine(asked, seen), *seen.size)
@@ -206,6 +254,8 @@ class PerceptionModel(Task[P], nn.Module):
             combined = self.combine(asked, seen) if total is None else iter([total.div_(group.num_variants)])
             predictions.append(self.answer(asked, seen, watch.until_known(combined)))
             del seen, combined
+        if smoother is not None:
+            smoother.keep()
         return predictions
 
     def add_lora(self, settings: LoraSettings) -> None:

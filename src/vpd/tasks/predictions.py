@@ -80,6 +80,10 @@ class SegmentationPrediction:
     """`(n, H, W)` probabilities, where they were asked for."""
     note: str = ""
     """What was done to stay within `memory` that changes the prediction, such as windows; empty = nothing."""
+    frame: int | None = None
+    """Its number in a clip, from 0."""
+    time_s: float | None = None
+    """Seconds since the clip began."""
 
     def __repr__(self) -> str:
         found = [f"{each['name']} {percent(each['share'])}" for each in self.facts()["classes"]]
@@ -180,6 +184,10 @@ class MaskPrediction:
     presence_is_calibrated: bool = False
     """Whether the score is a probability, fitted on validation data where half of the texts fit; else it is raw, and
     higher for texts that fit, no more."""
+    frame: int | None = None
+    """Its number in a clip, from 0."""
+    time_s: float | None = None
+    """Seconds since the clip began."""
 
     def __repr__(self) -> str:
         share = f"{percent(float(self.mask.float().mean()))} of the picture" if self.mask.any() else "nothing found"
@@ -263,6 +271,10 @@ class DepthPrediction:
     """What was done to stay within `memory` that changes the prediction, such as windows; empty = nothing."""
     shown_m: tuple[float, float] | None = None
     """Depths of the first and the last colour of pictures, metres; none = those of this picture."""
+    frame: int | None = None
+    """Its number in a clip, from 0."""
+    time_s: float | None = None
+    """Seconds since the clip began."""
 
     def __repr__(self) -> str:
         near_m, far_m = float(self.depth_m.min()), float(self.depth_m.max())
