@@ -231,6 +231,7 @@ class SegmentConfig(TaskConfig):
     """A semantic segmentation model."""
 
     title: ClassVar[str] = "semantic segmentation"
+    later: ClassVar[Set[str]] = {"overlap"}
 
     task: Literal["segment"] = "segment"
     classes: Names
@@ -246,6 +247,10 @@ class SegmentConfig(TaskConfig):
     """Dropout before the last layer of the head."""
     count_ignored: bool = False
     """Count ignored pixels in the mean of the loss, as the reference does."""
+    overlap: bool | None = None
+    """Ask for each class by itself, so that classes may overlap (`red things; cubes; floor`): a pixel may fit several,
+    of which its label is the first in the list, or none of them, and then it has no class. None = no: each pixel
+    has the one class that is most probable."""
 
     def told(self) -> dict[str, str]:
         """See `TaskConfig`."""

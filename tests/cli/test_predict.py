@@ -299,7 +299,7 @@ def test_other_options_need_another_folder(vpd_command: Command, models: Models,
 
 def test_classes_choose_among_a_models_own(vpd_command: Command, models: Models, photos: Path, tmp_path: Path):
     words = ["predict", "segment", photos / "a.jpg", "--model", models["segment"], "--out", tmp_path / "out"]
-    assert vpd_command(*words, "--classes", "car, sky").status == 0
+    assert vpd_command(*words, "--classes", "car; sky").status == 0
     line = manifest(tmp_path / "out")[0]
     assert line["options"]["classes"] == ["car", "sky"]
     assert {entry["name"] for entry in line["classes"]} <= {"car", "sky"}

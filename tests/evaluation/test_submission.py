@@ -43,6 +43,8 @@ def test_labels_have_the_numbers_of_the_benchmark(tmp_path: Path):
     Submission(tmp_path / "ids", samples).keep(sample("one"), segmentation(labels))
     written = read(tmp_path / "ids" / "one.png")
     assert written.dtype == np.uint8 and written.tolist() == [[7, 11, 33], [33, 11, 7]]
+    Submission(tmp_path / "none", samples).keep(sample("one"), segmentation([[0, 255, 2], [2, 1, 0]]))
+    assert read(tmp_path / "none" / "one.png").tolist() == [[7, 255, 33], [33, 11, 7]]
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,12 @@ def test_classes_outside_the_list_are_named(pred, labels, named):
         confusion_matrix(torch.tensor([0, pred]), torch.tensor([0, labels]), 7)
 
 
+def test_a_prediction_without_class_is_wrong_and_no_other_class():
+    found = metrics_of((torch.tensor([0, 255, 255, 1]), torch.tensor([0, 0, 255, 1]))).compute()
+    assert found["IoU"][:2] == [0.5, 1.0] and found["Acc"][:2] == [0.5, 1.0]
+    assert found["aAcc"] == pytest.approx(2 / 3)
+
+
 def test_nothing_counted_is_nan():
     result = metrics_of((torch.tensor([0, 1]), torch.tensor([255, 255]))).compute()
     assert math.isnan(result["mIoU"])

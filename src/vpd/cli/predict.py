@@ -50,7 +50,11 @@ def predict(
     ] = None,
     classes: Annotated[
         str | None,
-        typer.Option(metavar="A,B,...", help="segment: other class names; needs a model with text encoder."),
+        typer.Option(
+            metavar="A;B;...",
+            help="segment: other classes, ; or , between them, such as 'red things; cubes; floor': any words where "
+            "the model has the open head, else a selection of its own.",
+        ),
     ] = None,
     scene: Annotated[
         str | None, typer.Option(metavar="SCENE", help="depth: kind of room; the mean of all where not given.")
@@ -106,7 +110,7 @@ def predict(
     the file and in the manifest). A run that was stopped goes on where it was. Jobs with different shards write
     into the same folder; the manifest is complete when all of them are done.
     """
-    names = None if classes is None else [name.strip() for name in classes.split(",")]
+    names = None if classes is None else [name.strip() for name in classes.split(";" if ";" in classes else ",")]
     words = {"text": text, "classes": names, "scene": scene, "threshold": threshold, "min_presence": min_presence}
     words |= {"near_m": near_m, "far_m": far_m}
     _check_words(task, words)

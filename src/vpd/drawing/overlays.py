@@ -39,7 +39,7 @@ class Shown:
 def segmentation_picture(image: Image.Image, labels: NDArray[np.integer], classes: Sequence[str]) -> Image.Image:
     """The image tinted by class, above a legend of the classes in it and their share of its pixels.
 
-    Labels `(H, W)` that are no index into `classes` are drawn grey and left out of the legend.
+    Labels `(H, W)` that are no index into `classes` are drawn grey, as `no class`.
 
     Raises:
         ValueError: If image and labels differ in size.
@@ -55,6 +55,8 @@ def segmentation_picture(image: Image.Image, labels: NDArray[np.integer], classe
     if rest := present[_MAX_LEGEND:]:
         share = percent(counts[rest].sum() / labels.size)
         entries = [*entries[:_MAX_LEGEND], (UNKNOWN_COLOUR, f"{len(rest)} more {share}")]
+    if not known.all():
+        entries.append((UNKNOWN_COLOUR, f"no class {percent(1 - float(known.mean()))}"))
     picture = enlarge(tinted)
     return stack([picture, legend_strip(entries, *_strip_size(picture))]) if entries else picture
 

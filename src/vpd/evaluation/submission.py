@@ -17,6 +17,7 @@ from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write, check_writable, writable_folder
 from vpd.tasks.conversions import run_lengths
 from vpd.tasks.predictions import DepthPrediction, MaskPrediction, Prediction, SegmentationPrediction
+from vpd.tensors import IGNORE_LABEL
 
 INDEX = "predictions.jsonl"
 """One line for each sample, in the order of the data set."""
@@ -60,7 +61,9 @@ class Submission:
         if isinstance(prediction, SegmentationPrediction):
             labels = prediction.labels.numpy()
             if self._label_values is not None:
-                labels = np.array(self._label_values, np.uint8)[labels]
+                table = np.full(256, IGNORE_LABEL, np.uint8)  # pixels without a class keep 255
+                table[: len(self._label_values)] = self._label_values
+                labels = table[labels]
             with atomic_write(path) as temporary:
                 Image.fromarray(labels).save(temporary, format="PNG")
         elif isinstance(prediction, DepthPrediction):

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vpd.config import HeadNorm
+from vpd.config import HeadNorm, MapScale
 from vpd.heads.fpn import FPNHead
-from vpd.tensors import Features
+from vpd.tensors import Features, scale_attention
 
 
 class OpenVocabularyHead(nn.Module):
@@ -25,6 +25,7 @@ class OpenVocabularyHead(nn.Module):
         dropout: Dropout of whole channels before the match.
         embed_dim: Width in which pixels and texts are compared.
         norm: Normalisation of the pyramid, `batch` or `group`.
+        map_scale: How attention enters; `probability`: as its ratio to an equal share.
 
     Shape:
         features, text_embeds `(b, n, text_dim)` -> logits `(b, n, h_0, w_0)`
@@ -40,6 +41,7 @@ class OpenVocabularyHead(nn.Module):
         dropout: float = 0.1,
         embed_dim: int = 256,
         norm: HeadNorm = "batch",
+        map_scale: MapScale = "probability",
     ) -> None:
         super().__init__()
         self.pixels = FPNHead(
@@ -48,7 +50,7 @@ class OpenVocabularyHead(nn.Module):
         self.text = nn.Sequential(nn.LayerNorm(text_dim), nn.Linear(text_dim, embed_dim))
         nn.init.kaiming_normal_(self.pixels.classifier.weight, nonlinearity="linear")
         self.bias = nn.Linear(embed_dim, 1)
-        self.attention_strides = attention_strides
+        self.attention_strides, self.map_scale = attention_strides, map_scale
         self.attention_weights = nn.Parameter(torch.zeros(len(attention_strides)))
 
     def forward(self, features: Features, text_embeds: Tensor) -> Tensor:
@@ -59,6 +61,10 @@ class OpenVocabularyHead(nn.Module):
         logits = logits + self.bias(texts)[..., None]
         num_tokens = text_embeds.shape[1]
         for weight, stride in zip(self.attention_weights, self.attention_strides, strict=True):
-            attention = features.attention[stride] * num_tokens  # 1 where a class gets its equal share
+            attention = features.attention[stride]
+            if self.map_scale == "probability":
+                attention = attention * num_tokens  # 1 where a class gets its equal share
+            else:
+                attention = scale_attention(attention, self.map_scale)
             logits = logits + weight * F.interpolate(attention, pixels.shape[-2:], mode="bilinear", align_corners=False)
         return logits

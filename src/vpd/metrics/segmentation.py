@@ -25,7 +25,7 @@ def confusion_matrix(pred: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Pixels by true (rows) and predicted class (columns), `(n, n)` int64.
 
     Args:
-        pred: Predicted classes, any shape, integers in 0..num_classes - 1.
+        pred: Predicted classes, any shape, integers in 0..num_classes - 1; 255 = none, which is in no column.
         labels: True classes, same shape; 255 = ignored.
         num_classes: `n`.
 
@@ -39,7 +39,8 @@ def confusion_matrix(pred: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         )
     counted = labels != IGNORE_LABEL
     truth, guess = labels[counted].long(), pred[counted].long()
-    for name, classes in (("Labels", truth), ("Predictions", guess)):
+    is_none = guess == IGNORE_LABEL
+    for name, classes in (("Labels", truth), ("Predictions", guess[~is_none])):
         if not classes.numel():
             continue
         low, high = int(classes.min()), int(classes.max())
@@ -48,7 +49,7 @@ def confusion_matrix(pred: Tensor, labels: Tensor, num_classes: int) -> Tensor:
                 f"{name} hold classes {low}..{high}; there are {num_classes}: 0..{num_classes - 1}, and "
                 f"{IGNORE_LABEL} for ignored pixels. Check the class list."
             )
-    cells = torch.bincount(truth * num_classes + guess, minlength=num_classes**2)
+    cells = torch.bincount((truth * num_classes + guess)[~is_none], minlength=num_classes**2)
     return cells.reshape(num_classes, num_classes)
 
 
@@ -64,13 +65,14 @@ class SegmentationMetrics(Accumulator):
         self.totals = torch.zeros(3, num_classes, dtype=torch.int64)
 
     def row(self, pred: Tensor, labels: Tensor) -> Tensor:
-        """Pixels of each class, `(3, n)` int64: right, predicted, true; `labels` has 255 where ignored.
+        """Pixels of each class, `(3, n)` int64: right, predicted, true; 255 = ignored in `labels`, none in `pred`.
 
         Raises:
             ValueError: As `confusion_matrix`.
         """
         confusion = confusion_matrix(pred, labels, self.num_classes).cpu()
-        return torch.stack([confusion.diagonal(), confusion.sum(dim=0), confusion.sum(dim=1)])
+        true = torch.bincount(labels[labels != IGNORE_LABEL].long(), minlength=self.num_classes).cpu()
+        return torch.stack([confusion.diagonal(), confusion.sum(dim=0), true])
 
     def values(self, totals: Tensor) -> dict[str, Tensor]:
         """`mIoU`, `mAcc`, `aAcc`, and `IoU`, `Acc` in the order of the classes; totals `(..., 3, n)`."""

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vpd.errors import UsageError
 from vpd.tensors import IGNORE_LABEL
 
 LossSum = tuple[Tensor, Tensor]
@@ -100,6 +101,40 @@ def segmentation_loss_sum(
         total = _cross_entropy_sum(logits, labels, weights)
     weight = is_labelled.sum() if weights is None else _of_pixels(weights, labels).sum()
     return total, weight + (~is_labelled).sum() if count_ignored else weight
+
+
+def overlapping_loss_sum(logits: Tensor, truth: Tensor, is_known: Tensor, *, kind: SegmentationLoss) -> LossSum:
+    """Loss of classes of which each is asked for by itself: binary cross-entropies, and Dice where it is wanted.
+
+    Of each picture: the mean of the cross-entropies over its known pixels and all classes; with `cross_entropy_dice`
+    plus the mean of 1 - D_c (as in `segmentation_loss`) over the classes that it has.
+
+    Args:
+        logits: `(b, n, H, W)`.
+        truth: The same shape, bool: whether the pixel fits the class.
+        is_known: `(b, H, W)` bool; other pixels count nowhere.
+        kind: `cross_entropy` or `cross_entropy_dice`.
+
+    Returns:
+        Total over the pictures in which anything is known, and their number.
+
+    Raises:
+        UsageError: If the kind is another.
+    """
+    if kind not in ("cross_entropy", "cross_entropy_dice"):
+        raise UsageError(f"loss.kind={kind}: where classes overlap it is cross_entropy or cross_entropy_dice.")
+    logits, known, axes = _at_least_float32(logits), is_known[:, None], (2, 3)
+    target = truth.to(logits.dtype)
+    entropies = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * known
+    pixels = is_known.sum(dim=(1, 2))
+    losses = entropies.sum(dim=(1, 2, 3)) / (pixels * logits.shape[1]).clamp(min=1)
+    if kind == "cross_entropy_dice":
+        probability, target = logits.sigmoid() * known, target * known
+        of_class = target.sum(dim=axes)
+        dice = 2 * (probability * target).sum(dim=axes) / (probability.sum(dim=axes) + of_class).clamp(min=1)
+        is_there = of_class > 0
+        losses = losses + ((1 - dice) * is_there).sum(dim=1) / is_there.sum(dim=1).clamp(min=1)
+    return losses.sum(), (pixels > 0).sum()
 
 
 def referring_loss(logits: Tensor, masks: Tensor, *, class_weights: tuple[float, float] = (0.9, 1.1)) -> Tensor:

@@ -71,13 +71,14 @@ class SegmentationPrediction:
     """Class of each pixel, at the size of the input image."""
 
     labels: Tensor
-    """`(H, W)` index into `classes`, uint8, or int32 with more than 255 of them; on the CPU."""
+    """`(H, W)` index into `classes`, uint8, or int32 with more than 255 of them; on the CPU. Where classes may overlap,
+    the first that fits, and 255 (65,535 with more than 255 classes) where none does."""
     classes: tuple[str, ...]
     """Class names, in the order of the labels."""
     image: Image.Image
     """The input, RGB, upright."""
     scores: Tensor | None = None
-    """`(n, H, W)` probabilities, where they were asked for."""
+    """`(n, H, W)` probabilities, where they were asked for; of classes that may overlap, each by itself."""
     note: str = ""
     """What was done to stay within `memory` that changes the prediction, such as windows; empty = nothing."""
     frame: int | None = None
@@ -147,8 +148,10 @@ class SegmentationPrediction:
         return segmentation_picture(self.image, self.labels.numpy(), self.classes)
 
     def facts(self) -> dict[str, Any]:
-        """Classes in the image with their label and share, largest first, for the manifest."""
-        counts = np.bincount(self.labels.numpy().ravel(), minlength=len(self.classes))
+        """Classes in the image with their label and share, largest first, and how much has none, for the manifest."""
+        labels = self.labels.numpy()
+        known = labels[labels < len(self.classes)]
+        counts, without = np.bincount(known, minlength=len(self.classes)), 1 - known.size / labels.size
         present = [int(label) for label in np.argsort(-counts, kind="stable") if counts[label]]
         return {
             "classes": [
@@ -159,6 +162,7 @@ class SegmentationPrediction:
                 }
                 for label in present
             ],
+            **({"no_class": round(without, 6)} if without else {}),
             **_note(self.note),
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -35,6 +36,7 @@ from vpd.tasks.classes import asked_classes, check_number, class_names, with_cla
 from vpd.tasks.loss_settings import PLAIN, LossSettings
 from vpd.tasks.losses import LossSum, segmentation_loss_sum
 from vpd.tasks.model import PerceptionModel
+from vpd.tasks.overlapping import class_labels, class_probabilities, one_class_loss_sum
 from vpd.tasks.predictions import SegmentationPrediction
 from vpd.tasks.recipes import recipe_backbone
 from vpd.tasks.task import Measures, Seen, truth_of
@@ -117,6 +119,8 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
             hidden_channels=config.head_channels,
             dropout=config.dropout,
             norm=config.head_norm,
+            # older models with this head took probabilities, whatever the recipe said of maps
+            map_scale=config.backbone.map_scale if config.overlap else "probability",
         )
 
     @classmethod
@@ -199,6 +203,10 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
         try:
             logits = self(batch.images, caches=caches)
             options = loss.options(self.config.classes)
+            if self.config.overlap:
+                if loss.class_weights:
+                    raise UsageError("loss.class_weights: classes that overlap all weigh the same. Leave it out.")
+                return one_class_loss_sum(logits, batch.labels, kind=loss.kind)
             return segmentation_loss_sum(logits, batch.labels, count_ignored=self.config.count_ignored, **options)
         except IndexError as error:  # torch's word for a label that is no class; sample sets with classes find it first
             raise UsageError(f"{batch.names}: a label is outside the {logits.shape[1]} classes of the model") from error
@@ -228,12 +236,12 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
 
     def combine(self, asked: Asked, seen: Seen) -> Iterator[Tensor]:
         """Class probabilities: as in the reference, each variant's logits are resized first, then averaged as such."""
-        keep = asked.words.keep
+        keep, read = asked.words.keep, partial(class_probabilities, overlap=self.config.overlap)
         streams = []
         for run in seen.runs:
             logits = run.strips if keep is None else (strip[keep] for strip in run.strips)
             resized = resize_stream(logits, run.height, *seen.size, rows=seen.rows)
-            streams.append(((strip.softmax(dim=0) for strip in resized), run.is_mirrored))
+            streams.append((map(read, resized), run.is_mirrored))
         return mean_of_streams(streams)
 
     def answer(self, asked: Asked, seen: Seen, strips: Iterator[Tensor]) -> SegmentationPrediction:
@@ -243,7 +251,7 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
         for strip in strips:
             rows = slice(done, done + strip.shape[1])
             labels = labels if done else torch.empty(seen.size, dtype=dtype, device=strip.device)
-            labels[rows] = strip.argmax(dim=0).to(dtype)
+            labels[rows] = class_labels(strip, overlap=self.config.overlap).to(dtype)
             if asked.words.scores:
                 if scores is None:  # many classes of a large picture take more than a card has
                     is_large = 4 * len(strip) * math.prod(seen.size) > MOST_OUTPUT_BYTES
