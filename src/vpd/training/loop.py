@@ -27,10 +27,11 @@ from vpd.tasks.model import PerceptionModel
 from vpd.training.bad_data import BadSamples, BadSteps
 from vpd.training.checkpoints import Checkpoint, add_scores
 from vpd.training.config import TrainConfig
+from vpd.training.curves import draw_curves
 from vpd.training.ema import WeightAverage, averaged
 from vpd.training.feed import Feed
 from vpd.training.machine import for_machine
-from vpd.training.outcome import leave_models, validations_since
+from vpd.training.outcome import MEASURED, leave_models, validations_since
 from vpd.training.progress import Costs, Interval, Progress
 from vpd.training.run_folder import RunFolder, summary
 from vpd.training.schedules import schedule_of, total_steps
@@ -210,6 +211,8 @@ class Training:
             with self.heartbeat.doing(f"Saving after step {done}"):
                 self._save(lambda: self.run_folder.save_if(is_due, done, scores))
             progress.saved(time.perf_counter() - began_s)
+            if self.accelerator.is_main_process:
+                draw_curves(self.folder, type(self.model))
         self._leave_on(signal, done)
 
     def _validate(self, done: int, progress: Progress, stop: StopRequest) -> dict[str, float]:
@@ -241,9 +244,11 @@ class Training:
                     raise FloatingPointError(f"The validation after step {done} found no figures. {error}") from error
                 logger.warning("No figures after step %d: %s", done, error)
                 return {}
-            metrics: dict[str, float] = evaluation.report()["metrics"]
+            report = evaluation.report()
+            metrics: dict[str, float] = report["metrics"]
             progress.validated(time.perf_counter() - began_s)
             progress.record(done, "validation", metrics)
+            progress.note(done, "measured", {name: report[name] for name in MEASURED})
             self.on_validated(done, metrics)
             if config.pictures and self.accelerator.is_main_process:
                 caption = f"step {done}: {self.model.score} {metrics[self.model.score]:.4f}"

@@ -8,12 +8,13 @@ import shutil
 from pathlib import Path
 
 from vpd.errors import UsageError
-from vpd.files.atomic import atomic_folder, read_json, remove_folder, write_json
+from vpd.files.atomic import atomic_folder, read_json, read_json_lines, remove_folder, write_json
 from vpd.loading import load
-from vpd.model_folder import CHECKPOINTS, CONFIG, LAST, MODEL
+from vpd.model_folder import CHECKPOINTS, CONFIG, CONFIG_FILE, LAST, MODEL
 from vpd.tasks.model import PerceptionModel
 from vpd.training.checkpoints import OPTIMISER_FILE, STATE_FILE, Checkpoint, latest_checkpoint
 from vpd.training.config import TrainConfig
+from vpd.training.curves import LOG
 from vpd.training.ema import TRAINING_WEIGHTS_FILE
 from vpd.training.settings import write_config
 
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 OUTCOME = "outcome.json"
 """In a finished model: after which step of its run, and what was measured then."""
+MEASURED = ("samples", "groups", "intervals", "per_class")
+"""What a validation says beside its metrics."""
 _NOT_MODEL = {OPTIMISER_FILE, STATE_FILE, TRAINING_WEIGHTS_FILE}
 """What a checkpoint has beside its model."""
 
@@ -73,7 +76,25 @@ def _finish(checkpoint: Checkpoint, folder: Path, model: PerceptionModel, config
             shutil.copytree(checkpoint.folder, partial, copy_function=_link, dirs_exist_ok=True)
             for name in _NOT_MODEL:
                 (partial / name).unlink(missing_ok=True)
+        _note_measures(partial / CONFIG_FILE, folder.parent / LOG, checkpoint, config)
         write_json(partial / OUTCOME, outcome)
+
+
+def _note_measures(path: Path, log: Path, checkpoint: Checkpoint, config: TrainConfig) -> None:
+    """Let the model's configuration say what was measured of it, for its card; a model travels without its log."""
+    lines = [line for line in read_json_lines(log) if line["kind"] == "measured" and line["step"] == checkpoint.step]
+    if not lines or not checkpoint.scores:
+        return
+    contents, found = read_json(path), lines[-1]
+    measured = {
+        "split": config.data.validation_split,
+        "step": checkpoint.step,
+        "samples": found["samples"],
+        "groups": found["groups"],
+        "metrics": checkpoint.scores,
+        "intervals": found["intervals"],
+    }
+    write_json(path, {**contents, "notes": {**contents.get("notes", {}), "measured": measured}})
 
 
 def _link(source: str, target: str) -> None:
