@@ -13,7 +13,7 @@ import vpd
 ROOT = Path(vpd.__file__).parent
 FLOORS = (
     ("errors", "version", "config", "tensors", "overrides", "processes"),
-    ("drawing", "files"),
+    ("drawing", "files", "pages"),
     ("weights", "metrics"),
     ("prompts",),
     ("backbones",),

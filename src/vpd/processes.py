@@ -5,14 +5,16 @@ from __future__ import annotations
 import atexit
 import gc
 import logging
+import math
 import multiprocessing
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.context import BaseContext
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -53,6 +55,24 @@ def worker_context() -> BaseContext:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return multiprocessing.get_context("forkserver")
+
+
+def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores that this process may keep busy: those it may run on, and no more than its container is given time for.
+
+    A container with time for 16 cores on a machine of 192 still sees 192; as many threads would wait for one another
+    most of the time.
+
+    Args:
+        cgroup: Where the system says what a container is given.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # version 2, version 1
+        with suppress(OSError, ValueError):  # not there, or `max`: no limit
+            quota, period = " ".join((cgroup / name).read_text(encoding="utf-8") for name in names).split()
+            if int(quota) > 0 and int(period) > 0:
+                return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    return cores
 
 
 def find_processes(device: torch.device | None = None) -> Accelerator:

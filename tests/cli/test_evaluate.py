@@ -91,7 +91,7 @@ def test_depth_in_metres(vpd_command: Command, models: Models, data_of: Models, 
     assert "true depth between 0.001 and 10 m, inside the nyu crop" in result.out
     assert (
         "all samples belong to one group" in result.out
-        and "No intervals" in (tmp_path / "report/report.md").read_text()
+        and "No intervals" in (tmp_path / "report/report.html").read_text()
     )
     (line, _) = lines_of(tmp_path / "predictions.jsonl")
     with Image.open(tmp_path / line["file"]) as written:

@@ -32,18 +32,32 @@ def test_shipped_models_beat_the_blind(demo):
 
 def test_page_holds_everything_and_needs_nothing(demo):
     page = demo.page.read_text()
-    assert page.count("data:image/png;base64,") == 5
-    assert not re.search(r'(src|href)="(?!data:)', page) and "http" not in page.replace("http-equiv", "")
-    for title in ("Semantic segmentation", "Referring segmentation", "Metric depth", "Attention to words", "Samples"):
-        assert f"<h2>{title}</h2>" in page
-    assert min(Image.open(demo.sheet).size) > 500
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+    assert "http" not in page.replace("http-equiv", "") and demo.page.stat().st_size < 3_000_000
+    titles = ("Semantic segmentation", "Referring segmentation", "Metric depth", "Pictures from a text")
+    for title in (*titles, "Your own photos", "Try it now"):
+        assert f">{title}</h2>" in page
+    assert page.count('<article class="example">') == page.count('<input type="range"') == 9
+    assert page.count('alt="Truth: ') == 9 and page.count('alt="Answer: ') == 9 + 3  # and on the cards
+    for figure in demo.figures:
+        assert f"{figure.name} {figure.write(figure.score)}</b>" in page
+    assert min(Image.open(demo.sheet).size) > 500 and demo.sheet.stat().st_size < 500_000
     assert len(list(demo.scenes.glob("*.png"))) == 3
+
+
+def test_every_word_of_an_expression_has_its_map(demo):
+    for strip in re.findall(r'<fieldset class="maps".*?</fieldset>', demo.page.read_text(), re.DOTALL):
+        words = re.findall(r'<span class="label">([^<]*)</span><span class="note">[\d.]+×', strip)
+        assert words and f"Asked</span> “{' '.join(words)}”" in demo.page.read_text()
+        sources = re.findall(r'src="([^"]*)"', strip)
+        assert len(set(sources)) == len(words) + 1  # and the input
 
 
 def test_same_figures_twice(demo, tmp_path: Path):
     again = run_demo(tmp_path, scenes=SCENES, prompt="<b>a red cube</b>")
     assert (tmp_path / "metrics.json").read_bytes() == (demo.page.parent / "metrics.json").read_bytes()
-    assert "“&lt;b&gt;a red cube&lt;/b&gt;”" in again.page.read_text()  # a prompt is text, not HTML
+    page = again.page.read_text()
+    assert "“&lt;b&gt;a red cube&lt;/b&gt;”" in page and "<b>a red" not in page  # a prompt is text, not HTML
 
 
 def test_predict_with_the_shipped_models(demo, tmp_path: Path):

@@ -201,5 +201,5 @@ def test_command_line_shares_the_work(models: Path, data: Path, tmp_path: Path):
         for index in range(6):
             written = (out / "maps" / f"{index}.png").read_bytes()
             assert written == (tmp_path / "1" / "maps" / f"{index}.png").read_bytes()
-        assert (out / "report" / "worst.png").is_file()
+        assert (out / "report" / "report.html").is_file()
     assert scores[1] == scores[2] and lines[1] == lines[2] and lines[1].count("\n") == 6

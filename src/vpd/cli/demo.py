@@ -22,17 +22,27 @@ def demo(
         typer.Option("--train", help="Instead: the pre-trained UNet against a random one (2 minutes)."),
     ] = False,
 ) -> None:
-    """Three tasks on fresh rendered scenes, attention to words and samples of a text, in under a minute.
+    """Three tasks on fresh rendered scenes, attention to words and samples of a text, on a page to open in a browser.
 
     Needs no weights, no data, no GPU and no network: the models come with the package. They know rendered scenes only.
     """
     if prompt is not None and (train or not prompt.strip()):
         raise UsageError("--prompt needs some words, and goes without --train.")
+    _take_own_cores()
     command = "vpd" if shutil.which("vpd") else f"{sys.executable} -m vpd"
     if train:
         _race(out, command)
     else:
         _show(out, prompt, command)
+
+
+def _take_own_cores() -> None:
+    """No more threads than this process is given time for."""
+    import torch
+
+    from vpd.processes import usable_cores
+
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
 
 
 def _show(out: Path, prompt: str | None, command: str) -> None:
@@ -43,6 +53,7 @@ def _show(out: Path, prompt: str | None, command: str) -> None:
     report = run_demo(
         out,
         prompt=prompt or PROMPT,
+        command=command,
         watch=lambda task, batches: tqdm(batches, desc=f"{task}, fresh scenes", unit="batch", disable=None),
     )
     for figure in report.figures:

@@ -41,7 +41,8 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Also write JSON.")] = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Also write a page, scores of each sample, and pictures.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Also write a page of charts and pictures, and each sample's scores."),
     ] = None,
     predictions: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Also write each prediction, as the benchmark takes it.")
@@ -92,7 +93,8 @@ def evaluate(
     from vpd.evaluation.groups import read_pattern
     from vpd.evaluation.presence import calibrate_presence_of, check_own_presence
     from vpd.evaluation.protocols import change_fit
-    from vpd.evaluation.report import screen_lines, write_report
+    from vpd.evaluation.report import screen_lines
+    from vpd.evaluation.report_folder import write_report
     from vpd.evaluation.submission import Submission
     from vpd.files.atomic import check_writable, left_as_found, writable_folder, write_json
     from vpd.loading import find_model
@@ -152,6 +154,7 @@ def evaluate(
             watch=lambda batches: show_progress(batches, heartbeat, is_shown=is_first),
             keep=submission.keep if submission else None,
             group_by=group_by,
+            diagnose=report is not None,
         )
     if is_first:
         result = {"model": model, "data": data, "format": layout, "split": wanted, **evaluation.report()}

@@ -1,38 +1,89 @@
-"""The page of the demo, which needs no other file and no network."""
+"""The demo's page: what is to be seen at once, the tasks, samples of a text, and how to do the same elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 from PIL import Image
 
-from vpd.drawing.html import picture_data, write_html
+from vpd.demo.tasks import TaskShown
+from vpd.pages.page import Page, Section, write_page
+from vpd.pages.parts import Tile, cards, commands, gallery
+from vpd.weights.shipped import WORLD
+
+_TITLE = "Pixel-precise answers from a text-to-image model"
+_WORDS = (
+    "A model that learnt to make pictures from text knows much about pictures. Here it looks once at each, and a small "
+    "head reads what it saw. The scenes are rendered, so that their truth is exact, and no training has seen them."
+)
+_BARS = (
+    "Blue: what was measured, with its 95 % interval. Red: what an answer reaches that does not look at the picture, "
+    "or does not listen to the words."
+)
+_STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 
-@dataclass(frozen=True)
-class Section:
-    """A part of the page."""
+def write_demo_page(
+    path: Path, tasks: Sequence[TaskShown], more: Sequence[Section], *, command: str, folder: Path
+) -> None:
+    """Write the page.
 
-    title: str
-    words: str
-    picture: Image.Image
+    Args:
+        path: The file.
+        tasks: What is shown of each task.
+        more: Sections after the tasks; one is made by `parts` from a model and scenes, as `samples_section` is.
+        command: How the command line is called here.
+        folder: The demo's, for commands that go on from it.
+    """
+    sections = [*(one.section for one in tasks), *more, _own_photos(command), _go_on(command, folder)]
+    foot = "Everything on this page was computed by the command that wrote it. The page asks nothing of the network."
+    write_page(path, Page(_TITLE, _WORDS, cards([one.card for one in tasks], _BARS), sections, foot))
 
 
-def write_page(path: Path, sections: Sequence[Section]) -> None:
-    """Write the page whole or not at all."""
-    parts = [
-        "<h1>vpd: dense perception from a text-to-image diffusion model</h1>",
-        "<p>A small text-to-image model, pre-trained on rendered scenes and their captions, adapted to three tasks. "
-        "The scenes below are fresh: no training saw them, and their truth is exact. The model that refers heeds "
-        "colours, sizes and shapes, and places and relations hardly. It shows how the system works; Stable Diffusion's "
-        "weights take the small model's place for photographs.</p>",
+def samples_section(prompt: str, pictures: Sequence[Image.Image]) -> Section:
+    """Pictures made from noise for a text."""
+    tiles = [
+        Tile(picture, "", f"Sample {number} for the text: {prompt}") for number, picture in enumerate(pictures, start=1)
     ]
-    for section in sections:
-        parts.append(
-            f"<section><h2>{escape(section.title)}</h2><p>{escape(section.words)}</p>"
-            f'<img alt="{escape(section.title)}" src="{picture_data(section.picture)}"></section>'
-        )
-    write_html(path, "vpd demo", "\n".join(parts))
+    words = (
+        f"What the model that all of the above stands on makes of the text “{prompt}”, from noise. That is how it was "
+        "trained: pictures and captions, no labels."
+    )
+    return Section("Pictures from a text", words, gallery(tiles))
+
+
+def _own_photos(command: str) -> Section:
+    """The same with Stable Diffusion and photographs."""
+    words = (
+        f"The small model of this demo, “{WORLD}”, knows rendered scenes only. For photographs Stable Diffusion takes "
+        "its place: the commands stay the same. It is downloaded once, under its own licence (CreativeML Open RAIL-M). "
+        "You need some labelled pictures; “refer” and “depth” take the place of “segment”."
+    )
+    steps = [
+        ("Look whether your pictures and labels are understood.", f"{command} data check DIR"),
+        (
+            "Train. With a card of 8 GB add: -s mode=lora -s gradient_checkpointing=true",
+            f"{command} train segment --data DIR --model {_STABLE_DIFFUSION} --out run",
+        ),
+        ("Measure, with intervals.", f"{command} eval segment --data DIR --model run --report report"),
+        ("Predict whole folders of photographs.", f"{command} predict segment photos/ --model run --out predictions"),
+    ]
+    return Section("Your own photos", words, commands(steps))
+
+
+def _go_on(command: str, folder: Path) -> Section:
+    """What can be tried at once with what the demo left."""
+    steps = [
+        (
+            "Refer to something in the fresh scenes that lie beside this page.",
+            f'{command} predict refer {folder / "scenes"} --model {WORLD} --text "the object on the left" '
+            "--out predictions",
+        ),
+        ("Type a text of your own.", f'{command} demo --prompt "a large green metal cube" --out {folder}'),
+        (
+            "Does pre-training pay? The same segmenter from a random UNet and from this one, two minutes, live curves.",
+            f"{command} demo --train --out {folder}",
+        ),
+    ]
+    return Section("Try it now", "These need no weights, no data, no GPU and no network.", commands(steps))

@@ -10,16 +10,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from markupsafe import Markup
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.config import Resize
 from vpd.data.geometric import RandomFlip
 from vpd.drawing.charts import Axis, line_chart
-from vpd.drawing.html import write_html
 from vpd.evaluation.evaluate import evaluate
 from vpd.files.atomic import write_json
 from vpd.inference.cache import FrozenCaches, TensorCache
 from vpd.model_folder import results_folder
+from vpd.pages.page import Page, write_page
 from vpd.processes import logging_at
 from vpd.tasks.segmentation import SegmentationModel
 from vpd.training.config import TrainConfig
@@ -127,12 +128,12 @@ def _draw(page: Path, race: Race, *, is_done: bool) -> None:
         reached = race.steps_to_the_end_of_random()
         when = "never there" if reached is None else f"there after {reached}"
         told = (
-            f"<p>Random weights end at {100 * race.miou['random'][-1]:.1f} % after {race.steps[-1]} steps; the "
-            f"pre-trained ones are {when}.</p>"
+            f" Random weights end at {100 * race.miou['random'][-1]:.1f} % after {race.steps[-1]} steps; the "
+            f"pre-trained ones are {when}."
         )
-    body = (
-        "<h1>Does pre-training on text and pictures help?</h1>"
-        f"<p>One segmenter, {_LABELLED} labelled scenes, the whole UNet trains. The only difference is where its "
-        f"weights come from.</p>{chart}{told}"
+    words = (
+        f"One segmenter, {_LABELLED} labelled scenes, the whole UNet trains. The only difference is where its weights "
+        f"come from.{told}"
     )
-    write_html(page, "vpd demo --train", body, refresh_s=None if is_done else 2)
+    told_page = Page("Does pre-training on text and pictures help?", words, Markup(chart))  # noqa: S704, it escapes
+    write_page(page, told_page, refresh_s=None if is_done else 2)

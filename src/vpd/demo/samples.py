@@ -67,12 +67,11 @@ def sample_latents(
 
 
 def draw_samples(texts: Sequence[str], *, seed: int = 0) -> list[NDArray[np.uint8]]:
-    """Pictures that the shipped model makes of texts, `(64, 64, 3)` RGB; `seed` is of the noise."""
+    """RGB pictures that the shipped model makes of texts, of the size that it was trained at; `seed` is the noise's."""
     folder = shipped_diffusion()
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).eval()
-    latents = sample_latents(
-        unet, TextEncoder.from_pretrained(folder), noise_schedule(), texts, guidance=3.0, seed=seed
-    )
+    encoder, side = TextEncoder.from_pretrained(folder), unet.config.sample_size
+    latents = sample_latents(unet, encoder, noise_schedule(), texts, guidance=3.0, side=side, seed=seed)
     return to_pictures(load_vae(folder), latents)
 
 

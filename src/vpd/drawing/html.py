@@ -15,7 +15,8 @@ from vpd.files.atomic import atomic_write
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222228; background: #fff; max-width: 60rem; margin: 2rem auto;
   padding: 0 1rem }
-h1, h2 { line-height: 1.2 } section { margin: 2.5rem 0 } img, svg { max-width: 100%; height: auto }
+h1, h2 { line-height: 1.2 } h3 { font-size: 1.05rem; margin: 1.4rem 0 .4rem } section { margin: 2.5rem 0 }
+img, svg { max-width: 100%; height: auto }
 code { background: #f0f0f4; padding: .1em .3em; border-radius: 3px }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #e4e4ea }
@@ -49,10 +50,10 @@ def write_html(path: Path, title: str, body: str, *, style: str = "", refresh_s:
 
 
 def picture_data(picture: Image.Image, *, as_photo: bool = False) -> str:
-    """A picture as an address that holds it: PNG, or JPEG where it shows a photograph, at a fifth of the bytes."""
+    """A picture as an address that holds it: PNG; or JPEG, at a fifth of the bytes where it shows a photograph."""
     buffer = io.BytesIO()
     if as_photo:
-        picture.convert("RGB").save(buffer, "JPEG", quality=88, optimize=True)
+        picture.convert("RGB").save(buffer, "JPEG", quality=88, subsampling=0, optimize=True)
     else:
         picture.save(buffer, "PNG", optimize=True)
     kind = "jpeg" if as_photo else "png"

@@ -34,6 +34,10 @@ class Shown:
     """Depth of the first and of the last colour, metres."""
     words: str = ""
     """What the model was asked for."""
+    errors: Image.Image | None = None
+    """Where the prediction is wrong."""
+    error_legend: tuple[tuple[Colour, str], ...] = ()
+    """What its colours mean."""
 
 
 def segmentation_picture(image: Image.Image, labels: NDArray[np.integer], classes: Sequence[str]) -> Image.Image:
@@ -161,7 +165,7 @@ def contact_sheet(
         )
     gap = max(4, cell_px // 32)
     font_px = font_px_for(cell_px, cell_px)
-    cells = [[_fit(picture, cell_px) for picture in row] for row in rows]
+    cells = [[fit_picture(picture, cell_px) for picture in row] for row in rows]
     cell_width = max(cell.width for row in cells for cell in row)
     width = gap + (cell_width + gap) * columns.pop()
     drawn = []
@@ -193,7 +197,7 @@ def _row(cells: Sequence[Image.Image], cell_width: int, gap: int, width: int) ->
     return row
 
 
-def _fit(picture: Image.Image, cell_px: int) -> Image.Image:
+def fit_picture(picture: Image.Image, cell_px: int) -> Image.Image:
     """The picture with its long side brought to `cell_px`; enlarged without blur."""
     scale = cell_px / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))

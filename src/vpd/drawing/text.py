@@ -93,6 +93,16 @@ def stack(pictures: Sequence[Image.Image]) -> Image.Image:
     return canvas
 
 
+def beside(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures beside one another on a canvas as high as the highest, lower ones at the top."""
+    canvas = Image.new("RGB", (sum(picture.width for picture in pictures), max(p.height for p in pictures)), PAPER)
+    x = 0
+    for picture in pictures:
+        canvas.paste(picture, (x, 0))
+        x += picture.width
+    return canvas
+
+
 def one_line(text: str) -> str:
     """The text with line breaks and characters that cannot be printed turned into spaces."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())

@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -23,7 +23,7 @@ from vpd.errors import UsageError
 from vpd.evaluation.fitted_data import fit_classes, look_before
 from vpd.evaluation.groups import groups_of, read_pattern, recordings_of
 from vpd.evaluation.protocols import Protocol, draw_sheet
-from vpd.evaluation.taking import Entry, Part, ReadAhead, take
+from vpd.evaluation.taking import Entry, Part, ReadAhead, add_counts, take
 from vpd.inference.cache import FrozenCaches
 from vpd.inference.memory import Memory
 from vpd.inference.outputs import OutputError
@@ -59,6 +59,8 @@ class Evaluation:
     """Samples that the data set has."""
     grouped_by: str = ""
     """What made the groups: `data`, `recording` (by the names), a pattern, or nothing."""
+    counts: dict[str, Tensor] = field(default_factory=dict)
+    """What diagnoses counted, if they were asked for: `confusion`, `thresholds`, `distances`."""
 
     @property
     def groups(self) -> list[str | int]:
@@ -159,6 +161,7 @@ def measure(
     keep: Callable[[Sample, Prediction], dict[str, Any]] | None = None,
     caches: FrozenCaches | None = None,
     group_by: str | None = None,
+    diagnose: bool = False,
 ) -> Evaluation:
     """Predict every sample once and count it.
 
@@ -183,6 +186,7 @@ def measure(
         group_by: Regular expression whose first part in brackets, found in a sample's name, is its group, for the
             intervals; `none` = every sample stands alone; not given: the groups of the data, or where these have none
             and names are those of frames, the recordings (`vpd.evaluation.groups.recordings_of`).
+        diagnose: Also find the kind of each sample's error, and count for the charts of a report.
 
     Raises:
         UsageError: If `group_by` is wrong or matches no name, there is no sample, one cannot be read or lacks the
@@ -207,19 +211,22 @@ def measure(
     is_ahead = not workers and memory is None
     stream = iter(watch(ReadAhead(read, own) if is_ahead else Readers(read, own, workers=workers)))
     table: list[Entry] = []
+    counts: dict[str, Tensor] = {}
     at_once = 0 if memory is not None else threads_for(model).network
     for _ in range(math.ceil(len(batches) / (processes * ROUND))):  # as many in every process
-        part = take(protocol, islice(stream, ROUND), should_stop, keep, at_once)
+        part = take(protocol, islice(stream, ROUND), should_stop, keep, at_once, diagnose=diagnose)
         parts: list[Part] = gather_object([part]) if processes > 1 else [part]
-        if problems := [problem for _, problem, _ in parts if problem]:
+        if problems := [each.problem for each in parts if each.problem]:
             raise next((other for other in problems if not isinstance(other, OutputError)), problems[0])
-        if any(is_stopped for _, _, is_stopped in parts):
+        if any(each.is_stopped for each in parts):
             raise Interrupted("The evaluation was stopped before all samples were measured.")
-        table += [entry for entries, _, _ in parts for entry in entries]
+        for each in parts:
+            table += each.entries
+            add_counts(counts, each.counts)
     table.sort(key=lambda entry: entry.index)
     grouped_by = _group(table, group_by, pattern)
     classes = getattr(model.config, "classes", ())
-    return Evaluation(type(model), model.config.fit, classes, protocol, table, len(sample_set), grouped_by)
+    return Evaluation(type(model), model.config.fit, classes, protocol, table, len(sample_set), grouped_by, counts)
 
 
 def _group(table: list[Entry], group_by: str | None, pattern: re.Pattern[str] | None) -> str:

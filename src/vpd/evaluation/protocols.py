@@ -18,7 +18,9 @@ from vpd.errors import UsageError, wrong_fields
 from vpd.inference.cache import FrozenCaches
 from vpd.inference.memory import Memory
 from vpd.inference.outputs import OutputError
+from vpd.tasks.failures import Diagnosis
 from vpd.tasks.model import PerceptionModel
+from vpd.tasks.predictions import Prediction
 from vpd.tasks.task import Measured
 
 
@@ -46,6 +48,8 @@ class Protocol:
         self._options = {"caches": caches or model.own_caches(), "memory": memory}
         self.metrics, self.words = self._measures.metrics, self._measures.words
         """What counts, and what that is in words, by the ending of the metrics' names."""
+        self.cut = self._measures.cut
+        """Probability above which pixels belong to a mask, where that is what is measured."""
         self.device = model.device
         """Where the model is."""
 
@@ -58,6 +62,10 @@ class Protocol:
         """
         with _naming(samples):
             return self._model.measure(samples, self._measures, **self._options)
+
+    def diagnose(self, sample: Sample, prediction: Prediction) -> Diagnosis:
+        """What a report says of a sample beside its metrics."""
+        return self._model.diagnose(sample, prediction, self._measures)
 
     def shown(self, sample: Sample) -> Shown:
         """Truth and prediction of a sample as pictures; raises as `measure`."""

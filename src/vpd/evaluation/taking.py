@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +14,7 @@ from vpd.data.workers import NumberedSamples
 from vpd.errors import UsageError
 from vpd.evaluation.protocols import Protocol
 from vpd.inference.overlapped import overlapped
+from vpd.tasks.failures import Diagnosis
 from vpd.tasks.predictions import Prediction
 from vpd.tasks.task import Measured
 
@@ -36,6 +37,8 @@ class Entry:
     """What was done to stay within the memory that changes the prediction; empty = nothing."""
     texts: tuple[str, ...] = ()
     """Its expressions."""
+    kind: str = ""
+    """Of its largest error, where samples are diagnosed."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,23 @@ class ReadAhead:
         yield from map(self.read, self.batches[done:])
 
 
-Part = tuple[list[Entry], Exception | None, bool]
-"""What one process has to tell the others: entries, what went wrong, whether it was asked to stop."""
+@dataclass(frozen=True)
+class Part:
+    """What one process has to tell the others."""
+
+    entries: list[Entry]
+    problem: Exception | None = None
+    """What went wrong."""
+    is_stopped: bool = False
+    """Whether it was asked to stop."""
+    counts: dict[str, Tensor] = field(default_factory=dict)
+    """What diagnoses count, over these entries."""
+
+
+def add_counts(totals: dict[str, Tensor], counts: Mapping[str, Tensor]) -> None:
+    """Add counts of some samples to those of others."""
+    for name, value in counts.items():
+        totals[name] = totals[name] + value if name in totals else value
 
 
 def take(
@@ -74,12 +92,14 @@ def take(
     should_stop: Callable[[], bool] | None,
     keep: Callable[[Sample, Prediction], dict[str, Any]] | None,
     at_once: int,
+    *,
+    diagnose: bool = False,
 ) -> Part:
     """What came of some batches, `at_once` of which are worked on by threads, 0 = one after the other in this one.
 
     An error is told, not raised, or the other processes would wait for this one.
     """
-    entries, is_stopped = list[Entry](), False
+    entries, counts, is_stopped = list[Entry](), dict[str, Tensor](), False
 
     def unless_stopped() -> Iterator[Sequence[tuple[int, Sample | UsageError]]]:
         nonlocal is_stopped
@@ -102,10 +122,13 @@ def take(
                 for index, sample, (prediction, rows) in part:
                     tell_left_out(sample)
                     record = keep(sample, prediction) if keep else None
-                    entries.append(Entry(index, sample.name, sample.group, rows, record, prediction.note, sample.texts))
+                    found = protocol.diagnose(sample, prediction) if diagnose else Diagnosis()
+                    add_counts(counts, found.counts)
+                    told = (record, prediction.note, sample.texts, found.kind)
+                    entries.append(Entry(index, sample.name, sample.group, rows, *told))
     except (UsageError, OSError) as error:
-        return [], error, False
-    return ([], None, True) if is_stopped else (entries, None, False)
+        return Part([], error)
+    return Part([], is_stopped=True) if is_stopped else Part(entries, counts=counts)
 
 
 def _readable(sample: Sample | UsageError) -> Sample:

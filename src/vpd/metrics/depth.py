@@ -168,13 +168,17 @@ class DepthMetrics(Accumulator):
         Raises:
             ValueError: As `evaluated_pixels`.
         """
-        pred, target = evaluated_pixels(
-            pred_m, target_m, min_depth_m=self.min_depth_m, max_depth_m=self.max_depth_m, crop=self.crop
-        )
+        pred, target = self.counted(pred_m, target_m)
         if not target.numel():
             return torch.zeros_like(self.totals)
         errors = depth_errors(pred, target).cpu()
         return torch.cat([errors, torch.ones_like(errors[:1])])
+
+    def counted(self, pred_m: Tensor, target_m: Tensor) -> tuple[Tensor, Tensor]:
+        """Predicted and true depth of the pixels that count, as `evaluated_pixels` has them."""
+        return evaluated_pixels(
+            pred_m, target_m, min_depth_m=self.min_depth_m, max_depth_m=self.max_depth_m, crop=self.crop
+        )
 
     def values(self, totals: Tensor) -> dict[str, Tensor]:
         """Mean of each of `ERRORS`, and `images`, how many were counted; totals `(..., 10)`."""

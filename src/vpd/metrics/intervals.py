@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vpd.metrics.accumulator import Accumulator
@@ -37,22 +39,45 @@ def bootstrap_intervals(
     Returns:
         Low and high end of every metric but counts and those of single classes; nothing with fewer than 2 groups.
     """
-    places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
-    if len(places) < 2:
+    of_groups = sums_of_groups(rows, groups)
+    if len(of_groups) < 2:
         return {}
-    of_groups = rows.new_zeros((len(places), *rows.shape[1:]))
-    of_groups.index_add_(0, torch.tensor([places[group] for group in groups]), rows)
     values = [metric.values(totals) for totals in resampled(of_groups, draws, seed)]
     intervals = {}
     for name, actual in metric.values(rows.sum(dim=0)).items():
         if actual.ndim or name == metric.COUNT:
             continue
         drawn = torch.cat([value[name] for value in values]).numpy()
-        drawn = drawn[~np.isnan(drawn)] if not actual.isnan() else np.full(1, np.nan)
-        tail = (1 - CONFIDENCE) / 2
-        low, high = np.quantile(drawn, tail, method="lower"), np.quantile(drawn, 1 - tail, method="higher")
-        intervals[name] = (float(low), float(high))
+        intervals[name] = ends_of(drawn) if not actual.isnan() else (math.nan, math.nan)
     return intervals
+
+
+def class_intervals(
+    metric: Accumulator, rows: Tensor, groups: Sequence[Hashable], name: str, *, draws: int = DRAWS, seed: int = 0
+) -> list[tuple[float, float]]:
+    """As `bootstrap_intervals`, of a metric that has a value for each class; nothing with fewer than 2 groups."""
+    of_groups = sums_of_groups(rows, groups)
+    if len(of_groups) < 2:
+        return []
+    drawn = torch.cat([metric.values(totals)[name] for totals in resampled(of_groups, draws, seed)]).numpy()
+    return [ends_of(of_class) for of_class in drawn.T]
+
+
+def sums_of_groups(rows: Tensor, groups: Sequence[Hashable]) -> Tensor:
+    """Sum of the rows of each group, in the order in which they first come."""
+    places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
+    of_groups = rows.new_zeros((len(places), *rows.shape[1:]))
+    return of_groups.index_add_(0, torch.tensor([places[group] for group in groups]), rows)
+
+
+def ends_of(drawn: NDArray[np.floating]) -> tuple[float, float]:
+    """The ends of the interval of values that were drawn, without NaN; NaN where there is no other."""
+    drawn = drawn[~np.isnan(drawn)]
+    if not drawn.size:
+        return math.nan, math.nan
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(drawn, tail, method="lower"), np.quantile(drawn, 1 - tail, method="higher")
+    return float(low), float(high)
 
 
 def resampled(rows: Tensor, draws: int, seed: int) -> Iterator[Tensor]:

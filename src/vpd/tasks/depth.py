@@ -16,6 +16,7 @@ from vpd.data.colour import BrightnessContrast, CutDepth, Gamma, HueSaturationVa
 from vpd.data.geometric import RandomCrop, RandomFlip, RandomResize
 from vpd.data.sample import GENERIC_SCENE, CountedDepth, Sample, SampleSet
 from vpd.data.transforms import Pipeline
+from vpd.drawing.errors import DEPTH_LEGEND, depth_error_map
 from vpd.drawing.overlays import UNKNOWN_COLOUR, Shown, colour_depth, depth_range
 from vpd.errors import UsageError
 from vpd.heads.deconv import DeconvHead
@@ -23,10 +24,12 @@ from vpd.inference.cache import FrozenCaches
 from vpd.inference.inputs import one_each
 from vpd.inference.plan import Asked
 from vpd.metrics.depth import EDGE_JUMP, EDGE_PX, EDGES, DepthMetrics, EdgeMetrics
+from vpd.metrics.distances import distance_counts
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import EmbedNames, embed_names
 from vpd.prompts.names import published_prompts as read_published_prompts
 from vpd.tasks.depth_losses import depth_loss_sum
+from vpd.tasks.failures import Diagnosis, depth_failure
 from vpd.tasks.losses import LossSum
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.predictions import DepthPrediction, read_shown_range
@@ -281,6 +284,14 @@ class DepthModel(PerceptionModel[DepthPrediction]):
         """The scene of each, where the model knows it."""
         return {"scene": [sample.scene if sample.scene in self.config.scenes else None for sample in samples]}
 
+    def diagnose(self, sample: Sample, prediction: DepthPrediction, measures: Measures) -> Diagnosis:
+        """Where it is too near or too far, and pixels by distance and error."""
+        metric = measures.metrics[""]
+        if not isinstance(metric, DepthMetrics):
+            return Diagnosis()
+        pixels = metric.counted(prediction.depth_m, torch.from_numpy(truth_of(sample, "depth_m")))
+        return Diagnosis(depth_failure(*pixels), {"distances": distance_counts(*pixels, metric.max_depth_m)})
+
     def shown(self, sample: Sample, prediction: DepthPrediction) -> Shown:
         """In colours of the truth's range."""
         truth = truth_of(sample, "depth_m")
@@ -290,6 +301,8 @@ class DepthModel(PerceptionModel[DepthPrediction]):
             colour_depth(prediction.depth_m.numpy(), near_m, far_m),
             Counter({(UNKNOWN_COLOUR, "not measured"): int((truth <= 0).sum())}),
             scale_m=(near_m, far_m),
+            errors=depth_error_map(prediction.numpy(), truth),
+            error_legend=DEPTH_LEGEND,
         )
 
     @classmethod

@@ -18,6 +18,7 @@ from vpd.data.colour import BrightnessContrast, HueSaturationValue
 from vpd.data.geometric import RandomFlip, Squash
 from vpd.data.sample import Sample, SampleSet
 from vpd.data.transforms import Pipeline, draw_text
+from vpd.drawing.errors import MASK_LEGEND, mask_errors
 from vpd.drawing.overlays import Shown, tint_mask
 from vpd.errors import UsageError
 from vpd.heads.cascade import CascadeHead
@@ -26,9 +27,12 @@ from vpd.inference.cache import FrozenCaches, TensorCache, text_key
 from vpd.inference.inputs import one_each, true_or_false
 from vpd.inference.plan import Asked
 from vpd.inference.resize import fitted_size, resize_stream
+from vpd.metrics.accumulator import Accumulator
 from vpd.metrics.referring import ReferringMetrics
+from vpd.metrics.thresholds import threshold_counts
 from vpd.prompts.adapter import ReadingAdapter
 from vpd.prompts.encoder import TextEncoder
+from vpd.tasks.failures import Diagnosis, mask_failure
 from vpd.tasks.losses import LossSum, referring_loss_sum
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.predictions import MaskPrediction
@@ -248,7 +252,8 @@ class ReferringModel(PerceptionModel[MaskPrediction]):
             "": "masks at the size of the images, every sentence a sample",
             SQUASHED: f"image and true mask squashed to {side}, as published; every sentence a sample",
         }
-        return Measures({"": ReferringMetrics(), SQUASHED: ReferringMetrics()}, words)
+        metrics: dict[str, Accumulator] = {"": ReferringMetrics(), SQUASHED: ReferringMetrics()}
+        return Measures(metrics, words, cut=read_thresholds(None, None, of_model=self.config.threshold)[0])
 
     def own_caches(self) -> FrozenCaches:
         """256 MB, so that images with several sentences are encoded once."""
@@ -279,11 +284,20 @@ class ReferringModel(PerceptionModel[MaskPrediction]):
             measured.append((prediction, rows | {SQUASHED: measures.row(SQUASHED, sample, on_square, square)}))
         return measured
 
+    def diagnose(self, sample: Sample, prediction: MaskPrediction, measures: Measures) -> Diagnosis:
+        """How the mask misses the object, and pixels by threshold."""
+        mask = truth_of(sample, "mask")
+        counts = threshold_counts(prediction.probability, torch.from_numpy(mask))
+        pixels = torch.tensor(int(mask.sum()))
+        failure = mask_failure(prediction.numpy(), mask.astype(bool))
+        return Diagnosis(failure, {"thresholds": counts, "object_pixels": pixels})
+
     def shown(self, sample: Sample, prediction: MaskPrediction) -> Shown:
         """Each with its outline, and the expression."""
         image, masks = Image.fromarray(sample.image), (truth_of(sample, "mask"), prediction.mask.numpy())
         truth, predicted = (tint_mask(image, mask) for mask in masks)
-        return Shown(truth, predicted, words=f"“{prediction.text}”")
+        errors = mask_errors(image, masks[1], masks[0].astype(bool))
+        return Shown(truth, predicted, words=f"“{prediction.text}”", errors=errors, error_legend=MASK_LEGEND)
 
     @classmethod
     def begin(cls, source: str | Path, samples: SampleSet, given: Mapping[str, Any], **options: Any) -> ReferringModel:

@@ -20,6 +20,7 @@ from vpd.data.colour import PhotometricDistortion
 from vpd.data.geometric import RandomCrop, RandomFlip, RandomResize
 from vpd.data.sample import Sample, SampleSet
 from vpd.data.transforms import Pipeline
+from vpd.drawing.errors import LABEL_LEGEND, label_errors
 from vpd.drawing.overlays import Shown, class_legend, colour_labels
 from vpd.errors import UsageError
 from vpd.heads.fpn import FPNHead
@@ -28,11 +29,12 @@ from vpd.inference.cache import FrozenCaches
 from vpd.inference.inputs import true_or_false
 from vpd.inference.plan import MOST_OUTPUT_BYTES, Asked
 from vpd.inference.resize import mean_of_streams, resize_stream
-from vpd.metrics.segmentation import SegmentationMetrics
+from vpd.metrics.segmentation import SegmentationMetrics, confusion_matrix
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import PLAIN_TEMPLATE, EmbedNames, check_templates, embed_names
 from vpd.prompts.names import published_prompts as read_published_prompts
 from vpd.tasks.classes import asked_classes, check_number, class_names, with_classes
+from vpd.tasks.failures import Diagnosis, label_failure
 from vpd.tasks.loss_settings import PLAIN, LossSettings
 from vpd.tasks.losses import LossSum, segmentation_loss_sum
 from vpd.tasks.model import PerceptionModel
@@ -40,12 +42,13 @@ from vpd.tasks.overlapping import class_labels, class_probabilities, one_class_l
 from vpd.tasks.predictions import SegmentationPrediction
 from vpd.tasks.recipes import recipe_backbone
 from vpd.tasks.task import Measures, Seen, truth_of
-from vpd.tensors import Batch
+from vpd.tensors import IGNORE_LABEL, Batch
 
 logger = logging.getLogger(__name__)
 
 REFERENCE_FIT = Resize(mode="resize_short", size_px=512, max_long_px=2048, antialias=False)
 RATES = {"learning_rate": 8e-5, "weight_decay": 1e-3, "unet_lr_scale": 0.1, "batch_size": 16}
+_MOST_CONFUSED = 256  # classes of a confusion matrix, which has the square of their number
 
 
 class _Wanted(NamedTuple):
@@ -278,11 +281,21 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
         words = {"": "labels at the size of the images, pixels of all samples together"}
         return Measures({"": SegmentationMetrics(len(self.config.classes))}, words)
 
+    def diagnose(self, sample: Sample, prediction: SegmentationPrediction, measures: Measures) -> Diagnosis:
+        """What is most often taken for what, and of up to 256 classes the confusion matrix."""
+        labels, classes = truth_of(sample, "labels"), self.config.classes
+        kind, predicted = label_failure(prediction.numpy(), labels, classes), prediction.labels
+        if len(classes) > _MOST_CONFUSED:
+            return Diagnosis(kind)
+        return Diagnosis(kind, {"confusion": confusion_matrix(predicted, torch.from_numpy(labels), len(classes))})
+
     def shown(self, sample: Sample, prediction: SegmentationPrediction) -> Shown:
         """In the colours of the classes."""
         labels = truth_of(sample, "labels"), prediction.labels.numpy()
         truth, predicted = (colour_labels(part, len(self.config.classes)) for part in labels)
-        return Shown(truth, predicted, class_legend(np.stack(labels), self.config.classes))
+        legend = class_legend(np.stack(labels), self.config.classes)
+        errors = label_errors(prediction.image, prediction.numpy(), labels[0], IGNORE_LABEL)
+        return Shown(truth, predicted, legend, errors=errors, error_legend=LABEL_LEGEND)
 
     @classmethod
     def begin(

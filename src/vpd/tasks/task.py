@@ -28,6 +28,7 @@ from vpd.inference.plan import Asked
 from vpd.inference.resize import mean_of_streams, resize_stream
 from vpd.metrics.accumulator import Accumulator
 from vpd.overrides import Settings
+from vpd.tasks.failures import Diagnosis
 from vpd.tasks.losses import LossSum
 from vpd.tasks.predictions import Prediction
 from vpd.tensors import Batch
@@ -84,6 +85,8 @@ class Measures:
     """By the ending of their names; the empty one is the main one."""
     words: dict[str, str]
     """What is measured, in words, by the same endings."""
+    cut: float | None = None
+    """Probability above which pixels belong to a mask, where that is what is measured."""
 
     def row(self, ending: str, sample: Sample, predicted: Tensor, truth: NDArray[Any]) -> Tensor:
         """What a sample adds to a metric.
@@ -236,6 +239,10 @@ class Task(Generic[P]):
         """What of a prediction is held against the truth."""
         found: Tensor = getattr(prediction, self.truth)
         return found
+
+    def diagnose(self, sample: Sample, prediction: Any, measures: Measures) -> Diagnosis:
+        """What a report says of a sample beside its metrics: the kind of its error, and counts for charts."""
+        return Diagnosis()
 
     def own_caches(self) -> FrozenCaches | None:
         """Where a measuring keeps results of the frozen parts if nobody says otherwise; none = nowhere."""
