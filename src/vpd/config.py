@@ -76,6 +76,11 @@ def unique_names(names: Sequence[str]) -> tuple[str, ...]:
     return stripped
 
 
+def listed_names(text: str) -> list[str]:
+    """Names that a user typed with `;` between them, or with commas where there is no `;`."""
+    return [name.strip() for name in text.split(";" if ";" in text else ",")]
+
+
 def first_names(names: Sequence[str], most: int = 5) -> str:
     """The names, or the first of them and how many more there are."""
     return ", ".join([*names[:most], *([f"{len(names) - most} more"] if len(names) > most else [])])

@@ -112,6 +112,8 @@ def test_other_machines_are_let_in_with_a_token_only() -> None:
 
 
 def test_requests_are_read_from_words_and_unknown_ones_refused() -> None:
+    of_phrases = SegmentRequest.model_validate({"classes": "red, round things; cubes"})
+    assert of_phrases.words() == {"classes": ["red, round things", "cubes"]}
     asked = SegmentRequest.model_validate({"classes": "sky, road", "size": "64"})
     assert asked.words() == {"classes": ["sky", "road"]} and asked.size == 64
     assert DepthRequest.model_validate({"fov_deg": "65", "format": "ply"}).words() == {}

@@ -110,7 +110,9 @@ def predict(
     the file and in the manifest). A run that was stopped goes on where it was. Jobs with different shards write
     into the same folder; the manifest is complete when all of them are done.
     """
-    names = None if classes is None else [name.strip() for name in classes.split(";" if ";" in classes else ",")]
+    from vpd.config import listed_names
+
+    names = None if classes is None else listed_names(classes)
     words = {"text": text, "classes": names, "scene": scene, "threshold": threshold, "min_presence": min_presence}
     words |= {"near_m": near_m, "far_m": far_m}
     _check_words(task, words)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, field_validator
 
-from vpd.config import Frozen
+from vpd.config import Frozen, listed_names
 
 MOST_CLASSES, MOST_LETTERS = 300, 500
 _Words = Annotated[str, Field(min_length=1, max_length=MOST_LETTERS)]
@@ -33,14 +33,14 @@ class SegmentRequest(Request):
     """`json`: classes with their masks as COCO RLE; `png`: labels, as `vpd predict` writes them; `npy`: the same as an
     array; `overlay`: a picture to look at."""
     classes: Annotated[list[_Words] | None, Field(max_length=MOST_CLASSES)] = None
-    """Other class names, with commas between them; needs a model with text encoder and the open head, or they must be
-    among its own."""
+    """Other class names, with `;` or commas between them; needs a model with text encoder and the open head, or they
+    must be among its own."""
 
     @field_validator("classes", mode="before")
     @classmethod
     def _split(cls, given: Any) -> Any:
         if isinstance(given, str):
-            return [name.strip() for name in given.split(",")] if given.strip() else None
+            return listed_names(given) if given.strip() else None
         return given
 
 

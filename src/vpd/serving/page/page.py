@@ -134,7 +134,7 @@ def _fields(task: str, served: Served) -> tuple[list[str], list[Any]]:
         return ["classes"], [
             gr.Textbox(
                 label="Classes",
-                info="Names with commas between them; empty = all that the model knows.",
+                info="Names with ; or commas between them; empty = all that the model knows.",
                 placeholder=", ".join(config.classes[:12]),
             )
         ]
