@@ -11,6 +11,9 @@ import typer
 
 from vpd.errors import UsageError
 
+_MOST_THREADS = 8
+"""Threads wait for one another after every layer, awake; one that others keep from its core holds up all."""
+
 
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder to write into.")] = Path("demo"),
@@ -37,12 +40,12 @@ def demo(
 
 
 def _take_own_cores() -> None:
-    """No more threads than this process is given time for."""
+    """No more threads than this process is given time for, nor than share work on small pictures well."""
     import torch
 
     from vpd.processes import usable_cores
 
-    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores(), _MOST_THREADS))
 
 
 def _show(out: Path, prompt: str | None, command: str) -> None:
