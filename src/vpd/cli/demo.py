@@ -56,7 +56,6 @@ def _show(out: Path, prompt: str | None, command: str) -> None:
     report = run_demo(
         out,
         prompt=prompt or PROMPT,
-        command=command,
         watch=lambda task, batches: tqdm(batches, desc=f"{task}, fresh scenes", unit="batch", disable=None),
     )
     for figure in report.figures:

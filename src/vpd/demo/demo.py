@@ -51,7 +51,6 @@ def run_demo(
     *,
     prompt: str = PROMPT,
     scenes: int = SCENES,
-    command: str = "vpd",
     watch: Watch = lambda task, batches: batches,
 ) -> DemoReport:
     """Predict, measure, draw. Needs no network and writes into `out` only; the same call gives the same figures.
@@ -60,7 +59,6 @@ def run_demo(
         out: Folder to write into.
         prompt: What to draw samples of.
         scenes: Fresh scenes of each task.
-        command: How the command line is called here, for the page.
         watch: Gets each task and its batches, for a progress bar.
 
     Raises:
@@ -79,7 +77,7 @@ def run_demo(
         with atomic_write(folder / f"scene-{index}.png") as temporary:
             Image.fromarray(fresh[index].image).save(temporary)
     page, sheet = out / "index.html", out / "sheet.png"
-    write_demo_page(page, shown, [samples_section(prompt, drawn)], command=command, folder=out)
+    write_demo_page(page, shown, [samples_section(prompt, drawn)], folder=out)
     with atomic_write(sheet) as temporary:
         _sheet([one.sheet for one in shown], attention, prompt, drawn).save(temporary, optimize=True)
     figures = [one.figure for one in shown]

@@ -24,19 +24,16 @@ _BARS = (
 _STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 
-def write_demo_page(
-    path: Path, tasks: Sequence[TaskShown], more: Sequence[Section], *, command: str, folder: Path
-) -> None:
+def write_demo_page(path: Path, tasks: Sequence[TaskShown], more: Sequence[Section], *, folder: Path) -> None:
     """Write the page.
 
     Args:
         path: The file.
         tasks: What is shown of each task.
         more: Sections after the tasks; one is made by `parts` from a model and scenes, as `samples_section` is.
-        command: How the command line is called here.
         folder: The demo's, for commands that go on from it.
     """
-    sections = [*(one.section for one in tasks), *more, _own_photos(command), _go_on(command, folder)]
+    sections = [*(one.section for one in tasks), *more, _own_photos(), _go_on(folder)]
     foot = "Everything on this page was computed by the command that wrote it. The page asks nothing of the network."
     write_page(path, Page(_TITLE, _WORDS, cards([one.card for one in tasks], _BARS), sections, foot))
 
@@ -53,7 +50,7 @@ def samples_section(prompt: str, pictures: Sequence[Image.Image]) -> Section:
     return Section("Pictures from a text", words, gallery(tiles))
 
 
-def _own_photos(command: str) -> Section:
+def _own_photos() -> Section:
     """The same with Stable Diffusion and photographs."""
     words = (
         f"The small model of this demo, “{WORLD}”, knows rendered scenes only. For photographs Stable Diffusion takes "
@@ -61,29 +58,32 @@ def _own_photos(command: str) -> Section:
         "You need some labelled pictures; “refer” and “depth” take the place of “segment”."
     )
     steps = [
-        ("Look whether your pictures and labels are understood.", f"{command} data check DIR"),
+        ("Look whether your pictures and labels are understood.", "vpd data check DIR"),
         (
             "Train. With a card of 8 GB add: -s mode=lora -s gradient_checkpointing=true",
-            f"{command} train segment --data DIR --model {_STABLE_DIFFUSION} --out run",
+            f"vpd train segment --data DIR --model {_STABLE_DIFFUSION} --out run",
         ),
-        ("Measure, with intervals.", f"{command} eval segment --data DIR --model run --report report"),
-        ("Predict whole folders of photographs.", f"{command} predict segment photos/ --model run --out predictions"),
+        ("Measure, with intervals.", "vpd eval segment --data DIR --model run --report report"),
+        ("Predict whole folders of photographs.", "vpd predict segment photos/ --model run --out predictions"),
     ]
     return Section("Your own photos", words, commands(steps))
 
 
-def _go_on(command: str, folder: Path) -> Section:
+def _go_on(folder: Path) -> Section:
     """What can be tried at once with what the demo left."""
     steps = [
         (
             "Refer to something in the fresh scenes that lie beside this page.",
-            f'{command} predict refer {folder / "scenes"} --model {WORLD} --text "the object on the left" '
-            "--out predictions",
+            f'vpd predict refer {folder / "scenes"} --model {WORLD} --text "the object on the left" --out predictions',
         ),
-        ("Type a text of your own.", f'{command} demo --prompt "a large green metal cube" --out {folder}'),
+        ("Type a text of your own.", f'vpd demo --prompt "a large green metal cube" --out {folder}'),
         (
             "Does pre-training pay? The same segmenter from a random UNet and from this one, two minutes, live curves.",
-            f"{command} demo --train --out {folder}",
+            f"vpd demo --train --out {folder}",
         ),
     ]
-    return Section("Try it now", "These need no weights, no data, no GPU and no network.", commands(steps))
+    words = (
+        "These need no weights, no data, no GPU and no network. Where make has set everything up, "
+        "“source .venv/bin/activate” makes the command known."
+    )
+    return Section("Try it now", words, commands(steps))
