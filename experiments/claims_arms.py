@@ -8,51 +8,47 @@ from typing import Any
 
 from vpd.errors import UsageError
 
-TASKS = ("refer", "segment", "depth")
+TASKS = ("refer", "segment", "depth", "colours", "open")
+"""Referring, segmentation by shape, depth; segmentation by colour and shape, with the published head; the same with the
+head that takes any names, some of which have no label in training."""
+LIBRARY_TASK: dict[str, Any] = {task: "segment" if task in ("colours", "open") else task for task in TASKS}
+"""Task -> the library's task that does it."""
+REGIMES = ("frozen", "adapter", "full")
 LABELS = (256, 64)
-BACKBONES = ("text", "random", "unconditional", "masked")
-TRIAL_SEED = 99
-"""On which learning rates are chosen, and nothing else."""
+BACKBONES = ("text", "random", "unconditional")
 RATES = {
-    ("frozen", "refer"): (1e-3, 3e-3, 1e-2),
-    ("frozen", "segment"): (1e-2, 3e-2, 1e-1),
-    ("frozen", "depth"): (1e-3, 3e-3, 1e-2),
-    **{("full", task): (1e-4, 3e-4, 1e-3) for task in TASKS},
-    ("gentle", "refer"): (3e-4, 1e-3, 3e-3),
+    **{("frozen", task): (3e-3, 1e-2) for task in ("refer", "depth")},
+    **{("frozen", task): (1e-2, 3e-2) for task in ("segment", "colours")},
+    ("frozen", "open"): (3e-3, 1e-2, 3e-2),
+    ("adapter", "refer"): (3e-3, 1e-2),
+    ("full", "refer"): (3e-4, 1e-3),
+    ("full", "segment"): (1e-3,),
+    ("full", "depth"): (1e-3,),
 }
-"""Regime and task -> peak learning rates to choose from."""
-FACTORS = ("backbone", "prompt", "maps", "adapter", "latents", "tokens")
+"""Regime and task -> peak learning rates to choose from; where there is one, nothing is tried."""
+FACTORS = ("backbone", "prompt", "maps", "adapter")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to build and train a model; the defaults are the paper's model in the library's default recipe.
-
-    With a frozen UNet that model has its adapter off: features are computed once, and the adapter acts before them.
-    The arm with the adapter on goes through the UNet at every step.
-    """
+    """One way to build and train a model; the defaults are the paper's model in the library's default recipe."""
 
     task: str
-    """`refer`, `segment` or `depth`."""
+    """One of `TASKS`."""
     labels: int
     """Labelled scenes."""
     regime: str
-    """`frozen`: the head learns (and the adapter where it is on); `full`: all but VAE and text encoder, at one rate;
-    `gentle`: as `full`, the UNet at a tenth of the others' rate, as the `default` recipe of referring has it."""
+    """`frozen`: the head learns, and features are computed once; `adapter`: text adapter and head; `full`: all but VAE
+    and text encoder, at one rate."""
     backbone: str = "text"
-    """Whose UNet: `text`, `unconditional`, `masked` or `random`. Prompts come from the text encoder of `text`."""
+    """Whose UNet: `text`, `unconditional` or `random`. Prompts come from the text encoder of `text`."""
     prompt: str = "proper"
-    """`proper`; `null`: the empty text, read by the backbone's own text encoder; `shuffled`: in training the
-    expression of another scene, or class prompts in random order."""
+    """`proper`; `null`: the empty text, read by the backbone's own text encoder; `exchanged` (`open`): each object's
+    name stands for another object, in training and test."""
     maps: str = "on"
-    """Cross-attention maps: `on`, as log ratios; `published`, as probabilities; `off`; or `detached` (`full` only: no
-    gradient flows through them)."""
+    """Cross-attention maps: `on`, as log ratios; `published`, as probabilities; `off`."""
     adapter: str = "on"
     """Text adapter: `on` or `off`."""
-    latents: str = "scaled"
-    """`scaled` as in pre-training, or `unscaled`."""
-    tokens: str = "one"
-    """Depth: `one` prompt for the scene, or `many`, one for each thing that may be in it."""
 
     @property
     def name(self) -> str:
@@ -61,13 +57,13 @@ class Arm:
 
     @property
     def family(self) -> tuple[Any, ...]:
-        """Arms that share a learning rate, found with the larger number of labels."""
-        return (self.task, self.regime, self.backbone, self.latents)
+        """Arms that share a learning rate; only where features are computed once each backbone has its own."""
+        return (self.task, self.regime, self.backbone if self.regime == "frozen" else "text")
 
     @property
     def is_cached(self) -> bool:
-        """Whether features are computed once."""
-        return self.regime == "frozen" and self.adapter == "off"
+        """Whether features are computed once: the adapter acts before them."""
+        return self.regime != "full" and self.adapter == "off"
 
     def changed(self) -> dict[str, str]:
         """In which factors it differs from the paper's model of its regime."""
@@ -83,7 +79,7 @@ class Run:
     seed: int
     """Decides labelled scenes, initial weights and order."""
     rate: float | None = None
-    """Peak learning rate; none = the best of the family's trials."""
+    """Peak learning rate that is tried, measured on validation scenes; none = the best of the family's trials."""
 
     @property
     def is_trial(self) -> bool:
@@ -101,30 +97,43 @@ def paper_model(task: str, labels: int, regime: str) -> Arm:
     return Arm(task, labels, regime, adapter="off" if regime == "frozen" else "on")
 
 
+def control(arm: Arm) -> Arm:
+    """The same with the control that never saw a word: it reads the empty text, as in its training, where it can."""
+    return replace(arm, backbone="unconditional", prompt="proper" if arm.task in ("refer", "open") else "null")
+
+
 def tiers() -> list[list[Arm]]:
-    """All arms, in groups of falling importance."""
-    groups = []
-    for regime in ("frozen", "full"):
-        bases = _bases(regime, TASKS)
-        groups.append([replace(base, backbone=name) for base in bases for name in ("text", "random")])
-        groups[-1] += [replace(base, prompt=p) for base in _bases(regime, ("refer",)) for p in ("null", "shuffled")]
-    controls = {}
-    for regime in ("frozen", "full"):
-        bases = _bases(regime, TASKS)
-        controls[regime] = [replace(base, backbone=name) for base in bases for name in ("unconditional", "masked")]
-    groups += controls.values()
-    prompts = ("proper", "null", "shuffled")
-    groups.append([replace(base, prompt=prompt) for base in _bases("gentle", ("refer",)) for prompt in prompts])
-    groups.append(_factors("frozen"))
-    groups[-1] += [replace(arm, prompt="null") for arm in controls["frozen"]]  # what they read while they learnt
-    groups.append([replace(base, adapter="on") for base in _bases("frozen", TASKS)])
-    groups[-1] += [replace(base, adapter="on", prompt="null") for base in _bases("frozen", ("refer",))]  # its control
-    groups.append([replace(base, adapter="off") for base in _bases("full", TASKS)] + _factors("full"))
-    return groups
+    """All arms, in groups of falling importance; first those in which the UNet is frozen, which are cheap."""
+    factors = []
+    for base in _bases("frozen", ("refer", "segment", "depth")):
+        if base.task != "depth":  # whose head takes no maps
+            factors += [replace(base, maps="off"), replace(base, maps="published")]
+        if base.task != "refer":
+            factors.append(replace(base, prompt="null"))
+    words = []
+    for base in _bases("frozen", ("open", "colours")):
+        words += [base, replace(base, prompt="exchanged" if base.task == "open" else "null"), replace(base, maps="off")]
+        words += [control(base)] if base.task == "open" else []
+    few = [replace(base, prompt="null") for base in _bases("adapter", ("refer",))]
+    return [
+        _backbones("frozen"),
+        words,
+        factors,
+        _backbones("full"),
+        [*_bases("adapter", ("refer",)), *few],
+        [replace(base, adapter="off") for base in _bases("adapter", ("refer",))],
+        [
+            replace(base, adapter="off")
+            for base in _bases("full", ("refer", "segment", "depth"))
+            if base.labels == max(LABELS)
+        ],
+    ]
 
 
 def plan(seeds: int, backbones: Mapping[str, Any], only: Mapping[str, str] | None = None) -> Iterator[Run]:
-    """Runs in the order in which they should be made: by importance, then seed by seed.
+    """Runs in the order in which they should be made.
+
+    All arms with the first seed; then the other seeds where the UNet is frozen; then those where more trains.
 
     Args:
         seeds: Of each arm.
@@ -132,21 +141,27 @@ def plan(seeds: int, backbones: Mapping[str, Any], only: Mapping[str, str] | Non
         only: Field of `Arm` -> the value it must have, or several with `|` between them.
     """
     tried = set()
-    for group in tiers():
-        arms = [arm for arm in group if arm.backbone in backbones and matches(arm, only or {})]
-        for seed in range(seeds):
-            for arm in arms:
-                if arm.family not in tried:
-                    tried.add(arm.family)
-                    yield from trials(arm)
-                yield Run(arm, seed)
+    arms = [arm for group in tiers() for arm in group if arm.backbone in backbones and matches(arm, only or {})]
+    frozen = [arm for arm in arms if arm.regime == "frozen"]
+    others = [arm for arm in arms if arm.regime != "frozen"]
+    runs = [Run(arm, 0) for arm in arms] if seeds else []
+    runs += [Run(arm, seed) for part in (frozen, others) for seed in range(1, seeds) for arm in part]
+    for run in runs:
+        if run.arm.family not in tried:
+            tried.add(run.arm.family)
+            yield from trials(run.arm)
+        yield run
 
 
 def trials(arm: Arm) -> list[Run]:
     """The runs that choose the learning rate of an arm's family; the member that stands for it is the simplest."""
-    base = paper_model(arm.task, max(LABELS), arm.regime)
-    member = replace(base, backbone=arm.backbone, latents=arm.latents)
-    return [Run(member, TRIAL_SEED, rate) for rate in RATES[arm.regime, arm.task]]
+    rates = RATES[arm.regime, arm.task]
+    member = paper_model(arm.task, max(LABELS), arm.regime)
+    if arm.family[-1] == "unconditional":
+        member = control(member)
+    elif arm.family[-1] != "text":
+        member = replace(member, backbone=arm.family[-1])
+    return [Run(member, 0, rate) for rate in rates] if len(rates) > 1 else []
 
 
 def matches(arm: Arm, only: Mapping[str, str]) -> bool:
@@ -165,17 +180,10 @@ def _bases(regime: str, tasks: tuple[str, ...]) -> list[Arm]:
     return [paper_model(task, labels, regime) for labels in LABELS for task in tasks]
 
 
-def _factors(regime: str) -> list[Arm]:
-    """One factor changed at a time, without those that stand elsewhere: backbone, adapter, the prompts of `refer`."""
+def _backbones(regime: str) -> list[Arm]:
+    """The paper's model, random weights, the control; for referring also without words."""
     arms = []
-    for base in _bases(regime, TASKS):
-        arms.append(replace(base, latents="unscaled"))
-        if base.task == "depth":  # its head takes no attention maps
-            arms += [replace(base, prompt="null"), replace(base, tokens="many")]
-            continue
-        arms += [replace(base, maps="off"), replace(base, maps="published")]
-        if regime == "full":
-            arms.append(replace(base, maps="detached"))
-        if base.task == "segment":
-            arms += [replace(base, prompt="null"), replace(base, prompt="shuffled")]
+    for base in _bases(regime, ("segment", "refer", "depth")):
+        arms += [base, replace(base, backbone="random"), control(base)]
+        arms += [replace(base, prompt="null")] if base.task == "refer" else []
     return arms

@@ -11,20 +11,19 @@ import torch
 from torch import Tensor
 
 from experiments.claims_arms import Arm
+from experiments.claims_scenes import NAMES, SURFACES
 from experiments.frozen_features import FrozenBackbone
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
 from vpd.config import DepthConfig, ReferConfig, Resize, SegmentConfig
 from vpd.errors import UsageError
-from vpd.inference.cache import FrozenCaches, TensorCache
+from vpd.inference.cache import TensorCache
 from vpd.prompts.encoder import TextEncoder
 from vpd.prompts.names import PLAIN_TEMPLATE, embed_names
 from vpd.tasks.depth import DepthModel
-from vpd.tasks.loss_settings import PLAIN, LossSettings
-from vpd.tasks.losses import LossSum, segmentation_loss_sum
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.referring import ReferringModel
 from vpd.tasks.segmentation import SegmentationModel
-from vpd.tensors import Batch, Features, Text
+from vpd.tensors import Features, Text
 from vpd.weights.sources import find_source
 from vpd.world.dataset import SCENE
 from vpd.world.scenes import CLASSES
@@ -52,8 +51,8 @@ class Mapless(StableDiffusionBackbone):
         return replace(super().forward(images, text_embeds, latents=latents), attention={})
 
 
-class FrozenMapless(FrozenBackbone, Mapless):
-    """The same, frozen."""
+class FrozenMapless(Mapless, FrozenBackbone):
+    """The same, frozen; it keeps maps all the same, so that others may share what it keeps."""
 
 
 class NullEncoder(TextEncoder):
@@ -62,24 +61,6 @@ class NullEncoder(TextEncoder):
     def tokens(self, texts: list[str], *, length: int) -> Tensor:
         """Of the empty text, as often as there are texts."""
         return super().tokens([""] * len(texts), length=length)
-
-
-class ClassShuffledModel(SegmentationModel):
-    """A segmentation model that learns with its class prompts in another order for each picture."""
-
-    def loss_sum(self, batch: Batch, *, caches: FrozenCaches | None = None, loss: LossSettings = PLAIN) -> LossSum:
-        """As the base class."""
-        assert batch.labels is not None
-        logits = self(batch.images, shuffled_classes(self, batch.names), caches=caches)
-        return segmentation_loss_sum(logits, batch.labels, **loss.options(self.config.classes))
-
-
-class ManyPromptsModel(DepthModel):
-    """A depth model that reads the prompts of all its scenes at once."""
-
-    def scene_prompts(self, scenes: Any) -> Tensor:
-        """`(b, k, d)`."""
-        return self.scene_embeddings.expand(len(scenes), -1, -1)
 
 
 def shuffled_classes(model: SegmentationModel, names: list[str]) -> Tensor:
@@ -91,17 +72,23 @@ def shuffled_classes(model: SegmentationModel, names: list[str]) -> Tensor:
     return model.class_embeddings[torch.stack(orders)]
 
 
-def weights_hash(folder: str | Path, *parts: str) -> str:
-    """Eight letters that change with the weights of these parts of a folder in diffusers' layout.
+def exchanged(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Each object under the name of another, by chance: with a rule, names would still tell what goes together."""
+    order = torch.randperm(len(names) - len(SURFACES), generator=torch.Generator().manual_seed(0)).tolist()
+    return (*SURFACES, *(names[len(SURFACES) + place] for place in order))
+
+
+def weights_hash(*parts: Path) -> str:
+    """Eight letters that change with the weights of parts of a diffusion model, each a folder.
 
     Raises:
         UsageError: If a part has none.
     """
     crc = 0
     for part in parts:
-        paths = sorted(Path(folder, part).glob("*.safetensors"))
+        paths = sorted(part.glob("*.safetensors"))
         if not paths:
-            raise UsageError(f"{Path(folder, part)} holds no *.safetensors: {folder} is no diffusion model.")
+            raise UsageError(f"{part} holds no *.safetensors: {part.parent} is no diffusion model.")
         for path in paths:
             crc = zlib.crc32(path.read_bytes(), crc)
     return f"{crc:08x}"
@@ -135,21 +122,24 @@ class Sources:
 
     folders: dict[str, str]
     """Name -> folder in diffusers' layout; `text` must be one of them."""
-    cache_mb: int = 800
-    """Memory for the features of each frozen backbone."""
+    cache_mb: int = 1500
+    """Memory for the features of each UNet."""
 
     def __post_init__(self) -> None:
         if "text" not in self.folders:
             raise UsageError("Prompts come from the text encoder of the backbone `text`: give its folder.")
-        vaes = {weights_hash(folder, "vae") for folder in self.folders.values()}
+        vaes = {weights_hash(Path(folder, "vae")) for folder in self.folders.values()}
         if len(vaes) > 1:
             raise UsageError("The backbones have different autoencoders: then it is not only the UNet that differs.")
         self._encoders: dict[tuple[str, type[TextEncoder]], TextEncoder] = {}
         self._frozen: dict[tuple[str, ...], FrozenBackbone] = {}
+        self._kept: dict[str, TensorCache] = {}
+        self.latents = TensorCache(2**30)
+        """Of all pictures: the backbones have one VAE."""
 
     def weights(self, name: str) -> str:
-        """Short hash of UNet and text encoder, by which results know what they were made with."""
-        return weights_hash(self.folders[name], "unet", "text_encoder")
+        """Short hash of a UNet and of the text encoder of `text`, by which results know what they were made with."""
+        return weights_hash(Path(self.folders[name], "unet"), Path(self.folders["text"], "text_encoder"))
 
     def encoder(self, arm: Arm) -> TextEncoder:
         """The text encoder of an arm: that of `text`, but for the empty text the backbone's own."""
@@ -159,21 +149,17 @@ class Sources:
         return self._encoders[key]
 
     def backbone(self, arm: Arm) -> StableDiffusionBackbone:
-        """A fresh backbone; where features are computed once, the one that has them."""
-        options: dict[str, Any] = {
-            "latent_scaling": "scaled" if arm.latents == "scaled" else "none",
-            "detach_maps": arm.maps == "detached",
-            "map_scale": "probability" if arm.maps == "published" else "log_ratio",
-        }
+        """A fresh backbone; where features are computed once, one that shares them with others of the same UNet."""
+        options: dict[str, Any] = {"map_scale": "probability" if arm.maps == "published" else "log_ratio"}
         folder, is_mapless = self.folders[arm.backbone], arm.maps == "off"
         if not arm.is_cached:
             return (Mapless if is_mapless else StableDiffusionBackbone).from_pretrained(folder, **options)
-        key = (arm.backbone, arm.latents, "off" if is_mapless else arm.maps)
+        key = (arm.backbone, arm.maps)
         if key not in self._frozen:
-            kind = FrozenMapless if is_mapless else FrozenBackbone
-            backbone = kind.from_pretrained(folder, **options)
+            backbone = (FrozenMapless if is_mapless else FrozenBackbone).from_pretrained(folder, **options)
             assert isinstance(backbone, FrozenBackbone)
-            backbone.kept = TensorCache(self.cache_mb * 2**20)
+            backbone.kept = self._kept.setdefault(arm.backbone, TensorCache(self.cache_mb * 2**20))
+            backbone.kept_latents, backbone.kept_type = self.latents, torch.bfloat16
             self._frozen[key] = backbone
         return self._frozen[key]
 
@@ -184,12 +170,7 @@ def build_model(arm: Arm, sources: Sources, *, size_px: int, seed: int) -> Perce
     torch.manual_seed(seed)
     fit = Resize(mode="squash", size_px=size_px)
     model: PerceptionModel
-    if arm.task == "segment":
-        kind = ClassShuffledModel if arm.prompt == "shuffled" else SegmentationModel
-        segment_config = SegmentConfig(backbone=backbone.config, classes=CLASSES, fit=fit, head_channels=HEAD_CHANNELS)
-        model = kind(segment_config, backbone=backbone)
-        model.class_embeddings.copy_(name_prompts(encoder, CLASSES))
-    elif arm.task == "refer":
+    if arm.task == "refer":
         config = ReferConfig(
             backbone=backbone.config,
             fit=fit,
@@ -198,14 +179,23 @@ def build_model(arm: Arm, sources: Sources, *, size_px: int, seed: int) -> Perce
             head_channels=HEAD_CHANNELS,
         )
         model = ReferringModel(config, backbone=backbone, text_encoder=encoder)
-    else:
-        scenes = CLASSES if arm.tokens == "many" else (SCENE,)
+    elif arm.task == "depth":
         depth_config = DepthConfig(
-            backbone=backbone.config, fit=fit, scenes=scenes, max_depth_m=MAX_DEPTH_M, **DEPTH_HEAD
+            backbone=backbone.config, fit=fit, scenes=(SCENE,), max_depth_m=MAX_DEPTH_M, **DEPTH_HEAD
         )
-        depth_kind = ManyPromptsModel if arm.tokens == "many" else DepthModel
-        model = depth_kind(depth_config, backbone=backbone)
-        model.scene_embeddings.copy_(name_prompts(encoder, scenes))
+        model = DepthModel(depth_config, backbone=backbone)
+        model.scene_embeddings.copy_(name_prompts(encoder, (SCENE,)))
+    else:
+        names = CLASSES if arm.task == "segment" else NAMES
+        segment_config = SegmentConfig(
+            backbone=backbone.config,
+            classes=names,
+            fit=fit,
+            head="open" if arm.task == "open" else "fpn",
+            head_channels=HEAD_CHANNELS,
+        )
+        model = SegmentationModel(segment_config, backbone=backbone)
+        model.class_embeddings.copy_(name_prompts(encoder, exchanged(names) if arm.prompt == "exchanged" else names))
     if arm.adapter == "off":
         with torch.no_grad():
             model.adapter.gamma.zero_()

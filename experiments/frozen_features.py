@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
+from vpd.backbones.unet_walk import attention_levels
 from vpd.inference.cache import TensorCache, image_key
 from vpd.tensors import Features, Text
 
@@ -37,6 +38,8 @@ class FrozenBackbone(StableDiffusionBackbone):
         """Features, one flat tensor for each pair of image and text; give another cache for another size."""
         self.kept_latents = TensorCache(_DEFAULT_BYTES)
         """Latents of images; may be shared by backbones with the same VAE and the same latent scaling."""
+        self.kept_type = torch.float32
+        """Of the features that are kept; `bfloat16` takes half the memory and rounds them."""
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -61,12 +64,11 @@ class FrozenBackbone(StableDiffusionBackbone):
 
         def compute(index: int) -> Tensor:
             if not computed:
-                computed.append(
-                    _flatten(features(images, texts, latents=self.encode(images) if latents is None else latents))
-                )
+                made = features(images, texts, latents=self.encode(images) if latents is None else latents)
+                computed.append(_flatten(made).to(self.kept_type))
             return computed[0][index].clone()
 
-        flat = self.kept.rows(keys, compute, device=images.device)
+        flat = self.kept.rows(keys, compute, device=images.device).float()
         return self._unflatten(flat, images.shape[-2:], texts.shape[1])
 
     def _unflatten(self, flat: Tensor, size: torch.Size, num_tokens: int) -> Features:
@@ -75,11 +77,12 @@ class FrozenBackbone(StableDiffusionBackbone):
             for channels, stride in zip(self.channels, self.strides, strict=True)
         ]
         heights = dict(zip(self.strides, shapes, strict=True))
-        shapes += [(num_tokens, *heights[stride][1:]) for stride in self.attention_strides]
+        attention_strides = [self.strides[level] for level in attention_levels(self.unet.config)]
+        shapes += [(num_tokens, *heights[stride][1:]) for stride in attention_strides]
         parts = flat.split([math.prod(shape) for shape in shapes], dim=1)
         tensors = [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
         maps, attention = tensors[: len(self.channels)], tensors[len(self.channels) :]
-        return Features(tuple(maps), self.strides, dict(zip(self.attention_strides, attention, strict=True)))
+        return Features(tuple(maps), self.strides, dict(zip(attention_strides, attention, strict=True)))
 
 
 def _flatten(features: Features) -> Tensor:

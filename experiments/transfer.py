@@ -92,7 +92,10 @@ def run_all(options: argparse.Namespace) -> None:
     """Make the runs that are not there yet."""
     torch.set_num_threads(1)
     data, backbones = read_pairs(options.data), read_backbones(options.backbone)
-    weights = {name: weights_hash(folder, "unet", "text_encoder", "vae") for name, folder in backbones.items()}
+    weights = {
+        name: weights_hash(*(Path(folder, part) for part in ("unet", "text_encoder", "vae")))
+        for name, folder in backbones.items()
+    }
     done, begin = {line["key"] for line in read_json_lines(options.results)}, time.monotonic()
     for name, backbone, arm, seed in plan(data, backbones, options.seeds):
         if backbone not in backbones:

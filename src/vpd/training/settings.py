@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 _OF_WORLD = ("crop_px", "steps", "batch_size", "validate_every", "validate_limit")
 """What training on rendered scenes takes from the shipped recipe where nobody says otherwise."""
 _RATES_OF_WORLD: Settings = {"learning_rate": 1e-3, "unet_lr_scale": 1.0}
-"""For the shipped model: the best where all of it trains, of those tried in docs/claims.md."""
+"""For the shipped model: the best where all of it trains, of those tried at 64 px, docs/claims/2026-11-64px."""
 _HEAD_OF_WORLD = {"head_channels", "feature_channels"}
 """What of the shipped recipe's head suits the shipped model on any data: as small as it."""
 _SHIPPED = Path(__file__).parents[1] / "recipes"
