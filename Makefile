@@ -1,5 +1,5 @@
 # make demo: three tasks on fresh scenes, with pictures. make test: all core checks. make test-extras: the heavier ones.
-# make test-gpu: what a GPU could break, on one.
+# make test-gpu: what a GPU could break, on one. make package: dist/, looked into and tried in an empty environment.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install test test-extras test-gpu lint demo clean
+.PHONY: install test test-extras test-gpu lint demo package clean
 
 install: $(STAMP)
 
@@ -40,5 +40,9 @@ test-gpu: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/vpd demo --out demo
 
+package: $(STAMP)
+	rm -rf dist
+	$(BIN)/python scripts/check_package.py
+
 clean:
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo dist .pytest_cache .mypy_cache .ruff_cache

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from vpd.config import FORMAT_VERSION, Frozen, TaskConfig
 from vpd.errors import UsageError, wrong_fields
 from vpd.files.atomic import atomic_write, check_writable, read_json, writable_folder, write_json
+from vpd.version import __version__
 from vpd.weights.shipped import WORLD, shipped_diffusion
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ WEIGHTS_FILE = "model.safetensors"
 CHECKPOINTS, MODEL, LAST, CONFIG = "checkpoints", "model", "last", "config.yaml"
 """In the folder of a training run: its checkpoints, the finished model, the one of the last step where that is another,
 and the settings (in every checkpoint too)."""
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""Format version -> what makes of a configuration of that version one of the next. Steps are added and stay as they
+are, so that folders of every release are read. A new field needs none: its default says what older releases did."""
 _PAIR = "saved_together"  # the same words in both files: neither is from another save
 _BASE = "base"
 _TEXT_PREFIX = "text_encoder."
@@ -200,7 +204,7 @@ def read_config(folder: Path, kinds: Mapping[str, type[TaskConfig]]) -> tuple[An
         kinds: Task -> class of its configurations.
 
     Raises:
-        UsageError: If the configuration is damaged, written by a newer version, of another task, or not saved together
+        UsageError: If the configuration is damaged, written by a newer release, of another task, or not saved together
             with the weights, as when a save over another model was cut off.
     """
     path = folder / CONFIG_FILE
@@ -210,16 +214,21 @@ def read_config(folder: Path, kinds: Mapping[str, type[TaskConfig]]) -> tuple[An
         kind = contents.get("_class_name") if isinstance(contents, dict) else None
         part = f"; it is of a {str(kind)[:80]}: of a diffusion model give the whole folder" if kind else ""
         raise UsageError(f"{path} is not a model of this library (it has no format_version{part}).")
-    if version != FORMAT_VERSION:
-        raise UsageError(f"{path} has format version {version}; this vpd reads {FORMAT_VERSION}. Update vpd.")
+    if not 1 <= version <= FORMAT_VERSION:
+        known = " to ".join(map(str, sorted({1, FORMAT_VERSION})))
+        raise UsageError(f"{path} has format version {version}; this vpd reads {known}. Update vpd.")
+    for older in range(version, FORMAT_VERSION):
+        contents = UPGRADES[older](contents)
     task, pair, base = contents.get("task"), contents.pop(_PAIR, None), contents.pop(_BASE, None)
     if not isinstance(task, str) or task not in kinds:
         raise UsageError(f"{path} is of a model for {task!r}, which is no task here: known are {', '.join(kinds)}.")
     try:
         config = kinds[task].model_validate(contents)
     except ValidationError as error:
-        wrong = "; ".join(map(str, wrong_fields(error)))
-        raise UsageError(f"{path} is not a valid model configuration: {wrong}") from None
+        fields = wrong_fields(error)
+        newer = any(field.kind == "extra_forbidden" for field in fields)
+        hint = f". If a newer vpd than {__version__} wrote it, update vpd." if newer else ""
+        raise UsageError(f"{path} is not a valid model configuration: {'; '.join(map(str, fields))}{hint}") from None
     if pair and (saved_with := _pair_of(folder / WEIGHTS_FILE)) and saved_with != pair:
         raise UsageError(
             f"{path} and {WEIGHTS_FILE} are of two different models: a save over an older model was cut off. Save or "
