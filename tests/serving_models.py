@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import random
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +50,41 @@ def needs(*packages: str) -> None:
     """Skip a module of tests where a package is missing."""
     if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
         pytest.skip(f"not installed: {', '.join(missing)} (extra `test-extras`)", allow_module_level=True)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png_of(width: int, height: int, content: bytes, *extra: bytes) -> bytes:
+    """A PNG that says what it likes of its size."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + b"".join(extra) + chunk(b"IDAT", content) + chunk(b"IEND", b"")
+
+
+def malformed(count: int) -> Iterator[tuple[str, bytes]]:
+    """Files that are no pictures, or not the ones that they say they are."""
+    draw = random.Random(0)
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", b"\0" * 50_000_000)
+    bomb = zlib.compress(b"\0" * 50_000_000, 9)
+    fixed = [
+        b"", b"\0", b"x" * 1000, b"GIF89a" + b"\0" * 50, b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"%PDF-1.4", zipped.getvalue(), png_of(2**31 - 1, 2**31 - 1, b""), png_of(60_000, 60_000, bomb),
+        png_of(0, 0, b""), png_of(64, 64, bomb), png_of(64, 64, b"x"), png_of(400, 400, zlib.compress(b"")),
+        png_of(64, 64, zlib.compress(b"\0" * 64 * 193), *(chunk(kind, b"a\0\0" + bomb) for kind in (b"zTXt", b"iCCP"))),
+        b"BM" + b"\xff" * 60, b"II*\0" + b"\xff" * 60, b"MM\0*" + struct.pack(">I", 8) + b"\0\1" * 400,
+        b"RIFF\xff\xff\xff\xffWEBPVP8X" + b"\xff" * 40, b"\xff\xd8\xff\xe0" + b"\xff" * 400,
+    ]  # fmt: skip
+    good = [picture_bytes(48, 40, kind=kind) for kind in ("PNG", "JPEG", "WEBP", "TIFF", "BMP")]
+    for number in range(count):
+        if number < len(fixed):
+            yield f"fixed{number}", fixed[number]
+            continue
+        content = bytearray(draw.choice(good))
+        for _ in range(draw.randint(1, 60)):
+            content[draw.randrange(len(content))] = draw.randrange(256)
+        if draw.random() < 0.5:
+            del content[draw.randrange(8, len(content)) :]
+        yield f"../../fuzz{number}.png", bytes(content)

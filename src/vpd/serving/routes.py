@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
@@ -30,6 +31,8 @@ from vpd.serving.served import Answered
 from vpd.serving.service import Service
 from vpd.serving.uploads import IMAGE_FIELD, UploadError, read_upload
 from vpd.version import __version__
+
+logger = logging.getLogger(__name__)
 
 REQUESTS: dict[str, tuple[type[schemas.Request], type[schemas.Answer], str]] = {
     "segment": (schemas.SegmentRequest, schemas.SegmentAnswer, "The class of each pixel."),
@@ -188,7 +191,8 @@ async def _handle(service: Service, task: str, asked_type: type[schemas.Request]
         return _problem(422, str(error))
     except TimeoutError:
         return _problem(504, f"There was no answer within {settings.timeout_s:g} s.", {"Retry-After": "10"})
-    except Exception:  # told in the log; the caller learns no inner workings
+    except Exception:  # the caller learns no inner workings
+        logger.exception("A request for %s failed.", task)
         return _problem(500, "The prediction failed; the service's log says why.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -25,6 +26,8 @@ from vpd.serving.page.scratch import Scratch
 from vpd.serving.routes import REQUESTS
 from vpd.serving.served import Served
 from vpd.serving.service import Service
+
+logger = logging.getLogger(__name__)
 
 _PROGRESS = gr.Progress()
 UPLOAD_PATH = "/gradio_api/upload"
@@ -242,6 +245,7 @@ def _words_of(error: Exception, service: Service) -> str:
         return "The picture is not kept any more: give it again."
     if isinstance(error, (UsageError, LookupError)):
         return str(error.args[0])
+    logger.error("The page could not answer.", exc_info=error)
     return "The prediction failed; the service's log says why."
 
 
@@ -251,7 +255,7 @@ def _error(message: str) -> str:
 
 def is_page_path(path: str) -> bool:
     """Whether the page's framework needs a path; its other ones (proxies, run histories, editing) stay closed."""
-    return path in _PATHS or path.startswith(_STARTS)
+    return path in _PATHS or (path.startswith(_STARTS) and "://" not in path)  # it would lead elsewhere
 
 
 _PATHS = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/gradio_api/run/predict")

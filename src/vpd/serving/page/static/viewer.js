@@ -54,6 +54,10 @@
       );
       this.follow();
       this.draw();
+      if (this.getBoundingClientRect().top > window.innerHeight - 80) {  // below the form, as on a phone
+        const is_calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+        this.scrollIntoView({ block: "start", behavior: is_calm ? "auto" : "smooth" });
+      }
     }
 
     summary() {
