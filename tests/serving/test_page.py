@@ -98,8 +98,14 @@ class Page:
 
     def open(self, tab: str) -> None:
         self.settled()
-        tabs = self.browser.find_elements(By.CSS_SELECTOR, "button[role=tab]")
-        next(each for each in tabs if each.text == tab).click()
+
+        def shown() -> list[WebElement]:
+            buttons = self.browser.find_elements(By.CSS_SELECTOR, "button[role=tab], .overflow-dropdown button")
+            return [button for button in buttons if button.is_displayed() and button.text == tab]
+
+        if not shown():  # on a narrow window
+            self.one("button[aria-label='More tabs']").click()
+        self.until(shown, f"no tab {tab}")[0].click()
 
     def take_example(self, task: str) -> None:
         panel = next(p for p in self.browser.find_elements(By.CSS_SELECTOR, "[role=tabpanel]") if p.is_displayed())
@@ -167,10 +173,9 @@ def test_referring_shows_mask_and_attention_of_each_word(page: Page) -> None:
     text = page.one("#refer-viewer .vpd-summary").text.split("”")[0].lstrip("“")
     buttons = page.browser.find_elements(By.CSS_SELECTOR, "#refer-viewer .vpd-legend button")
     assert [button.text for button in buttons] == ["mask", *text.split()]
-    mask = page.drawn()
+    assert np.unique(page.drawn()[..., 3]).size <= 2  # in the mask or out of it
     buttons[-1].click()
-    page.until(lambda: page.drawn().shape != mask.shape or (page.drawn() != mask).any())
-    assert np.unique(page.drawn()[..., 3]).size > 8  # soft, not in or out
+    page.until(lambda: np.unique(page.drawn()[..., 3]).size > 8, "attention is soft")
 
 
 def test_depth_reads_metres_and_makes_points(app: App, page: Page) -> None:
@@ -189,7 +194,7 @@ def test_depth_reads_metres_and_makes_points(app: App, page: Page) -> None:
     link = page.one("#depth-viewer a[download='points.ply']").get_attribute("href")
     assert "fov_deg=65" in link and "far_m=4" in link
     points = httpx.get(link).content
-    assert points.startswith(b"ply\n") and f"element vertex {(depth_m <= 4).sum()}\n".encode()[:19] in points
+    assert points.startswith(b"ply\n") and f"element vertex {(depth_m <= 4).sum()}\n".encode() in points
 
 
 def test_the_keyboard_is_enough(page: Page) -> None:
@@ -264,8 +269,7 @@ def test_uploads_are_read_within_limits_and_named_where_they_fail(page: Page, tm
         page.settled()
         page.run("segment")
         assert page.one(f"#segment-viewer {told}")
-        page.one("#segment-picture button[aria-label=Clear], #segment-picture button[title=Clear]").click()
-    page.one("#segment-picture")
+        page.one("#segment-picture button[aria-label='Remove Image']").click()
 
 
 def test_many_pictures_become_one_archive(app: App, page: Page, tmp_path: Path) -> None:
@@ -301,10 +305,10 @@ def test_the_browser_asks_nobody_else(app: App, page: Page) -> None:
 
 
 def test_nothing_is_left_when_it_stops(app: App, temporary: Path) -> None:
-    (folder,) = temporary.iterdir()
+    (folder,) = temporary.glob("vpd-app-*")
     assert folder.stat().st_mode & 0o077 == 0
     began = time.monotonic()
     assert app.stop() == 143
     assert time.monotonic() - began < 60  # though a browser looks at the page
-    assert list(temporary.iterdir()) == []
+    assert not folder.exists() and [path for path in temporary.rglob("*") if path.is_file()] == []
     assert "Traceback" not in "".join(app.said), "".join(app.said)[-3000:]

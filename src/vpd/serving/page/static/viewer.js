@@ -54,7 +54,7 @@
       );
       this.follow();
       this.draw();
-      if (this.getBoundingClientRect().top > window.innerHeight - 80) {  // below the form, as on a phone
+      if (this.getBoundingClientRect().top > window.innerHeight / 2) {  // below the form, as on a phone
         const is_calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
         this.scrollIntoView({ block: "start", behavior: is_calm ? "auto" : "smooth" });
       }
@@ -148,7 +148,11 @@
         const limits = this.limits();
         ends.children[0].textContent = `${limits[0].toFixed(2)} m`;
         ends.children[1].textContent = `${limits[1].toFixed(2)} m`;
-        const query = new URLSearchParams({ fov_deg: fov.value || "65", near_m: near.value || "0", far_m: far.value || "1e9" });
+        // the colours leave out 1 % on either side; points do so only where somebody asks for it
+        const chosen = (input, own, open) => (input.value && Number(input.value) !== own ? input.value : open);
+        const query = new URLSearchParams({
+          fov_deg: fov.value || "65", near_m: chosen(near, view.near_m, "0"), far_m: chosen(far, view.far_m, "1e9"),
+        });
         points.href = `${this.getAttribute("src")}/points.ply?${query}`;
         this.draw();
       };
