@@ -166,7 +166,7 @@ def test_what_was_left_out_and_how_pictures_were_read_is_told(
     words = ["predict", "segment", photos, "--model", models["segment"], "--out", tmp_path / "out"]
     result = vpd_command(*words)
     assert result.status == 0
-    left_out = "1 .heic (to read it: pip install pillow-heif), 1 .gif (not read: save its frames as PNG)"
+    left_out = "1 .heic (to read it: pip install pillow-heif), 1 .gif (a clip: name it to predict it)"
     assert "Left out: " in result.out and "1 frame after the first" in result.out
     assert all(part in result.out for part in left_out.split(", "))
     assert f"vpd: note: {photos / 'e.webp'}: first of 2 frames\n" in result.err
@@ -277,7 +277,7 @@ def test_sources_and_folders_that_cannot_be_used(vpd_command: Command, models: M
     for source, out, said in (
         (tmp_path / "none", tmp_path / "out", "no images in"),
         (photos / "*.webp", tmp_path / "out", "no images in"),
-        ("clip.mp4", tmp_path / "out", "is a video"),
+        ("clip.mp4", tmp_path / "out", "clip.mp4: no such file"),
         (photos, photos, "cannot take the output"),
         (photos / "b.png", photos, "would overwrite the image"),
         (photos, photos / "a.jpg", "it is a file"),

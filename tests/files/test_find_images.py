@@ -56,7 +56,7 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path: Path, monkeypatch: pytest
     assert left_out == {"hidden": 3, ".heic": 2, **dict.fromkeys(one, 1)}
     words = left_out_words(left_out)
     assert words.startswith("3 hidden, 2 .heic (to read it: pip install pillow-heif), 1 ")
-    assert "1 .gif (not read: save its frames as PNG)" in words and "1 unreadable folder" in words
+    assert "1 .gif (a clip: name it to predict it)" in words and "1 unreadable folder" in words
 
 
 def test_many_kinds_are_not_all_named(tmp_path: Path):

@@ -87,5 +87,5 @@ def test_a_source_is_never_overwritten(tmp_path: Path):
 
 
 def test_videos_are_refused_with_a_way_out(tmp_path: Path):
-    with pytest.raises(UsageError, match=r"clip\.MP4 is a video.*ffmpeg"):
+    with pytest.raises(UsageError, match=r"clip\.MP4 is a video.*model\.stream"):
         name_outputs([str(tmp_path / "clip.MP4")], tmp_path / "out", taken={})

@@ -28,7 +28,7 @@ from vpd.evaluation.evaluate import Interrupted, evaluate, measure
 from vpd.inference.cache import FrozenCaches, TensorCache
 from vpd.inference.outputs import OutputError, Watch
 from vpd.inference.overlapped import Threads
-from vpd.prediction_jobs.worker import Predictor
+from vpd.prediction_jobs.image_files import ImageFiles
 from vpd.tasks.task import Seen
 
 WORDS: dict[str, dict[str, Any]] = {"segment": {"scores": True}, "refer": {"text": "a dog"}, "depth": {}}
@@ -349,11 +349,9 @@ def test_a_job_takes_as_long_as_the_slowest_of_its_parts(
     set_threads: Any, monkeypatch: Any, tmp_path: Path, read_s: float, network_s: float, write_s: float, network: int
 ) -> None:
     """Sleeps, so that a busy machine matters little; reading and writing by eight threads each."""
-    from vpd.prediction_jobs import worker
-
     number, threads, one_network = 80, 8, threading.Lock()
     set_threads(network, threads)
-    read, write = worker._read, Predictor._write
+    read, write = ImageFiles.read, ImageFiles.write
 
     def slow_read(*inputs: Any, **options: Any) -> Any:
         time.sleep(read_s)
@@ -370,8 +368,8 @@ def test_a_job_takes_as_long_as_the_slowest_of_its_parts(
             return super().predict(images, **options)
 
     job = Job(Slow(), write_pictures(tmp_path / "photos", number), tmp_path / "out", batch_size=1)
-    monkeypatch.setattr(worker, "_read", slow_read)
-    monkeypatch.setattr(Predictor, "_write", slow_write)
+    monkeypatch.setattr(ImageFiles, "read", slow_read)
+    monkeypatch.setattr(ImageFiles, "write", slow_write)
     began_s = time.perf_counter()
     assert [outcome.error for outcome in job.run()] == [None] * number
     # the first is read, then it is known how many may be read at once

@@ -27,13 +27,19 @@ from vpd.cli.options import (
     model_source,
     speed_options,
 )
+from vpd.cli.predict_clips import check_clips, predict_clips, split_sources
 from vpd.errors import UsageError
 
 
 def predict(
     task: TaskArgument,
     sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE", help="Image files, folders, glob patterns.", show_default=False)
+        list[str],
+        typer.Argument(
+            metavar="SOURCE",
+            help="Image files, folders, glob patterns. Clips: videos, GIFs, frames/%06d.png, webcam, rtsp://...",
+            show_default=False,
+        ),
     ],
     model: ModelOption,
     out: OutOption,
@@ -83,6 +89,20 @@ def predict(
             help="Of grey pictures of more than 8 bits, make the 0.5th and 99.5th percentile black and white.",
         ),
     ] = False,
+    clip: Annotated[
+        bool, typer.Option("--clip", help="Take the pictures of a folder or pattern as the frames of a clip.")
+    ] = False,
+    view: Annotated[
+        Literal["overlay", "side"], typer.Option(help="Clips: prediction on the picture, or side by side.")
+    ] = "overlay",
+    smooth: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Clips: average over about N frames, along what moves, such as 4."),
+    ] = None,
+    fps: Annotated[float | None, typer.Option(metavar="R", help="Clips of pictures: frames a second; 25.")] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Clips: take the first N frames; all, at most a million.")
+    ] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     fast: FastOption = False,
@@ -104,7 +124,7 @@ def predict(
         typer.Option(min=1, metavar="N", help="--engine ray: models at once; one for each GPU if not given."),
     ] = None,
 ) -> None:
-    """Predict images into data files, pictures and a manifest, predictions.jsonl.
+    """Predict images into data files, pictures and a manifest, predictions.jsonl; clips into data files and a video.
 
     Data files: segment = PNG of labels, refer = PNG of 0 and 255, depth = 16-bit PNG (its scale stands in
     the file and in the manifest). A run that was stopped goes on where it was. Jobs with different shards write
@@ -119,6 +139,12 @@ def predict(
     speed, dtype = speed_options(fast=fast, dtype=dtype, encoder=encoder, keep_heap=keep_heap, memory=memory)
     if workers is not None and engine != "ray":
         raise UsageError("--workers belongs to --engine ray; without it, share the work by --shard.")
+    pictures, clips = split_sources(sources, as_clips=clip)
+    if clips:
+        check_clips(clips, out, smooth=smooth, is_shared=shard is not None or engine == "ray")
+    elif smooth is not None or fps is not None or frames is not None or view != "overlay":
+        raise UsageError("--view, --smooth, --fps and --frames belong to clips, and here is none; see --clip.")
+
     from tqdm import tqdm
 
     from vpd.files.find_images import left_out_words
@@ -140,7 +166,13 @@ def predict(
     loaded = load_model(model, task, verb="predict", device=place, dtype=dtype)
     options = {**words, "size": size, "memory": memory}
     predictor = Predictor(loaded, out, model_name=model, options=options, fast=speed, stretch=stretch)
-    job = PredictionJob(sources, out, predictor.origin, batch_size=batch, share=share)
+    if source in ADAPTED:
+        print(f"{model} is for rendered scenes; what it makes of photographs means nothing.", file=sys.stderr)
+    job = PredictionJob(pictures, out, predictor.origin, batch_size=batch, share=share) if pictures else None
+    settings = {"view": view, "smooth": smooth, "fps": fps, "frames": frames, "batch_size": batch}
+    are_clips_whole = predict_clips(predictor, clips, settings)
+    if job is None:
+        raise typer.Exit(0 if are_clips_whole else 1)
     run: Engine = predictor.run
     del loaded  # what runs may be another
     if engine == "ray":
@@ -151,8 +183,6 @@ def predict(
     skipped = predicted = missed = 0
     notes: Counter[str] = Counter()
     image_notes = _ImageNotes()
-    if source in ADAPTED:
-        print(f"{model} is for rendered scenes; what it makes of photographs means nothing.", file=sys.stderr)
     with (
         tqdm(total=total, initial=there, unit="image", disable=None) as bar,
         Heartbeat(enabled=True, say=partial(bar.write, file=sys.stderr)) as heartbeat,
@@ -179,8 +209,8 @@ def predict(
     is_complete = job.finish()
     print(f"{_images(predicted)} predicted, {there} were there already, {skipped} skipped: {job.out}")
     if job.left_out or image_notes.later_frames:
-        frames = Counter({f"frame{'s' * (image_notes.later_frames > 1)} after the first": image_notes.later_frames})
-        print(f"Left out: {left_out_words(job.left_out + frames)}.")
+        later = Counter({f"frame{'s' * (image_notes.later_frames > 1)} after the first": image_notes.later_frames})
+        print(f"Left out: {left_out_words(job.left_out + later)}.")
     for told in image_notes.lines():
         print(f"vpd: note: {told}", file=sys.stderr)
     if missed:
@@ -190,7 +220,7 @@ def predict(
     if share is not None:
         state = "all shards are done" if is_complete else "it is made when all shards are done"
         print(f"Shard {share} of {len(job.items)} images; {job.out / MANIFEST}: {state}.")
-    if skipped:
+    if skipped or not are_clips_whole:
         raise typer.Exit(1)
 
 

@@ -18,7 +18,8 @@ SMALLEST_PX = 256
 MASK_COLOUR = (255, 64, 90)
 UNKNOWN_COLOUR = (128, 128, 128)
 _OPACITY = 0.6  # of class colours over the image
-_MAX_LEGEND = 24
+MOST_IN_KEY = 24
+"""Classes that a legend names, at most."""
 _MAX_NAME = 40
 
 
@@ -56,13 +57,22 @@ def segmentation_picture(image: Image.Image, labels: NDArray[np.integer], classe
     entries = [
         (_colour(label), f"{_shorten(classes[label])} {percent(counts[label] / labels.size)}") for label in present
     ]
-    if rest := present[_MAX_LEGEND:]:
+    if rest := present[MOST_IN_KEY:]:
         share = percent(counts[rest].sum() / labels.size)
-        entries = [*entries[:_MAX_LEGEND], (UNKNOWN_COLOUR, f"{len(rest)} more {share}")]
+        entries = [*entries[:MOST_IN_KEY], (UNKNOWN_COLOUR, f"{len(rest)} more {share}")]
     if not known.all():
         entries.append((UNKNOWN_COLOUR, f"no class {percent(1 - float(known.mean()))}"))
     picture = enlarge(tinted)
     return stack([picture, legend_strip(entries, *_strip_size(picture))]) if entries else picture
+
+
+def classes_key(labels: Sequence[int], classes: Sequence[str], width: int, font_px: int) -> Image.Image:
+    """Swatches of classes with their names: all of a model's if there are few, else those of `labels`."""
+    shown = range(len(classes)) if len(classes) <= MOST_IN_KEY else sorted(labels)[:MOST_IN_KEY]
+    entries = [(_colour(label), _shorten(classes[label])) for label in shown]
+    if len(classes) > len(entries):
+        entries.append((UNKNOWN_COLOUR, f"{len(classes) - len(entries)} more"))
+    return legend_strip(entries, width, font_px)
 
 
 def tint_classes(image: Image.Image, labels: NDArray[np.integer], num_classes: int) -> Image.Image:
@@ -185,8 +195,8 @@ def contact_sheet(
 def _largest(legend: Mapping[tuple[Colour, str], int]) -> list[tuple[Colour, str]]:
     """The entries that most pixels have, and how many are left out."""
     entries = [entry for entry, count in sorted(legend.items(), key=lambda item: -item[1]) if count]
-    left_out = len(entries) - 2 * _MAX_LEGEND
-    return [*entries[: 2 * _MAX_LEGEND], (UNKNOWN_COLOUR, f"{left_out} more")] if left_out > 0 else entries
+    left_out = len(entries) - 2 * MOST_IN_KEY
+    return [*entries[: 2 * MOST_IN_KEY], (UNKNOWN_COLOUR, f"{left_out} more")] if left_out > 0 else entries
 
 
 def _row(cells: Sequence[Image.Image], cell_width: int, gap: int, width: int) -> Image.Image:

@@ -16,10 +16,16 @@ from vpd.errors import UsageError
 from vpd.files.images import IMAGE_SUFFIXES
 from vpd.files.walk import is_foreign
 
+VIDEO_SUFFIXES = (
+    *(".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".mts", ".m2ts", ".ts"),
+    *(".3gp", ".3g2", ".flv", ".ogv", ".mxf", ".asf", ".vob", ".mjpeg"),
+)
+ANIMATION_SUFFIXES = (".gif", ".apng")
+"""Files that are clips: they are predicted where they are named, and left out of folders."""
 _HOW_TO_READ = {
     **dict.fromkeys((".heic", ".heif", ".hif"), "to read it: pip install pillow-heif"),
     ".avif": "to read it: pip install --upgrade pillow",
-    ".gif": "not read: save its frames as PNG",
+    **dict.fromkeys((*VIDEO_SUFFIXES, *ANIMATION_SUFFIXES), "a clip: name it to predict it"),
 }
 _MOST_KINDS = 12
 

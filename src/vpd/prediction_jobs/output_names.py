@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vpd.errors import UsageError
-from vpd.files.find_images import absolute, find_images, searched_folder
+from vpd.files.find_images import VIDEO_SUFFIXES, absolute, find_images, searched_folder
 
 DATA_SUFFIX = ".png"
 PICTURE_SUFFIX = ".overlay.jpg"
-VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 
 Earlier = Callable[[str, str], tuple[str, str] | None]
 """Image and its path below what is searched -> where an earlier run found it and the name that it gave its outputs."""
@@ -90,8 +89,8 @@ def name_outputs(
     """
     if videos := [source for source in sources if Path(source).suffix.lower() in VIDEO_SUFFIXES]:
         raise UsageError(
-            f"{videos[0]} is a video, which cannot be predicted yet. Cut it into images first, "
-            f"for example: ffmpeg -i {videos[0]} frames/%06d.jpg"
+            f"{videos[0]} is a video, and this predicts pictures. Give it to `vpd predict`, to `model.stream`, or to "
+            "`vpd.prediction_jobs.clip_job.ClipJob`."
         )
     folders = [searched_folder(source) for source in sources]
     outright = {absolute(source) for source, folder in zip(sources, folders, strict=True) if folder is None}

@@ -8,70 +8,30 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice, tee
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from vpd.config import Resize
-from vpd.errors import UsageError
-from vpd.files.atomic import atomic_write
-from vpd.files.images import Picture, read_picture
 from vpd.inference.memory import BudgetError
 from vpd.inference.outputs import NOT_NUMBERS, OutputError
 from vpd.inference.overlapped import Room, Threads, overlapped, threads_for
-from vpd.inference.plan import check_fitted_size
 from vpd.inference.resize import Fitted
 from vpd.optimising import found_options, optimise
-from vpd.prediction_jobs.output_names import Item, path_below
-from vpd.prediction_jobs.source_state import SourceState
+from vpd.prediction_jobs.image_files import ImageFiles
+from vpd.prediction_jobs.items import Chunk, Kind, Outcome, Read
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.predictions import Prediction
 
-_JPEG_MAX_PX = 65_500
 _THREADS, _MOST_WAITING_PX = 8, 8_000_000  # of writing, mostly waiting for the disk; the pixels for memory's sake
 _NO_MEMORY = "not enough memory; give --memory or a smaller --size"
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Images that are read and predicted together."""
-
-    items: tuple[Item, ...]
-    """Neighbours in the list of all images. All run together even where some are finished, so that an image's
-    prediction, to the last bit, does not depend on where a run was stopped or how it is shared out."""
-    wanted: frozenset[str]
-    """Sources of those whose outputs are missing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one image."""
-
-    source: str
-    """The image."""
-    line: dict[str, Any] | None = None
-    """Its line for the manifest, once its files are written."""
-    error: str | None = None
-    """Why it was skipped; none = done."""
-
-
-class _Read(NamedTuple):
-    """An image that was read."""
-
-    item: Item
-    state: SourceState
-    picture: Picture
-    fitted: Fitted | None
-    """The picture as the network takes it; none = it is fitted when its turn comes."""
 
 
 class Predictor:
@@ -100,7 +60,7 @@ class Predictor:
         fast: Mapping[str, Any] | None = None,
         stretch: bool = False,
     ) -> None:
-        self.out, self._stretch = Path(out), stretch
+        self.out = Path(out)
         given = {key: value for key, value in options.items() if value is not None}
         self._fast = None if fast is None else found_options(model, **fast)
         runs_in = model.dtype if self._fast is None else self._fast["dtype"]
@@ -119,34 +79,42 @@ class Predictor:
             "options": told,
         }
         """What every manifest line says of how the prediction was made."""
-        self._model, self._call_options = model.for_words(given)
-        asked = {name: value for name, value in self._call_options.items() if name in self._model.words}
-        self._model.predict([], **self._call_options)  # refuses what it cannot do before anything is listed or written
-        self._model.prompts(1, **asked).text([0], None)
+        self.model, self.call_options = model.for_words(given)
+        """Who predicts, and the arguments of its `predict`."""
+        asked = {name: value for name, value in self.call_options.items() if name in self.model.words}
+        self.model.predict([], **self.call_options)  # refuses what it cannot do before anything is listed or written
+        self.model.prompts(1, **asked).text([0], None)
         self._one_by_one = False
         self._is_frugal = "memory" in given
-        self._at_once, self._room = 0, Room(0)
+        self._at_once, self._room, self._more = 0, Room(0), dict[str, Any]()
+        self._image_files: Kind = ImageFiles(self.out, self.origin, stretch=stretch)
 
-    def run(self, chunks: Iterable[Chunk]) -> Iterator[Outcome]:
+    def run(self, chunks: Iterable[Chunk], kind: Kind | None = None, **more: Any) -> Iterator[Any]:
         """Predict chunks and write the files of the images that are wanted; yields each of these when it is done.
+
+        Args:
+            chunks: What to predict.
+            kind: What their items are; none = image files.
+            more: Further arguments of the model's `predict`; with a `smoother`, one chunk after the other.
 
         Pictures are read ahead, and files are written, by threads while the model runs, and a GPU is given the next
         chunk before it is done with one; with a budget of memory, all is done one after the other.
         """
         if self._fast is not None:
-            self._model, self._fast = optimise(self._model, **self._fast), None
-        limits = threads_for(self._model)
-        self._at_once = 0 if self._is_frugal else limits.network
+            self.model, self._fast = optimise(self.model, **self._fast), None
+        limits, how = threads_for(self.model), self._image_files if kind is None else kind
+        self._more, is_ordered = more, more.get("smoother") is not None
+        self._at_once = 0 if self._is_frugal or is_ordered else limits.network
         self._room = Room(self._at_once)
-        waiting: deque[tuple[int, Future[Outcome]]] = deque()
+        waiting: deque[tuple[int, Future[Any]]] = deque()
         with (
             ThreadPoolExecutor(_THREADS, thread_name_prefix="vpd-files") as writers,
-            closing(self._read_ahead(chunks, limits)) as read,
-            closing(overlapped(self._predicted, read, threads=self._at_once, device=self._model.device)) as done,
+            closing(self._read_ahead(chunks, how, limits)) as read,
+            closing(overlapped(self._predicted, read, threads=self._at_once, device=self.model.device)) as done,
         ):
             try:
                 for chunk, found, predictions in done:
-                    yield from self._begin_to_write(chunk, found, predictions, writers, waiting)
+                    yield from self._begin_to_write(chunk, found, predictions, writers, how, waiting)
                     most = 0 if self._is_frugal else max(_THREADS, len(chunk.items))
                     del found, predictions  # or they would be there while the next are read
                     while len(waiting) > most or sum(pixels for pixels, _ in waiting) > _MOST_WAITING_PX:
@@ -160,14 +128,15 @@ class Predictor:
     def _begin_to_write(
         self,
         chunk: Chunk,
-        found: Sequence[_Read | Outcome],
+        found: Sequence[Read | Outcome],
         predictions: Iterable[Prediction | str],
         writers: ThreadPoolExecutor,
-        waiting: deque[tuple[int, Future[Outcome]]],
+        kind: Kind,
+        waiting: deque[tuple[int, Future[Any]]],
     ) -> Iterator[Outcome]:
         """Hand a chunk's predictions to those who write, with their pixels; yields what was skipped."""
         yield from (each for each in found if isinstance(each, Outcome) and each.source in chunk.wanted)
-        readable = [each for each in found if isinstance(each, _Read)]
+        readable = [each for each in found if isinstance(each, Read)]
         for read, prediction in zip(readable, predictions, strict=True):
             source, image = read.item.source, read.picture.image
             if source not in chunk.wanted:
@@ -175,16 +144,16 @@ class Predictor:
             if isinstance(prediction, str):
                 yield Outcome(source, error=f"{source}: {prediction}")
             else:
-                waiting.append((image.width * image.height, writers.submit(self._write, read, prediction)))
+                waiting.append((image.width * image.height, writers.submit(kind.write, read, prediction)))
 
     def _read_ahead(
-        self, chunks: Iterable[Chunk], limits: Threads
-    ) -> Generator[tuple[Chunk, list[_Read | Outcome]], None, None]:
+        self, chunks: Iterable[Chunk], kind: Kind, limits: Threads
+    ) -> Generator[tuple[Chunk, list[Read | Outcome]], None, None]:
         """Chunks with their pictures, or what became of those that cannot be read."""
-        fit = self._model.fit_at(self._call_options.get("size"))
+        fit = self.model.fit_at(self.call_options.get("size"))
         ahead, own = tee(chunks)
         pictures = overlapped(
-            partial(_read, stretch=self._stretch, fit=fit, fit_now=not self._is_frugal),
+            partial(kind.read, fit=fit, fit_now=not self._is_frugal),
             (item for chunk in ahead for item in chunk.items),
             threads=0 if self._is_frugal else limits.readers,
             cost=_pixels,
@@ -196,11 +165,11 @@ class Predictor:
             next(pictures, None)  # an error of the chunks, which came to who reads ahead
 
     def _predicted(
-        self, read: tuple[Chunk, list[_Read | Outcome]]
-    ) -> tuple[Chunk, list[_Read | Outcome], Iterable[Prediction | str]]:
+        self, read: tuple[Chunk, list[Read | Outcome]]
+    ) -> tuple[Chunk, list[Read | Outcome], Iterable[Prediction | str]]:
         """A chunk, and what is predicted for those of its pictures that were read."""
         chunk, found = read
-        predictions = self._predict([each.fitted or each.picture.image for each in found if isinstance(each, _Read)])
+        predictions = self._predict([each.fitted or each.picture.image for each in found if isinstance(each, Read)])
         return chunk, found, list(predictions) if self._at_once else predictions
 
     def _predict(self, images: Sequence[Image.Image | Fitted]) -> Iterator[Prediction | str]:
@@ -230,9 +199,10 @@ class Predictor:
             images: At least one.
             alone: While no other thread predicts.
         """
+        options = {**self.call_options, **self._more}
         with self._room.taken(alone=alone):
             try:
-                made: list[Prediction] = self._model.predict(list(images), batch_size=len(images), **self._call_options)
+                made: list[Prediction] = self.model.predict(list(images), batch_size=len(images), **options)
                 return made
             except BudgetError as error:  # one of them is too big; chunks to come may hold none such
                 return str(error)
@@ -245,32 +215,6 @@ class Predictor:
                     raise
                 return _NO_MEMORY
 
-    def _write(self, read: _Read, prediction: Prediction) -> Outcome:
-        """Write the files of an image."""
-        item, picture = read.item, read.picture
-        data = self.out / item.data
-        data.parent.mkdir(parents=True, exist_ok=True)
-        prediction.save(data)
-        drawn = prediction.overlay()
-        drawn.thumbnail((_JPEG_MAX_PX, _JPEG_MAX_PX))
-        with atomic_write(self.out / item.picture) as temporary:
-            drawn.save(temporary, format="JPEG", quality=90, subsampling=0)
-        line = {
-            "source": item.source,
-            **read.state.fields(),
-            **({} if item.below in ("", path_below(item.source, item.name)) else {"source_below": item.below}),
-            **({"moved_from": item.moved_from} if item.moved_from else {}),
-            "data": item.data,
-            "picture": item.picture,
-            "height": prediction.image.height,
-            "width": prediction.image.width,
-            **({"frames": picture.frames} if picture.frames > 1 else {}),
-            **({"image_notes": picture.notes} if picture.notes else {}),
-            **prediction.facts(),
-            **self.origin,
-        }
-        return Outcome(item.source, line=line)
-
 
 def model_fingerprint(config: str, weights: Mapping[str, Tensor]) -> str:
     """16 letters that change with a model's configuration and weights; quick, and no protection against intent."""
@@ -281,20 +225,6 @@ def model_fingerprint(config: str, weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _read(item: Item, *, stretch: bool, fit: Resize, fit_now: bool) -> _Read | Outcome:
-    """Read an image, and before it what the file is; where there is none, reading it will say so better."""
-    try:
-        state = SourceState.of_file(item.source)
-    except OSError:
-        state = SourceState(0)
-    try:
-        picture = read_picture(item.source, stretch=stretch)
-        check_fitted_size(picture.image, fit, item.source)
-    except UsageError as error:
-        return Outcome(item.source, error=str(error))
-    return _Read(item, state, picture, Fitted.of(picture.image, fit) if fit_now else None)
-
-
-def _pixels(read: _Read | Outcome) -> int:
+def _pixels(read: Read | Outcome) -> int:
     """What is kept of an image that was read, 3 bytes each."""
-    return read.fitted.pixels if isinstance(read, _Read) and read.fitted else 0
+    return read.fitted.pixels if isinstance(read, Read) and read.fitted else 0

@@ -258,6 +258,15 @@ class DepthModel(PerceptionModel[DepthPrediction]):
             shown_m=wanted.shown_m,
         )
 
+    def looks_ahead(self, words: Mapping[str, Any]) -> bool:
+        """For the range of colours, where none was given."""
+        return words.get("near_m") is None and words.get("far_m") is None
+
+    def shared_words(self, predictions: Sequence[DepthPrediction]) -> dict[str, Any]:
+        """Colours from the nearest to the farthest depth of these, but for 1 % of each; or of the model's range."""
+        ranges = [depth_range(prediction.numpy()) for prediction in predictions] or [(0.0, self.config.max_depth_m)]
+        return {"near_m": round(min(near for near, _ in ranges), 3), "far_m": round(max(far for _, far in ranges), 3)}
+
     def constant_prompts(self) -> Tensor:
         """The mean of all scenes."""
         return self.scene_prompts([None])

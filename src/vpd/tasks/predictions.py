@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -15,16 +16,21 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from vpd.config import first_names
+from vpd.drawing.colours import depth_colours
 from vpd.drawing.figures import side_by_side, with_scale
 from vpd.drawing.overlays import (
+    classes_key,
+    colour_depth,
     depth_picture,
     depth_range,
+    enlarge,
     mask_picture,
     percent,
     segmentation_picture,
     tint_classes,
     tint_mask,
 )
+from vpd.drawing.text import caption_strip, scale_strip
 from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write
 from vpd.files.images import DEPTH_SCALE_KEY
@@ -143,6 +149,15 @@ class SegmentationPrediction:
             regions.append(Region(each["name"], number, mask, score))
         return regions
 
+    def tinted(self) -> Image.Image:
+        """The image in the colours of the classes, without words."""
+        return enlarge(tint_classes(self.image, self.numpy(), len(self.classes)))
+
+    def key(self, others: Sequence[SegmentationPrediction], width: int, font_px: int) -> Image.Image:
+        """What the colours mean, in this and other pictures of a clip."""
+        found = {each["label"] for prediction in (self, *others) for each in prediction.facts()["classes"]}
+        return classes_key(sorted(found), self.classes, width, font_px)
+
     def overlay(self) -> Image.Image:
         """The image in the colours of the classes, above a legend with each class's share of the pixels."""
         return segmentation_picture(self.image, self.labels.numpy(), self.classes)
@@ -237,6 +252,14 @@ class MaskPrediction:
         mask = self.numpy()
         return [Region(self.text, 0, mask, float(self.probability.numpy()[mask].mean()))] if mask.any() else []
 
+    def tinted(self) -> Image.Image:
+        """The image with the object tinted and outlined, without words."""
+        return tint_mask(self.image, self.numpy())
+
+    def key(self, others: Sequence[MaskPrediction], width: int, font_px: int) -> Image.Image:
+        """The expression."""
+        return caption_strip(f"“{self.text}”", width, font_px)
+
     def overlay(self) -> Image.Image:
         """The image with the object tinted and outlined, above the expression."""
         return mask_picture(self.image, self.mask.numpy(), self.text)
@@ -307,6 +330,14 @@ class DepthPrediction:
         is_known = np.isfinite(depth_m) & (depth_m > 0)
         steps = (np.where(is_known, depth_m, 0) / self.metres_per_step).round().clip(1, _LARGEST_16_BIT)
         return Image.fromarray(np.where(is_known, steps, 0).astype(np.uint16))
+
+    def tinted(self) -> Image.Image:
+        """The depth in colours, without their scale."""
+        return enlarge(colour_depth(self.numpy(), *(self.shown_m or depth_range(self.numpy()))))
+
+    def key(self, others: Sequence[DepthPrediction], width: int, font_px: int) -> Image.Image:
+        """The scale of the colours, in metres."""
+        return scale_strip(depth_colours(), *(self.shown_m or depth_range(self.numpy())), width, font_px)
 
     def overlay(self) -> Image.Image:
         """The depth in colours, above a scale in metres."""

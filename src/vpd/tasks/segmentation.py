@@ -21,7 +21,7 @@ from vpd.data.geometric import RandomCrop, RandomFlip, RandomResize
 from vpd.data.sample import Sample, SampleSet
 from vpd.data.transforms import Pipeline
 from vpd.drawing.errors import LABEL_LEGEND, label_errors
-from vpd.drawing.overlays import Shown, class_legend, colour_labels
+from vpd.drawing.overlays import MOST_IN_KEY, Shown, class_legend, colour_labels
 from vpd.errors import UsageError
 from vpd.heads.fpn import FPNHead
 from vpd.heads.open_vocabulary import OpenVocabularyHead
@@ -265,6 +265,10 @@ class SegmentationModel(PerceptionModel[SegmentationPrediction]):
         return SegmentationPrediction(
             labels=labels, classes=asked.words.names, image=seen.image, scores=scores, note=seen.note
         )
+
+    def looks_ahead(self, words: Mapping[str, Any]) -> bool:
+        """For the classes that the legend of a video names, where they are too many for it."""
+        return len(words.get("classes") or self.config.classes) > MOST_IN_KEY
 
     def constant_prompts(self) -> Tensor:
         """See `Task`."""

@@ -171,6 +171,22 @@ class Task(Generic[P]):
         """Model and words for many calls of `predict` with the same words: what can be done once is done here."""
         return self, words
 
+    def looks_ahead(self, words: Mapping[str, Any]) -> bool:
+        """Whether a look at some frames of a clip decides what its pictures share, such as colours.
+
+        Args:
+            words: What the user asks of `predict`.
+        """
+        return False
+
+    def shared_words(self, predictions: Sequence[Any]) -> dict[str, Any]:
+        """Words of `predict` that give the pictures of a clip what they share, of predictions for some of its frames.
+
+        Args:
+            predictions: None for a stream, which nobody can look at before it is there.
+        """
+        return {}
+
     def constant_prompts(self) -> Tensor | None:
         """Prompts `(1, k, d)`, before the adapter, that `forward` takes where it is given none; none = it must be."""
         return None

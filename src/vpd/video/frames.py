@@ -32,6 +32,11 @@ class Frame:
     read: Callable[[], Image.Image]
     """Its picture, RGB, upright; may be called by any thread, and raises `UsageError` where the frame is broken."""
 
+    @property
+    def source(self) -> str:
+        """What a prediction run calls it."""
+        return self.name
+
 
 class Clip(Protocol):
     """Something that has frames; it is closed when the `with` block ends."""

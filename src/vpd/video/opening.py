@@ -9,17 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from vpd.errors import UsageError
-from vpd.files.find_images import absolute, search_images, searched_folder
+from vpd.files.find_images import ANIMATION_SUFFIXES, VIDEO_SUFFIXES, absolute, search_images, searched_folder
 from vpd.inference.inputs import read_source
 from vpd.video.containers import Container
 from vpd.video.frames import DEFAULT_FPS, Clip
 from vpd.video.pictures import Animation, Pictures, is_animation, is_numbered, numbered_files
 
-VIDEO_SUFFIXES = (
-    *(".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".mts", ".m2ts", ".ts"),
-    *(".3gp", ".3g2", ".flv", ".ogv", ".mxf", ".asf", ".vob", ".mjpeg"),
-)
-_ANIMATION_SUFFIXES = (".gif", ".apng")
 _ADDRESS = re.compile(r"(https?|rtsps?|rtmp[st]?|rtp|udp|tcp|srt)://", re.IGNORECASE)
 _CAMERA = re.compile(r"webcam(:(.+))?", re.IGNORECASE)
 _DEVICE = re.compile(r"/dev/video\d+")
@@ -42,7 +37,7 @@ def is_clip(source: str) -> bool:
     suffix = Path(source).suffix.lower()
     if Path(source).is_dir():
         return False
-    return suffix in VIDEO_SUFFIXES or suffix in _ANIMATION_SUFFIXES or (suffix == ".webp" and is_animation(source))
+    return suffix in VIDEO_SUFFIXES or suffix in ANIMATION_SUFFIXES or (suffix == ".webp" and is_animation(source))
 
 
 def clip_name(source: str) -> str:

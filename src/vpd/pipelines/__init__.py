@@ -1,1 +1,0 @@
-"""Models as pipelines that answer like those of transformers."""

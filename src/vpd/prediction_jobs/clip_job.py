@@ -1,0 +1,235 @@
+"""Predictions for a clip or stream: data for each frame and one video, gone on with after a stop."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import ExitStack, closing
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from vpd.files.atomic import atomic_write
+from vpd.files.find_images import absolute, search_images, searched_folder
+from vpd.files.lock import only_run_in
+from vpd.inference.overlapped import overlapped
+from vpd.inference.smoothing import Smoother
+from vpd.model_folder import check_results_folder
+from vpd.prediction_jobs.clip_record import FOLDER_SUFFIX, RECORD, ClipRecord
+from vpd.prediction_jobs.frame_files import FrameDone, FrameFiles, Painter, View
+from vpd.prediction_jobs.items import Chunk, Outcome
+from vpd.prediction_jobs.source_state import SourceState
+from vpd.prediction_jobs.worker import Predictor
+from vpd.video.arriving import arriving
+from vpd.video.encoding import VideoWriter
+from vpd.video.frames import MOST_FRAMES, Clip, Frame
+from vpd.video.opening import clip_name, is_address, is_camera, is_numbered, open_clip, shown_name
+from vpd.video.pictures import numbered_files
+
+PART_FRAMES, PART_S = 500, 60.0
+"""A part is finished after so many frames, or so many seconds of work: more is not lost where a run is killed."""
+_GLIMPSES, _FRAMES_A_GLIMPSE = 6, 50
+
+logger = logging.getLogger(__name__)
+
+
+class ClipJob:
+    """Predicts a clip into a folder of data files, with a line for each frame, and a video.
+
+    Made again after a stop, it goes on where it was, and the data come out as if it had never stopped; a clip whose
+    file changed begins anew. A stream or camera begins anew each time, under a name of its own.
+
+    Args:
+        source: What `open_clip` takes as a word.
+        predictor: The model with its options, and the output folder.
+        taken: Names of outputs that other clips of the run have.
+        view: What the video shows.
+        smooth: About how many frames are averaged; none = each stands alone.
+        fps: Frames a second of pictures, which do not tell; none = 25.
+        frames: How many to take; none = all, at most a million.
+        batch_size: Frames that go through the network together.
+
+    Raises:
+        UsageError: If the outputs are there and were made otherwise.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        predictor: Predictor,
+        *,
+        taken: set[str] | None = None,
+        view: View = "overlay",
+        smooth: int | None = None,
+        fps: float | None = None,
+        frames: int | None = None,
+        batch_size: int = 1,
+    ) -> None:
+        self.source, self.name = source, shown_name(source)
+        self._predictor, self._view, self._fps, self._batch_size = predictor, view, fps, batch_size
+        self._most = MOST_FRAMES if frames is None else frames
+        self._smoother = None if smooth is None else Smoother(smooth)
+        self.is_unique = is_address(source) or is_camera(source)
+        """Whether its frames cannot be had again."""
+        made = {
+            **{key: predictor.origin[key] for key in ("task", "fingerprint", "options")},
+            "source": self.name if self.is_unique else absolute(source),
+            "view": view,
+            "smooth": smooth,
+            "fps": fps,
+            "frames": frames,
+            "batch": batch_size,
+        }
+        state = {} if self.is_unique else source_state(source)
+        out = self._free_place(taken or set())
+        self.record = ClipRecord(predictor.out, out, made, state)
+        self.about_frames: int | None = None
+        """How many frames there are, once that is known, about."""
+        self.num_done = self.record.num_done if not self.record.is_complete else 0
+        """Frames that an earlier run finished."""
+        self._is_over = self._is_stopped = False
+        self._under_way: dict[str, Frame] = {}
+
+    def stop(self) -> None:
+        """Take no further frames; what is under way is finished and kept. May be called by a signal."""
+        self._is_stopped = True
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether it was stopped before the end of the clip."""
+        return self._is_stopped and not self._is_over
+
+    def run(self) -> Iterator[FrameDone | Outcome]:
+        """Predict what is missing; yields each frame when it is done, with its picture, or skipped.
+
+        Raises:
+            UsageError: If the clip cannot be opened or read at all, or another run is at it.
+        """
+        if self.record.is_complete:
+            return
+        check_results_folder(self._predictor.out)
+        with ExitStack() as stack:
+            clip = stack.enter_context(open_clip(self.source, fps=self._fps))
+            self.about_frames = min(clip.about_frames, self._most) if clip.about_frames else None
+            self.record.begin()
+            stack.enter_context(only_run_in(self.record.folder))
+            painter, words = self._prepare(clip)
+            frames = stack.enter_context(closing(arriving(clip, most=self._most)))
+            for _ in islice(frames, self.num_done):  # decoded again, as no other way is sure to count them the same
+                pass
+            first = self.num_done
+            while not (self._is_over or self._is_stopped):
+                first = yield from self._part(first, frames, clip, painter, words)
+            if self._is_over or self.is_unique:
+                self.record.finish(clip.note)
+
+    def _prepare(self, clip: Clip) -> tuple[Painter, dict[str, Any]]:
+        """What draws, and the words that give all pictures the same colours: as an earlier run had them, or found."""
+        told, model = self.record.told, self._predictor.model
+        options = self._predictor.call_options
+        if self.num_done and self._smoother is not None and (state := self.record.smoothing()):
+            self._smoother.load_state(state, model.device)
+        if "words" in told:
+            size = told.get("size")
+            return Painter(self._view, size=tuple(size) if size else None, key=self.record.key()), told["words"]
+        glimpses, words = list[Any](), dict[str, Any]()
+        if model.looks_ahead(options):
+            wanted = max(1, min(_GLIMPSES, (self.about_frames or 0) // _FRAMES_A_GLIMPSE))
+            glimpses = [model.predict(image, **options) for image in clip.glimpses(wanted)]
+            words = model.shared_words(glimpses)
+        self.record.note(words=words)
+        return Painter(self._view, glimpses), words
+
+    def _part(
+        self, first: int, frames: Iterator[Frame], clip: Clip, painter: Painter, words: Mapping[str, Any]
+    ) -> Generator[FrameDone | Outcome, None, int]:
+        """Predict a part that begins with this frame; returns with which the next one does."""
+        lines: list[dict[str, Any]] = []
+        files = FrameFiles(self.record.folder, painter)
+        video = self.record.part_video(first)
+        with ExitStack() as stack:
+            encoder = _Encoder(stack.enter_context(atomic_write(video)), painter, clip)
+            stack.callback(encoder.close)
+            done = self._predictor.run(self._chunks(frames), files, smoother=self._smoother, **words)
+            encoded = stack.enter_context(closing(overlapped(encoder.add, done, threads=1, most_ahead=2)))
+            for outcome in encoded:
+                frame = self._under_way.pop(outcome.source)
+                if isinstance(outcome, FrameDone):
+                    lines.append(outcome.line)
+                else:
+                    lines.append({"frame": frame.number, "time_s": round(frame.time_s, 6), "skipped": outcome.error})
+                yield outcome
+        if not lines:
+            return first
+        if painter.key is not None and painter.size is not None and "size" not in self.record.told:
+            self.record.keep_key(painter.key)
+            self.record.note(size=painter.size)
+        lines.sort(key=lambda line: int(line["frame"]))
+        self.record.finish_part(first, lines, {} if self._smoother is None else self._smoother.state())
+        return int(lines[-1]["frame"]) + 1
+
+    def _chunks(self, frames: Iterator[Frame]) -> Iterator[Chunk]:
+        """Frames of one part."""
+        began_s = time.monotonic()
+        for _ in range(0, PART_FRAMES, self._batch_size):
+            if self._is_stopped or time.monotonic() - began_s > PART_S:
+                return
+            chunk = tuple(islice(frames, self._batch_size))
+            self._under_way.update((frame.source, frame) for frame in chunk)
+            if chunk:
+                yield Chunk(chunk, frozenset(frame.source for frame in chunk))
+            if len(chunk) < self._batch_size:
+                self._is_over = True
+                return
+
+    def _free_place(self, taken: set[str]) -> str:
+        """A name for the outputs that no other clip has; that of a stream is always new."""
+        plain, number = clip_name(self.source), 1
+        name = plain
+        out = self._predictor.out
+        while name.casefold() in taken or (self.is_unique and (out / f"{name}{FOLDER_SUFFIX}" / RECORD).exists()):
+            number += 1
+            name = f"{plain}-{number}"
+        taken.add(name.casefold())
+        return name
+
+
+class _Encoder:
+    """Adds pictures to the video of a part, in a thread of its own."""
+
+    def __init__(self, path: Path, painter: Painter, clip: Clip) -> None:
+        self._path, self._painter, self._clip = path, painter, clip
+        self._writer: VideoWriter | None = None
+        self._begins_s = 0.0
+
+    def add(self, outcome: FrameDone | Outcome) -> FrameDone | Outcome:
+        """Write the picture of a frame, if it has one; hands the outcome on."""
+        if isinstance(outcome, FrameDone):
+            if self._writer is None:
+                size, aspect = outcome.picture.size, self._clip.pixel_aspect
+                self._writer = VideoWriter(self._path, size, fps=self._clip.fps, pixel_aspect=aspect)
+                self._begins_s = outcome.time_s
+            self._writer.add(outcome.picture, outcome.time_s - self._begins_s)
+        return outcome
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def source_state(source: str) -> dict[str, Any]:
+    """What the files of a clip are, so that it is noticed when they change."""
+    if not is_numbered(source) and searched_folder(source) is None:
+        try:
+            return SourceState.of_file(absolute(source)).fields()
+        except OSError:  # opening it will say so better
+            return {}
+    digest = hashlib.blake2b(digest_size=16)
+    for path in numbered_files(source) if is_numbered(source) else search_images([source]):
+        found = os.stat(path)  # noqa: PTH116
+        digest.update(os.fsencode(f"{path} {found.st_size} {found.st_mtime_ns}\n"))
+    return {"pictures": digest.hexdigest()}
