@@ -22,13 +22,14 @@ FLOORS = (
     ("inference",),
     ("video",),
     ("model_folder",),
+    ("cards",),
     ("world",),
     ("tasks",),
     ("datasets",),
     ("loading", "convert", "optimising"),
     ("evaluation",),
     ("training",),
-    ("prediction_jobs", "exporting"),
+    ("prediction_jobs", "exporting", "pipelines"),
     ("pretraining",),
     ("demo",),
     ("bench",),
@@ -37,7 +38,7 @@ FLOORS = (
 )
 """From the ground up; rooms of one floor may use one another, as long as there is no circle of files."""
 MOST_AT_THE_TOP, MOST_NAMING_TASKS = 10, 12
-MOST_FILES, MOST_LINES = 305, 41_500
+MOST_FILES, MOST_LINES = 325, 44_000
 ASKS_FOR_THE_TASK = re.compile(r"isinstance\((self\.)?_?(model|fast), |\bconfig\.task [!=]= ")
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vpd.inference.outputs import OutputError
     from vpd.loading import load
     from vpd.optimising import optimise
+    from vpd.pipelines.pipeline import pipeline
     from vpd.tasks.depth import DepthModel
     from vpd.tasks.predictions import DepthPrediction, MaskPrediction, SegmentationPrediction
     from vpd.tasks.referring import ReferringModel
@@ -40,6 +41,7 @@ __all__ = [
     "load",
     "optimise",
     "pad_to_multiple",
+    "pipeline",
 ]
 
 _HOMES = {
@@ -57,6 +59,7 @@ _HOMES = {
     "load": "vpd.loading",
     "optimise": "vpd.optimising",
     "pad_to_multiple": "vpd.files.images",
+    "pipeline": "vpd.pipelines.pipeline",
 }
 
 

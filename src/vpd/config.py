@@ -198,6 +198,10 @@ class TaskConfig(Frozen):
     """The field's name for the task."""
     head_name: ClassVar[str] = ""
     """What its head is called, where there is one kind."""
+    hub_task: ClassVar[str] = "image-segmentation"
+    """What the hub calls the task."""
+    example: ClassVar[Mapping[str, str]] = {}
+    """Words that a call needs, for examples of it."""
     later: ClassVar[Set[str]] = frozenset()
     """Fields that older releases did not have; where they are as those were, they are not written."""
 
@@ -283,6 +287,7 @@ class ReferConfig(TaskConfig):
     """A referring segmentation model."""
 
     title: ClassVar[str] = "referring segmentation"
+    example: ClassVar[Mapping[str, str]] = {"text": "the cup on the left"}
     later: ClassVar[Set[str]] = {"head", "adapter", "presence", "threshold"}
 
     task: Literal["refer"] = "refer"
@@ -331,6 +336,7 @@ class DepthConfig(TaskConfig):
     """A metric depth model."""
 
     title: ClassVar[str] = "metric depth"
+    hub_task: ClassVar[str] = "depth-estimation"
     later: ClassVar[Set[str]] = {
         "count_beyond",
         "head_padding",

@@ -53,6 +53,7 @@ def load(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     task: TaskKind | None = None,
+    revision: str | None = None,
 ) -> Any:
     """A trained model, in eval mode; its file is mapped into memory and each tensor copied at most once.
 
@@ -65,6 +66,7 @@ def load(
         dtype: `auto` = float32; or `float32`, `bfloat16`, `float16`. Where a CPU has no kernels for it, a warning says
             how much slower it is.
         task: Class of the model, where it is none of this package's tasks.
+        revision: Branch, tag or commit of a hub id, which `owner/name@revision` names too; none = its main branch.
 
     Returns:
         A `SegmentationModel`, `ReferringModel` or `DepthModel`, whatever was saved; or a model of `task`.
@@ -72,7 +74,7 @@ def load(
     Raises:
         UsageError: If there is no such model, or its files are damaged or do not fit one another.
     """
-    folder = find_model(source)
+    folder = find_model(source if revision is None else at_revision(source, revision))
     place, precision = find_device(device), find_dtype(dtype)
     warn_of_slow(place, precision)
     note_plain_device(place.type)
@@ -103,6 +105,19 @@ def load(
     warn_not_finite(placed, folder)
     assign_weights(model, placed)
     return model.to(device=place, dtype=precision).eval()
+
+
+def at_revision(source: str | Path, revision: str) -> str:
+    """The source of a hub id at a branch, tag or commit.
+
+    Raises:
+        UsageError: If it is no hub id, or no such name can be.
+    """
+    if Path(source).expanduser().exists() or not is_hub_id(source) or not is_hub_id(f"{source}@{revision}"):
+        raise UsageError(
+            f"revision={revision!r} of {source}: only a hub id, owner/name, has branches, tags and commits."
+        )
+    return f"{source}@{revision}"
 
 
 def _with_base(tensors: dict[str, Tensor], base: Base, folder: Path, encoder: TextEncoder | None) -> dict[str, Tensor]:

@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 from vpd.config import Resize
-from vpd.evaluation.report import class_rows, count_words, interval_words, metric_rows, write_value
+from vpd.evaluation.report import class_rows, count_words, interval_words, metric_rows
+from vpd.metrics.words import write_value
 
 
 def report(**changes: Any) -> dict[str, Any]:

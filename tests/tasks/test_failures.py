@@ -13,6 +13,7 @@ def test_the_largest_confusion_is_named():
     labels = np.array([[0, 0, 1, 255]], np.uint8)
     assert label_failure(np.array([[2, 2, 0, 1]], np.uint8), labels, ("sky", "road", "tree")) == "sky taken for tree"
     assert label_failure(np.array([[0, 0, 1, 2]], np.uint8), labels, ("sky", "road", "tree")) == ""
+    assert label_failure(np.array([[255, 0, 1, 2]], np.uint8), labels, ("sky", "road")) == "sky taken for no class"
 
 
 @pytest.mark.parametrize(

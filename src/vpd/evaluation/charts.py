@@ -12,10 +12,10 @@ from torch import Tensor
 from vpd.drawing.charts import Axis, Bar, bar_chart, column_chart, line_chart, matrix_chart
 from vpd.drawing.html import table
 from vpd.evaluation.evaluate import Evaluation
-from vpd.evaluation.report import write_value
 from vpd.metrics.distances import DISTANCES, error_quantiles
 from vpd.metrics.intervals import class_intervals
 from vpd.metrics.thresholds import STEPS, threshold_curves
+from vpd.metrics.words import write_value
 
 _MOST_CELLS, _MOST_PAIRS, _COLUMNS = 25, 10, 20
 

@@ -9,10 +9,7 @@ from typing import Any
 from vpd.config import Resize
 from vpd.drawing.text import one_line
 from vpd.evaluation.groups import FEW
-from vpd.metrics.depth import EDGES, ERRORS
-
-_COUNTS = ("images", "sentences")
-_IN_METRES = ("rmse", "sq_rel")
+from vpd.metrics.words import write_value
 
 
 def screen_lines(report: Mapping[str, Any]) -> Iterator[str]:
@@ -77,17 +74,6 @@ def count_words(report: Mapping[str, Any]) -> str:
     """How many samples were measured, of how many."""
     samples, available = report["samples"], report["available"]
     return f"{samples} samples" if samples == available else f"The first {samples} of {available} samples"
-
-
-def write_value(name: str, value: float) -> str:
-    """A metric as people read it."""
-    if math.isnan(value):
-        return "–"
-    if name.startswith(_COUNTS):
-        return f"{value:.0f}"
-    if (error := name.removesuffix(EDGES)) in ERRORS:  # shares within a ratio are fractions, as in the benchmarks
-        return f"{value:.4f}" + (" m" if error in _IN_METRES else "")
-    return f"{100 * value:.2f} %"
 
 
 def fit_words(report: Mapping[str, Any]) -> str:

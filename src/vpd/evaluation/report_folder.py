@@ -18,8 +18,9 @@ from vpd.drawing.overlays import fit_picture
 from vpd.evaluation.charts import sections
 from vpd.evaluation.choosing import different_failures, ranked, spread, usual
 from vpd.evaluation.evaluate import Evaluation
-from vpd.evaluation.report import count_words, fit_words, interval_words, metric_rows, write_value
+from vpd.evaluation.report import count_words, fit_words, interval_words, metric_rows
 from vpd.files.atomic import atomic_write, write_json
+from vpd.metrics.words import write_value
 
 PAGE, SCORES, SAMPLES, COUNTS = "report.html", "scores.json", "samples.jsonl", "counts.json"
 """Files of a report's folder."""

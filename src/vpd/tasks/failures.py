@@ -28,13 +28,13 @@ class Diagnosis:
 def label_failure(predicted: NDArray[np.integer], labels: NDArray[np.integer], classes: Sequence[str]) -> str:
     """The class that most wrong pixels have, and what they were taken for; both `(H, W)`."""
     is_wrong = (labels != IGNORE_LABEL) & (predicted != labels)
-    pairs, counts = np.unique(
-        labels[is_wrong].astype(np.int64) * len(classes) + predicted[is_wrong], return_counts=True
-    )
+    names = [*classes, "no class"]  # of classes that may overlap, none may fit
+    guesses = np.minimum(predicted[is_wrong].astype(np.int64), len(classes))
+    pairs, counts = np.unique(labels[is_wrong].astype(np.int64) * len(names) + guesses, return_counts=True)
     if not pairs.size:
         return ""
-    truth, guess = divmod(int(pairs[counts.argmax()]), len(classes))
-    return f"{classes[truth]} taken for {classes[guess]}"
+    truth, guess = divmod(int(pairs[counts.argmax()]), len(names))
+    return f"{names[truth]} taken for {names[guess]}"
 
 
 def mask_failure(predicted: NDArray[np.bool_], mask: NDArray[np.bool_]) -> str:

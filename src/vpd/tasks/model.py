@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from itertools import chain
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vpd.backbones.stable_diffusion import StableDiffusionBackbone
+from vpd.cards.push import push, travelling
 from vpd.config import LoraSettings, Resize, TaskConfig
 from vpd.errors import UsageError
 from vpd.files.images import pad_to_multiple
@@ -317,6 +318,48 @@ class PerceptionModel(Task[P], nn.Module):
         """
         self.check_plain()
         save_model(self.config, self.state_dict(), folder, text_encoder=self.text_encoder, base=base, half=half)
+
+    def push_to_hub(
+        self,
+        hub_id: str,
+        *,
+        private: bool = False,
+        revision: str | None = None,
+        message: str | None = None,
+        token: str | None = None,
+        licence: str | None = None,
+        evaluation: Mapping[str, Any] | str | Path | None = None,
+        base: str | None = None,
+        half: bool = False,
+    ) -> str:
+        """Upload the model to the Hugging Face hub, with a card made from its training record.
+
+        Args:
+            hub_id: `owner/name`; made if missing.
+            private: Whether only its owner sees it, where it is made.
+            revision: Branch to upload to, made if missing; none = the main one.
+            message: Of the commit.
+            token: That may write; none = that of `hf auth login` or HF_TOKEN.
+            licence: Of the weights, such as `apache-2.0`, where the model does not say.
+            evaluation: What `evaluate` returned, or a file of `vpd eval --out`, for the card; none = what was measured
+                in training.
+            base: As for `save`.
+            half: As for `save`.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            UsageError: As `save`; or if the hub does not take it.
+        """
+        self.check_plain()
+        config = travelling(self.config, licence)
+
+        def save(folder: Path) -> None:
+            save_model(config, self.state_dict(), folder, text_encoder=self.text_encoder, base=base, half=half)
+
+        told: dict[str, Any] = {"private": private, "revision": revision, "message": message, "token": token}
+        return push(config, hub_id, save, evaluation=evaluation, **told)
 
     def check_plain(self) -> None:
         """Refuse to save or change a model whose weights are no longer those it was made from.

@@ -48,19 +48,28 @@ class Listing(NamedTuple):
     """As its card has it."""
 
 
+def split_revision(source: str | Path) -> tuple[str, str | None]:
+    """The hub id of `owner/name` or `owner/name@revision`, and the branch, tag or commit; none = the main branch."""
+    hub_id, mark, revision = str(source).partition("@")
+    return hub_id, revision if mark else None
+
+
 def is_hub_id(source: str | Path) -> bool:
-    """Whether a source has the form of a hub id, `owner/name`."""
+    """Whether a source has the form of a hub id, `owner/name` or `owner/name@revision`."""
+    hub_id, revision = split_revision(source)
     try:
-        validate_repo_id(str(source))
+        validate_repo_id(hub_id)
     except HFValidationError:
         return False
-    return str(source).count("/") == 1 and not str(source).startswith((".", "/", "~"))
+    is_named = revision is None or re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_./-]*", revision) is not None
+    return is_named and hub_id.count("/") == 1 and not hub_id.startswith((".", "/", "~"))
 
 
 def cached(hub_id: str, select: Select) -> Path | None:
     """Local snapshot of a repository, if all that is needed is in the cache."""
+    repository, revision = split_revision(hub_id)
     for name in _LANDMARKS:
-        found = try_to_load_from_cache(hub_id, name, cache_dir=constants.HF_HUB_CACHE)
+        found = try_to_load_from_cache(repository, name, cache_dir=constants.HF_HUB_CACHE, revision=revision)
         if isinstance(found, str):
             folder = Path(found).parents[name.count("/")]
             return None if choose(folder, select).lacking else folder
@@ -76,7 +85,7 @@ def download(hub_id: str, select: Select, *, check: Callable[[Path], None] | Non
     """Local snapshot of a hub repository: the cached one if all that is needed is there, else a download of that alone.
 
     Args:
-        hub_id: `owner/name`.
+        hub_id: `owner/name`, or `owner/name@revision`.
         select: What is needed.
         check: Looks at the configurations in a folder, before the rest is downloaded, and raises where they do not do.
 
@@ -95,7 +104,9 @@ def download(hub_id: str, select: Select, *, check: Callable[[Path], None] | Non
     _check_room(hub_id, total)
     logger.info("Downloading %s from the hub: %d files, %s MB.", hub_id, len(needed.files), f"{total / 1e6:,.0f}")
     patterns = [re.sub(r"([\[*?])", r"[\1]", name) for name in needed.files]
-    _reach(hub_id, lambda: snapshot_download(hub_id, allow_patterns=patterns, tqdm_class=_progress(total)))
+    repository, revision = split_revision(hub_id)
+    options: dict[str, Any] = {"revision": revision, "allow_patterns": patterns, "tqdm_class": _progress(total)}
+    reach(hub_id, lambda: snapshot_download(repository, **options))
     if (folder := cached(hub_id, select)) is None:
         raise UsageError(f"The download of {hub_id} is not complete. Start it again: it goes on where it stopped.")
     return folder
@@ -119,12 +130,13 @@ def look(hub_id: str) -> Listing:
         UsageError: If it does not say.
     """
     patience_s = constants.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else _PATIENCE_S
+    repository, revision = split_revision(hub_id)
     answers: list[Any] = []
     failures: list[Exception] = [TimeoutError(f"no answer within {patience_s:g} s")]
 
     def ask() -> None:  # in a thread, as look-up of the name and connecting have no total limit
         try:
-            answers.append(HfApi().model_info(hub_id, timeout=patience_s, files_metadata=True))
+            answers.append(HfApi().model_info(repository, revision=revision, timeout=patience_s, files_metadata=True))
         except Exception as error:
             failures[:] = [error]
 
@@ -136,7 +148,7 @@ def look(hub_id: str) -> Listing:
             raise failures[0]
         return answers[0]
 
-    told = _reach(hub_id, wait)
+    told = reach(hub_id, wait)
     sizes = {file.rfilename: file.size or 0 for file in told.siblings or ()}
     licence = getattr(told.card_data, "license", None) or getattr(told.card_data, "license_name", None)
     return Listing(sizes, bool(told.gated), str(licence or "not told"))
@@ -144,7 +156,7 @@ def look(hub_id: str) -> Listing:
 
 def page(hub_id: str) -> str:
     """Address of a repository for people."""
-    return f"{_bare(constants.ENDPOINT)}/{hub_id}"
+    return f"{_bare(constants.ENDPOINT)}/{split_revision(hub_id)[0]}"
 
 
 def fetch_configurations(hub_id: str, listing: Listing) -> Path | None:
@@ -153,10 +165,10 @@ def fetch_configurations(hub_id: str, listing: Listing) -> Path | None:
     Raises:
         UsageError: As `download`.
     """
-    folder = None
+    folder, (repository, revision) = None, split_revision(hub_id)
     for name in _CONFIGURATIONS:
         if listing.sizes.get(name, _LARGE) < _LARGE:
-            path = _reach(hub_id, partial(hf_hub_download, hub_id, name, tqdm_class=_progress(0)))
+            path = reach(hub_id, partial(hf_hub_download, repository, name, revision=revision, tqdm_class=_progress(0)))
             folder = Path(path).parents[name.count("/")]
     return folder
 
@@ -164,13 +176,19 @@ def fetch_configurations(hub_id: str, listing: Listing) -> Path | None:
 def read_header(hub_id: str, name: str) -> dict[str, int]:
     """Type -> how many numbers of it a safetensors file in a repository holds; empty where the hub does not tell."""
     try:
-        counted = HfApi().parse_safetensors_file_metadata(hub_id, name).parameter_count
+        repository, revision = split_revision(hub_id)
+        counted = HfApi().parse_safetensors_file_metadata(repository, name, revision=revision).parameter_count
         return {str(dtype): number for dtype, number in counted.items()}
     except Exception:  # a nicety, whatever the hub answers
         return {}
 
 
-def _reach(hub_id: str, act: Callable[[], _T]) -> _T:
+def reach(hub_id: str, act: Callable[[], _T]) -> _T:
+    """What comes of asking the hub.
+
+    Raises:
+        UsageError: Instead of whatever is raised; says what went wrong, and what to do.
+    """
     try:
         return act()
     except Exception as error:  # the HTTP library's own errors differ between versions of huggingface_hub
@@ -196,6 +214,9 @@ def _why(hub_id: str, error: Exception) -> str:
             f"{hub} does not accept your token for {hub_id} (401): it is wrong or expired, or may not read this. "
             "`hf auth login` again, or unset HF_TOKEN for public models."
         )
+    if "RevisionNotFoundError" in kinds:
+        repository, revision = split_revision(hub_id)
+        return f"{hub} has {repository}, but no branch, tag or commit {revision} of it: see {page(hub_id)}/tree/main."
     if "RepositoryNotFoundError" in kinds:
         login = "your token may not read it" if token else "no token is set (`hf auth login`)"
         return f"{hub} has no {hub_id}, or it is private and {login}. Check the name."
@@ -244,6 +265,15 @@ def _unreachable(hub: str, chain: list[BaseException], kinds: set[str], status: 
         f"{hub}{through} does not answer as a hub does ({first_line(chain[0])[:200]}): a page to log in to the "
         "network, or no mirror? Check the network and HF_ENDPOINT."
     )
+
+
+def no_answer(error: Exception) -> str:
+    """Why no complete answer came from the hub, and what to do, for people."""
+    chain = _chain(error)
+    kinds = {cls.__name__ for each in chain for cls in type(each).__mro__}
+    responses = [getattr(each, "response", None) for each in chain]
+    status = next((response.status_code for response in responses if response is not None), 0)
+    return _unreachable(_bare(constants.ENDPOINT), chain, kinds, status)
 
 
 def _chain(error: BaseException) -> list[BaseException]:

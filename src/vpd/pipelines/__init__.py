@@ -1,0 +1,1 @@
+"""Models as pipelines that answer like those of transformers."""

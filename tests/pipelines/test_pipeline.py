@@ -1,0 +1,83 @@
+"""Pipelines answer in the shapes of transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vpd
+from vpd.config import Resize
+from vpd.errors import UsageError
+
+PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def models(tiny_diffusion: Path) -> dict[str, Any]:
+    torch.manual_seed(0)
+    fit = Resize(size_px=64)
+    small = {"head_channels": 16, "feature_channels": 16, "deconv_channels": (8, 8, 8)}
+    classes = ("sky", "road", "tree")
+    return {
+        "segment": vpd.SegmentationModel.from_diffusion(tiny_diffusion, classes=classes, head_channels=8, fit=fit),
+        "refer": vpd.ReferringModel.from_diffusion(
+            tiny_diffusion, token_length=8, head_channels=8, fit=Resize(mode="squash", size_px=64)
+        ),
+        "depth": vpd.DepthModel.from_diffusion(tiny_diffusion, scenes=("kitchen",), fit=fit, **small),
+    }
+
+
+def test_segmentation(models: dict[str, Any]):
+    pipe = vpd.pipeline("image-segmentation", models["segment"])
+    answer = pipe(PHOTO)
+    labels = models["segment"].predict(PHOTO).numpy()
+    assert [set(part) for part in answer] == [{"score", "label", "mask"}] * len(np.unique(labels))
+    for part in answer:
+        assert part["score"] is None and (part["mask"].mode, part["mask"].size) == ("L", PHOTO.size)
+        inside = labels == models["segment"].config.classes.index(part["label"])
+        np.testing.assert_array_equal(np.asarray(part["mask"]), 255 * inside)
+    several = pipe([PHOTO, PHOTO], batch_size=2)
+    assert len(several) == 2 and [part["label"] for part in several[0]] == [part["label"] for part in answer]
+
+
+def test_depth(models: dict[str, Any]):
+    answer = vpd.pipeline("depth-estimation", models["depth"], scene="kitchen")(PHOTO)
+    assert set(answer) == {"predicted_depth", "depth"}
+    wanted = models["depth"].predict(PHOTO, scene="kitchen").depth_m
+    assert torch.equal(answer["predicted_depth"], wanted)
+    pixels = np.asarray(answer["depth"])
+    assert answer["depth"].mode == "L" and (pixels.min(), pixels.max()) == (0, 255)
+
+
+def test_one_depth_all_over(models: dict[str, Any]):
+    pipe = vpd.pipeline("depth-estimation", models["depth"])
+    flat = models["depth"].predict(PHOTO)
+    flat.depth_m.fill_(3)
+    assert not np.asarray(pipe.answer(flat)["depth"]).any()
+
+
+def test_referring(models: dict[str, Any]):
+    pipe = vpd.pipeline("referring-segmentation", models["refer"])
+    (one,) = pipe(PHOTO, text="the sky")
+    assert set(one) == {"score", "label", "mask"} and one["label"] == "the sky" and 0 <= one["score"] <= 1
+    found = models["refer"].predict(PHOTO, text="the sky")
+    np.testing.assert_array_equal(np.asarray(one["mask"]), 255 * found.numpy())
+    several = pipe([PHOTO, PHOTO], text=["the sky", "a road"], threshold=0.4)
+    assert [[part["label"] for part in answer] for answer in several] == [["the sky", "a road"]] * 2
+    for wrong in ({}, {"text": []}):
+        with pytest.raises(UsageError, match="needs words"):
+            pipe(PHOTO, **wrong)
+
+
+def test_wrong_requests(models: dict[str, Any]):
+    with pytest.raises(UsageError, match="There is no pipeline 'segmentation'. Choose one of: image-segmentation"):
+        vpd.pipeline("segmentation", models["segment"])
+    with pytest.raises(UsageError, match="this one is for depth. Its pipeline is 'depth-estimation'"):
+        vpd.pipeline("image-segmentation", models["depth"])
+    with pytest.raises(UsageError, match="give a model folder or hub id"):
+        vpd.pipeline("image-segmentation")
