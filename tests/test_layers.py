@@ -29,7 +29,7 @@ FLOORS = (
     ("loading", "convert", "optimising"),
     ("evaluation",),
     ("training",),
-    ("prediction_jobs", "exporting", "pipelines"),
+    ("prediction_jobs", "exporting", "pipelines", "comparing"),
     ("pretraining",),
     ("demo",),
     ("bench",),

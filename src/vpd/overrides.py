@@ -104,3 +104,13 @@ def nearest(key: str, places: Mapping[str, str] | Collection[str]) -> str | None
     known = [name for name, words in _SYNONYMS.items() if word in words and name in paths.values()]
     near = known or [paths[name] for name in difflib.get_close_matches(word, paths, n=1)]
     return near[0] if near else None
+
+
+def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> Settings:
+    """Nested mappings as one, with dotted keys."""
+    flat: Settings = {}
+    for key, value in settings.items():
+        flat |= (
+            flat_settings(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+        )
+    return flat

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from vpd.cli import app, bench, convert, data, demo, doctor, evaluate, export, info, predict, pretrain, train
+from vpd.cli import app, bench, compare, convert, data, demo, doctor, evaluate, export, info, predict, pretrain, train
 from vpd.errors import UsageError, wrong_fields
 from vpd.version import __version__
 
@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "predict": (predict.predict, "Predict images or folders; goes on if stopped."),
     "train": (train.train, "Train a model on data; --resume goes on."),
     "eval": (evaluate.evaluate, "Measure a model on a data set."),
+    "compare": (compare.compare, "Hold runs against one another, on the same samples."),
     "convert": (convert.convert, "Turn a published checkpoint into a model."),
     "export": (export.export, "Write a model for torch.export, ONNX or OpenVINO."),
     "app": (app.app, "A page and an HTTP service in front of models."),

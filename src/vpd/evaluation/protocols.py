@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 from PIL import Image
@@ -44,14 +45,21 @@ class Protocol:
         caches: FrozenCaches | None = None,
         memory: Memory | None = None,
     ) -> None:
-        self._model, self._measures = model, model.measures(sample_set)
-        self._options = {"caches": caches or model.own_caches(), "memory": memory}
+        self._model: Any = model
+        self._measures = model.measures(sample_set)
+        self._options: dict[str, Any] = {"caches": caches or model.own_caches(), "memory": memory}
         self.metrics, self.words = self._measures.metrics, self._measures.words
         """What counts, and what that is in words, by the ending of the metrics' names."""
         self.cut = self._measures.cut
         """Probability above which pixels belong to a mask, where that is what is measured."""
         self.device = model.device
         """Where the model is."""
+
+    def without_model(self) -> Protocol:
+        """What was measured and how, for figures alone: the model may be forgotten."""
+        light = copy(self)
+        light._model, light._options = None, {}
+        return light
 
     def measure(self, samples: Sequence[Sample]) -> list[Measured]:
         """Predict samples, together where their sizes agree, and count each.

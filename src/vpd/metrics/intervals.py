@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -61,6 +62,55 @@ def class_intervals(
         return []
     drawn = torch.cat([metric.values(totals)[name] for totals in resampled(of_groups, draws, seed)]).numpy()
     return [ends_of(of_class) for of_class in drawn.T]
+
+
+class Difference(NamedTuple):
+    """How far a metric of one model lies above that of another."""
+
+    value: float
+    low: float
+    """Low end of the 95 % interval; NaN where there is none."""
+    high: float
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether 0 lies outside the interval."""
+        return self.low > 0 or self.high < 0
+
+
+def paired_differences(
+    metric: Accumulator, rows: Tensor, others: Tensor, groups: Sequence[Hashable], *, draws: int = DRAWS, seed: int = 0
+) -> dict[str, list[Difference]]:
+    """Differences of two models that were measured on the same samples; the same draws for both.
+
+    What makes a sample hard makes it so for both, and drops out of the difference: so the interval is narrower than
+    those of the two models let one think.
+
+    Args:
+        metric: Whose rows these are.
+        rows: Of the one model, `(samples, *shape of a row)`.
+        others: Of the other, of the same samples.
+        groups: Group of each sample; with fewer than 2 of them there are no intervals.
+        draws: Resampled data sets.
+        seed: Of the draws.
+
+    Returns:
+        By name, of all metrics but counts: one difference, or one for each class.
+    """
+    both = sums_of_groups(torch.stack([rows, others], dim=1), groups)  # (groups, 2, *row)
+    actual = metric.values(both.sum(dim=0))
+    drawn = [metric.values(totals) for totals in resampled(both, draws, seed)] if len(both) > 1 else []
+    differences = {}
+    for name, (value, other) in actual.items():
+        if name == metric.COUNT:
+            continue
+        gaps = (value - other).reshape(-1).tolist()
+        ends = [(math.nan, math.nan)] * len(gaps)
+        if drawn:
+            found = torch.cat([values[name][:, 0] - values[name][:, 1] for values in drawn]).reshape(draws, -1).numpy()
+            ends = [ends_of(of_class) for of_class in found.T]
+        differences[name] = [Difference(gap, *end) for gap, end in zip(gaps, ends, strict=True)]
+    return differences
 
 
 def sums_of_groups(rows: Tensor, groups: Sequence[Hashable]) -> Tensor:

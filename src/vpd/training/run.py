@@ -21,7 +21,7 @@ from vpd.files.atomic import left_as_found, writable_folder
 from vpd.files.lock import LOCK_FILE, only_run_in
 from vpd.loading import load
 from vpd.model_folder import CHECKPOINTS, CONFIG, MODEL, refuse_models
-from vpd.overrides import merge_settings
+from vpd.overrides import flat_settings, merge_settings
 from vpd.processes import Heartbeat, do_on_first, find_processes, worker_context
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.table import TaskKind, find_task
@@ -259,7 +259,7 @@ def _notes_of(config: TrainConfig, train_set: SampleSet) -> dict[str, Any]:
 
 def _check_changes(before: TrainConfig, now: TrainConfig, path: Path) -> None:
     """Raise where a run goes on with other settings that may touch the weights than stand in the file it began with."""
-    old, new = (_flat(config.model_dump(mode="json")) for config in (before, now))
+    old, new = (flat_settings(config.model_dump(mode="json")) for config in (before, now))
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if forbidden := [key for key in changed if key not in MAY_CHANGE]:
         listed = "; ".join(f"{key} was {old.get(key)!r}, now {new.get(key)!r}" for key in forbidden)
@@ -295,11 +295,3 @@ def _check_length(
             "here on: the next step has %.2g of at most %.2g.",
             *(new, old, new, rate, now.learning_rate),
         )
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return flat

@@ -1,0 +1,1 @@
+"""Several models or training runs side by side."""
