@@ -89,7 +89,7 @@ def test_the_command(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFix
         main(["compare", *map(str, runs), "--limit", "3", "--out", str(tmp_path / "out")])
     shown = capsys.readouterr().out
     assert re.search(r"^learning_rate +0.001 +0.002$", shown, flags=re.MULTILINE)
-    assert re.search(r"^mIoU +[\d.]+ % +[\d.]+ % +[+−]?[\d.]+ % \(", shown, flags=re.MULTILINE)
+    assert re.search(r"^mIoU +[\d.]+ % +[\d.]+ % +[+−]?[\d.]+ points \(", shown, flags=re.MULTILINE)
     assert "3 samples. Paired bootstrap" in shown
     page = (tmp_path / "out" / "compare.html").read_text()
     assert not re.search(r'(src|href)="(?!data:)', page) and "<plain>" not in page and "&lt;plain&gt;" in page

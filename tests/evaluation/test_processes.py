@@ -88,7 +88,7 @@ def test_any_number_of_processes_finds_the_same(
     reports = processes.run(lambda accelerator: evaluate(segmenter, samples, batch_size=2, accelerator=accelerator))
     assert all(report == alone for report in reports)
     assert {len(part) for part in processes.rounds.values()} == {rounds}
-    shares = [entry.index for part in processes.rounds.values() for ((entries, *_),) in part for entry in entries]
+    shares = [entry.index for part in processes.rounds.values() for (own,) in part for entry in own.entries]
     assert sorted(shares) == list(range(7))  # nothing padded, nothing twice
 
 
@@ -188,7 +188,7 @@ def test_command_line_shares_the_work(models: Path, data: Path, tmp_path: Path):
         "--split",
         "train",
     ]
-    scores, lines = {}, {}
+    scores, lines, counts = {}, {}, {}
     for processes in (1, 2):
         out = tmp_path / str(processes)
         folders = ["--out", out / "scores.json", "--predictions", out / "maps", "--report", out / "report"]
@@ -202,4 +202,5 @@ def test_command_line_shares_the_work(models: Path, data: Path, tmp_path: Path):
             written = (out / "maps" / f"{index}.png").read_bytes()
             assert written == (tmp_path / "1" / "maps" / f"{index}.png").read_bytes()
         assert (out / "report" / "report.html").is_file()
-    assert scores[1] == scores[2] and lines[1] == lines[2] and lines[1].count("\n") == 6
+        counts[processes] = (out / "report" / "counts.json").read_text()
+    assert counts[1] == counts[2] and scores[1] == scores[2] and lines[1] == lines[2] and lines[1].count("\n") == 6

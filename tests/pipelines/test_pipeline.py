@@ -81,3 +81,38 @@ def test_wrong_requests(models: dict[str, Any]):
         vpd.pipeline("image-segmentation", models["depth"])
     with pytest.raises(UsageError, match="give a model folder or hub id"):
         vpd.pipeline("image-segmentation")
+
+
+def shape_of(answer: Any) -> Any:
+    """What an answer is made of."""
+    if isinstance(answer, list):
+        return [shape_of(answer[0])]
+    if isinstance(answer, dict):
+        return {name: shape_of(value) for name, value in answer.items()}
+    if isinstance(answer, Image.Image):
+        return (answer.mode, answer.size)
+    return (answer.dtype, tuple(answer.shape)) if isinstance(answer, torch.Tensor) else type(answer)
+
+
+def test_transformers_answers_alike(models: dict[str, Any]):
+    """Its own pipelines, of tiny models of its own, on the same picture."""
+    import transformers
+
+    layers = {"depths": [1] * 4, "hidden_sizes": [8] * 4, "num_attention_heads": [1] * 4, "decoder_hidden_size": 8}
+    theirs = {
+        "image-segmentation": transformers.pipeline(
+            "image-segmentation",
+            model=transformers.SegformerForSemanticSegmentation(transformers.SegformerConfig(num_labels=3, **layers)),
+            image_processor=transformers.SegformerImageProcessorPil(size={"height": 32, "width": 32}),
+        ),
+        "depth-estimation": transformers.pipeline(
+            "depth-estimation",
+            model=transformers.GLPNForDepthEstimation(transformers.GLPNConfig(**layers)),
+            image_processor=transformers.GLPNImageProcessorPil(),
+        ),
+    }
+    for (name, pipe), task in zip(theirs.items(), ("segment", "depth"), strict=True):
+        ours = vpd.pipeline(name, models[task])
+        for inputs in (PHOTO, [PHOTO, PHOTO]):
+            assert shape_of(ours(inputs)) == shape_of(pipe(inputs)), name
+            assert len(ours(inputs)) == len(pipe(inputs)) or not isinstance(inputs, list)

@@ -163,7 +163,8 @@ def _training(config: TaskConfig, origin: Origin) -> Iterator[tuple[str, str]]:
     notes = config.notes.get("training")
     yield "origin", origin.name or "not told"
     if not isinstance(notes, Mapping):
-        yield "record", "none"
+        others = {key: str(value) for key, value in config.notes.items() if isinstance(value, (str, int, float))}
+        yield from others.items() if others else [("record", "none")]
         return
     for key, words in _TRAINING.items():
         if notes.get(key) not in (None, "", {}):

@@ -77,14 +77,16 @@ def _metric_rows(comparison: Comparison) -> list[tuple[str, ...]]:
 
 def _told(name: str, difference: Difference) -> str:
     """A difference with its interval; `*` where 0 lies outside it."""
-    value, low, high = (_signed(name, number) for number in difference)
+    numbers, units = zip(*(_signed(name, number) for number in difference), strict=True)
     if math.isnan(difference.low):
-        return value
-    return f"{value} ({low} to {high}){' *' if difference.is_clear else ''}"
+        return f"{numbers[0]}{units[0]}"
+    return f"{numbers[0]}{units[0]} ({numbers[1]} to {numbers[2]}){' *' if difference.is_clear else ''}"
 
 
-def _signed(name: str, value: float) -> str:
-    return ("+" if value > 0 else "") + write_value(name, value).replace("-", "−")
+def _signed(name: str, value: float) -> tuple[str, str]:
+    """A difference and its unit; shares differ by points."""
+    number, space, unit = write_value(name, value).partition(" ")
+    return f"{'+' if value > 0 else ''}{number.replace('-', '−')}", space + unit.replace("%", "points")
 
 
 def _interval_words(comparison: Comparison) -> str:
@@ -117,10 +119,14 @@ def _class_bars(differences: dict[str, Difference]) -> str:
     ends = [end for each in known.values() for end in each if math.isfinite(end)]
     most = max([0.01, *(abs(end) for end in ends)])
     bars = [
-        Bar(name, each.value, f"{100 * each.value:+.1f}{' *' if each.is_clear else ''}", each.low, each.high)
+        Bar(name, each.value, _points(each), each.low, each.high)
         for name, each in sorted(known.items(), key=lambda item: -item[1].value)
     ]
     return bar_chart(bars, start=-most, end=most)
+
+
+def _points(difference: Difference) -> str:
+    return f"{100 * difference.value:+.1f}{' *' if difference.is_clear else ''}".replace("-", "−")
 
 
 def _samples(comparison: Comparison, samples: SampleSet, device: str) -> str:
