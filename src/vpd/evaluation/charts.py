@@ -31,7 +31,8 @@ def sections(evaluation: Evaluation, report: Mapping[str, Any], scores: Sequence
     if report["per_class"]:
         yield "Classes", _class_bars(evaluation, report)
     if (confusion := evaluation.counts.get("confusion")) is not None:
-        yield "What is taken for what", _confusion(confusion, evaluation.classes)
+        true = evaluation.rows().sum(dim=0)[2]
+        yield "What is taken for what", _confusion(confusion, true, evaluation.classes)
     if (thresholds := evaluation.counts.get("thresholds")) is not None:
         pixels = int(evaluation.counts["object_pixels"])
         yield "Thresholds", _thresholds(thresholds, pixels, len(evaluation.table), evaluation.protocol.cut)
@@ -56,17 +57,18 @@ def _class_bars(evaluation: Evaluation, report: Mapping[str, Any]) -> str:
     return bar_chart(bars, end=1.0) + f'<p class="small">{told_of}</p>'
 
 
-def _confusion(confusion: Tensor, classes: Sequence[str]) -> str:
-    """Matrix of the classes with most wrong pixels, and the largest confusions in words."""
+def _confusion(confusion: Tensor, true: Tensor, classes: Sequence[str]) -> str:
+    """Matrix of the classes with most wrong pixels, and the largest confusions in words; `true` pixels of each."""
     cells = confusion.numpy()
     wrong = cells * (1 - np.eye(len(cells), dtype=np.int64))
     order = np.argsort(-(wrong.sum(axis=0) + wrong.sum(axis=1)), kind="stable")
     shown = np.sort(order[:_MOST_CELLS])
-    totals = cells.sum(axis=1, keepdims=True)
+    totals = true.numpy()[:, None]
     shares = np.where(totals > 0, cells / np.maximum(totals, 1), np.nan)[np.ix_(shown, shown)]
     chart = matrix_chart(shares, [classes[n] for n in shown], rows="truth", columns="prediction")
     few = f" Shown: the {len(shown)} of {len(classes)} classes with most wrong pixels."
     few *= len(shown) < len(classes)
+    few += " Pixels of which no class was predicted are in no column." * bool((totals[:, 0] > cells.sum(axis=1)).any())
     largest = [int(cell) for cell in np.argsort(-wrong.ravel(), kind="stable")[:_MOST_PAIRS] if wrong.ravel()[cell]]
     rows = []
     for truth, guess in (divmod(cell, len(cells)) for cell in largest):
@@ -129,7 +131,7 @@ def _score_columns(scores: Sequence[float], name: str, *, is_error: bool) -> str
     axis = Axis(f"{name.removeprefix('o')} of a sample" + (", m" if is_error else ""), 0.0, end if is_error else 1.0)
     counts, _ = np.histogram(known, bins=_COLUMNS, range=(axis.start, axis.end))
     left_out = len(scores) - len(known)
-    told = f'<p class="small">{left_out} samples have nothing that counts.</p>' if left_out else ""
+    told = f'<p class="small">{left_out} of {len(scores)} samples have nothing that counts.</p>' if left_out else ""
     return column_chart(counts.tolist(), axis, y_label="samples") + told
 
 

@@ -31,7 +31,7 @@ from vpd.training.curves import draw_curves
 from vpd.training.ema import WeightAverage, averaged
 from vpd.training.feed import Feed
 from vpd.training.machine import for_machine
-from vpd.training.outcome import MEASURED, leave_models, validations_since
+from vpd.training.outcome import leave_models, measures_of, validations_since
 from vpd.training.progress import Costs, Interval, Progress
 from vpd.training.run_folder import RunFolder, summary
 from vpd.training.schedules import schedule_of, total_steps
@@ -248,7 +248,7 @@ class Training:
             metrics: dict[str, float] = report["metrics"]
             progress.validated(time.perf_counter() - began_s)
             progress.record(done, "validation", metrics)
-            progress.note(done, "measured", {name: report[name] for name in MEASURED})
+            progress.note(done, "measured", measures_of(report))
             self.on_validated(done, metrics)
             if config.pictures and self.accelerator.is_main_process:
                 caption = f"step {done}: {self.model.score} {metrics[self.model.score]:.4f}"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from vpd.errors import UsageError
 from vpd.files.atomic import atomic_folder, read_json, read_json_lines, remove_folder, write_json
@@ -22,8 +24,7 @@ logger = logging.getLogger(__name__)
 
 OUTCOME = "outcome.json"
 """In a finished model: after which step of its run, and what was measured then."""
-MEASURED = ("samples", "groups", "intervals", "per_class")
-"""What a validation says beside its metrics."""
+_MOST_CLASSES = 1000  # that a log has a line for after each validation
 _NOT_MODEL = {OPTIMISER_FILE, STATE_FILE, TRAINING_WEIGHTS_FILE}
 """What a checkpoint has beside its model."""
 
@@ -55,6 +56,12 @@ def leave_models(folder: Path, best: Checkpoint | None, model: PerceptionModel, 
     _finish(last, folder / LAST, model, config)
     told = (_measured(best, model), folder / MODEL, _measured(last, model), folder / LAST)
     logger.info("Best: %s: %s. Last: %s: %s.", *told)
+
+
+def measures_of(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What a log keeps of a validation beside its metrics."""
+    per_class = report["per_class"] if len(report["per_class"]) <= _MOST_CLASSES else {}
+    return {**{name: report[name] for name in ("samples", "groups", "intervals")}, "per_class": per_class}
 
 
 def validations_since(best_step: int, done: int, every: int) -> int:
