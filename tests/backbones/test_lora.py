@@ -14,6 +14,7 @@ from tiny import CLASSES, TEXT_DIM
 from vpd import SegmentationModel, StableDiffusionBackbone, UsageError
 from vpd.config import Checkpointing, LoraSettings, Resize
 
+pytest.importorskip("peft")
 LORA = LoraSettings(rank=2, alpha=4)
 
 
