@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from check_package import ROOT, build, check_contents, new_environment, tracked_files
+from PIL import Image
 
 LICENCES = ("LICENSE", "src/vpd/part/LICENSE")
 ABOUT = "vpd_perception-1.0.0.dist-info/"
@@ -112,14 +113,14 @@ def test_wheel_in_an_empty_environment(archives: tuple[Path, Path], tmp_path: Pa
     words = "train depth --data world --model world --out run -s steps=1 -s batch_size=2 -s crop_px=64 -s trackers=[]"
     run(vpd, *words.split())
     assert "depth" in run(vpd, "info", "run/model")
-    run(vpd, "demo", "--out", "demo")
     assert "reached" in run(vpd, "demo", "--train", "--out", tmp_path / "race")
     words = "bench --px 64 --batches 1 --rounds 1 --out bench"
     run(vpd, *words.split())
     assert (tmp_path / "bench" / "bench.json").is_file()
     words = "pretrain encoder --images world --model world --steps 3 --size 64 --out encoder"
     run(vpd, *words.split())
-    words = "predict segment demo/scenes --model world --encoder encoder --out small"
+    Image.new("RGB", (96, 64)).save(tmp_path / "picture.png")
+    words = "predict segment picture.png --model world --encoder encoder --out small"
     run(vpd, *words.split())
 
 
