@@ -41,6 +41,8 @@ class Service:
     """Answers a second of each round."""
     refused: int = 0
     failed: int = 0
+    cpu_s: float = 0.0
+    """Of the service alone, whatever else the machine does."""
     memory_mb: list[float] = field(default_factory=list)
     """Before the first round and after each."""
 
@@ -56,13 +58,18 @@ def start(batch: int, options: Sequence[str]) -> Service:
     raise SystemExit("The service did not start.")
 
 
-def memory_mb(service: Service) -> float:
-    """What its process holds."""
+def counted(service: Service, name: str) -> float:
+    """One of the numbers that it tells of itself."""
     connection = http.client.HTTPConnection("127.0.0.1", service.port)
     connection.request("GET", "/metrics")
-    found = re.search(r"^process_resident_memory_bytes (\S+)", connection.getresponse().read().decode(), re.MULTILINE)
+    found = re.search(rf"^{name} (\S+)", connection.getresponse().read().decode(), re.MULTILINE)
     assert found
-    return float(found[1]) / 1e6
+    return float(found[1])
+
+
+def memory_mb(service: Service) -> float:
+    """What its process holds."""
+    return counted(service, "process_resident_memory_bytes") / 1e6
 
 
 def load(service: Service, pictures: Sequence[bytes], task: str, *, clients: int, seconds: float) -> None:
@@ -91,6 +98,7 @@ def load(service: Service, pictures: Sequence[bytes], task: str, *, clients: int
                 time.sleep(0.2)
         connection.close()
 
+    cpu_before_s = counted(service, "process_cpu_seconds_total")
     threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
     began = time.monotonic()
     for thread in threads:
@@ -98,7 +106,10 @@ def load(service: Service, pictures: Sequence[bytes], task: str, *, clients: int
     for thread in threads:
         thread.join()
     service.rates.append(answered / (time.monotonic() - began))
+    service.cpu_s += counted(service, "process_cpu_seconds_total") - cpu_before_s
     service.memory_mb.append(memory_mb(service))
+    told = f"{service.batch} together: {answered} answers, {service.rates[-1]:.2f} a second"
+    print(told, file=sys.stderr, flush=True)
 
 
 def world_pictures(count: int) -> list[bytes]:
@@ -129,6 +140,7 @@ def main() -> None:
             load(service, pictures, asked.task, clients=min(4, asked.clients), seconds=2)
             load(service, pictures, asked.task, clients=asked.clients, seconds=min(5, asked.seconds))
             service.latencies_s.clear(), service.rates.clear(), service.memory_mb.clear()
+            service.cpu_s = 0.0
             service.memory_mb.append(memory_mb(service))
         for _ in range(asked.rounds):
             for service in services:
@@ -139,14 +151,14 @@ def main() -> None:
             service.process.wait(60)
     figures = [report(service) for service in services]
     print(f"{asked.clients} clients, {asked.rounds} rounds of {asked.seconds:g} s each, {asked.task}, {SENT_PX} px PNG")
-    names = ("together", "answers", "per s", "p50 ms", "p95 ms", "p99 ms", "429", "failed")
+    names = ("together", "answers", "per s", "p50 ms", "p95 ms", "p99 ms", "CPU ms", "429", "failed")
     print(" ".join(f"{name:>8}" for name in names), "  MB")
     for each in figures:
         p50, p95, p99 = each["p50_p95_p99_ms"]
         memory = " -> ".join(f"{one:.0f}" for one in (each["memory_mb"][0], each["memory_mb"][-1]))
         print(
             f"{each['together']:>8} {each['answers']:>8} {each['per_s']:>8.2f} {p50:>8.0f} {p95:>8.0f} {p99:>8.0f} "
-            f"{each['refused']:>8} {each['failed']:>8}   {memory}"
+            f"{each['cpu_ms_each']:>8.1f} {each['refused']:>8} {each['failed']:>8}   {memory}"
         )
     if asked.out:
         asked.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
@@ -163,6 +175,7 @@ def report(service: Service) -> dict:
         "p50_p95_p99_ms": [
             round(1000 * ordered[min(len(ordered) - 1, int(len(ordered) * q))]) for q in (0.5, 0.95, 0.99)
         ],
+        "cpu_ms_each": round(1000 * service.cpu_s / max(1, len(ordered)), 1),
         "refused": service.refused,
         "failed": service.failed,
         "memory_mb": [round(one, 1) for one in service.memory_mb],

@@ -237,7 +237,8 @@ def test_waiting_pictures_run_together_and_each_gets_its_own_answer(served: dict
         assert bad.result().status_code == 422
         for one, other in zip(alone, together, strict=True):
             assert one["text"] == other["text"] and abs(one["share"] - other["share"]) < 2e-3
-        assert 'vpd_group_pictures_bucket{le="8.0"}' in client.get("/metrics").text
+        counted = client.get("/metrics").text  # each alone, then the one that held the rest up, then all seven
+        assert "vpd_group_pictures_count 8.0" in counted and "vpd_group_pictures_sum 14.0" in counted
 
 
 def test_500_malformed_uploads_do_no_harm(client: TestClient) -> None:

@@ -116,7 +116,7 @@ class Engine:
         """Queue a job; its future can be cancelled until it runs.
 
         Args:
-            work: What is done; the same for all jobs of a key.
+            work: What is done; of a group the first job's, so it must do the same for all jobs of a key.
             key: Jobs that agree in it may run together.
             asked: What `work` gets for the job.
             px: Pixels of its picture.
@@ -175,7 +175,7 @@ class Engine:
         px = group[0].px
         while self._waiting and len(group) < self.batch:
             job = self._waiting.popleft()
-            if job.key == group[0].key and job.work == group[0].work and px + job.px <= self._most_px:
+            if job.key == group[0].key and px + job.px <= self._most_px:
                 group.append(job)
                 px += job.px
             else:
