@@ -31,7 +31,7 @@ class ServiceSettings(Frozen):
     queue: PositiveInt = 64
     """Requests that are received, wait and run at a time; more are refused with 429."""
     batch: PositiveInt | None = None
-    """Waiting pictures that go through the network together; none = 8 on a GPU, 1 on a CPU, where large models gain nothing."""
+    """Waiting pictures that run together; none = 8 on a GPU, 1 on a CPU, where large models gain nothing by it."""
     timeout_s: PositiveFloat = 60.0
     """Seconds that a request may take to arrive, and then to be answered."""
 
