@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from vpd.cli.predict_clips import _stopping
 from vpd.loading import load
 from vpd.prediction_jobs import clip_job
 from vpd.prediction_jobs.clip_job import ClipJob
@@ -124,6 +127,17 @@ def test_what_was_stopped_or_killed_goes_on_as_if_nothing_had_been(
     assert [time for time, _ in videos[0]] == [time for time, _ in videos[1]]
     for (_, one), (_, other) in zip(*videos, strict=True):
         assert np.abs(one.astype(int) - other).mean() < 3
+
+
+def test_the_first_signal_stops_gently_and_the_second_at_once(capsys: pytest.CaptureFixture[str]):
+    stopped: list[bool] = []
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), _stopping(SimpleNamespace(stop=lambda: stopped.append(True))) as came:
+        signal.raise_signal(signal.SIGINT)
+        assert (stopped, came) == ([True], [signal.SIGINT])
+        assert "finishing the frames under way" in capsys.readouterr().err
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_a_clip_that_changed_begins_anew(vpd_command: Command, models: Models, clip: Path, tmp_path: Path):

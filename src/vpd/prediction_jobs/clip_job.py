@@ -162,12 +162,14 @@ class ClipJob:
                 else:
                     lines.append({"frame": frame.number, "time_s": round(frame.time_s, 6), "skipped": outcome.error})
                 yield outcome
+                if self._is_stopped and self._smoother is None:  # what is averaged has gone on with frames under way
+                    break
+        lines = _without_gap(lines, first)
         if not lines:
             return first
         if painter.key is not None and painter.size is not None and "size" not in self.record.told:
             self.record.keep_key(painter.key)
             self.record.note(size=painter.size)
-        lines.sort(key=lambda line: int(line["frame"]))
         self.record.finish_part(first, lines, {} if self._smoother is None else self._smoother.state())
         return int(lines[-1]["frame"]) + 1
 
@@ -195,6 +197,12 @@ class ClipJob:
             name = f"{plain}-{number}"
         taken.add(name.casefold())
         return name
+
+
+def _without_gap(lines: list[dict[str, Any]], first: int) -> list[dict[str, Any]]:
+    """Lines by their frames, from the first on as far as none is missing: skipped ones are known before others."""
+    ordered = sorted(lines, key=lambda line: int(line["frame"]))
+    return [line for place, line in enumerate(ordered) if line["frame"] == first + place]
 
 
 class _Encoder:

@@ -21,7 +21,7 @@ from torch import Tensor
 from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write, read_json, read_json_lines, write_json
 from vpd.prediction_jobs.frame_files import DIGITS
-from vpd.video.encoding import join
+from vpd.video.encoding import Part, join
 
 FOLDER_SUFFIX, VIDEO_SUFFIX = ".frames", ".overlay.mp4"
 RECORD, LINES, PARTS, _KEY = "clip.json", "frames.jsonl", "parts", "key.png"
@@ -109,12 +109,12 @@ class ClipRecord:
 
     def finish(self, note: str) -> None:
         """All parts are done: put them together."""
-        parts, num_frames, num_predicted = list[tuple[Path, float]](), 0, 0
+        parts, num_frames, num_predicted = list[Part](), 0, 0
         with atomic_write(self.folder / LINES) as temporary, temporary.open("w") as file:
             for path in self._finished():
                 lines = read_json_lines(path)
                 shown = [line["time_s"] for line in lines if "data" in line]
-                parts += [(path.with_suffix(".mp4"), shown[0])] if shown else []
+                parts += [Part(path.with_suffix(".mp4"), shown[0], len(shown))] if shown else []
                 num_frames, num_predicted = num_frames + len(lines), num_predicted + len(shown)
                 file.writelines(f"{json.dumps(line)}\n" for line in lines)
         if parts:

@@ -173,7 +173,8 @@ class Container:
         stream.thread_type = "AUTO"
 
     def _cannot_open(self, error: Exception) -> str:
-        said = _said(error)
+        is_silent = isinstance(error, self._av.error.ExitError)  # PyAV's word for a time-out
+        said = f"nothing came for {_OPEN_S:.0f} s" if is_silent else _said(error)
         if self._is_camera:
             return (
                 f"{self.name} cannot be opened ({said}). Is a camera there, free, and may you use it? Another one: "

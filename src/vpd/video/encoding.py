@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -83,30 +84,30 @@ class VideoWriter:
         )
 
 
-def join(parts: Sequence[tuple[Path, float]], path: Path) -> bool:
-    """Put videos of `VideoWriter`, and the second at which each begins, into one file.
+class Part(NamedTuple):
+    """A video of `VideoWriter` that is joined to others."""
 
-    Returns:
-        Whether there is anything in it: parts that hold no frame are left out.
-    """
+    path: Path
+    begins_s: float
+    """When its first frame is shown."""
+    frames: int
+    """How many of its frames are taken, at least one; a run that was stopped may have added more."""
+
+
+def join(parts: Sequence[Part], path: Path) -> None:
+    """Put videos, at least one, into one file."""
     av = check_pyav()
     stream: Any = None
     end = -1
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as out:
-        for part, begins_s in parts:
-            if not part.stat().st_size:
-                continue
-            with av.open(str(part)) as source:
+        for part in parts:
+            with av.open(str(part.path)) as source:
                 own = source.streams.video[0]
                 stream = stream or out.add_stream_from_template(own)
-                for packet in source.demux(own):
-                    if packet.dts is None:  # the empty one at the end
-                        continue
-                    start = round(float(packet.pts * packet.time_base + Fraction(begins_s)) * TICKS)
+                packets = (packet for packet in source.demux(own) if packet.dts is not None)  # an empty one at the end
+                for packet in islice(packets, part.frames):
+                    start = round(float(packet.pts * packet.time_base + Fraction(part.begins_s)) * TICKS)
                     packet.pts = packet.dts = end = max(end + 1, start)
                     packet.time_base = Fraction(1, TICKS)
                     packet.stream = stream
                     out.mux(packet)
-        if stream is None:
-            return False
-    return True
