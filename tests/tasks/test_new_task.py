@@ -19,7 +19,8 @@ from tiny_data import write_depth_data
 from vpd.cli import build_app
 from vpd.data.sample import Sample, SampleSet
 from vpd.errors import UsageError
-from vpd.evaluation.evaluate import evaluate, sample_sheet
+from vpd.evaluation.evaluate import evaluate, measure, sample_sheet
+from vpd.evaluation.report_folder import write_report
 from vpd.inference.plan import Planner
 from vpd.inference.resize import fit_image
 from vpd.model_folder import MODEL
@@ -158,3 +159,13 @@ def test_mirror_images_and_scales_are_averaged_as_they_lie(
 def test_words_that_a_task_does_not_take(model: NormalsModel) -> None:
     with pytest.raises(UsageError, match="A model for normals takes no text; words that it takes: none"):
         model.predict(np.zeros((8, 8, 3), np.uint8), text="a dog")
+
+
+def test_its_report_shows_what_it_says(model: NormalsModel, tmp_path: Path):
+    """It names no kinds of errors and draws no map of them: the page does without."""
+    evaluation = measure(model, Ramps(), diagnose=True)
+    told = {"model": "m", "data": "ramps", "format": "own", "split": "all", "settings": {}}
+    write_report(tmp_path, {**evaluation.report(), **told}, evaluation, Ramps())
+    page = (tmp_path / "report.html").read_text()
+    assert "mean_deg of a sample<" in page and "<h2>Failures that differ</h2>" in page
+    assert "Kinds of errors" not in page and page.count('alt="truth"') == 4 and 'alt="errors"' not in page

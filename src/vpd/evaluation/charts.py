@@ -128,7 +128,8 @@ def _score_columns(scores: Sequence[float], name: str, *, is_error: bool) -> str
     if not known:
         return "<p>No sample counts.</p>"
     end = max(known) * 1.0001 or 1.0
-    axis = Axis(f"{name.removeprefix('o')} of a sample" + (", m" if is_error else ""), 0.0, end if is_error else 1.0)
+    unit = ", m" if write_value(name, 0.0).endswith(" m") else ""
+    axis = Axis(f"{name.removeprefix('o')} of a sample{unit}", 0.0, end if is_error else 1.0)
     counts, _ = np.histogram(known, bins=_COLUMNS, range=(axis.start, axis.end))
     left_out = len(scores) - len(known)
     told = f'<p class="small">{left_out} of {len(scores)} samples have nothing that counts.</p>' if left_out else ""

@@ -247,8 +247,8 @@ class Training:
             report = evaluation.report()
             metrics: dict[str, float] = report["metrics"]
             progress.validated(time.perf_counter() - began_s)
+            progress.note(done, "measured", measures_of(report))  # before the metrics, which stay the last line
             progress.record(done, "validation", metrics)
-            progress.note(done, "measured", measures_of(report))
             self.on_validated(done, metrics)
             if config.pictures and self.accelerator.is_main_process:
                 caption = f"step {done}: {self.model.score} {metrics[self.model.score]:.4f}"
