@@ -9,6 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import torch
 
 import vpd
 from vpd.files.atomic import read_json_lines
@@ -49,6 +50,10 @@ def test_a_run_that_measured_nothing(tmp_path: Path):
     assert run_charts([{"step": 0, "kind": "validation", "mIoU": 0.1}], SegmentationModel) == []
     (only,) = run_charts([{"step": 1, "kind": "train", "loss": None}], SegmentationModel)
     assert only[0] == "Training loss" and "nan" not in only[1]
+
+
+def test_what_has_no_score_has_its_loss():
+    assert list(dict(run_charts(lines()[:4], torch.nn.Linear))) == ["Training loss", "Learning rate"]
 
 
 def test_a_picture_that_cannot_be_written_costs_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture):

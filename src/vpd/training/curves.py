@@ -35,17 +35,17 @@ def run_charts(lines: Sequence[Mapping[str, Any]], task: TaskKind) -> list[tuple
         return []
     x = Axis("optimiser steps", 0, max(steps))
     train, measured = ([line for line in lines if line["kind"] == kind] for kind in ("train", "validation"))
-    charts = []
+    charts, name = [], getattr(task, "score", "")  # a small encoder has none
     if loss := _points(train, "loss"):
         charts.append(("Training loss", line_chart({"loss": loss}, x, Axis.around("", _values(loss)), size=_SMALL)))
-    if scores := _points(measured, task.score):
-        sign = -1 if task.score_is_error else 1
+    if scores := _points(measured, name):
+        sign = -1 if getattr(task, "score_is_error", False) else 1
         best = max(
             (point for point in scores if math.isfinite(point[1])), key=lambda point: sign * point[1], default=None
         )
-        curves = {task.score: scores} | ({f"best: {best[1]:.4g} after {best[0]:g}": [best]} if best else {})
+        curves = {name: scores} | ({f"best: {best[1]:.4g} after {best[0]:g}": [best]} if best else {})
         chart = line_chart(curves, x, Axis.around("", _values(scores), start=0), size=_SMALL)
-        charts.append((f"{task.score} in validation", chart))
+        charts.append((f"{name} in validation", chart))
     of_classes = _classes(line for line in lines if line["kind"] == "measured")
     if len(of_classes) > 1:
         shown = _ends(of_classes)
