@@ -31,10 +31,14 @@ class App:
 
 
 @contextmanager
-def running_app(*options: str | Path, temporary: Path) -> Iterator[App]:
-    """Start it at a free port, with a folder for temporary files, and wait until it says that it is ready."""
+def running_app(*options: str | Path, temporary: Path, proxy: str = "") -> Iterator[App]:
+    """Start it at a free port, with a folder for temporary files, and wait until it says that it is ready.
+
+    Whatever it asks of the network comes to `proxy`, if there is one.
+    """
     command = [sys.executable, "-m", "vpd", "app", "--port", "0", *map(str, options)]
-    environment = {**os.environ, "TMPDIR": str(temporary), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
+    environment |= dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), proxy) if proxy else {}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     said: list[str] = []
     ready = threading.Event()

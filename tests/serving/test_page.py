@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import socket
 import time
 import zipfile
 from collections.abc import Iterator
@@ -44,8 +45,16 @@ def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def app(temporary: Path) -> Iterator[App]:
-    with running_app(temporary=temporary) as running:
+def proxy() -> Iterator[socket.socket]:
+    """Where all that the service asks of the network would come."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        yield listening
+
+
+@pytest.fixture(scope="module")
+def app(temporary: Path, proxy: socket.socket) -> Iterator[App]:
+    with running_app(temporary=temporary, proxy=f"http://127.0.0.1:{proxy.getsockname()[1]}") as running:
         yield running
 
 
@@ -302,6 +311,11 @@ def test_the_browser_asks_nobody_else(app: App, page: Page) -> None:
     assert len(asked) > 20
     strange = [url for url in asked if not url.startswith((app.url, "data:", "blob:", "about:", "chrome:"))]
     assert strange == []
+
+
+def test_the_service_asks_nobody_either(app: App, proxy: socket.socket) -> None:
+    with pytest.raises(BlockingIOError):  # nobody waits to be let in
+        proxy.accept()
 
 
 def test_nothing_is_left_when_it_stops(app: App, temporary: Path) -> None:
