@@ -22,6 +22,9 @@ from vpd.video.frames import Frame
 View = Literal["overlay", "side"]
 """What a video shows: the prediction on the picture, or beside it."""
 DIGITS = 6
+"""Of the frame's number in the name of its data file, at least."""
+MOST_SIDE_PX = 4096
+"""Side of a video's pictures, at most: players and encoders take no larger ones."""
 
 
 class FrameDone(NamedTuple):
@@ -66,6 +69,7 @@ class Painter:
             both.paste(prediction.image.resize(drawn.size, Image.Resampling.NEAREST))
             both.paste(drawn, (drawn.width, 0))
             drawn = both
+        drawn.thumbnail((MOST_SIDE_PX, MOST_SIDE_PX))
         with self._lock:
             if self.size is None:
                 self._decide(prediction, drawn)

@@ -80,7 +80,7 @@ class VideoWriter:
                 return name, options
         raise UsageError(
             f"This PyAV has none of the encoders {', '.join(name for name, _ in _CODECS)}. "
-            'Install it with FFmpeg\'s libraries inside: pip install --force-reinstall --only-binary av "av>=15"'
+            'Install it with FFmpeg\'s libraries inside: pip install --force-reinstall --only-binary av "av>=18"'
         )
 
 
