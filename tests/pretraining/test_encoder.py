@@ -61,7 +61,7 @@ def test_photographs(images, tmp_path, tiny_diffusion):
     report = pretrain(images, tmp_path / "out", tiny_diffusion, steps=2)
     assert report.steps == 2
     assert {path.name for path in (tmp_path / "out").iterdir()} - {LOCK_FILE} == {CONFIG_FILE, WEIGHTS_FILE, RUN}
-    assert [path.name for path in (tmp_path / "out" / RUN).iterdir()] == ["log.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "out" / RUN).iterdir()) == ["curves.svg", "log.jsonl"]
     encoder = load_tiny_encoder(tmp_path / "out")
     assert encoder.config == TinyEncoderConfig()
     vae = vpd.StableDiffusionBackbone.from_pretrained(tiny_diffusion).vae

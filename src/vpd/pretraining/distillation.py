@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from diffusers import AutoencoderKL
@@ -30,6 +31,10 @@ class Distillation(nn.Module):
         wanted: Images `(b, 3, H, W)` in [-1, 1] -> the latents that are wanted of them, without gradient. Neither
             trained nor saved with the encoder.
     """
+
+    score: ClassVar[str] = ""
+    """None: it is not measured on the way."""
+    score_is_error: ClassVar[bool] = True
 
     def __init__(self, encoder: TinyEncoder, wanted: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
