@@ -129,7 +129,8 @@ def test_run_without_a_checkpoint_is_started_anew(
         train("segment", tmp_path / "run", settings)
     assert (tmp_path / "run" / "config.yaml").is_file()
     train("segment", tmp_path / "run", settings | {"steps": 1})
-    assert [line["step"] for line in read_json_lines(tmp_path / "run" / "log.jsonl")] == [1, 1]
+    lines = read_json_lines(tmp_path / "run" / "log.jsonl")
+    assert [(line["kind"], line["step"]) for line in lines] == [("train", 1), ("measured", 1), ("validation", 1)]
 
 
 def test_resume_takes_harmless_changes_only(finished: Path, stopped: Path):

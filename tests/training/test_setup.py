@@ -111,7 +111,8 @@ def test_fit_is_the_scale_of_the_training_crops():
     assert SegmentationModel.training_fit("default", 96) == Resize(size_px=96, max_long_px=384, antialias=True)
     assert not SegmentationModel.training_fit("reference", 96).antialias
     assert ReferringModel.training_fit("default", 96) == Resize(mode="squash", size_px=96)
-    assert DepthModel.training_fit("default", 480) == REFERENCE_FIT
+    assert DepthModel.training_fit("reference", 480) == REFERENCE_FIT
+    assert DepthModel.training_fit("default", 480) == REFERENCE_FIT.model_copy(update={"blend": True})
 
 
 def test_depth_pictures_of_any_size_are_brought_to_the_scale_of_prediction():

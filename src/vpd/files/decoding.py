@@ -115,13 +115,13 @@ class TooLargeError(UsageError):
     """An image with more pixels than may be decoded."""
 
 
-def decode_file(path: Path | Encoded, formats: tuple[str, ...], *, most_px: int = MAX_PIXELS) -> Decoded:
+def decode_file(path: Path | Encoded, formats: tuple[str, ...], *, most_px: int | None = None) -> Decoded:
     """The decoded first picture of a file.
 
     Args:
         path: The file.
         formats: What it may be.
-        most_px: Most pixels that are decoded.
+        most_px: Most pixels that are decoded; none = `MAX_PIXELS`.
 
     Raises:
         UsageError: If there is no such file, or it is empty, too large, truncated, or no image of these formats.
@@ -141,7 +141,7 @@ def decode_file(path: Path | Encoded, formats: tuple[str, ...], *, most_px: int 
         raise UsageError(f"{path}: {_unknown(path, formats)}") from None
     except Image.DecompressionBombError as error:
         pixels = int(re.findall(r"\d+", f"{error} 0")[0])
-        raise TooLargeError(_too_large(str(path), pixels / 1e6, most_px)) from None
+        raise TooLargeError(_too_large(str(path), pixels / 1e6, MAX_PIXELS if most_px is None else most_px)) from None
     except OSError as error:
         what = error.strerror or f"damaged image, {first_line(error)}"
         raise UsageError(f"{path}: cannot be read ({what})") from error
@@ -149,7 +149,7 @@ def decode_file(path: Path | Encoded, formats: tuple[str, ...], *, most_px: int 
         raise UsageError(f"{path}: cannot be read (damaged image, {first_line(error)})") from error
 
 
-def declared_pixels(file: Encoded, formats: tuple[str, ...], *, most_px: int = MAX_PIXELS) -> int | None:
+def declared_pixels(file: Encoded, formats: tuple[str, ...], *, most_px: int | None = None) -> int | None:
     """Pixels that the header of an image file tells of; none where decoding it will say what is wrong.
 
     Raises:
@@ -166,7 +166,7 @@ def declared_pixels(file: Encoded, formats: tuple[str, ...], *, most_px: int = M
         return None
 
 
-def _decode(path: Path | Encoded, formats: tuple[str, ...], most_px: int) -> Decoded:
+def _decode(path: Path | Encoded, formats: tuple[str, ...], most_px: int | None) -> Decoded:
     """`decode_file` for a file that is there; what Pillow has no way to read is given to it in one that it knows."""
     name = str(path)
     try:
@@ -191,13 +191,13 @@ def _decode(path: Path | Encoded, formats: tuple[str, ...], most_px: int) -> Dec
             return _load(without_packed_texts(file), name, ("PNG",), most_px)
 
 
-def _load(source: Path | IO[bytes], name: str, formats: tuple[str, ...], most_px: int) -> Decoded:
+def _load(source: Path | IO[bytes], name: str, formats: tuple[str, ...], most_px: int | None) -> Decoded:
     known = tuple(kind for kind in formats if kind != "HEIF")  # Pillow knows it only where somebody registered it
     with Image.open(source, formats=known) as image:
         return _load_image(image, name, most_px)
 
 
-def _load_image(image: Image.Image, name: str, most_px: int) -> Decoded:
+def _load_image(image: Image.Image, name: str, most_px: int | None) -> Decoded:
     """Decode an image that was opened, once its size is known to be allowed."""
     check_size(image.size, name, most_px=most_px)
     raw_mode, frames = _raw_mode(image), 1
@@ -240,8 +240,8 @@ def mode_words(mode: str) -> str:
     return _MODES.get(mode, "one channel of 16 bits or more" if mode.startswith("I") else f"channels {mode}")
 
 
-def check_size(size: tuple[int, int], name: str, *, most_px: int = MAX_PIXELS) -> None:
-    """Refuse images without pixels or with more than `most_px`.
+def check_size(size: tuple[int, int], name: str, *, most_px: int | None = None) -> None:
+    """Refuse images without pixels or with more than `most_px`; none = `MAX_PIXELS`.
 
     Raises:
         UsageError: If `(width, height)` is outside the limits.
@@ -249,6 +249,7 @@ def check_size(size: tuple[int, int], name: str, *, most_px: int = MAX_PIXELS) -
     width, height = size
     if width < 1 or height < 1:
         raise UsageError(f"{name}: the image has no pixels ({width}x{height})")
+    most_px = MAX_PIXELS if most_px is None else most_px
     if width * height > most_px:
         raise TooLargeError(_too_large(f"{name}: {width}x{height}", width * height / 1e6, most_px))
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from vpd.errors import UsageError
 from vpd.files.decoding import (
     LOSSLESS_FORMATS,
-    MAX_PIXELS,
     PHOTO_FORMATS,
     Encoded,
     check_size,
@@ -53,7 +52,7 @@ class Picture(NamedTuple):
     """What a user should know of how it was read."""
 
 
-def read_picture(source: str | Path | Encoded, *, stretch: bool = False, most_px: int = MAX_PIXELS) -> Picture:
+def read_picture(source: str | Path | Encoded, *, stretch: bool = False, most_px: int | None = None) -> Picture:
     """Picture of a file as `read_image` reads it, and what is to be said of that; of `most_px` pixels at most."""
     decoded = decode_file(_file(source), PHOTO_FORMATS, most_px=most_px)
     notes = [f"first of {decoded.frames} frames"] if decoded.frames > 1 else []

@@ -282,8 +282,8 @@ class DepthModel(PerceptionModel[DepthPrediction]):
         limits: dict[str, Any] = {"min_depth_m": counted.min_depth_m, "max_depth_m": max_depth_m, "crop": counted.crop}
         part = f"inside the {counted.crop} crop" if counted.crop else "no crop"
         between = f"true depth between {counted.min_depth_m:g} and {max_depth_m:g} m, {part}"
-        jump = f"{100 * (EDGE_JUMP - 1):.0f} %"
-        near = f"of these the pixels within {EDGE_PX} px of edges, where true depth jumps by more than {jump}"
+        jump = f"more than {EDGE_JUMP:g} times as far as the other"
+        near = f"of these the pixels within {EDGE_PX} px of edges, where of two neighbours one is {jump}"
         return Measures(
             {"": DepthMetrics(**limits), EDGES: EdgeMetrics(**limits)},
             {"": f"errors averaged over images; {between}", EDGES: near},
