@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from vpd.heads.cascade import CascadeHead
-from vpd.heads.deconv import DeconvHead
+from vpd.heads.deconv import DeconvHead, _replicated
 from vpd.heads.fpn import FPNHead
 from vpd.heads.norms import build_norm
 from vpd.heads.open_vocabulary import OpenVocabularyHead
@@ -166,3 +167,13 @@ def test_with_attention_concatenates_where_there_is_some() -> None:
     features = features_of(5)
     assert [m.shape[1] for m in features.with_attention()] == [16, 29, 29, 32]
     assert torch.equal(features.with_attention()[1][:, 24:], features.attention[16])
+
+
+def test_gradients_of_a_replicated_border_are_those_of_torch_padding():
+    maps = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    for by in (1, 2):
+        weights = torch.randn(2, 3, 4 + 2 * by, 5 + 2 * by, dtype=torch.float64)
+        ours, theirs = _replicated(maps, by), F.pad(maps, (by,) * 4, mode="replicate")
+        assert torch.equal(ours, theirs)
+        found, wanted = (torch.autograd.grad((padded * weights).sum(), maps)[0] for padded in (ours, theirs))
+        torch.testing.assert_close(found, wanted)

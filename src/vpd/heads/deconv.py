@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -119,7 +120,33 @@ class DeconvHead(nn.Module):
 
 def _replicated(maps: Tensor, by: int) -> Tensor:
     """With the values of the border so many times around it; not by `F.pad`, whose gradients on GPUs vary."""
-    if by:
-        maps = torch.cat([*[maps[..., :1]] * by, maps, *[maps[..., -1:]] * by], dim=-1)
-        maps = torch.cat([*[maps[..., :1, :]] * by, maps, *[maps[..., -1:, :]] * by], dim=-2)
-    return maps
+    if not by:
+        return maps
+    if maps.requires_grad and torch.is_grad_enabled():
+        return _Replicated.apply(maps, by)
+    return _around(maps, by)
+
+
+def _around(maps: Tensor, by: int) -> Tensor:
+    maps = torch.cat([*[maps[..., :1]] * by, maps, *[maps[..., -1:]] * by], dim=-1)
+    return torch.cat([*[maps[..., :1, :]] * by, maps, *[maps[..., -1:, :]] * by], dim=-2)
+
+
+class _Replicated(torch.autograd.Function):
+    """Its gradients are added at the border alone, in the order of the maps: slices' own fill whole maps with zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, by: int) -> Tensor:
+        ctx.by = by
+        return _around(maps, by)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        by = ctx.by
+        for axis in (-2, -1):
+            size = grad.shape[axis] - 2 * by
+            inner = grad.narrow(axis, by, size).clone()
+            inner.narrow(axis, 0, 1).add_(grad.narrow(axis, 0, by).sum(dim=axis, keepdim=True))
+            inner.narrow(axis, size - 1, 1).add_(grad.narrow(axis, by + size, by).sum(dim=axis, keepdim=True))
+            grad = inner
+        return grad, None
