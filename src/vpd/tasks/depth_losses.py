@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from vpd.tasks.losses import LossSum, log_ratio, silog_loss_sum
+from vpd.tasks.losses import LossSum, error_axes, log_ratio, measured_weight, silog_errors
 
 SCALES = 4
 """Of `gradient_errors`; each has half the rows and columns of the one before."""
@@ -32,13 +32,16 @@ def depth_loss_sum(
     Raises:
         ValueError: If shapes differ.
     """
-    total, weight = silog_loss_sum(pred_m, target_m, over=over)
     log_diff, measured = log_ratio(pred_m, target_m)
     if pixels == "log_l1":
-        total = (log_diff.abs().sum(dim=_axes(over)) / measured.sum(dim=_axes(over)).clamp(min=1)).sum()
+        axes = error_axes(log_diff, over)
+        errors = log_diff.abs().sum(dim=axes) / measured.sum(dim=axes).clamp(min=1)
+    else:
+        errors = silog_errors(log_diff, measured, over=over)
+    total = errors.sum()
     if gradient_weight:
         total = total + gradient_weight * gradient_errors(log_diff, measured, over=over).sum()
-    return total, weight
+    return total, measured_weight(measured, over)
 
 
 def gradient_errors(log_diff: Tensor, measured: Tensor, *, over: Literal["batch", "image"]) -> Tensor:
@@ -62,7 +65,7 @@ def gradient_errors(log_diff: Tensor, measured: Tensor, *, over: Literal["batch"
     for scale in range(SCALES):
         step = 2**scale
         part, known = log_diff[..., ::step, ::step], measured[..., ::step, ::step]
-        axes = _axes(over)
+        axes = error_axes(log_diff, over)
         pixels = known.sum(dim=axes).clamp(min=1)
         for axis in (-2, -1):
             if part.shape[axis] > 1:
@@ -70,7 +73,3 @@ def gradient_errors(log_diff: Tensor, measured: Tensor, *, over: Literal["batch"
                 first, second = (known.narrow(axis, start, count) for start in (0, 1))
                 total = total + (part.diff(dim=axis).abs() * (first & second)).sum(dim=axes) / pixels
     return total
-
-
-def _axes(over: Literal["batch", "image"]) -> tuple[int, ...]:
-    return (0, 1, 2, 3) if over == "batch" else (1, 2, 3)

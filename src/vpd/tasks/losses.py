@@ -194,14 +194,30 @@ def silog_loss_sum(
     of any size count the same.
     """
     log_diff, measured = log_ratio(pred_m, target_m)
-    axes = tuple(range(0 if over == "batch" else 1, pred_m.ndim))
-    measured_pixels = measured.sum(dim=axes)
-    pixels = measured_pixels.clamp(min=1)
+    return silog_errors(log_diff, measured, variance_focus, over=over).sum(), measured_weight(measured, over)
+
+
+def silog_errors(
+    log_diff: Tensor, measured: Tensor, variance_focus: float = 0.5, *, over: Literal["batch", "image"]
+) -> Tensor:
+    """`silog_loss` of what `log_ratio` gives: `(b,)`, or a scalar over the batch."""
+    axes = error_axes(log_diff, over)
+    pixels = measured.sum(dim=axes).clamp(min=1)
     mean, mean_square = log_diff.sum(dim=axes) / pixels, log_diff.square().sum(dim=axes) / pixels
     variance = mean_square - variance_focus * mean.square()
     exact = variance <= 0  # the root has no gradient at 0; false for NaN, which must show
-    errors = torch.where(exact, 0, torch.where(exact, 1, variance).sqrt())
-    return errors.sum(), torch.ones_like(pixels) if over == "batch" else (measured_pixels > 0).sum()
+    return torch.where(exact, 0, torch.where(exact, 1, variance).sqrt())
+
+
+def measured_weight(measured: Tensor, over: Literal["batch", "image"]) -> Tensor:
+    """Images in which something is measured; 1 for an error over the batch."""
+    pixels = measured.sum(dim=error_axes(measured, over))
+    return torch.ones_like(pixels) if over == "batch" else (pixels > 0).sum()
+
+
+def error_axes(values: Tensor, over: Literal["batch", "image"]) -> tuple[int, ...]:
+    """Axes of `(b, ...)` that one error is taken over."""
+    return tuple(range(0 if over == "batch" else 1, values.ndim))
 
 
 def log_ratio(pred_m: Tensor, target_m: Tensor) -> tuple[Tensor, Tensor]:
