@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import vpd
+from experiments.marking import is_marked
 from vpd.drawing.overlays import contact_sheet, tint_mask
 from vpd.drawing.text import beside
 from vpd.files.atomic import atomic_write, writable_folder, write_json
@@ -36,7 +37,6 @@ SCENES, SIZE_PX, SEED = 50, 128, 2026
 OPPOSITES = {"leftmost": "rightmost", "rightmost": "leftmost", "nearest": "farthest", "farthest": "nearest"}
 """Word of the world -> the one that is exchanged for it; every fourth scene has the same."""
 NAMES = {"leftmost": "left", "rightmost": "right", "nearest": "nearest", "farthest": "farthest"}
-FOUND_IOU = 0.5
 _DRAWN = 10
 _Z = 1.959964
 
@@ -95,8 +95,7 @@ def ask(model: PerceptionModel, asked: Sequence[Question]) -> list[Heard]:
 
 def marks(mask: NDArray[np.bool_], question: Question) -> bool:
     """Whether a mask is of the object that is meant, and more so than of any other."""
-    ious = [_iou(mask, question.rendering.instances == place + 1) for place in range(_things(question))]
-    return ious[question.index] > FOUND_IOU and ious[question.index] == max(ious)
+    return is_marked(mask, question.rendering.instances, question.index)
 
 
 def counts(asked: Sequence[Question], heard: Sequence[Heard]) -> dict[str, dict[str, float]]:
@@ -152,15 +151,6 @@ def _scene_with(
 
 def _wordings(word: str) -> tuple[str, ...]:
     return (f"the {word} {{}}", *EXTREMES[word])
-
-
-def _things(question: Question) -> int:
-    return len(question.rendering.scene.things)
-
-
-def _iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    union = int((one | other).sum())
-    return int((one & other).sum()) / union if union else 0.0
 
 
 def main(arguments: Sequence[str]) -> None:

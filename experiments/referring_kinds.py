@@ -22,9 +22,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 import vpd
+from experiments.marking import is_marked
 from vpd.metrics.accumulator import Accumulator
 from vpd.metrics.intervals import bootstrap_intervals
-from vpd.metrics.referring import mask_areas, mask_iou
+from vpd.metrics.referring import mask_areas
 from vpd.world.dataset import WorldSamples, choose_expressions
 from vpd.world.expressions import RELATIONS, SUPERLATIVES, Expression
 from vpd.world.scenes import MATERIALS, OBJECT_COLOURS, SHAPES, SIZES_M
@@ -35,8 +36,6 @@ WORDS = {
     "material": tuple(MATERIALS),
     "shape": tuple(SHAPES),
 }
-RIGHT_IOU = 0.5
-"""IoU above which an object counts as marked."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,8 @@ class KindMetrics(Accumulator):
 
     def row(self, pred: Tensor, target: Tensor) -> Tensor:
         """Of one mask `(H, W)`; `target` is the instances, those of the object 1, of others 2, 3, ..."""
-        intersection, union = mask_areas(pred, target == 1)
-        others = [mask_iou(*mask_areas(pred, target == other)) for other in range(2, int(target.max()) + 1)]
-        own = mask_iou(intersection, union)
-        is_right = bool(own > RIGHT_IOU) and all(own > other for other in others)
-        return torch.tensor([intersection, union, is_right, 1], dtype=torch.float64)
+        is_right = is_marked(pred.numpy() != 0, target.numpy(), 0)
+        return torch.tensor([*mask_areas(pred, target == 1), is_right, 1], dtype=torch.float64)
 
     def values(self, totals: Tensor) -> dict[str, Tensor]:
         """`oIoU`, `right` and `expressions`."""

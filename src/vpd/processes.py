@@ -66,13 +66,18 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     Args:
         cgroup: Where the system says what a container is given.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = allowed_cores()
     for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # version 2, version 1
         with suppress(OSError, ValueError):  # not there, or `max`: no limit
             quota, period = " ".join((cgroup / name).read_text(encoding="utf-8") for name in names).split()
             if int(quota) > 0 and int(period) > 0:
                 return max(1, min(cores, math.ceil(int(quota) / int(period))))
     return cores
+
+
+def allowed_cores() -> int:
+    """Cores that the system lets this process run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def find_processes(device: torch.device | None = None) -> Accelerator:

@@ -2,13 +2,12 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vpd.metrics.referring import CutMasks, ReferringMetrics, mask_areas, mask_iou
+from vpd.metrics.referring import ReferringMetrics, mask_areas, mask_iou
 
 masks = st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=2, max_size=2).map(
     lambda rows: torch.tensor(rows).reshape(2, 3, 4)
@@ -129,15 +128,3 @@ def test_the_figure_returned_in_published_training_divides_by_images(golden, gol
     returned = wanted["train_returned"]
     assert per_image == pytest.approx(returned["sum_of_ious_over_number_of_images_x100"], rel=1e-6)
     assert 100 * result["oIoU"] == pytest.approx(returned["overall_iou_x100"], rel=1e-6)
-
-
-def test_masks_are_cut_where_they_fit_best():
-    probability = np.array([[0.9, 0.72, 0.64, 0.2]])
-    cuts = CutMasks()
-    assert cuts.best() is None
-    cuts.add(probability, np.array([[False, False, False, False]]))
-    assert cuts.best() is None
-    cuts.add(probability, np.array([[True, True, False, False]]))
-    assert cuts.best() == 0.65  # of those from 0.65 to 0.7 the one next to 0.5
-    cuts.add(np.array([[0.3, 0.3, 0.3, 0.1]]), np.array([[True, True, True, False]]))
-    assert cuts.best() == 0.25  # three pixels more, and two that are wrong

@@ -12,7 +12,7 @@ import yaml
 
 from vpd.config import TaskConfig, first_names
 from vpd.drawing.text import one_line
-from vpd.metrics.words import write_value
+from vpd.metrics.words import number_of, write_value
 from vpd.weights.hub import is_hub_id
 
 CARD = "README.md"
@@ -146,9 +146,9 @@ def _figures(config: TaskConfig, measured: Mapping[str, Any]) -> Iterator[str]:
         return
     rows = []
     for name, value in metrics.items():
-        low, high = (_number(end) for end in measured.get("intervals", {}).get(name, (math.nan, math.nan)))
+        low, high = (number_of(end) for end in measured.get("intervals", {}).get(name, (math.nan, math.nan)))
         interval = "" if math.isnan(low) else f"{write_value(name, low)} to {write_value(name, high)}"
-        rows.append((name, write_value(name, _number(value)), interval))
+        rows.append((name, write_value(name, number_of(value)), interval))
     yield from _table(("metric", "value", "95 % interval"), rows)
     groups, samples = measured.get("groups"), measured.get("samples")
     of = f" in {groups} groups that resemble each other" if groups and groups != samples else ""
@@ -189,11 +189,6 @@ def _cut(sentence: str) -> str:
     """A list of names that does not fill the page."""
     names = sentence.split(", ")
     return first_names(names, _MOST_NAMES) if len(names) > _MOST_NAMES else sentence
-
-
-def _number(value: Any) -> float:
-    """Of JSON, in which what is not finite is null."""
-    return float(value) if isinstance(value, (int, float)) else math.nan
 
 
 def _plain(text: str) -> str:

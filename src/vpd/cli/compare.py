@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vpd.cli.measured_data import measured_options, measured_split
 from vpd.cli.options import BatchOption, DeviceOption, FormatOption, LayoutOption, show_progress
 
 
@@ -58,17 +59,11 @@ def compare(
 def _opener(data: str, given_format: str | None, split: str | None, options: list[str] | None) -> Any:
     """Opens data for a model, as `vpd eval` does."""
     from vpd.datasets import layouts
-    from vpd.errors import UsageError
-    from vpd.overrides import parse_overrides
 
     def opened(model: Any) -> Any:
         layout = given_format or layouts.detect_format(data, model.task)
-        wanted = split or layouts.held_out_split(data, layout)
-        if wanted is None:
-            raise UsageError(f"{data} has neither val nor test; name a part of it by --split.")
-        given = parse_overrides(options or [])
-        if "text" in model.words and "per_sentence" in layouts.option_names(layouts.find_layout(layout)):
-            given = {"per_sentence": True, **given}
+        wanted = measured_split(data, layout, split)
+        given, _ = measured_options(model, layout, options)
         reading = layouts.reader_options(layout, model.config.recipe, given)
         return layouts.open_data(data, model.task, format=layout, split=wanted, **reading)
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from vpd.cli.measured_data import measured_options, measured_split
 from vpd.cli.options import (
     BatchOption,
     DeviceOption,
@@ -116,9 +117,7 @@ def evaluate(
     if out is not None:
         check_writable(out.parent)
     layout = format or layouts.detect_format(data, task)
-    wanted = split or layouts.held_out_split(data, layout)
-    if wanted is None:
-        raise UsageError(f"{data} has neither val nor test; name a part of it by --split.")
+    wanted = measured_split(data, layout, split)
     if split is None:
         logger.info("Measuring on %s.", layouts.told_split(wanted))
     accelerator = find_processes() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
@@ -132,10 +131,7 @@ def evaluate(
         check_own_presence(loaded, model)
     change_fit(loaded, changes)
     loaded = loaded if speed is None else optimise(loaded, **speed)
-    given = parse_overrides(options or [])
-    known = layouts.option_names(layouts.find_layout(layout))
-    if "text" in loaded.words and "per_sentence" in known:
-        given = {"per_sentence": True, **given}  # of any split, as the benchmarks count
+    given, known = measured_options(loaded, layout, options)
     reading = layouts.reader_options(layout, loaded.config.recipe, given)
     samples = layouts.open_data(data, task, format=layout, split=wanted, **reading)
     with left_as_found(predictions), Heartbeat(enabled=is_first) as heartbeat:

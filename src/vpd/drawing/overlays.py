@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,7 @@ _OPACITY = 0.6  # of class colours over the image
 MOST_IN_KEY = 24
 """Classes that a legend names, at most."""
 _MAX_NAME = 40
+_JPEG_MAX_PX = 65_500
 
 
 @dataclass(frozen=True)
@@ -251,3 +254,9 @@ def _check_size(image: Image.Image, pixels: NDArray[np.generic]) -> None:
             f"The image is {image.height}x{image.width} but its prediction {height}x{width}; "
             "a picture needs both at the same size."
         )
+
+
+def save_jpeg(picture: Image.Image, target: Path | BinaryIO) -> None:
+    """Write a picture that was drawn, which is shrunk in place where JPEG takes none so large."""
+    picture.thumbnail((_JPEG_MAX_PX, _JPEG_MAX_PX))
+    picture.save(target, format="JPEG", quality=90, subsampling=0)

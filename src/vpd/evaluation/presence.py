@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from vpd.config import PresenceCalibration
@@ -16,7 +17,7 @@ from vpd.errors import UsageError
 from vpd.files.atomic import read_json, write_json
 from vpd.loading import load
 from vpd.metrics.presence import fit_platt, roc_auc
-from vpd.metrics.referring import CutMasks
+from vpd.metrics.thresholds import best_cut, threshold_counts
 from vpd.model_folder import CONFIG_FILE
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.presence import log_odds, raw_presence
@@ -63,7 +64,7 @@ def calibrate_presence(
     samples = [sample_set[place * len(sample_set) // number] for place in range(number)]
     right: list[float] = []
     wrong: list[float] = []
-    cuts = CutMasks()
+    counts, pixels = torch.zeros((), dtype=torch.int64), 0
     for place in watch(range(number)):
         sample = samples[place]
         other = _foreign_text(samples, place)
@@ -73,7 +74,8 @@ def calibrate_presence(
             probability = model.predict(sample.image, text=text).probability
             scores.append(log_odds(raw_presence(probability)))
             if scores is right and sample.mask is not None:
-                cuts.add(probability.numpy(), sample.mask != 0)
+                counts = counts + threshold_counts(probability, torch.from_numpy(sample.mask))
+                pixels += int((sample.mask != 0).sum())
     if len(right) < 2:
         raise UsageError("Calibration needs two or more pictures with different expressions.")
     slope, offset = fit_platt(right, wrong)
@@ -83,7 +85,7 @@ def calibrate_presence(
         auc=round(roc_auc(right, wrong), 4),
         pairs=len(right),
     )
-    threshold = None if model.config.recipe == "reference" else cuts.best()
+    threshold = None if model.config.recipe == "reference" else best_cut(counts, pixels=pixels)
     model.config = model.config.model_copy(update={"presence": calibration, "threshold": threshold})
     logger.info("Presence: %s. Masks are cut at %g.", model.config.told()["presence"], threshold or 0.5)
     return calibration

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from vpd.metrics.accumulator import Accumulator
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 """IoU from which a sentence counts as found, in the published tables."""
-
-
-CUTS = tuple(round(0.05 * step, 2) for step in range(1, 20))
-"""Probabilities at which masks may be cut."""
 
 
 def mask_areas(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,24 +62,3 @@ class ReferringMetrics(Accumulator):
         overall = mask_iou(intersection, union).where(sentences > 0, torch.nan)
         precision = {f"P@{t}": hit / sentences for t, hit in zip(THRESHOLDS, hits, strict=True)}
         return {"oIoU": overall, "mIoU": iou / sentences, **precision, "sentences": sentences}
-
-
-class CutMasks:
-    """Finds the probability at which to cut masks, so that their oIoU is highest."""
-
-    def __init__(self) -> None:
-        self._areas = np.zeros((2, len(CUTS)))
-
-    def add(self, probability: NDArray[np.floating], target: NDArray[np.bool_]) -> None:
-        """Count the areas of one sentence, `(H, W)` both, at every cut."""
-        for number, cut in enumerate(CUTS):
-            inside = probability > cut
-            self._areas[:, number] += (inside & target).sum(), (inside | target).sum()
-
-    def best(self) -> float | None:
-        """The cut of the highest oIoU, of equal ones that next to 0.5; none where nothing was marked in truth."""
-        if not self._areas[0].any():
-            return None
-        overall = self._areas[0] / self._areas[1].clip(min=1)
-        order = sorted(range(len(CUTS)), key=lambda number: abs(CUTS[number] - 0.5))
-        return CUTS[max(order, key=lambda number: float(overall[number]))]

@@ -9,6 +9,8 @@ STEPS = 100
 """Thresholds are 0, 1 / STEPS, ..., 1."""
 FOUND = 0.5
 """IoU from which a mask counts as found."""
+CUTS = range(5, STEPS, 5)
+"""Of the thresholds, those at which a model's masks may be cut: 0.05 to 0.95."""
 
 
 def threshold_counts(probability: Tensor, mask: Tensor) -> Tensor:
@@ -50,3 +52,16 @@ def threshold_curves(counts: Tensor, *, pixels: int, samples: int) -> dict[str, 
         "oIoU": right / (pixels + wrong),
         "P@0.5": found / samples,
     }
+
+
+def best_cut(counts: Tensor, *, pixels: int) -> float | None:
+    """Of `CUTS` the threshold of the highest oIoU, of equal ones that next to 0.5; none where no object has pixels.
+
+    Args:
+        counts: As for `threshold_curves`.
+        pixels: Likewise.
+    """
+    if not pixels:
+        return None
+    overall = threshold_curves(counts, pixels=pixels, samples=1)["oIoU"].tolist()
+    return max(sorted(CUTS, key=lambda cut: abs(cut - STEPS // 2)), key=lambda cut: overall[cut]) / STEPS

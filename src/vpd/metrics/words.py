@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from vpd.metrics.depth import EDGES, ERRORS
 
@@ -19,3 +20,8 @@ def write_value(name: str, value: float) -> str:
     if (error := name.removesuffix(EDGES)) in ERRORS:  # shares within a ratio are fractions, as in the benchmarks
         return f"{value:.4f}" + (" m" if error in _IN_METRES else "")
     return f"{100 * value:.2f} %"
+
+
+def number_of(value: Any) -> float:
+    """A number of JSON, in which what is not finite is null."""
+    return float(value) if isinstance(value, (int, float)) else math.nan

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vpd.config import Resize
+from vpd.drawing.overlays import save_jpeg
 from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write
 from vpd.files.images import read_picture
@@ -16,8 +17,6 @@ from vpd.prediction_jobs.items import Outcome, Read
 from vpd.prediction_jobs.output_names import Item, path_below
 from vpd.prediction_jobs.source_state import SourceState
 from vpd.tasks.predictions import Prediction
-
-_JPEG_MAX_PX = 65_500
 
 
 class ImageFiles:
@@ -51,10 +50,8 @@ class ImageFiles:
         data = self._out / item.data
         data.parent.mkdir(parents=True, exist_ok=True)
         prediction.save(data)
-        drawn = prediction.overlay()
-        drawn.thumbnail((_JPEG_MAX_PX, _JPEG_MAX_PX))
         with atomic_write(self._out / item.picture) as temporary:
-            drawn.save(temporary, format="JPEG", quality=90, subsampling=0)
+            save_jpeg(prediction.overlay(), temporary)
         line = {
             "source": item.source,
             **state.fields(),

@@ -8,16 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
+from vpd.drawing.overlays import save_jpeg
 from vpd.errors import UsageError
 from vpd.serving.point_cloud import point_cloud
 from vpd.serving.schemas import Answer, DepthAnswer, FoundClass, ReferAnswer, Rle, SegmentAnswer
 from vpd.serving.served import Answered
+from vpd.tasks.conversions import run_lengths
 from vpd.tasks.predictions import Prediction
-
-_JPEG = {"quality": 90, "subsampling": 0}
-_JPEG_MAX_PX = 65_500
 
 
 class File(NamedTuple):
@@ -49,10 +47,8 @@ def array_file(prediction: Any) -> bytes:
 
 def overlay_file(prediction: Any) -> bytes:
     """The picture that `vpd predict` draws."""
-    drawn = prediction.overlay()
-    drawn.thumbnail((_JPEG_MAX_PX, _JPEG_MAX_PX))
     buffer = io.BytesIO()
-    drawn.save(buffer, format="JPEG", **_JPEG)
+    save_jpeg(prediction.overlay(), buffer)
     return buffer.getvalue()
 
 
@@ -95,6 +91,4 @@ def as_answer(answered: Answered, model: str) -> Answer:
 
 def to_rle(mask: NDArray[np.bool_]) -> Rle:
     """A mask `(H, W)` in COCO's code."""
-    found = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    height, width = found["size"]
-    return Rle(size=(height, width), counts=found["counts"].decode("ascii"))
+    return Rle(**run_lengths(mask))

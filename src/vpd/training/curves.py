@@ -10,6 +10,7 @@ from typing import Any
 
 from vpd.drawing.charts import Axis, line_chart, write_svg
 from vpd.files.atomic import read_json_lines
+from vpd.metrics.words import number_of
 from vpd.tasks.table import TaskKind
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def run_charts(lines: Sequence[Mapping[str, Any]], task: TaskKind) -> list[tuple
 
 def _points(lines: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
     """Steps and values; of very many lines the means of neighbours."""
-    points = [(float(line["step"]), _number(line[name])) for line in lines if name in line]
+    points = [(float(line["step"]), number_of(line[name])) for line in lines if name in line]
     size = math.ceil(len(points) / _MOST_POINTS) or 1
     parts = [points[first : first + size] for first in range(0, len(points), size)]
     return [(part[-1][0], sum(value for _, value in part) / len(part)) for part in parts]
@@ -75,7 +76,7 @@ def _classes(lines: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[float, 
     curves: dict[str, list[tuple[float, float]]] = {}
     for line in lines:
         for name, values in line.get("per_class", {}).items():
-            curves.setdefault(name, []).append((float(line["step"]), _number(values["IoU"])))
+            curves.setdefault(name, []).append((float(line["step"]), number_of(values["IoU"])))
     return curves
 
 
@@ -89,8 +90,3 @@ def _ends(curves: Mapping[str, list[tuple[float, float]]]) -> dict[str, list[tup
     half = _MOST_CLASSES // 2
     chosen = order if len(order) <= _MOST_CLASSES else [*order[:half], *order[-half:]]
     return {name: curves[name] for name in chosen}
-
-
-def _number(value: Any) -> float:
-    """Of a log, in which what is not finite is null."""
-    return float(value) if isinstance(value, (int, float)) else math.nan

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from vpd.datasets.world import is_world
+from vpd.processes import allowed_cores
 from vpd.training.config import TrainConfig
 
 _READERS = 2
@@ -44,5 +45,4 @@ def with_readers(config: TrainConfig, device: torch.device) -> TrainConfig:
 
 def own_cores() -> int:
     """Cores for this process, of those that it may use together with the others of its run on this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, allowed_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
