@@ -1,5 +1,6 @@
 # make demo: three tasks on fresh scenes, with pictures. make test: all core checks. make test-extras: the heavier ones.
 # make test-gpu: what a GPU could break, on one. make package: dist/, looked into and tried in an empty environment.
+# make docs: the pages as a site, in site/.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,7 +10,7 @@ PYTEST_ARGS ?=
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install test test-extras test-gpu lint demo package clean
+.PHONY: install test test-extras test-gpu lint demo docs package clean
 
 install: $(STAMP)
 
@@ -40,9 +41,13 @@ test-gpu: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/vpd demo --out demo
 
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 package: $(STAMP)
 	rm -rf dist
 	$(BIN)/python scripts/check_package.py
 
 clean:
-	rm -rf $(VENV) demo dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo dist site .pytest_cache .mypy_cache .ruff_cache
