@@ -32,9 +32,13 @@ ELSEWHERE = {
     HOME: "index.md",
 }
 """Path in the repository -> page of the site."""
-FIRST_PAGE = ("## For whom", "## Why this, and when something else", "## Try it")
+FIRST_PAGE = (
+    *("## For whom", "## Why this, and when something else", "## Try it"),
+    "## Your own pictures in five commands",
+)
 """Headings of the README that the first page has, after what stands above all of them."""
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#|/)(?P<path>[^)#\s]+)(?P<anchor>#[^)\s]*)?(?=\))")
+_PICTURE = re.compile(r"^!\[[^\]]*\]\([^)]*\)\n", re.MULTILINE)
 _MARK = re.compile(r"^ *<!-- *(setup|parsed only|serves):.*?--> *\n", re.MULTILINE)
 _FENCED = re.compile(r"^( *)(```+|~~~+).*?^\1\2 *$", re.DOTALL | re.MULTILINE)
 
@@ -70,7 +74,11 @@ def first_page(readme: str) -> str:
     missing = [heading for heading in FIRST_PAGE if heading not in chosen]
     if missing:
         raise KeyError(f"{HOME} has no {', '.join(missing)}, which scripts/site_pages.py puts on the first page")
-    return head + "".join(chosen[heading] for heading in FIRST_PAGE)
+    picture = _PICTURE.search(head)
+    assert picture, f"{HOME} begins with a picture"
+    # what it is for comes first on a screen, the picture last
+    words = head.replace(picture[0], "") + "".join(chosen[heading] for heading in FIRST_PAGE)
+    return f"---\nhide: [toc]\n---\n{words}\n{picture[0]}"
 
 
 def filled(nav: Any, there: list[str], *, named: set[str]) -> Any:
