@@ -8,8 +8,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import small_folders
 from page_blocks import ROOT, Setup
+from PIL import Image
 
 from vpd.world.dataset import WorldSamples
 
@@ -42,23 +44,23 @@ def _photos(root: Path, _: Path) -> None:
     scenes = WorldSamples("segment", "test", 4, (96, 128), seed=1)
     (root / "photos").mkdir()
     for index in range(len(scenes)):
-        scenes[index].image.save(root / "photos" / f"{index + 1}.jpg", quality=95)
+        Image.fromarray(scenes[index].image).save(root / "photos" / f"{index + 1}.jpg", quality=95)
 
 
 def _photo(root: Path, _: Path) -> None:
-    WorldSamples("refer", "test", 1, (96, 128), seed=1)[0].image.save(root / "photo.jpg", quality=95)
+    (scene,) = WorldSamples("refer", "test", 1, (96, 128), seed=1)
+    Image.fromarray(scene.image).save(root / "photo.jpg", quality=95)
 
 
 def _clip(root: Path, _: Path) -> None:
     import av  # of the extra `video`
-    import numpy as np
 
-    wide = np.asarray(WorldSamples("segment", "test", 1, (96, 160), seed=2)[0].image)
+    (scene,) = WorldSamples("segment", "test", 1, (96, 160), seed=2)
     with av.open(str(root / "clip.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=10)
         stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
         for left in range(6):
-            frame = np.ascontiguousarray(wide[:, 4 * left : 4 * left + 128])
+            frame = np.ascontiguousarray(scene.image[:, 4 * left : 4 * left + 128])
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
 
@@ -67,7 +69,7 @@ def _frames(root: Path, _: Path) -> None:
     scenes = WorldSamples("segment", "test", 3, (64, 80), seed=3)
     (root / "frames").mkdir()
     for index in range(len(scenes)):
-        scenes[index].image.save(root / "frames" / f"{index:06d}.png")
+        Image.fromarray(scenes[index].image).save(root / "frames" / f"{index:06d}.png")
 
 
 def _model(task: str) -> Callable[[Path, Path], None]:
