@@ -118,10 +118,11 @@ def one_pass_svg() -> str:
         text(out_x + side / 2, middle + side / 2 + 16, shape(logits), "dim small mid"),
         text(out_x + side / 2, middle + side / 2 + 32, "then full size", "dim small mid"),
     ]
-    keys = (("learns", 20, "learns (mode full)"), ("part", 160, "frozen, or no weights"))
-    keys += (
-        ("map", 320, "features, true to scale"),
-        ("words", 490, "attention to the names, beside the features of its size"),
+    keys = (
+        ("learns", 20, "learns (mode full)"),
+        ("part", 166, "frozen, or no weights"),
+        ("map", 334, "features, true to scale"),
+        ("words", 506, "attention to the names, beside features of its size"),
     )
     for kind, x, words in keys:
         parts += [box(x, 428, 12, 12, kind), text(x + 18, 439, words, "dim small")]
@@ -131,41 +132,30 @@ def one_pass_svg() -> str:
 def words_svg() -> str:
     """What the three tasks say to the UNet, and what comes back as attention."""
     backbone = sized().model.backbone
-    tokens, scenes, templates = (
-        ReferConfig.model_fields["token_length"].default,
-        len(nyu_scenes()),
-        len(imagenet_templates()),
-    )
+    tokens, templates = ReferConfig.model_fields["token_length"].default, len(imagenet_templates())
     sizes = [SIDE_PX // stride for stride in backbone.attention_strides]
     rows = (
-        (
-            "segment",
-            f"{CLASSES} class names",
-            f"{templates} sentences each, their mean",
-            CLASSES,
-            "a map for each class",
-        ),
-        ("refer", "an expression", f"as it stands, up to {tokens} tokens", tokens, "a map for each token"),
+        ("segment", f"{CLASSES} class names", f"mean over {templates} sentences", CLASSES, "a map for each class"),
+        ("refer", "an expression", f"as it is, {tokens} tokens", tokens, "a map for each token"),
         (
             "depth",
-            f"{scenes} scenes (NYU)",
-            f"{templates} sentences each; one of them",
+            f"a scene, of {len(nyu_scenes())} (NYU)",
+            f"mean over {templates} sentences",
             1,
-            "one name gets all of it",
+            "one name gets all",
         ),
     )
     parts = []
     for number, (task, what, how, count, back) in enumerate(rows):
         y = 20 + number * 84
-        maps = " and ".join(f"{count} × {size} × {size}" for size in sizes)
-        parts += [text(20, y + 35, task, "ink bold"), named(90, y, 214, 60, what, how)]
+        maps = [f"{count} × {size} × {size}" for size in sizes] if count > 1 else ["so there is no map", "for the head"]
+        parts += [text(14, y + 35, task, "ink bold"), named(90, y, 214, 60, what, how)]
         parts += [way(f"M304 {y + 30} H326"), named(328, y, 112, 60, "text encoder", "frozen")]
         parts += [way(f"M440 {y + 30} H462", "said"), named(464, y, 112, 60, "adapter", "learns", kind="learns")]
         parts += [text(588, y + 24, f"{count} × {backbone.text_dim}", "dim small"), way(f"M576 {y + 30} H664", "said")]
         parts += [named(666, y, 70, 60, "UNet", kind="learns"), way(f"M736 {y + 30} H758")]
-        used = "words" if count > 1 else "part"
-        parts.append(named(760, y, 210, 60, back, maps if count > 1 else "the head does not get it", kind=used))
-    return svg(990, 268, "What each task says to the UNet, and the attention that comes back", parts)
+        parts.append(named(760, y, 176, 68, back, *maps, kind="words" if count > 1 else "part"))
+    return svg(956, 276, "What each task says to the UNet, and the attention that comes back", parts)
 
 
 def map_scale_svg() -> str:

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 _STYLE = """
-  svg { font-family: system-ui, sans-serif; font-size: 13px }
+  svg { font-family: system-ui, sans-serif; font-size: 14px }
   .page { fill: #ffffff } .ink { fill: #20242c } .dim { fill: #5a6070 } .part { fill: #eef0f5; stroke: #b3b8c6 }
   .learns { fill: #d6e6f8; stroke: #2f6fb2 } .map { fill: #b9d3ee; stroke: #2f6fb2 }
   .words { fill: #fbe0b5; stroke: #b3721a } .way { stroke: #7a8091; fill: none } .said { stroke: #b3721a; fill: none }
   .curve { stroke: #2f6fb2; fill: none; stroke-width: 1.6 } .other { stroke: #b3721a; fill: none; stroke-width: 1.6 }
-  .bold { font-weight: 600 } .small { font-size: 11.5px } .mid { text-anchor: middle } .end { text-anchor: end }
+  .bold { font-weight: 600 } .small { font-size: 12.5px } .mid { text-anchor: middle } .end { text-anchor: end }
   @media (prefers-color-scheme: dark) {
     .page { fill: #1d2027 } .ink { fill: #e6e8ee } .dim { fill: #a9afbd } .part { fill: #2b2f39; stroke: #5b6273 }
     .learns { fill: #1f3b59; stroke: #6ea8e0 } .map { fill: #2d547d; stroke: #6ea8e0 }
