@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+from base64 import b64decode
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -116,6 +118,9 @@ class Guard:
         kind, _, word = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer":
             return word.strip(), None
+        if kind.lower() == "basic":  # of programs that know no other way, such as labelling tools; any user
+            with suppress(ValueError):
+                return b64decode(word.strip(), validate=True).decode().partition(":")[2], None
         pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         if given := [value for name, value in pairs if name == TOKEN_FIELD]:
             return given[0], urlencode([(name, value) for name, value in pairs if name != TOKEN_FIELD])

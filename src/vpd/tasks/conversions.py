@@ -1,4 +1,4 @@
-"""Predictions as other libraries take them: COCO's annotations, supervision's detections."""
+"""Predictions as other libraries take them: COCO's annotations, supervision's and FiftyOne's objects, polygons."""
 
 from __future__ import annotations
 
@@ -89,3 +89,70 @@ def detections(regions: Sequence[Region]) -> Any:
         confidence=np.array(scores, np.float32) if len(scores) == len(regions) else None,
         data={"class_name": np.array([region.name for region in regions])},
     )
+
+
+def polygons(mask: NDArray[np.bool_], *, least_share: float = 0.0001) -> list[NDArray[np.float64]]:
+    """Outlines `(n, 2)`, x and y in pixels, of the parts of a mask, largest first; holes are not in them.
+
+    Points lie within 1 px of the mask's edge; (0, 0) is the corner of the picture, (0.5, 0.5) the middle of its first
+    pixel.
+
+    Args:
+        mask: `(H, W)`.
+        least_share: Parts that are smaller than this share of the picture are left out.
+
+    Raises:
+        UsageError: If OpenCV is not installed.
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise UsageError(
+            f"Polygons need OpenCV ({error}): pip install opencv-python-headless, or vpd-perception[video]."
+        ) from error
+    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    parts = sorted(((cv2.contourArea(outline), outline) for outline in outlines), key=lambda part: -part[0])
+    simple = [cv2.approxPolyDP(outline, 1.0, True) for area, outline in parts if area >= least_share * mask.size]
+    return [outline[:, 0].astype(np.float64) + 0.5 for outline in simple if len(outline) >= 3]
+
+
+def fiftyone_pixels(labels: NDArray[Any], classes: int) -> Any:
+    """FiftyOne's `Segmentation` of labels `(H, W)`: class number plus 1, and 0 where there is none."""
+    kind = np.uint8 if classes <= 255 else np.uint16
+    return _fiftyone().Segmentation(mask=np.where(labels < classes, labels.astype(np.int64) + 1, 0).astype(kind))
+
+
+def fiftyone_objects(regions: Sequence[Region]) -> Any:
+    """FiftyOne's `Detections`: name, box in shares of the picture, the mask within it, confidence."""
+    fiftyone = _fiftyone()
+    found = []
+    for region in regions:
+        rows, columns = np.nonzero(region.mask.any(axis=1))[0], np.nonzero(region.mask.any(axis=0))[0]
+        (top, bottom), (left, right) = (rows[0], rows[-1] + 1), (columns[0], columns[-1] + 1)
+        height, width = region.mask.shape
+        box = [left / width, top / height, (right - left) / width, (bottom - top) / height]
+        mask = region.mask[top:bottom, left:right]
+        found.append(
+            fiftyone.Detection(
+                label=region.name, bounding_box=[float(edge) for edge in box], mask=mask, confidence=region.score
+            )
+        )
+    return fiftyone.Detections(detections=found)
+
+
+def fiftyone_heatmap(depth_m: NDArray[np.float32], max_depth_m: float) -> Any:
+    """FiftyOne's `Heatmap` of depth `(H, W)`, metres."""
+    return _fiftyone().Heatmap(map=depth_m, range=[0.0, max_depth_m])
+
+
+def _fiftyone() -> Any:
+    """FiftyOne.
+
+    Raises:
+        UsageError: If it is not installed.
+    """
+    try:
+        import fiftyone
+    except ImportError as error:
+        raise UsageError(f"to_fiftyone() needs FiftyOne ({error}): pip install fiftyone.") from error
+    return fiftyone

@@ -34,7 +34,7 @@ from vpd.drawing.text import caption_strip, scale_strip
 from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write
 from vpd.files.images import DEPTH_SCALE_KEY
-from vpd.tasks.conversions import Region, coco_data, detections
+from vpd.tasks.conversions import Region, coco_data, detections, fiftyone_heatmap, fiftyone_objects, fiftyone_pixels
 
 _LARGEST_16_BIT = 65535
 _MILLIMETRES_TO_M = 65.0
@@ -121,7 +121,7 @@ class SegmentationPrediction:
     def to_coco(self, *, file_name: str = "", image_id: int = 1) -> dict[str, Any]:
         """A COCO data set of this picture: a mask for each class in it, with a score where it has `scores`."""
         size = self.image.size
-        return coco_data(self._regions(), self.classes, size, file_name=file_name, image_id=image_id)
+        return coco_data(self.regions(), self.classes, size, file_name=file_name, image_id=image_id)
 
     def to_supervision(self) -> Any:
         """`supervision.Detections`: a mask for each class in the picture.
@@ -129,7 +129,7 @@ class SegmentationPrediction:
         Raises:
             UsageError: If supervision is not installed.
         """
-        return detections(self._regions())
+        return detections(self.regions())
 
     def plot(self) -> Any:
         """A figure of matplotlib: picture, and the classes on it.
@@ -140,7 +140,15 @@ class SegmentationPrediction:
         found = first_names([f"{each['name']} {percent(each['share'])}" for each in self.facts()["classes"]])
         return side_by_side(self.image, tint_classes(self.image, self.numpy(), len(self.classes)), found)
 
-    def _regions(self) -> list[Region]:
+    def to_fiftyone(self) -> Any:
+        """`fiftyone.Segmentation`; its values are the numbers of the classes plus 1, as 0 means nothing there.
+
+        Raises:
+            UsageError: If FiftyOne is not installed.
+        """
+        return fiftyone_pixels(self.numpy(), len(self.classes))
+
+    def regions(self) -> list[Region]:
         """The classes in the picture, largest first."""
         labels, regions = self.numpy(), []
         for each in self.facts()["classes"]:
@@ -230,7 +238,7 @@ class MaskPrediction:
 
     def to_coco(self, *, file_name: str = "", image_id: int = 1) -> dict[str, Any]:
         """A COCO data set of this picture: the mask, if it is not empty, of the category that the expression names."""
-        return coco_data(self._regions(), [self.text], self.image.size, file_name=file_name, image_id=image_id)
+        return coco_data(self.regions(), [self.text], self.image.size, file_name=file_name, image_id=image_id)
 
     def to_supervision(self) -> Any:
         """`supervision.Detections`: the mask, if it is not empty, named by the expression.
@@ -238,7 +246,7 @@ class MaskPrediction:
         Raises:
             UsageError: If supervision is not installed.
         """
-        return detections(self._regions())
+        return detections(self.regions())
 
     def plot(self) -> Any:
         """A figure of matplotlib: picture, and the object in it.
@@ -248,7 +256,16 @@ class MaskPrediction:
         """
         return side_by_side(self.image, tint_mask(self.image, self.numpy()), f"“{self.text}”")
 
-    def _regions(self) -> list[Region]:
+    def to_fiftyone(self) -> Any:
+        """`fiftyone.Detections`: the mask, if it is not empty, named by the expression.
+
+        Raises:
+            UsageError: If FiftyOne is not installed.
+        """
+        return fiftyone_objects(self.regions())
+
+    def regions(self) -> list[Region]:
+        """The object, if there is one."""
         mask = self.numpy()
         return [Region(self.text, 0, mask, float(self.probability.numpy()[mask].mean()))] if mask.any() else []
 
@@ -330,6 +347,14 @@ class DepthPrediction:
         is_known = np.isfinite(depth_m) & (depth_m > 0)
         steps = (np.where(is_known, depth_m, 0) / self.metres_per_step).round().clip(1, _LARGEST_16_BIT)
         return Image.fromarray(np.where(is_known, steps, 0).astype(np.uint16))
+
+    def to_fiftyone(self) -> Any:
+        """`fiftyone.Heatmap` of metres, from 0 to what the model can output.
+
+        Raises:
+            UsageError: If FiftyOne is not installed.
+        """
+        return fiftyone_heatmap(self.numpy(), self.max_depth_m)
 
     def tinted(self) -> Image.Image:
         """The depth in colours, without their scale."""

@@ -1,0 +1,244 @@
+"""The backend for Label Studio, asked as Label Studio asks; its own library checks the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from findable import findable
+from label_studio_side import BASE, BRUSH, EXPRESSION, LEGACY, POLYGON, Studio, predict_request, setup_request, task
+
+from serving_models import needs, picture_bytes, tiny_models
+from vpd.datasets.label_studio import decode_brush
+from vpd.errors import UsageError
+from vpd.serving.served import Served
+
+needs("fastapi", "fastapi_offline", "prometheus_client", "python_multipart", "httpx")
+
+from starlette.testclient import TestClient  # noqa: E402
+
+from integrations.label_studio.backend import PATHS, Backend, add_backend  # noqa: E402
+from integrations.label_studio.pictures import Pictures  # noqa: E402
+from vpd.serving.guard import Guard  # noqa: E402
+from vpd.serving.routes import create_app, is_service_path  # noqa: E402
+from vpd.serving.service import Service  # noqa: E402
+from vpd.serving.settings import ServiceSettings  # noqa: E402
+
+pytestmark = pytest.mark.extras
+ADDRESS = "/data/upload/3/1a2b3c4d-a.png"
+
+
+@pytest.fixture(scope="module")
+def models(tiny_diffusion: Path) -> dict[str, Any]:
+    return findable(tiny_models(tiny_diffusion))
+
+
+def client_of(model: Any, studio: Studio | None = None, **options: Any) -> TestClient:
+    """A client of a backend with this model, whose Label Studio has two pictures and a broken one."""
+    studio = studio or Studio(
+        {ADDRESS: picture_bytes(), "/data/b.png": picture_bytes(96, 70, seed=1), "/data/bad": b"x"}
+    )
+    settings = ServiceSettings(token=options.pop("token", None), max_upload_mb=1.0)
+    served = Served("mugs", model, max_px=250_000)
+    service = Service([served], settings)
+    app = create_app(service)
+    pictures = Pictures(BASE, token=LEGACY, most_bytes=settings.most_bytes, transport=studio.transport)
+    backend = Backend(service, served, pictures, **options)
+    add_backend(app, service, backend)
+    guard = Guard(app, settings, is_open=lambda path: path in PATHS or is_service_path(path))
+    client = TestClient(guard, base_url="http://127.0.0.1:9090", raise_server_exceptions=False)
+    client.backend = backend  # type: ignore[attr-defined]
+    return client
+
+
+@pytest.fixture(scope="module")
+def segment(models: dict[str, Any]) -> Iterator[TestClient]:
+    with client_of(models["segment"]) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def refer(models: dict[str, Any]) -> Iterator[TestClient]:
+    with client_of(models["refer"]) as client:
+        yield client
+
+
+def results(client: TestClient, *tasks: Any, **asked: Any) -> list[Any]:
+    answer = client.post("/predict", json=predict_request(tasks, **asked))
+    assert answer.status_code == 200, answer.text
+    return answer.json()["results"]
+
+
+def masks_of(prediction: Any) -> dict[str, Any]:
+    """Label -> its brush mask."""
+    return {
+        region["value"]["brushlabels"][0]: decode_brush(
+            region["value"]["rle"], (region["original_height"], region["original_width"]), "it"
+        )
+        for region in prediction["result"]
+    }
+
+
+def image_of(content: bytes) -> Any:
+    import io
+
+    from PIL import Image
+
+    return Image.open(io.BytesIO(content))
+
+
+def test_it_says_that_it_is_up_and_which_model_it_has(segment: TestClient, models: dict[str, Any]) -> None:
+    assert segment.get("/health").json()["status"] == "UP"
+    answer = segment.post("/setup", json=setup_request())
+    version = answer.json()["model_version"]
+    assert answer.status_code == 200 and version.startswith("mugs-")
+    assert segment.get("/versions").json() == {"versions": [version]}
+    with client_of(models["segment"]) as again, client_of(models["refer"]) as other:
+        assert again.post("/setup", json=setup_request()).json()["model_version"] == version
+        assert other.post("/setup", json=setup_request()).json()["model_version"] != version
+
+
+def test_brush_regions_are_the_models_masks(segment: TestClient, models: dict[str, Any]) -> None:
+    first, second = results(segment, task(ADDRESS), task("/data/b.png", 8))
+    expected = models["segment"].predict(image_of(picture_bytes()), scores=True)
+    drawn = {region.name: region for region in expected.regions()}
+    found = masks_of(first)
+    assert set(found) == {{"road": "Road", "tree": "tree"}[name] for name in drawn if name in ("road", "tree")} != set()
+    for region in first["result"]:
+        name = region["value"]["brushlabels"][0]
+        np.testing.assert_array_equal(found[name], drawn[name.lower()].mask)
+        assert region["score"] == pytest.approx(drawn[name.lower()].score, abs=1e-3)
+        assert (region["from_name"], region["to_name"], region["type"]) == ("tag", "photo", "brushlabels")
+    assert 0 < first["score"] <= 1 and first["model_version"] == segment.backend.version  # type: ignore[attr-defined]
+    assert {(each["original_width"], each["original_height"]) for each in second["result"]} == {(96, 70)}
+    assert len({region["id"] for each in (first, second) for region in each["result"]}) == len(
+        first["result"] + second["result"]
+    )
+
+
+@pytest.mark.parametrize("config", [BRUSH, POLYGON])
+def test_label_studios_own_library_accepts_the_answer(segment: TestClient, config: str) -> None:
+    interface = pytest.importorskip("label_studio_sdk.label_interface", reason="not installed: label-studio-sdk")
+    pytest.importorskip("cv2", reason="not installed: opencv-python-headless")
+    from label_studio_sdk.label_interface.objects import PredictionValue
+
+    (prediction,) = results(segment, task(ADDRESS), config=config)
+    value = PredictionValue(**prediction)
+    assert value.result and value.score and value.model_version
+    assert interface.LabelInterface(config).validate_prediction(prediction, return_errors=True) == []
+
+
+def test_labels_that_the_model_does_not_know_are_asked_for(segment: TestClient, models: dict[str, Any]) -> None:
+    config = BRUSH.replace('value="Road"', 'value="zebra"')
+    (prediction,) = results(segment, task(ADDRESS), config=config)
+    own = models["segment"].config.classes
+    expected = models["segment"].predict(image_of(picture_bytes()), classes=[*own, "zebra"])
+    found = masks_of(prediction)
+    for region in expected.regions():
+        if region.name in ("tree", "zebra"):
+            np.testing.assert_array_equal(found.pop(region.name), region.mask)
+    assert not found
+
+
+def test_projects_without_a_known_label_are_refused(models: dict[str, Any], tiny_diffusion: Path) -> None:
+    import vpd
+    from tiny import CLASSES
+
+    closed = vpd.SegmentationModel.from_diffusion(tiny_diffusion, classes=CLASSES, head_channels=8).eval()
+    config = BRUSH.replace('value="Road"', 'value="zebra"').replace('value="Tree" alias="tree"', 'value="lion"')
+    with client_of(closed) as client:
+        assert client.post("/setup", json=setup_request()).status_code == 200
+        answer = client.post("/setup", json=setup_request(config))
+        assert answer.status_code == 422 and "it knows sky, road, tree" in answer.json()["detail"]
+    with pytest.raises(UsageError, match="A model for depth answers with numbers"):
+        client_of(models["depth"])
+
+
+def test_an_expression_comes_from_the_person_or_the_task(refer: TestClient, models: dict[str, Any]) -> None:
+    image = image_of(picture_bytes())
+
+    def expected(text: str) -> Any:
+        return models["refer"].predict(image, text=text).numpy()
+
+    for given, entered, text, label in (
+        (task(ADDRESS, caption="the red ball"), None, "the red ball", "ball"),
+        (task(ADDRESS, caption="the red ball"), "a cube", "a cube", "cube"),
+        (task(ADDRESS), "something green", "something green", "cube"),
+    ):
+        (prediction,) = results(refer, given, config=EXPRESSION, entered=entered)
+        found = masks_of(prediction)
+        if expected(text).any():
+            np.testing.assert_array_equal(found.pop(label), expected(text))
+        assert not found
+    (prediction,) = results(refer, task(ADDRESS), config=EXPRESSION)  # without any, the labels are
+    found = masks_of(prediction)
+    for name in ("cube", "ball"):
+        np.testing.assert_array_equal(found.get(name, expected(name) & False), expected(name))
+    assert found
+
+
+def test_expressions_that_fit_nothing_leave_nothing(models: dict[str, Any]) -> None:
+    with client_of(models["refer"], min_presence=1.0) as client:
+        (prediction,) = results(client, task(ADDRESS, caption="a dragon"), config=EXPRESSION)
+    assert prediction["result"] == [] and "score" not in prediction
+
+
+def test_a_bad_task_does_not_cost_the_others(segment: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    tasks = [task("/data/bad", 1), task(ADDRESS, 2), task("http://169.254.169.254/", 3), task("/data/gone", 4)]
+    found = results(segment, *tasks)
+    assert [bool(each["result"]) for each in found] == [False, True, False, False]
+    assert found[0]["model_version"].endswith("(failed)") and not found[1]["model_version"].endswith("(failed)")
+    assert "Task 3: Pictures of 'http://169.254.169.254' are not fetched" in caplog.text
+    answer = segment.post("/predict", json=predict_request([task("/data/gone")]))
+    assert answer.status_code == 422 and "answers 404" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"tasks": []},
+        {"tasks": [], "label_config": BRUSH},
+        {"tasks": [{"id": 1}], "label_config": BRUSH},
+        {"tasks": [task(ADDRESS)], "label_config": "<View/>"},
+        {"tasks": [task(ADDRESS)] * 1001, "label_config": BRUSH},
+        {"tasks": [task(ADDRESS, caption="x" * 501)], "label_config": EXPRESSION},
+    ],
+)
+def test_odd_requests_are_refused(refer: TestClient, body: Any) -> None:
+    assert refer.post("/predict", json=body).status_code == 422
+    assert refer.post("/predict", content=b"{").status_code == 422
+    assert refer.post("/setup", json={"schema": 3}).status_code == 422
+
+
+@pytest.mark.parametrize("context", [None, [], {}, {"result": 3}, {"result": [3, {"value": {"text": [3]}}]}])
+def test_odd_contexts_are_passed_over(refer: TestClient, context: Any) -> None:
+    body = {**predict_request([task(ADDRESS)], EXPRESSION), "params": {"context": context}}
+    assert refer.post("/predict", json=body).status_code == 200
+
+
+def test_training_is_not_done_from_here(segment: TestClient) -> None:
+    assert segment.post("/webhook", json={"action": "ANNOTATION_CREATED"}).status_code == 200
+    assert "vpd train" in segment.post("/webhook", json={"action": "START_TRAINING"}).json()["detail"]
+
+
+def test_label_studio_shows_the_token_as_a_password(models: dict[str, Any]) -> None:
+    with client_of(models["segment"], token="a long word") as client:
+        assert client.post("/setup", json=setup_request()).status_code == 401
+        assert client.post("/setup", json=setup_request(), auth=("vpd", "another word")).status_code == 401
+        assert client.post("/setup", json=setup_request(), auth=("vpd", "a long word")).status_code == 200
+        assert client.get("/health", headers={"authorization": "Basic !!"}).status_code == 401
+    script = {"origin": "https://elsewhere.test"}
+    with client_of(models["segment"]) as client:
+        assert client.post("/predict", json=predict_request([task(ADDRESS)]), headers=script).status_code == 403
+
+
+def test_neither_host_nor_token_of_a_request_are_used(models: dict[str, Any]) -> None:
+    studio = Studio({ADDRESS: picture_bytes()})
+    with client_of(models["segment"], studio) as client:
+        client.post("/setup", json=setup_request())
+        results(client, task(ADDRESS))
+    assert studio.asked == [(BASE + ADDRESS, f"Token {LEGACY}")]

@@ -1,0 +1,96 @@
+"""The backend for Label Studio as a process of its own, against a server that speaks HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from label_studio_side import LEGACY, predict_request, setup_request, task
+
+from serving_models import needs, picture_bytes, tiny_models
+
+needs("fastapi", "fastapi_offline", "prometheus_client", "python_multipart", "httpx", "uvicorn")
+
+import httpx  # noqa: E402
+
+pytestmark = pytest.mark.extras
+ROOT = Path(__file__).parents[2]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Label Studio's server: one picture, for those who show the token."""
+
+    def do_GET(self) -> None:
+        is_known = self.headers.get("authorization") == f"Token {LEGACY}"
+        content = picture_bytes() if self.path == "/data/upload/3/a.png" and is_known else b""
+        self.send_response(200 if content else 401)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def studio() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def command(*options: str | Path) -> list[str]:
+    return [sys.executable, "-m", "integrations.label_studio", "--port", "0", *map(str, options)]
+
+
+def test_from_the_command_line_to_a_prediction(studio: str, tiny_diffusion: Path, tmp_path: Path) -> None:
+    tiny_models(tiny_diffusion)["segment"].save(tmp_path / "mugs")
+    (tmp_path / "token").write_text(f"{LEGACY}\n")
+    given = command("--model", tmp_path / "mugs", "--label-studio", studio, "--token-file", tmp_path / "token")
+    process = subprocess.Popen(given, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    try:
+        assert process.stdout is not None
+        line = next(line for line in process.stdout if "HTTP:" in line)
+        where = line.split("Label Studio: ")[1].split()[0]
+        assert line.startswith("mugs-")
+        with httpx.Client(base_url=where, timeout=120, trust_env=False) as client:
+            assert client.get("/health").json()["status"] == "UP"
+            assert client.post("/setup", json=setup_request()).json()["model_version"].startswith("mugs-")
+            answer = client.post("/predict", json=predict_request([task("/data/upload/3/a.png")]))
+            assert answer.status_code == 200 and answer.json()["results"][0]["result"]
+            assert client.get("/v1/models").json()[0]["name"] == "mugs", "the service's own paths are there too"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(120) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "Say where Label Studio is"),
+        (["--label-studio", "localhost"], "An address is written as"),
+        (["--label-studio", "http://localhost:8080", "--token-file", "no/such/file"], "The token in no/such/file"),
+        (["--label-studio", "http://localhost:8080", "--host", "0.0.0.0"], "must show a token"),
+        (["--label-studio", "http://localhost:8080", "--max-px", "0"], "max_px"),
+        (["--label-studio", "http://localhost:8080", "--model", "no/such/model"], "no/such/model"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(options: list[str], message: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("LABEL_STUDIO", "VPD_"))}
+    done = subprocess.run(
+        command("--model", "world-segment", *options), cwd=ROOT, capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr, json.dumps(done.stderr)
