@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from integrations.label_studio.answers import check_task
-from vpd.errors import UsageError, wrong_fields
+from vpd.cli import DEBUG_VARIABLE, describe, quiet_libraries
+from vpd.errors import UsageError
 from vpd.serving.installed import check_installed
 from vpd.serving.settings import LOOPBACK, ServiceSettings, check_reach
 
@@ -20,14 +19,17 @@ PORT = 9090
 
 
 def main() -> None:
-    """Read the command line, and serve until told to stop."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    """Read the command line, and serve until told to stop; mistakes are told in a line."""
+    quiet_libraries()
+    logging.getLogger("integrations").setLevel(logging.WARNING)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         _serve(_parser().parse_args())
-    except ValidationError as error:
-        sys.exit(f"Error: {'; '.join(map(str, wrong_fields(error)))}")
-    except UsageError as error:
-        sys.exit(f"Error: {error}")
+    except Exception as error:
+        message = None if os.environ.get(DEBUG_VARIABLE) else describe(error)
+        if message is None:
+            raise
+        sys.exit(f"vpd: {message}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,6 +83,7 @@ def _serve(asked: argparse.Namespace) -> None:
     )
     check_reach(settings)
     check_installed(with_page=False)
+    from integrations.label_studio.answers import check_task
     from integrations.label_studio.backend import PATHS, Backend, add_backend
     from integrations.label_studio.pictures import Pictures
     from vpd.serving.routes import create_app, is_service_path

@@ -14,7 +14,7 @@ from vpd.tasks.conversions import Region, polygons
 
 _LENGTH_BITS = (3, 4, 8, 16)
 """A run says in two bits which of these its length has."""
-_CHANNELS = 4
+_CHANNELS, _BLOCK = 4, 100_000
 
 
 def label_regions(control: Control, label: Label, region: Region) -> Iterator[dict[str, Any]]:
@@ -63,13 +63,19 @@ def encode_brush(mask: NDArray[np.bool_]) -> list[int]:
     values = np.repeat(flat[starts], pieces).astype(np.uint32) * 255
     runs = np.full(pieces.sum(), most)
     runs[pieces.cumsum() - 1] = lengths - (pieces - 1) * most
-    which = np.searchsorted([1 << bits for bits in _LENGTH_BITS], runs).astype(np.uint32)
-    bits = np.array(_LENGTH_BITS, np.uint32)[which]
-    # of each run: 1 for a run, 2 bits for which length, the length less 1, a byte
-    codes = (((np.uint32(4) + which) << bits | (runs - 1).astype(np.uint32)) << np.uint32(8)) | values
-    places = np.arange(32, dtype=np.uint32)[::-1]
-    wanted = places < (bits + np.uint32(11))[:, None]
-    body = ((codes[:, None] >> places) & np.uint32(1))[wanted].astype(np.uint8)
+    bits = [
+        _run_bits(runs[start : start + _BLOCK], values[start : start + _BLOCK]) for start in range(0, len(runs), _BLOCK)
+    ]
     head = f"{flat.size * _CHANNELS:032b}{8 - 1:05b}" + "".join(f"{size - 1:04b}" for size in _LENGTH_BITS)
-    packed: list[int] = np.packbits(np.concatenate(([int(bit) for bit in head], body)).astype(np.uint8)).tolist()
+    packed: list[int] = np.packbits(np.concatenate([np.array(list(head), np.uint8), *bits])).tolist()
     return packed
+
+
+def _run_bits(runs: NDArray[Any], values: NDArray[np.uint32]) -> NDArray[np.uint8]:
+    """Bits of runs of bytes: 1 for a run, 2 for which of the lengths it has, its length less 1, its byte."""
+    which = np.searchsorted([1 << bits for bits in _LENGTH_BITS], runs).astype(np.uint32)
+    length_bits = np.array(_LENGTH_BITS, np.uint32)[which]
+    codes = (((np.uint32(4) + which) << length_bits | (runs - 1).astype(np.uint32)) << np.uint32(8)) | values
+    places = np.arange(32, dtype=np.uint32)[::-1]
+    wanted = places < (length_bits + np.uint32(11))[:, None]
+    return ((codes[:, None] >> places) & np.uint32(1))[wanted].astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Predictions as labels of FiftyOne, which lives in an environment of its own: `scripts/check_labelling.py` makes it."""
+"""Predictions as labels of FiftyOne; `scripts/check_labelling.py fiftyone` runs this where FiftyOne is."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def test_from_the_command_line_to_a_prediction(studio: str, tiny_diffusion: Path
             assert answer.status_code == 200 and answer.json()["results"][0]["result"]
             assert client.get("/v1/models").json()[0]["name"] == "mugs", "the service's own paths are there too"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(120) == 0
+        assert process.wait(120) == 128 + signal.SIGTERM, "as of vpd"
     finally:
         process.kill()
         process.wait()
