@@ -24,7 +24,7 @@ NEW = 3
 
 
 def segmentation_folder(root: Path) -> None:
-    """`my-data`: pictures, masks of class numbers and a list of classes; `new-photos`: pictures alone."""
+    """`my-data`: pictures, masks of class numbers and a list of classes; `new-photos`: 1.jpg to 3.jpg alone."""
     _write(root, "segment", lambda sample, split: _numbers(root, sample, split))
     (root / "my-data" / "classes.txt").write_text("\n".join(CLASSES) + "\n")
 
@@ -48,8 +48,8 @@ def _write(root: Path, task: Task, write_truth: Callable[[Sample, str], None]) -
             _save(sample.image, root / "my-data" / "images" / split / f"{_short(sample)}.jpg", quality=95)
             write_truth(sample, split)
     new = WorldSamples(task, "test", COUNTS["test"] + NEW, SIZE_PX)
-    for index in range(COUNTS["test"], len(new)):
-        _save(new[index].image, root / "new-photos" / f"{_short(new[index])}.jpg", quality=95)
+    for number in range(1, NEW + 1):
+        _save(new[len(new) - number].image, root / "new-photos" / f"{number}.jpg", quality=95)
 
 
 def _numbers(root: Path, sample: Sample, split: str) -> None:
