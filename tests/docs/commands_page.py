@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vpd_words import vpd_command
 
@@ -53,8 +53,16 @@ def _of_option(part: Any, kind: Any) -> str:
     names = ", ".join([*part.opts, *part.secondary_opts])
     if part.is_flag:
         return names
-    value = part.metavar or "|".join(map(str, get_args(kind)))  # of a Literal
-    return f"{names} {value}".replace("|", "\\|")
+    choices = part.metavar.split("|") if part.metavar else _words_of(kind)  # a | would end the cell
+    return f"{names} {' or '.join(choices)}"
+
+
+def _words_of(kind: Any) -> list[str]:
+    """The words that a Literal takes, or one that is optional."""
+    inner = get_args(kind)
+    if get_origin(kind) is Literal:
+        return [str(word) for word in inner]
+    return [word for one in inner for word in _words_of(one)]
 
 
 def _default(part: Any) -> str:
