@@ -1,6 +1,6 @@
 """What the site needs beside the pages in docs/; mkdocs calls it by its names for events.
 
-* The first page is the beginning of the README, so that nothing is said twice.
+* The first page is the README, so that nothing is said twice.
 * Pages that lie elsewhere in the repository (CHANGELOG.md, SECURITY.md, ...) become pages of the site, and links to
   them lead there: the same link works on GitHub and in the site.
 * `tutorials/*.md` in the navigation stands for all pages that are there and not named elsewhere; pages that are not
@@ -32,11 +32,9 @@ ELSEWHERE = {
     HOME: "index.md",
 }
 """Path in the repository -> page of the site."""
-FIRST_PAGE = (
-    *("## For whom", "## Why this, and when something else", "## Try it"),
-    "## Your own pictures in five commands",
-)
-"""Headings of the README that the first page has, after what stands above all of them."""
+BEFORE_THE_PICTURE = "## Why this, and when something else\n"
+LEFT_OUT = ("## All pages",)
+"""Headings of the README whose part the first page has not: the navigation says it."""
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#|/)(?P<path>[^)#\s]+)(?P<anchor>#[^)\s]*)?(?=\))")
 _PICTURE = re.compile(r"^!\[[^\]]*\]\([^)]*\)\n", re.MULTILINE)
 _MARK = re.compile(r"^ *<!-- *(setup|parsed only|serves):.*?--> *\n", re.MULTILINE)
@@ -68,17 +66,14 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def first_page(readme: str) -> str:
-    """The beginning of the README as a page that fits on a screen."""
+    """The README as the first page: what it is for fits on a screen, so the picture comes behind that."""
     head, *sections = re.split(r"^(?=## )", readme, flags=re.MULTILINE)
-    chosen = {heading: part for part in sections for heading in FIRST_PAGE if part.startswith(f"{heading}\n")}
-    missing = [heading for heading in FIRST_PAGE if heading not in chosen]
-    if missing:
-        raise KeyError(f"{HOME} has no {', '.join(missing)}, which scripts/site_pages.py puts on the first page")
     picture = _PICTURE.search(head)
-    assert picture, f"{HOME} begins with a picture"
-    # what it is for comes first on a screen, the picture last
-    words = head.replace(picture[0], "") + "".join(chosen[heading] for heading in FIRST_PAGE)
-    return f"---\nhide: [toc]\n---\n{words}\n{picture[0]}"
+    if picture is None or not sections[1].startswith(BEFORE_THE_PICTURE):
+        raise ValueError(f"{HOME} must have a picture above, and {BEFORE_THE_PICTURE!r} as its second part")
+    parts = [head.replace(picture[0], ""), *sections[:2], f"{picture[0]}\n", *sections[2:]]
+    shown = [part for part in parts if not part.startswith(LEFT_OUT)]
+    return f"---\nhide: [toc]\n---\n{''.join(shown)}"
 
 
 def filled(nav: Any, there: list[str], *, named: set[str]) -> Any:
