@@ -93,6 +93,6 @@ def test_the_first_page_and_the_reference_hold_what_they_are_for(site: Path) -> 
     first = (site / "index.html").read_text("utf-8")
     for words in ("For whom", "Why this, and when something else", "Try it"):
         assert words in first
-    for name in ("vpd.loading.load", "vpd.pipelines.pipeline.pipeline", "vpd.tensors.Features"):
+    for name in ("vpd.load", "vpd.pipeline", "vpd.Features"):
         assert f'id="{name}"' in (site / "reference/api/index.html").read_text("utf-8")
     assert "parsed only" not in first and "setup:" not in (site / "python/index.html").read_text("utf-8")
