@@ -24,7 +24,7 @@ def main() -> None:
     logging.getLogger("integrations").setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        _serve(_parser().parse_args())
+        _serve(parser().parse_args())
     except Exception as error:
         message = None if os.environ.get(DEBUG_VARIABLE) else describe(error)
         if message is None:
@@ -32,42 +32,45 @@ def main() -> None:
         sys.exit(f"vpd: {message}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m integrations.label_studio", description=__doc__)
-    parser.add_argument("--model", required=True, help="model folder, run or hub id, or NAME=MODEL")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """Its options."""
+    options = argparse.ArgumentParser(prog="python -m integrations.label_studio", description=__doc__)
+    options.add_argument("--model", required=True, help="model folder, run or hub id, or NAME=MODEL")
+    options.add_argument(
         "--label-studio",
         metavar="URL",
         default=os.environ.get(URL_VARIABLE),
         help=f"where Label Studio is, such as http://localhost:8080 (or set {URL_VARIABLE})",
     )
-    parser.add_argument(
+    options.add_argument(
         "--token-file",
         type=Path,
         metavar="FILE",
         help=f"file with a user's access token, which Label Studio shows under Account (or set {KEY_VARIABLE})",
     )
-    parser.add_argument(
+    options.add_argument(
         "--pictures-from",
         action="append",
         default=[],
         metavar="URL",
         help="another server that has pictures, such as a bucket's; again for more",
     )
-    parser.add_argument("--min-presence", type=float, help="score below which an expression fits nothing")
-    parser.add_argument("--host", default=LOOPBACK, help="address to listen at; others than loopback need a token")
-    parser.add_argument("--port", type=int, default=PORT)
-    parser.add_argument(
+    options.add_argument("--min-presence", type=float, help="score below which an expression fits nothing")
+    options.add_argument("--host", default=LOOPBACK, help="address to listen at; others than loopback need a token")
+    options.add_argument("--port", type=int, default=PORT)
+    options.add_argument(
         "--token",
         default=os.environ.get("VPD_TOKEN"),
         help="what Label Studio must show: its basic authentication's password (or set VPD_TOKEN)",
     )
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds for a picture")
-    parser.add_argument("--max-upload-mb", type=float, default=25.0, help="largest request, and largest picture's file")
-    parser.add_argument("--max-px", type=int, default=40_000_000, help="largest picture, pixels")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--memory", help="what a prediction may take, such as 4GB")
-    return parser
+    options.add_argument("--timeout", type=float, default=60.0, help="seconds for a picture")
+    options.add_argument(
+        "--max-upload-mb", type=float, default=25.0, help="largest request, and largest picture's file"
+    )
+    options.add_argument("--max-px", type=int, default=40_000_000, help="largest picture, pixels")
+    options.add_argument("--device", default="auto")
+    options.add_argument("--memory", help="what a prediction may take, such as 4GB")
+    return options
 
 
 def _serve(asked: argparse.Namespace) -> None:
