@@ -19,7 +19,7 @@ from typing import Any
 import page_setups
 from page_blocks import Block, Setup, read_page
 
-STARTS_S, STOPS_S = 120, 30
+STARTS_S, STOPS_S = 600, 60
 """How long a server may take to answer, and to stop."""
 
 
