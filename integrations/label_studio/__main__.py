@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from vpd.cli import DEBUG_VARIABLE, describe, quiet_libraries
@@ -86,6 +87,8 @@ def _serve(asked: argparse.Namespace) -> None:
     )
     check_reach(settings)
     check_installed(with_page=False)
+    if find_spec("httpx") is None:
+        raise UsageError("Pictures are fetched by httpx, which is not installed: pip install httpx.")
     from integrations.label_studio.answers import check_task
     from integrations.label_studio.backend import PATHS, Backend, add_backend
     from integrations.label_studio.pictures import Pictures
@@ -114,14 +117,17 @@ def _serve(asked: argparse.Namespace) -> None:
 
 
 def _token(path: Path | None) -> str | None:
-    if path is None:
-        return os.environ.get(KEY_VARIABLE) or None
+    """The token of a file, or of the environment; not one that HTTP would refuse, as its errors show what it was."""
+    if path is None and KEY_VARIABLE not in os.environ:
+        return None
     try:
-        token = path.read_text(encoding="utf-8").strip()
+        token = (os.environ[KEY_VARIABLE] if path is None else path.read_text(encoding="utf-8")).strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The token in {path} cannot be read ({error}).") from None
+    if path is None and not token:
+        return None
     if not token or not token.isascii() or not token.isprintable():
-        raise UsageError(f"{path} holds no token: it must be one line, as Label Studio shows it.")
+        raise UsageError(f"{path or KEY_VARIABLE} holds no token: it must be one line, as Label Studio shows it.")
     return token
 
 

@@ -9,6 +9,7 @@ from integrations.label_studio.label_config import Control, Label, LabelConfig
 from integrations.label_studio.regions import label_regions
 from vpd.config import first_names
 from vpd.errors import UsageError
+from vpd.serving.schemas import MOST_CLASSES, MOST_LETTERS
 from vpd.tasks.conversions import Region
 from vpd.tasks.predictions import MaskPrediction, SegmentationPrediction
 
@@ -41,12 +42,13 @@ def questions(
         min_presence: Score below which an expression fits nothing.
 
     Raises:
-        UsageError: If the model knows none of the labels, or is for another task.
+        UsageError: If the model knows none of the labels, is for another task, or would be asked for too much.
     """
     drawn = tuple(config.drawn())
     if model.task == "refer":
         words = {} if min_presence is None else {"min_presence": min_presence}
         if text is None:
+            _check_asked([label.shown for _, label in drawn])
             return [Question({"text": label.shown, **words}, ((control, label),)) for control, label in drawn]
         named = [pair for pair in drawn if pair[1].shown.casefold() in text.casefold()]
         return [Question({"text": text, **words}, ((named or drawn)[0],))]
@@ -60,6 +62,8 @@ def questions(
             f"The model knows none of the project's labels ({first_names(other)}); it knows {first_names(own)}. Call "
             "the labels so; an alias= may keep the name that they have in exports."
         )
+    if takes_others:
+        _check_asked(other)
     classes = own + other if other and takes_others else own
     given = {"classes": list(classes)} if classes != own else {}
     return [Question({**given, "scores": pixels * len(classes) <= _MOST_SCORES}, drawn)]
@@ -75,6 +79,16 @@ def check_task(model: Any) -> None:
         raise UsageError(
             f"A model for {model.task} answers with numbers for every pixel, which Label Studio cannot hold: give one "
             "that segments or refers. `vpd predict depth` writes its maps."
+        )
+
+
+def _check_asked(labels: Sequence[str]) -> None:
+    """Refuse more than the service answers otherwise."""
+    longest = max(map(len, labels), default=0)
+    if len(labels) > MOST_CLASSES or longest > MOST_LETTERS:
+        raise UsageError(
+            f"The model would be asked for {len(labels)} labels of up to {longest} letters; {MOST_CLASSES} of "
+            f"{MOST_LETTERS} are the most. Leave some to a project of their own."
         )
 
 

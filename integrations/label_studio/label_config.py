@@ -13,6 +13,8 @@ from vpd.errors import UsageError
 KINDS = {"BrushLabels": "brushlabels", "PolygonLabels": "polygonlabels"}
 """Tag -> what its results are called."""
 _FIELD = re.compile(r"\$(\w+)")
+_INERT = re.compile(r"<!--.*?-->|<\?.*?\?>|<!\[CDATA\[.*?\]\]>", re.DOTALL)
+"""Parts of XML in which `<!` means nothing."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def read_label_config(source: str) -> LabelConfig:
         UsageError: If it cannot be read, or nothing in it can be predicted.
     """
     try:
-        if "<!" in re.sub(r"<!--.*?-->|<!\[CDATA\[.*?\]\]>", "", source, flags=re.DOTALL):
+        if "<!" in _INERT.sub("", source):
             raise UsageError("The labelling configuration has a document type; Label Studio's have none.")
         root = ElementTree.fromstring(source)  # noqa: S314, without a document type nothing can grow
     except ElementTree.ParseError as error:

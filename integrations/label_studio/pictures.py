@@ -98,8 +98,8 @@ class Pictures:
             return httpx.URL(f"{base}/tasks/{task}/presign/", params={"fileuri": place})
         if address.startswith(("upload/", "/upload/")):
             return httpx.URL(f"{base}/data/{address.lstrip('/')}")
-        if address.startswith("/") and not address.startswith("//"):
-            return httpx.URL(base + address)
+        if address.startswith("/") and not address.startswith("//"):  # uploads have the path of its address already
+            return httpx.URL(base + address.removeprefix(self._base.path.rstrip("/")))
         return httpx.URL(address)
 
     def _fetch(self, url: httpx.URL, until_s: float) -> bytes:
@@ -129,10 +129,11 @@ class Pictures:
 
     def _headers(self, url: httpx.URL) -> dict[str, str]:
         """With the token, where it belongs."""
-        path = url.path.removeprefix(self._base.path.rstrip("/"))
+        below = self._base.path.rstrip("/")  # other programs may live beside it on the same server
+        is_there = _server(url) == _server(self._base) and url.path.startswith(f"{below}/")
+        path = url.path.removeprefix(below)
         # only the path as it is: ".." would lead elsewhere behind Label Studio's proxy
-        is_there = _server(url) == _server(self._base) and _WITH_TOKEN.match(path) and ".." not in path
-        if self._token is None or not is_there:
+        if self._token is None or not is_there or not _WITH_TOKEN.match(path) or ".." in path:
             return {}
         if self._token.count(".") != _JWT_PARTS - 1:
             return {"authorization": f"Token {self._token}"}
@@ -154,7 +155,7 @@ class Pictures:
         content = bytearray()
         if int(response.headers.get("content-length", "0")) > self._most_bytes:
             raise self._too_large()
-        for chunk in response.iter_bytes():
+        for chunk in response.iter_raw():  # as it came: what a server packed unpacks to any size
             content += chunk
             if len(content) > self._most_bytes:
                 raise self._too_large()

@@ -77,4 +77,4 @@ class Studio:
             return httpx.Response(404)
         if isinstance(found, str):
             return httpx.Response(302, headers={"location": found})
-        return httpx.Response(200, content=found)
+        return httpx.Response(200, stream=httpx.ByteStream(found))

@@ -29,6 +29,7 @@ from vpd.serving.settings import ServiceSettings  # noqa: E402
 
 pytestmark = pytest.mark.extras
 ADDRESS = "/data/upload/3/1a2b3c4d-a.png"
+MANY = "".join(f'<Label value="thing {number}"/>' for number in range(301))
 
 
 @pytest.fixture(scope="module")
@@ -206,12 +207,20 @@ def test_a_bad_task_does_not_cost_the_others(segment: TestClient, caplog: pytest
         {"tasks": [task(ADDRESS)], "label_config": "<View/>"},
         {"tasks": [task(ADDRESS)] * 1001, "label_config": BRUSH},
         {"tasks": [task(ADDRESS, caption="x" * 501)], "label_config": EXPRESSION},
+        {"tasks": [task(ADDRESS)], "label_config": EXPRESSION.replace('"cube"', f'"{"x" * 501}"')},
+        {"tasks": [task(ADDRESS)], "label_config": EXPRESSION.replace('<Label value="cube"/>', MANY)},
     ],
 )
 def test_odd_requests_are_refused(refer: TestClient, body: Any) -> None:
     assert refer.post("/predict", json=body).status_code == 422
     assert refer.post("/predict", content=b"{").status_code == 422
     assert refer.post("/setup", json={"schema": 3}).status_code == 422
+
+
+def test_more_labels_than_the_service_takes_are_refused(segment: TestClient) -> None:
+    config = BRUSH.replace("</BrushLabels>", f"{MANY}</BrushLabels>")
+    answer = segment.post("/setup", json=setup_request(config))
+    assert answer.status_code == 422 and "301 labels" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("context", [None, [], {}, {"result": 3}, {"result": [3, {"value": {"text": [3]}}]}])

@@ -24,6 +24,7 @@ needs("fastapi", "fastapi_offline", "prometheus_client", "python_multipart", "ht
 
 import httpx  # noqa: E402
 
+from integrations.label_studio import __main__ as backend  # noqa: E402
 from integrations.label_studio.__main__ import main, parser  # noqa: E402
 
 pytestmark = pytest.mark.extras
@@ -94,13 +95,32 @@ def test_from_the_command_line_to_a_prediction(studio: str, tiny_diffusion: Path
     ],
 )
 def test_mistakes_are_told_in_a_line(options: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert message in told(options, monkeypatch)
+
+
+def test_a_token_that_http_would_refuse_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = told(["--label-studio", "http://localhost:8080"], monkeypatch, LABEL_STUDIO_API_KEY=f"{LEGACY}\nx")
+    assert "LABEL_STUDIO_API_KEY holds no token" in message and LEGACY not in message
+
+
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "find_spec", lambda name: None)
+    assert "pip install httpx" in told(["--label-studio", "http://localhost:8080"], monkeypatch)
+
+
+def told(options: list[str], monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
+    """The line with which it ends."""
     for name in ("LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY", "VPD_TOKEN", "VPD_DEBUG"):
         monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["label_studio", "--model", "world-segment", "--port", "0", *options])
     with pytest.raises(SystemExit) as ended:
         main()
-    assert message in str(ended.value.code) and "\n" not in str(ended.value.code).strip()
+    line = str(ended.value.code).strip()
+    assert "\n" not in line
+    return line
 
 
 def test_the_page_starts_it_with_words_that_it_knows() -> None:

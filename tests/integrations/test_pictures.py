@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import time
 from typing import Any
 
@@ -43,9 +44,14 @@ def test_label_studios_own_pictures_come_with_the_token(address: str, asked: str
 
 
 def test_it_may_live_below_a_path() -> None:
-    studio = Studio({"/studio/data/upload/3/a.jpg": PICTURE})
-    assert of(studio, f"{BASE}/studio/").read("/data/upload/3/a.jpg") == PICTURE
-    assert studio.asked == [(f"{BASE}/studio/data/upload/3/a.jpg", f"Token {LEGACY}")]
+    studio = Studio({"/studio/data/upload/3/a.jpg": PICTURE, "/data/upload/3/a.jpg": PICTURE})
+    studio.is_token_wanted = lambda path: path.startswith("/studio/")
+    pictures = of(studio, f"{BASE}/studio/")
+    for address in ("/data/upload/3/a.jpg", "/studio/data/upload/3/a.jpg", f"{BASE}/studio/data/upload/3/a.jpg"):
+        assert pictures.read(address) == PICTURE
+    assert studio.asked == [(f"{BASE}/studio/data/upload/3/a.jpg", f"Token {LEGACY}")] * 3
+    assert pictures.read(f"{BASE}/data/upload/3/a.jpg") == PICTURE
+    assert studio.asked[-1] == (f"{BASE}/data/upload/3/a.jpg", ""), "another program lives there"
 
 
 def test_personal_tokens_are_exchanged_and_renewed() -> None:
@@ -140,6 +146,11 @@ def test_files_are_read_to_their_limit() -> None:
     transport = httpx.MockTransport(lambda request: httpx.Response(200, content=endless()))
     assert "larger than" in refusal(Pictures(BASE, most_bytes=1000, transport=transport), "/data/a.jpg")
     assert sent < 20, "stopped at the limit, though no length was told"
+
+    packed = gzip.compress(b"x" * 1_000_000)
+    answer = {"headers": {"content-encoding": "gzip"}, "stream": httpx.ByteStream(packed)}
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, **answer))
+    assert Pictures(BASE, most_bytes=2000, transport=transport).read("/data/a.jpg") == packed, "not unpacked"
 
     def slow() -> Any:
         while True:

@@ -109,6 +109,7 @@ def test_configurations_are_read() -> None:
         ("<View>", "no XML"),
         ("", "no XML"),
         ('<!DOCTYPE v [<!ENTITY a "aaaa">]><View>&a;</View>', "document type"),
+        ('<?a <!-- ?><!DOCTYPE v [<!ENTITY a "aaaa">]><?b --> ?><View>&a;</View>', "document type"),
         ("<View><!-- a --><Image name='a' value='$a'/></View>", "nothing to predict"),
         (BRUSH.replace('toName="photo"', 'toName="other"'), "nothing to predict"),
         (BRUSH.replace('value="$image"', 'valueList="$images"'), "must take one picture"),
