@@ -7,6 +7,7 @@ See docs/labelling.md.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from cvat_sdk.masks import encode_mask
 from PIL import Image
 
 import vpd
+from vpd.config import first_names
 from vpd.errors import UsageError
 from vpd.tasks.conversions import Region, polygons
 
@@ -25,12 +27,13 @@ class Function:
 
     Args:
         model: Segments or refers.
-        texts: Label -> what to look for under it. Of a model that segments, the classes for which there is none keep
-            their names; texts that are no classes need a model that takes other ones.
+        texts: Label -> what to look for under it, each once. Of a model that segments, the classes for which there is
+            none keep their names, but where that is the label of a text; texts that are no classes need a model that
+            takes other ones.
         words: Further words of `predict`, such as `memory`; of a model that refers also `min_presence`.
 
     Raises:
-        UsageError: If the model is for another task, or has nothing to look for.
+        UsageError: If the model is for another task, has nothing to look for, or knows no such classes.
     """
 
     def __init__(self, model: Any, *, texts: Mapping[str, str] | None = None, **words: Any) -> None:
@@ -41,6 +44,8 @@ class Function:
             )
         if model.task == "refer" and not texts:
             raise UsageError("A referring model needs texts: -p 'texts=str:mug=the mug on the left; plate=a plate'.")
+        if twice := [text for text, count in Counter(texts.values()).items() if count > 1]:
+            raise UsageError(f"{first_names(twice)}: one text cannot be found under two labels.")
         if model.task == "segment" and "min_presence" in words:
             raise UsageError("min_presence is for models that refer; this one segments.")
         self._model, self._texts, self._words = model, texts, words
@@ -49,9 +54,13 @@ class Function:
             other = [text for text in texts.values() if text not in own]
             if other:
                 self._model, left = model.for_words({"classes": [*own, *other]})  # their prompts are made once
-                self._words = {**words, **left}
+                if left:
+                    raise UsageError(
+                        f"The model cannot look for {first_names(other)}: it knows {first_names(own)}. Other classes "
+                        "need the open head."
+                    )
             named = {text: label for label, text in texts.items()}
-            self._texts = {named.get(text, text): text for text in (*own, *other)}
+            self._texts = {named.get(text, text): text for text in (*own, *other)}  # labels of texts go before classes
         labels = [cvataa.label_spec(label, number, type="mask") for number, label in enumerate(self._texts)]
         self._spec = cvataa.DetectionFunctionSpec(labels=labels)
         self._number = {text: number for number, text in enumerate(self._texts.values())}
@@ -68,9 +77,9 @@ class Function:
         least = context.conf_threshold or 0.0
         shapes = []
         for region in self._regions(image, scores=least > 0):
-            if region.score is not None and region.score < least:
+            number = self._number.get(region.name)  # none: a class whose label another text has
+            if number is None or (region.score is not None and region.score < least):
                 continue
-            number = self._number[region.name]
             score = {} if region.score is None else {"score": region.score}
             if context.conv_mask_to_poly:
                 shapes += [

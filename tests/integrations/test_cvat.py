@@ -122,6 +122,18 @@ def test_other_classes_than_the_models_own(folders: dict[str, Path]) -> None:
     assert [own[shape.label_id] for shape in shapes] == [region.name for region in regions]
 
 
+def test_a_text_takes_the_label_of_a_class(folders: dict[str, Path]) -> None:
+    (image, _) = images()
+    context: Any = SimpleNamespace(conf_threshold=None, conv_mask_to_poly=False)
+    function = load_file().create(model=str(folders["segment"]), texts="road=zebra")
+    assert [label.name for label in function.spec.labels] == ["sky", "road", "tree"]
+    number = {"sky": 0, "zebra": 1, "tree": 2}
+    regions = vpd.load(str(folders["segment"])).predict(image, classes=["sky", "road", "tree", "zebra"]).regions()
+    assert "road" in [region.name for region in regions], "and is passed over"
+    expected = [number[region.name] for region in regions if region.name in number]
+    assert [shape.label_id for shape in function.detect(context, image)] == expected
+
+
 def test_confidence_and_polygons(monkeypatch: pytest.MonkeyPatch, folders: dict[str, Path]) -> None:
     function = load_file().create(model=str(folders["segment"]))
     assert annotate(monkeypatch, function, {"road": 40, "tree": 50, "sky": 60}, conf_threshold=1.0) == []
@@ -142,9 +154,16 @@ def test_confidence_and_polygons(monkeypatch: pytest.MonkeyPatch, folders: dict[
         ("refer", {}, "needs texts"),
         ("refer", {"texts": "mug"}, "are written as"),
         ("refer", {"texts": "mug=a;mug=b"}, "are written as"),
+        ("refer", {"texts": "mug=a;cup=a"}, "under two labels"),
         ("segment", {"min_presence": 0.5}, "min_presence is for models that refer"),
     ],
 )
 def test_what_cannot_be_done_is_told(folders: dict[str, Path], task: str, options: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         load_file().create(model=str(folders[task]), **options)
+
+
+def test_other_classes_need_the_open_head(tiny_diffusion: Path) -> None:
+    closed = vpd.SegmentationModel.from_diffusion(tiny_diffusion, classes=("sky", "road"), head_channels=8)
+    with pytest.raises(UsageError, match="cannot look for zebra: it knows sky, road"):
+        load_file().Function(closed, texts={"horse": "zebra"})
