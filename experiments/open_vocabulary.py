@@ -2,7 +2,7 @@
 
 python experiments/open_vocabulary.py train --out RUN          # again after an interruption: with --resume
 python experiments/open_vocabulary.py measure RUN/model --out FILE.json
-python experiments/open_vocabulary.py ship RUN/model --out FOLDER
+python experiments/pack.py RUN/model --out FOLDER ...
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ from vpd.tasks.segmentation import SegmentationModel
 from vpd.tensors import IGNORE_LABEL, Batch
 from vpd.training.run import train
 from vpd.weights.shipped import LICENCE, WORLD
-from vpd.world.scenes import CLASSES
 
 FEWEST_PROMPTS = 3
 SETTINGS: dict[str, Any] = {
@@ -48,16 +47,17 @@ SETTINGS: dict[str, Any] = {
         "head": "open",
         "overlap": True,
         "templates": ["{}"],  # words as they are typed
-        "head_channels": 44,
+        "head_channels": 32,
         "licence": LICENCE,
     },
     "mode": "lora",
     "lora": {"rank": 8, "alpha": 8.0},
     "crop_px": 128,
-    "steps": 2000,
+    "steps": 1500,
     "batch_size": 8,
-    "learning_rate": 2e-3,
-    "unet_lr_scale": 0.5,
+    "optimiser": "muon",
+    "learning_rate": 1e-3,
+    "unet_lr_scale": 1.0,
     "weight_decay": 1e-3,
     "clip_norm": 1.0,
     "loss": {"kind": "cross_entropy_dice"},
@@ -156,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb in ("train", "measure", "ship"):
+    for verb in ("train", "measure"):
         of_verb = verbs.add_parser(verb)
         of_verb.add_argument("--out", required=True, type=Path)
         if verb == "train":
@@ -164,7 +164,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             of_verb.add_argument("--set", nargs="*", default=[], metavar="KEY=JSON", help="such as steps=50")
         else:
             of_verb.add_argument("model")
-        if verb == "measure":
             of_verb.add_argument("--scenes", type=int, default=300)
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -173,14 +172,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         scenes = WordedScenes("train", 20_000)
         layers = [changes] if given.resume else [SETTINGS, changes]  # the folder has the settings of a begun run
         print(train(WordedModel, given.out, *layers, resume=given.resume, data=(scenes, None)))
-    elif given.verb == "measure":
+    else:
         found = measure_words(load(given.model, device="cpu"), scenes=given.scenes)
         write_json(given.out, found)
         print(json.dumps(found, indent=1))
-    else:
-        model = load(given.model, device="cpu")
-        model.merge_lora()  # of a checkpoint
-        model.with_classes(CLASSES).save(given.out, base=WORLD, half=True)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def load(
     Weights that hold NaN or infinity are told by a warning, with the name of the first.
 
     Args:
-        source: Model folder, hub id of a repository that holds one, or `world-segment`, `world-refer` or
+        source: Model folder, hub id of a repository that holds one, or `world-segment`, `world-open`, `world-refer` or
             `world-depth`, the small models that come with the package.
         device: `auto` = CUDA or Apple GPU where there is one, else CPU; or a torch device.
         dtype: `auto` = float32; or `float32`, `bfloat16`, `float16`. Where a CPU has no kernels for it, a warning says

@@ -34,11 +34,17 @@ def test_page_holds_everything_and_needs_nothing(demo):
     page = demo.page.read_text()
     assert not re.search(r'(src|href)="(?!data:|#)', page)
     assert "http" not in page.replace("http-equiv", "") and demo.page.stat().st_size < 3_000_000
-    titles = ("Semantic segmentation", "Referring segmentation", "Metric depth", "Pictures from a text")
+    titles = (
+        "Semantic segmentation",
+        "Referring segmentation",
+        "Metric depth",
+        "Classes in your words",
+        "Pictures from a text",
+    )
     for title in (*titles, "Your own photos", "Try it now"):
         assert f">{title}</h2>" in page
-    assert page.count('<article class="example">') == page.count('<input type="range"') == 9
-    assert page.count('alt="Truth: ') == 9 and page.count('alt="Answer: ') == 9 + 3  # and on the cards
+    assert page.count('<article class="example">') == page.count('<input type="range"') == 12
+    assert page.count('alt="Truth: ') == 12 and page.count('alt="Answer: ') == 12 + 3  # and on the cards
     for figure in demo.figures:
         assert f"{figure.name} {figure.write(figure.score)}</b>" in page
     assert min(Image.open(demo.sheet).size) > 500 and demo.sheet.stat().st_size < 500_000

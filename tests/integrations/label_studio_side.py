@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import httpx
+import pytest
+
+httpx = pytest.importorskip("httpx", reason="not installed: httpx (extra `app`)")
 
 LEGACY, PERSONAL = "0123456789abcdef0123456789abcdef01234567", "header.payload.signature"
 BASE = "http://studio.test:8080"

@@ -7,9 +7,8 @@ import gzip
 import time
 from typing import Any
 
-import httpx
 import pytest
-from label_studio_side import BASE, LEGACY, PERSONAL, Studio
+from label_studio_side import BASE, LEGACY, PERSONAL, Studio, httpx
 
 from integrations.label_studio.pictures import Pictures
 from vpd.errors import UsageError

@@ -209,10 +209,10 @@ def test_reference_counts_overlapping_polygons_as_background():
 
 
 def test_a_shipped_adapted_model_can_be_gone_on_from(config: Any):
-    model = start_model(config(model="world-segment", model_options={"head_channels": 64}), Data(("floor", "lamp")))
+    model = start_model(config(model="world-segment", model_options={"head_channels": 48}), Data(("floor", "lamp")))
     assert model.config.classes == ("floor", "lamp")
     with pytest.raises(UsageError, match="world-refer is a model for refer"):
-        start_model(config(model="world-refer", model_options={"head_channels": 64}), Data(("floor",)))
+        start_model(config(model="world-refer"), Data(("floor",)))
 
 
 class Named(ToyData):

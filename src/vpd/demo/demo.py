@@ -12,11 +12,12 @@ from vpd.demo.figures import BLIND, Figure
 from vpd.demo.page import samples_section, write_demo_page
 from vpd.demo.samples import draw_samples
 from vpd.demo.tasks import Watch, show_task
+from vpd.demo.words import words_section
 from vpd.drawing.overlays import contact_sheet
 from vpd.drawing.text import beside, caption_strip, stack
 from vpd.files.atomic import atomic_write, writable_folder, write_json
 from vpd.model_folder import check_results_folder
-from vpd.world.dataset import WorldSamples
+from vpd.world.dataset import WorldSamples, split_seed
 
 SCENES = 60
 """Fresh scenes of each task; none was seen in any training."""
@@ -77,7 +78,8 @@ def run_demo(
         with atomic_write(folder / f"scene-{index}.png") as temporary:
             Image.fromarray(fresh[index].image).save(temporary)
     page, sheet = out / "index.html", out / "sheet.png"
-    write_demo_page(page, shown, [samples_section(prompt, drawn)], folder=out)
+    more = [words_section(split_seed(SEED, "test"), size_px=SIZE_PX), samples_section(prompt, drawn)]
+    write_demo_page(page, shown, more, folder=out)
     with atomic_write(sheet) as temporary:
         _sheet([one.sheet for one in shown], attention, prompt, drawn).save(temporary, optimize=True)
     figures = [one.figure for one in shown]

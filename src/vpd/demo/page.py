@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from vpd.demo.tasks import TaskShown
+from vpd.demo.words import MODEL as OPEN
 from vpd.pages.page import Page, Section, write_page
 from vpd.pages.parts import Tile, cards, commands, gallery
 from vpd.weights.shipped import WORLD
@@ -75,6 +76,11 @@ def _go_on(folder: Path) -> Section:
         (
             "Refer to something in the fresh scenes that lie beside this page.",
             f'vpd predict refer {folder / "scenes"} --model {WORLD} --text "the object on the left" --out predictions',
+        ),
+        (
+            "Classes in your words, which may overlap; what fits none has no class.",
+            f'vpd predict segment {folder / "scenes"} --model {OPEN} --classes "red things; cubes; floor" '
+            "--out by-words",
         ),
         ("Type a text of your own.", f'vpd demo --prompt "a large green metal cube" --out {folder}'),
         (

@@ -218,7 +218,7 @@ class Served:
 def load_served(
     sources: Sequence[str], *, device: str = "auto", dtype: str = "auto", max_px: int, memory: str | None = None
 ) -> list[Served]:
-    """Models of a service; the three that come with the package where none is named.
+    """Models of a service; those that come with the package where none is named.
 
     Args:
         sources: Each a model folder, run, hub id or shipped name; `NAME=SOURCE` gives it another name.

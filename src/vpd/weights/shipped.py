@@ -13,8 +13,14 @@ from vpd.errors import UsageError
 
 WORLD = "world"
 """Name of the text-to-image model, wherever a diffusion model is asked for."""
-ADAPTED: dict[str, Task] = {"world-segment": "segment", "world-refer": "refer", "world-depth": "depth"}
-"""Names of the adapted models, wherever a trained model is asked for, and their tasks."""
+ADAPTED: dict[str, Task] = {
+    "world-segment": "segment",
+    "world-refer": "refer",
+    "world-depth": "depth",
+    "world-open": "segment",
+}
+"""Names of the adapted models, wherever a trained model is asked for, and their tasks; `world-open` takes any classes
+of the world by words, which may overlap."""
 FOLDER = Path(__file__).parent / "world"
 HASHES = "sha256.json"
 LICENCE = "Apache-2.0"
@@ -28,16 +34,22 @@ def shipped_diffusion(folder: Path = FOLDER) -> Path:
     Raises:
         UsageError: If a weight file is missing or not the one that was shipped.
     """
-    _verify(folder, lambda name: name.split("/")[0] not in ADAPTED.values())
+    adapted = set(map(_folder_of, ADAPTED))
+    _verify(folder, lambda name: name.split("/")[0] not in adapted)
     return folder
 
 
 @lru_cache(maxsize=len(ADAPTED))
 def shipped_model(name: str, folder: Path = FOLDER) -> Path:
     """The folder of an adapted model, one of `ADAPTED`; raises as `shipped_diffusion`."""
-    task = ADAPTED[name]
-    _verify(folder, lambda path: path.split("/")[0] == task)
-    return folder / task
+    part = _folder_of(name)
+    _verify(folder, lambda path: path.split("/")[0] == part)
+    return folder / part
+
+
+def _folder_of(name: str) -> str:
+    """Where the weights of an adapted model are."""
+    return name.removeprefix(f"{WORLD}-")
 
 
 def _verify(folder: Path, is_wanted: Callable[[str], bool]) -> None:
