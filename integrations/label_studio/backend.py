@@ -99,10 +99,10 @@ class Backend:
             raise UsageError(f"The expression has {len(text)} letters; {MOST_LETTERS} are the most.")
         asked = questions(self._served.model, config, text, pixels, min_presence=self._min_presence)
         answers = []
-        for question in asked:
-            waiting = await run_in_threadpool(self._service.ask, self._served, content, dict(question.words))
-            answered = await asyncio.wait_for(asyncio.wrap_future(waiting), self._service.settings.timeout_s)
-            answers.append(answered.prediction)
+        async with asyncio.timeout(self._service.settings.timeout_s):  # for all of them: Label Studio waits no longer
+            for question in asked:
+                waiting = await run_in_threadpool(self._service.ask, self._served, content, dict(question.words))
+                answers.append((await asyncio.wrap_future(waiting)).prediction)
         return await run_in_threadpool(prediction_of, asked, answers, self.version)
 
     async def predict_or_say(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from threading import Timer
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -42,7 +45,9 @@ def client_of(model: Any, studio: Studio | None = None, **options: Any) -> TestC
     studio = studio or Studio(
         {ADDRESS: picture_bytes(), "/data/b.png": picture_bytes(96, 70, seed=1), "/data/bad": b"x"}
     )
-    settings = ServiceSettings(token=options.pop("token", None), max_upload_mb=1.0)
+    settings = ServiceSettings(
+        token=options.pop("token", None), timeout_s=options.pop("timeout_s", 60.0), max_upload_mb=1.0
+    )
     served = Served("mugs", model, max_px=250_000)
     service = Service([served], settings)
     app = create_app(service)
@@ -51,7 +56,7 @@ def client_of(model: Any, studio: Studio | None = None, **options: Any) -> TestC
     add_backend(app, service, backend)
     guard = Guard(app, settings, is_open=lambda path: path in PATHS or is_service_path(path))
     client = TestClient(guard, base_url="http://127.0.0.1:9090", raise_server_exceptions=False)
-    client.backend = backend  # type: ignore[attr-defined]
+    client.backend, client.service = backend, service  # type: ignore[attr-defined]
     return client
 
 
@@ -195,6 +200,22 @@ def test_a_bad_task_does_not_cost_the_others(segment: TestClient, caplog: pytest
     assert "Task 3: Pictures of 'http://169.254.169.254' are not fetched" in caplog.text
     answer = segment.post("/predict", json=predict_request([task("/data/gone")]))
     assert answer.status_code == 422 and "answers 404" in answer.json()["detail"]
+
+
+def test_all_labels_of_a_picture_share_its_time(models: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: Any) -> Future[Any]:
+        answer: Future[Any] = Future()
+        answer.set_running_or_notify_cancel()
+        timer = Timer(0.6, answer.set_result, [SimpleNamespace(prediction=prediction)])
+        timer.daemon = True
+        timer.start()
+        return answer
+
+    prediction = models["refer"].predict(image_of(picture_bytes()), text="cube")
+    with client_of(models["refer"], timeout_s=1.0) as client:
+        monkeypatch.setattr(client.service, "ask", slow)  # type: ignore[attr-defined]
+        answer = client.post("/predict", json=predict_request([task(ADDRESS)], EXPRESSION))  # two labels
+    assert answer.status_code == 422 and "no answer within 1 s" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
