@@ -118,9 +118,6 @@ class Guard:
         kind, _, word = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer":
             return word.strip(), None
-        if kind.lower() == "basic":  # of programs that know no other way, such as labelling tools; any user
-            with suppress(ValueError):
-                return b64decode(word.strip(), validate=True).decode().partition(":")[2], None
         pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         if given := [value for name, value in pairs if name == TOKEN_FIELD]:
             return given[0], urlencode([(name, value) for name, value in pairs if name != TOKEN_FIELD])
@@ -128,7 +125,12 @@ class Guard:
             cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
         except CookieError:
             cookie = None
-        return (cookie.value if cookie else ""), None
+        if cookie:
+            return cookie.value, None
+        if kind.lower() == "basic":  # last, as it may be what a proxy before this asks for
+            with suppress(ValueError):
+                return b64decode(word.strip(), validate=True).decode().partition(":")[2], None
+        return "", None
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send, headers: Headers, path: str) -> None:
         """Hand the request on with its body limited, and the answer back with what browsers are to heed."""
