@@ -25,8 +25,7 @@ def app(
             "--model",
             "-m",
             metavar="MODEL",
-            help="Model folder, run or hub id, or NAME=MODEL; again for more. None: the three that come with the "
-            "package.",
+            help="Model folder, run or hub id, or NAME=MODEL; again for more. None: those that come with the package.",
             show_default=False,
         ),
     ] = None,
