@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     notes = {
         "made by": f"{given.made_by}, then experiments/pack.py --kilobytes {given.kilobytes}",
         "card": "README.md beside the weights",
-        "training": model.config.notes["training"],  # not what was measured before the cut
+        "training": model.config.notes.get("training"),  # not what was measured before the cut
     }
     model.config = model.config.model_copy(update={"notes": notes, "licence": LICENCE})
     model.save(given.out, base=WORLD, half=True)
