@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -51,13 +52,15 @@ def _take_own_cores() -> None:
 def _show(out: Path, prompt: str | None, command: str) -> None:
     from tqdm import tqdm
 
-    from vpd.demo.demo import PROMPT, run_demo
+    from vpd.demo.demo import PROMPT, SCENES, run_demo
 
-    report = run_demo(
-        out,
-        prompt=prompt or PROMPT,
-        watch=lambda task, batches: tqdm(batches, desc=f"{task}, fresh scenes", unit="batch", disable=None),
-    )
+    def watch(task: str, batches: Iterable[Any]) -> Iterable[Any]:
+        if not sys.stderr.isatty():  # where no bar is drawn
+            print(f"{task}: {SCENES} fresh scenes ...", flush=True)
+        return tqdm(batches, desc=f"{task}, fresh scenes", unit="batch", disable=None)
+
+    print("A minute on two free cores.", flush=True)
+    report = run_demo(out, prompt=prompt or PROMPT, watch=watch)
     for figure in report.figures:
         print(f"{figure.task:<8} {figure.words()}")
     print(f"Look at it:        {report.page}  (or {report.sheet})")
