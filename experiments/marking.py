@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from vpd.metrics.referring import mask_areas, mask_iou
 
 RIGHT_IOU = 0.5
 """IoU above which an object counts as marked."""
@@ -17,10 +20,6 @@ def is_marked(mask: NDArray[np.bool_], instances: NDArray[np.integer], index: in
         instances: `(H, W)`, 0 = no object, else the place of the object and 1.
         index: Place of the object that is meant.
     """
-    ious = [_iou(mask, instances == number) for number in range(1, max(int(instances.max()), index + 1) + 1)]
+    pred, numbers = torch.from_numpy(mask), range(1, max(int(instances.max()), index + 1) + 1)
+    ious = [float(mask_iou(*mask_areas(pred, torch.from_numpy(instances == number)))) for number in numbers]
     return ious[index] > RIGHT_IOU and ious[index] == max(ious)
-
-
-def _iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    union = int((one | other).sum())
-    return int((one & other).sum()) / union if union else 0.0
