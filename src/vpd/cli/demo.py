@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from vpd.cli.options import show_progress
 from vpd.errors import UsageError
 
 _MOST_THREADS = 8
@@ -50,17 +50,15 @@ def _take_own_cores() -> None:
 
 
 def _show(out: Path, prompt: str | None, command: str) -> None:
-    from tqdm import tqdm
+    from vpd.demo.demo import PROMPT, run_demo
+    from vpd.processes import Heartbeat
 
-    from vpd.demo.demo import PROMPT, SCENES, run_demo
-
-    def watch(task: str, batches: Iterable[Any]) -> Iterable[Any]:
-        if not sys.stderr.isatty():  # where no bar is drawn
-            print(f"{task}: {SCENES} fresh scenes ...", flush=True)
-        return tqdm(batches, desc=f"{task}, fresh scenes", unit="batch", disable=None)
-
-    print("A minute on two free cores.", flush=True)
-    report = run_demo(out, prompt=prompt or PROMPT, watch=watch)
+    with Heartbeat(enabled=True) as heartbeat, heartbeat.doing("Drawing the demo"):
+        report = run_demo(
+            out,
+            prompt=prompt or PROMPT,
+            watch=lambda task, batches: show_progress(batches, heartbeat, is_shown=True, what=f"{task}, fresh scenes"),
+        )
     for figure in report.figures:
         print(f"{figure.task:<8} {figure.words()}")
     print(f"Look at it:        {report.page}  (or {report.sheet})")

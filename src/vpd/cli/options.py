@@ -102,14 +102,17 @@ def speed_options(
     return ({"dtype": dtype, "encoder": encoder}, "auto") if is_fast else (None, dtype)
 
 
-def show_progress(batches: Iterable[Any], heartbeat: Heartbeat, *, is_shown: bool) -> Iterator[Any]:
-    """Hand on batches with a bar on a terminal, and elsewhere a line now and then."""
+def show_progress(
+    batches: Iterable[Any], heartbeat: Heartbeat, *, is_shown: bool, what: str | None = None
+) -> Iterator[Any]:
+    """Hand on batches with a bar on a terminal, and elsewhere a line now and then; `what` says which batches."""
     from tqdm import tqdm
 
-    bar = tqdm(batches, unit="batch", disable=None if is_shown else True)
+    bar = tqdm(batches, desc=what, unit="batch", disable=None if is_shown else True)
     if not bar.disable:
         heartbeat.say = partial(bar.write, file=sys.stderr)
-    for batch in heartbeat.watch(bar, "Batches done", len(batches)):  # type: ignore[arg-type]  # has a length
+    words = f"{what}, batches done" if what else "Batches done"
+    for batch in heartbeat.watch(bar, words, len(batches)):  # type: ignore[arg-type]  # has a length
         if not bar.disable:
             heartbeat.spoke()
         yield batch
