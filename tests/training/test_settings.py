@@ -236,6 +236,7 @@ def test_the_shipped_model_gets_its_rates_on_any_data_unless_a_recipe_is_named()
     given = {"model": "world", "data": {"root": "mine"}}
     config = resolve_config("segment", given)
     assert (config.learning_rate, config.unet_lr_scale, config.model_options) == (1e-3, 1.0, {"head_channels": 48})
+    assert resolve_config("refer", given).model_options == {"head_channels": 64}  # the published head, not `grounded`
     assert resolve_config("segment", given, {"learning_rate": 1e-4}).learning_rate == 1e-4
     for other in ({"recipe": "default"}, {"model": "sd"}):
         assert resolve_config("segment", given, other).learning_rate == 8e-5

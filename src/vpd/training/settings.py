@@ -30,12 +30,10 @@ _OF_WORLD = ("crop_px", "steps", "batch_size", "validate_every", "validate_limit
 """What training on rendered scenes takes from the shipped recipe where nobody says otherwise."""
 _RATES_OF_WORLD: Settings = {"learning_rate": 1e-3, "unet_lr_scale": 1.0}
 """For the shipped model: the best where all of it trains, of those tried at 64 px, docs/claims/2026-11-64px."""
-_HEADS_OF_WORLD: Mapping[str, Settings] = {
-    "segment": {"head_channels": 48},
-    "refer": {"head_channels": 64},
-    "depth": {"head_channels": 24, "feature_channels": 256},
-}
-"""Heads for the shipped model on data of any kind: as small as it."""
+_HEAD_OF_WORLD = {"head_channels", "feature_channels"}
+"""What of the shipped recipe's head suits the shipped model on any data: as small as it."""
+_PUBLISHED_HEAD_OF_WORLD: Settings = {"head_channels": 64}
+"""The same where the recipe has another head than the published one, which stays the default on other data."""
 _SHIPPED = Path(__file__).parents[1] / "recipes"
 
 
@@ -130,7 +128,10 @@ def _for_world(task: str, given: Mapping[str, Any]) -> Settings:
     if is_data:
         ours |= {key: shipped[key] for key in _OF_WORLD}
     if is_model:
-        ours |= _RATES_OF_WORLD | {"model_options": shipped["model_options"] if is_data else _HEADS_OF_WORLD[task]}
+        options = shipped["model_options"]
+        small = {key: value for key, value in options.items() if key in _HEAD_OF_WORLD}
+        small |= _PUBLISHED_HEAD_OF_WORLD if "head" in options else {}
+        ours |= _RATES_OF_WORLD | {"model_options": options if is_data else small}
     return ours
 
 
