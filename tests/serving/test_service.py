@@ -193,7 +193,7 @@ def test_a_token_opens_and_nothing_else_does(served: dict[str, Served]) -> None:
         entered = client.get("/docs?token=open%20sesame&a=b", follow_redirects=False)
         assert entered.status_code == 303 and entered.headers["location"] == "/docs?a=b"
         cookie = entered.headers["set-cookie"]
-        assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
+        assert "HttpOnly" in cookie and "SameSite=strict" in cookie
         assert client.get("/docs").status_code == 200  # by the cookie
         assert client.get("/docs", auth=("me", "for a proxy before it")).status_code == 200
         away = client.get("//evil.example/?token=open%20sesame", follow_redirects=False)
