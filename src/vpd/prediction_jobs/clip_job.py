@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -147,24 +147,27 @@ class ClipJob:
         self, first: int, frames: Iterator[Frame], clip: Clip, painter: Painter, words: Mapping[str, Any]
     ) -> Generator[FrameDone | Outcome, None, int]:
         """Predict a part that begins with this frame; returns with which the next one does."""
-        lines: list[dict[str, Any]] = []
+        taken = _Taken()
         files = FrameFiles(self.record.folder, painter)
         video = self.record.part_video(first)
         with ExitStack() as stack:
             encoder = _Encoder(stack.enter_context(atomic_write(video)), painter, clip)
             stack.callback(encoder.close)
-            done = self._predictor.run(self._chunks(frames), files, smoother=self._smoother, **words)
+            done = self._predictor.run(self._chunks(frames, taken), files, smoother=self._smoother, **words)
             encoded = stack.enter_context(closing(overlapped(encoder.add, done, threads=1, most_ahead=2)))
             for outcome in encoded:
                 frame = self._under_way.pop(outcome.source)
                 if isinstance(outcome, FrameDone):
-                    lines.append(outcome.line)
+                    line = outcome.line
                 else:
-                    lines.append({"frame": frame.number, "time_s": round(frame.time_s, 6), "skipped": outcome.error})
+                    line = {"frame": frame.number, "time_s": round(frame.time_s, 6), "skipped": outcome.error}
+                taken.lines[outcome.source] = line
                 yield outcome
-                if self._is_stopped and self._smoother is None:  # what is averaged has gone on with frames under way
+                # with smoothing, what is averaged has gone on with all frames under way
+                if self._is_stopped and self._smoother is None and taken.has_whole_chunk_of(outcome.source):
                     break
-        lines = _without_gap(lines, first)
+        lines = taken.all_lines() if self.is_unique else taken.lines_of_whole_chunks()
+        self._is_over = taken.has_met_the_end and len(lines) == taken.count
         if not lines:
             return first
         if painter.key is not None and painter.size is not None and "size" not in self.record.told:
@@ -173,18 +176,19 @@ class ClipJob:
         self.record.finish_part(first, lines, {} if self._smoother is None else self._smoother.state())
         return int(lines[-1]["frame"]) + 1
 
-    def _chunks(self, frames: Iterator[Frame]) -> Iterator[Chunk]:
-        """Frames of one part."""
+    def _chunks(self, frames: Iterator[Frame], taken: _Taken) -> Iterator[Chunk]:
+        """Frames of one part; `taken` is told of them."""
         began_s = time.monotonic()
         for _ in range(0, PART_FRAMES, self._batch_size):
             if self._is_stopped or time.monotonic() - began_s > PART_S:
                 return
             chunk = tuple(islice(frames, self._batch_size))
             self._under_way.update((frame.source, frame) for frame in chunk)
+            taken.has_met_the_end = len(chunk) < self._batch_size
             if chunk:
-                yield Chunk(chunk, frozenset(frame.source for frame in chunk))
-            if len(chunk) < self._batch_size:
-                self._is_over = True
+                taken.chunks.append(tuple(frame.source for frame in chunk))
+                yield Chunk(chunk, frozenset(taken.chunks[-1]))
+            if taken.has_met_the_end:
                 return
 
     def _free_place(self, taken: set[str]) -> str:
@@ -199,10 +203,34 @@ class ClipJob:
         return name
 
 
-def _without_gap(lines: list[dict[str, Any]], first: int) -> list[dict[str, Any]]:
-    """Lines by their frames, from the first on as far as none is missing: skipped ones are known before others."""
-    ordered = sorted(lines, key=lambda line: int(line["frame"]))
-    return [line for place, line in enumerate(ordered) if line["frame"] == first + place]
+class _Taken:
+    """Frames that were taken for a part, and the lines of those that are done, which may be fewer after a stop."""
+
+    def __init__(self) -> None:
+        self.chunks: list[tuple[str, ...]] = []
+        """Sources of frames, in their order; not the frames, which hold pictures."""
+        self.lines: dict[str, dict[str, Any]] = {}
+        """Source -> line; those of broken frames are known before others."""
+        self.has_met_the_end = False
+        """Whether the clip has no further frames. Frames are taken ahead: those before need not be done."""
+
+    @property
+    def count(self) -> int:
+        """How many were taken."""
+        return sum(map(len, self.chunks))
+
+    def all_lines(self) -> list[dict[str, Any]]:
+        """Lines of all that is done, in the order of the frames."""
+        return [self.lines[source] for chunk in self.chunks for source in chunk if source in self.lines]
+
+    def lines_of_whole_chunks(self) -> list[dict[str, Any]]:
+        """Lines as far as no frame of a chunk is missing: the next run cuts the same chunks."""
+        whole = takewhile(lambda chunk: all(source in self.lines for source in chunk), self.chunks)
+        return [self.lines[source] for chunk in whole for source in chunk]
+
+    def has_whole_chunk_of(self, source: str) -> bool:
+        """Whether all frames are done that were taken together with this one."""
+        return all(each in self.lines for chunk in self.chunks if source in chunk for each in chunk)
 
 
 class _Encoder:
