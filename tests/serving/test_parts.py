@@ -86,6 +86,32 @@ def test_uploads_are_swept_and_examples_stay() -> None:
     assert not scratch.folder.exists()
 
 
+def test_what_is_swept_meanwhile_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    with scratch_folder() as scratch:
+        for name in ("a", "b"):
+            (scratch.folder / name).mkdir()
+            (scratch.folder / name / "photo.jpg").write_bytes(b"12345")
+
+        def swept_as_it_is_looked_at(path: Path) -> bool:
+            path.unlink()
+            path.parent.rmdir()
+            return False
+
+        monkeypatch.setattr(Path, "is_symlink", swept_as_it_is_looked_at)
+        assert scratch.bytes_used() == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a.png", "../a.png", "/etc/hostname", "\0", "a" * 5000, "http://example.org/a.png"]
+)
+def test_what_was_not_uploaded_is_no_picture(name: str) -> None:
+    with scratch_folder() as scratch:
+        inside = f"{scratch.folder}/{name}"
+        for given in (name, inside, {"path": name}, {"path": inside}, {"path": 3}, {}, None):
+            with pytest.raises(UsageError):
+                scratch.uploaded(given)
+
+
 def test_what_a_killed_process_left_is_removed() -> None:
     gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
     left = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{gone.stdout.strip()}-"))

@@ -13,8 +13,6 @@ from vpd.cli.options import DeviceOption, DtypeOption, FastOption, MemoryOption,
 if TYPE_CHECKING:
     from vpd.serving.served import Served
 
-_MOST_AT_ONCE = 10
-"""Largest uploads of many pictures, in largest requests."""
 TOKEN_VARIABLE = "VPD_TOKEN"  # noqa: S105, the name of it
 
 
@@ -95,14 +93,14 @@ def app(
     with ExitStack() as stack:
         guarding: dict[str, Any] = {"is_open": is_service_path}
         if page:
-            from vpd.serving.page.page import UPLOAD_PATH, add_page, is_page_path
+            from vpd.serving.page.intake import most_page_bytes
+            from vpd.serving.page.page import add_page, is_page_path
             from vpd.serving.page.scratch import scratch_folder
 
             add_page(served_app, service, stack.enter_context(scratch_folder()))
-            most = _MOST_AT_ONCE * settings.most_bytes  # of many pictures
             guarding = {
                 "is_open": lambda path: is_service_path(path) or is_page_path(path),
-                "most_bytes_of": lambda path: most if path == UPLOAD_PATH else None,
+                "most_bytes_of": lambda path: most_page_bytes(path, settings.most_bytes),
             }
         _greet(models, address(settings, listening), page=page, needs_token=token is not None)
         serve(served_app, service, settings, listening, **guarding)

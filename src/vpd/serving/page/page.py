@@ -21,6 +21,7 @@ from vpd.errors import UsageError, wrong_fields
 from vpd.serving.engine import BusyError
 from vpd.serving.page.batch import MOST_PICTURES, write_archive
 from vpd.serving.page.examples import render_examples
+from vpd.serving.page.intake import MOST_KEPT_BYTES, Intake
 from vpd.serving.page.results import Results, results_router
 from vpd.serving.page.scratch import Scratch
 from vpd.serving.routes import REQUESTS
@@ -30,11 +31,9 @@ from vpd.serving.service import Service
 logger = logging.getLogger(__name__)
 
 _PROGRESS = gr.Progress()
-UPLOAD_PATH = "/gradio_api/upload"
 STATIC = Path(__file__).parent / "static"
 _EMPTY = "<p class='vpd-hint'>The answer appears here.</p>"
 _FONTS = ("system-ui", "sans-serif")
-_MOST_SCRATCH_BYTES = 2_000_000_000
 
 
 def add_page(app: FastAPI, service: Service, scratch: Scratch) -> None:
@@ -46,6 +45,7 @@ def add_page(app: FastAPI, service: Service, scratch: Scratch) -> None:
         scratch: Where uploads lie for a while.
     """
     os.environ["GRADIO_TEMP_DIR"] = str(scratch.folder)
+    app.add_middleware(Intake, service=service, scratch=scratch)
     results = Results()
     app.include_router(results_router(results))
     app.mount("/page/static", StaticFiles(directory=STATIC), name="page-static")
@@ -213,7 +213,7 @@ def _run_batch(
     words = (
         REQUESTS[served.task][0].model_validate({field: given} if field and str(given or "").strip() else {}).words()
     )
-    if scratch.bytes_used() > _MOST_SCRATCH_BYTES:
+    if scratch.bytes_used() > MOST_KEPT_BYTES:
         raise BusyError("Too many uploads are kept at the moment.", retry_after_s=60)
     archive = scratch.folder / f"predictions-{os.urandom(8).hex()}.zip"
     with service.engine.place():

@@ -48,16 +48,23 @@ class Scratch:
             UsageError: If it means nothing, or anything else.
         """
         named = given.get("path") if isinstance(given, dict) else None
-        if not isinstance(named, str) or not named or "\0" in named:
+        if not isinstance(named, str) or not named:
             raise UsageError("Give a picture first.")
-        path = Path(named).resolve()
-        if not path.is_relative_to(self.folder.resolve()) or not path.is_file():
+        if not self.is_here(named) or not os.path.isfile(named):  # noqa: PTH113, a name that is too long is none
             raise UsageError("The picture is not kept any more: give it again.")
-        return path
+        return Path(named).resolve()
+
+    def is_here(self, named: str) -> bool:
+        """Whether a name is one of this folder, of a file that is there or of none."""
+        return "\0" not in named and Path(named).resolve().is_relative_to(self.folder.resolve())
 
     def bytes_used(self) -> int:
         """Of all files."""
-        return sum(path.stat().st_size for path in self._files())
+        used = 0
+        for path in self._files():
+            with suppress(FileNotFoundError):  # swept or renamed meanwhile
+                used += path.stat().st_size
+        return used
 
     def sweep(self, now_s: float | None = None) -> None:
         """Remove what is older than it is kept."""
@@ -78,7 +85,8 @@ class Scratch:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _files(self) -> Iterator[Path]:
-        return (path for path in self.folder.rglob("*") if path.is_file() and not path.is_symlink())
+        for folder, _, names in os.walk(self.folder):  # which bears that folders vanish, as rglob does not
+            yield from (path for name in names if not (path := Path(folder, name)).is_symlink())
 
     def _sweep_on(self) -> None:
         while not self._ended.wait(self._every_s):
