@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vpd.cli.predict_clips import _stopping
+from vpd.cli.predict_clips import _stopping, check_clips
+from vpd.errors import UsageError
 from vpd.loading import load
 from vpd.prediction_jobs import clip_job
 from vpd.prediction_jobs.clip_job import ClipJob
@@ -140,11 +141,15 @@ def test_the_first_signal_stops_gently_and_the_second_at_once(capsys: pytest.Cap
     assert signal.getsignal(signal.SIGINT) == before
 
 
-def test_a_clip_that_changed_begins_anew(vpd_command: Command, models: Models, clip: Path, tmp_path: Path):
+def test_a_clip_that_changed_begins_anew(
+    vpd_command: Command, models: Models, clip: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     command = ["predict", "segment", clip, "--model", models["segment"], "--out", tmp_path / "out", "--size", 32]
     assert vpd_command(*command).status == 0
+    clip.chmod(0o600)
+    assert "12 frames predicted" in vpd_command(*command).out and "begins anew" not in caplog.text
     write_clip(clip, noisy_frames(7))
-    assert "7 frames predicted" in vpd_command(*command).out
+    assert "7 frames predicted" in vpd_command(*command).out and "begins anew" in caplog.text
     assert len(lines_of(tmp_path / "out" / "street.frames")) == 7
 
 
@@ -194,6 +199,13 @@ def test_pictures_of_a_folder_are_frames_where_the_user_says_so(vpd_command: Com
         assert [line["time_s"] for line in lines_of(out / f"{name}.frames")] == [0, 0.2, 0.4]
     result = vpd_command("predict", "segment", tmp_path / "shots" / "0.png", "--clip", "--out", tmp_path / "x", *end)
     assert result.status == 2 and "--clip takes the pictures of a folder" in result.err
+
+
+@pytest.mark.parametrize("pattern", ["", "*.png", "**/*.png"])
+def test_frames_are_not_searched_for_in_the_output_folder(tmp_path: Path, pattern: str):
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    with pytest.raises(UsageError, match="holds the frames and cannot take the output"):
+        check_clips([str(tmp_path / pattern)], tmp_path, smooth=None, is_shared=False)
 
 
 def test_what_cannot_be_done_with_clips_is_told(vpd_command: Command, models: Models, clip: Path, tmp_path: Path):

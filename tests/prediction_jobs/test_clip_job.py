@@ -13,35 +13,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from thresholder import Thresholder
+from clip_jobs import QuickModel, job_of, stopped_after
 from vpd.prediction_jobs import clip_job
-from vpd.prediction_jobs.clip_job import ClipJob
-from vpd.prediction_jobs.worker import Predictor
 from vpd.video.frames import Frame, whole
 
 pytestmark = pytest.mark.extras
 small_clips = pytest.importorskip("small_clips", reason="PyAV is not installed: pip install 'vpd-perception[video]'")
-
-
-class QuickModel(Thresholder):
-    """Needs no look at the whole clip."""
-
-    def looks_ahead(self, options: dict[str, Any]) -> bool:
-        return False
-
-
-def job_of(source: Path | str, out: Path, **options: Any) -> ClipJob:
-    return ClipJob(str(source), Predictor(QuickModel(), out, model_name="m", options={}), **options)
-
-
-def stopped_after(job: ClipJob, frames: int) -> int:
-    """Stops a job when so many frames are done; returns how many were in the end."""
-    done = 0
-    for _ in job.run():
-        done += 1
-        if done == frames:
-            job.stop()
-    return done
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
@@ -78,7 +55,7 @@ def test_a_stop_in_the_midst_of_a_batch_cuts_the_same_batches(tmp_path: Path):
     assert stopped_after(job, 6) == 8  # what went through the network together is finished
     assert job.was_stopped and job.record.num_done == 8
     model = QuickModel()
-    again = ClipJob(str(clip), Predictor(model, out, model_name="m", options={}), batch_size=4)
+    again = job_of(clip, out, model=model, batch_size=4)
     assert len(list(again.run())) == 6 and again.record.is_complete
     assert model.batches == [4, 2]
     assert [line["frame"] for line in lines_of(out / "a.frames")] == list(range(14))

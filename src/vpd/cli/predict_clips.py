@@ -65,7 +65,7 @@ def check_clips(clips: Sequence[str], out: Path, *, smooth: int | None, is_share
         raise UsageError(
             "A clip is predicted by one process: give each job clips of its own, without --shard and --engine ray."
         )
-    if out.resolve() in {Path(clip).resolve() for clip in clips}:
+    if out.resolve() in {Path(searched_folder(clip) or clip).resolve() for clip in clips}:
         raise UsageError(f"{out} holds the frames and cannot take the output as well. Give another --out.")
 
 
@@ -126,6 +126,8 @@ def _predict_clip(job: ClipJob) -> int:
         heartbeat.doing(progress),
     ):
         for outcome in job.run():
+            if not told:
+                bar.initial = bar.n = job.num_done  # known for certain once no other run can be at it
             told += 1
             bar.total = job.about_frames if job.about_frames and job.num_done + told <= job.about_frames else None
             bar.update()

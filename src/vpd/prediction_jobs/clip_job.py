@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
@@ -13,21 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from vpd.files.atomic import atomic_write
-from vpd.files.find_images import absolute, search_images, searched_folder
-from vpd.files.lock import only_run_in
+from vpd.files.find_images import absolute
 from vpd.inference.overlapped import overlapped
 from vpd.inference.smoothing import Smoother
 from vpd.model_folder import check_results_folder
-from vpd.prediction_jobs.clip_record import FOLDER_SUFFIX, RECORD, ClipRecord
+from vpd.prediction_jobs.clip_files import ClipFiles
+from vpd.prediction_jobs.clip_record import ClipRecord, is_free
 from vpd.prediction_jobs.frame_files import FrameDone, FrameFiles, Painter, View
 from vpd.prediction_jobs.items import Chunk, Outcome
-from vpd.prediction_jobs.source_state import SourceState
 from vpd.prediction_jobs.worker import Predictor
 from vpd.video.arriving import arriving
 from vpd.video.encoding import VideoWriter
 from vpd.video.frames import MOST_FRAMES, Clip, Frame
-from vpd.video.opening import clip_name, is_address, is_camera, is_numbered, open_clip, shown_name
-from vpd.video.pictures import numbered_files
+from vpd.video.opening import clip_name, is_address, is_camera, open_clip, shown_name
 
 PART_FRAMES, PART_S = 500, 60.0
 """A part is finished after so many frames, or so many seconds of work: more is not lost where a run is killed."""
@@ -40,7 +36,8 @@ class ClipJob:
     """Predicts a clip into a folder of data files, with a line for each frame, and a video.
 
     Made again after a stop, it goes on where it was, and the data come out as if it had never stopped; a clip whose
-    file changed begins anew. A stream or camera begins anew each time, under a name of its own.
+    files changed begins anew. A stream or camera begins anew each time, under a name of its own. Nothing is written or
+    removed before it runs, and then by one run at a time.
 
     Args:
         source: What `open_clip` takes as a word.
@@ -53,7 +50,7 @@ class ClipJob:
         batch_size: Frames that go through the network together.
 
     Raises:
-        UsageError: If the outputs are there and were made otherwise.
+        UsageError: If the outputs are there and were made otherwise, or are files of somebody else.
     """
 
     def __init__(
@@ -83,12 +80,11 @@ class ClipJob:
             "frames": frames,
             "batch": batch_size,
         }
-        state = {} if self.is_unique else source_state(source)
-        out = self._free_place(taken or set())
-        self.record = ClipRecord(predictor.out, out, made, state)
+        self._files = None if self.is_unique else ClipFiles(source, predictor.out, most=self._most)
+        self.record = ClipRecord(predictor.out, self._free_place(taken or set()), made, self._files)
         self.about_frames: int | None = None
         """How many frames there are, once that is known, about."""
-        self.num_done = self.record.num_done if not self.record.is_complete else 0
+        self.num_done = self.record.num_done
         """Frames that an earlier run finished."""
         self._is_over = self._is_stopped = False
         self._under_way: dict[str, Frame] = {}
@@ -108,14 +104,22 @@ class ClipJob:
         Raises:
             UsageError: If the clip cannot be opened or read at all, or another run is at it.
         """
+        out = self._predictor.out
+        if self._files is not None:
+            self._files.look_again()
+            self.record.look()
         if self.record.is_complete:
             return
-        check_results_folder(self._predictor.out)
+        check_results_folder(out)
         with ExitStack() as stack:
-            clip = stack.enter_context(open_clip(self.source, fps=self._fps))
+            if self._files is not None:
+                self._files.state()  # before they are opened: the next run notices what changes from here on
+            clip = stack.enter_context(open_clip(self.source, fps=self._fps, except_folder=out))
             self.about_frames = min(clip.about_frames, self._most) if clip.about_frames else None
-            self.record.begin()
-            stack.enter_context(only_run_in(self.record.folder))
+            stack.enter_context(self.record.held())
+            self.num_done = self.record.num_done
+            if self.record.is_complete:  # by another run, meanwhile
+                return
             painter, words = self._prepare(clip)
             frames = stack.enter_context(closing(arriving(clip, most=self._most)))
             for _ in islice(frames, self.num_done):  # decoded again, as no other way is sure to count them the same
@@ -132,7 +136,7 @@ class ClipJob:
         options = self._predictor.call_options
         if self.num_done and self._smoother is not None and (state := self.record.smoothing()):
             self._smoother.load_state(state, model.device)
-        if "words" in told:
+        if "words" in told and (self.num_done or "size" in told):  # else the first frames decide the key anew
             size = told.get("size")
             return Painter(self._view, size=tuple(size) if size else None, key=self.record.key()), told["words"]
         glimpses, words = list[Any](), dict[str, Any]()
@@ -196,7 +200,7 @@ class ClipJob:
         plain, number = clip_name(self.source), 1
         name = plain
         out = self._predictor.out
-        while name.casefold() in taken or (self.is_unique and (out / f"{name}{FOLDER_SUFFIX}" / RECORD).exists()):
+        while name.casefold() in taken or (self.is_unique and not is_free(out, name)):
             number += 1
             name = f"{plain}-{number}"
         taken.add(name.casefold())
@@ -255,17 +259,3 @@ class _Encoder:
         """Finish the file."""
         if self._writer is not None:
             self._writer.close()
-
-
-def source_state(source: str) -> dict[str, Any]:
-    """What the files of a clip are, so that it is noticed when they change."""
-    if not is_numbered(source) and searched_folder(source) is None:
-        try:
-            return SourceState.of_file(absolute(source)).fields()
-        except OSError:  # opening it will say so better
-            return {}
-    digest = hashlib.blake2b(digest_size=16)
-    for path in numbered_files(source) if is_numbered(source) else search_images([source]):
-        found = os.stat(path)  # noqa: PTH116
-        digest.update(os.fsencode(f"{path} {found.st_size} {found.st_mtime_ns}\n"))
-    return {"pictures": digest.hexdigest()}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vpd.errors import UsageError
-from vpd.files.find_images import ANIMATION_SUFFIXES, VIDEO_SUFFIXES, absolute, search_images, searched_folder
+from vpd.files.find_images import ANIMATION_SUFFIXES, VIDEO_SUFFIXES, absolute, find_images, searched_folder
 from vpd.inference.inputs import read_source
 from vpd.video.containers import Container
 from vpd.video.frames import DEFAULT_FPS, Clip
@@ -58,7 +58,35 @@ def shown_name(source: str) -> str:
     return re.sub(r"(?<=://)[^/@]*@", "", source).partition("?")[0] if is_address(source) else source
 
 
-def open_clip(source: Any, *, fps: float | None = None) -> Clip:
+def clip_pictures(source: str, *, except_folder: str | Path | None = None) -> list[str]:
+    """Pictures that are the frames of a clip, in their order.
+
+    Args:
+        source: Numbered pictures, or a folder or pattern.
+        except_folder: An output folder; where it lies in a folder that is searched, what is in it is left out.
+
+    Raises:
+        UsageError: If there are none, or the folder that is searched is the output folder.
+    """
+    if is_numbered(source):
+        return numbered_files(source)
+    if except_folder is None:
+        return find_images([source]).images
+    root, inside = (
+        _with_separator(searched_folder(source) or absolute(source)),
+        _with_separator(absolute(except_folder)),
+    )
+    if inside == root:
+        raise UsageError(f"{except_folder} holds the frames and cannot take the output as well. Give another --out.")
+    images = find_images([source], except_folder=except_folder).images
+    if inside.startswith(root):  # a pattern may also name what is in there file by file
+        images = [image for image in images if not image.startswith(inside)]
+        if not images:
+            raise UsageError(f"All pictures of {source} are in the output folder {except_folder}. Give another --out.")
+    return images
+
+
+def open_clip(source: Any, *, fps: float | None = None, except_folder: str | Path | None = None) -> Clip:
     """A clip or stream that a word, or a program, means; to be used in a `with` block.
 
     Args:
@@ -66,6 +94,7 @@ def open_clip(source: Any, *, fps: float | None = None) -> Clip:
             pictures; the address of a stream (`rtsp://`, `http://`, ...); `webcam`, `webcam:1`. Or pictures in any form
             that `predict` takes, as a list or generator.
         fps: Frames a second, of what does not tell it; none = 25.
+        except_folder: An output folder: what is in it is no frame.
 
     Raises:
         UsageError: If there is no such clip, or it cannot be opened.
@@ -85,13 +114,16 @@ def open_clip(source: Any, *, fps: float | None = None) -> Clip:
         return Container(source, shown_name(source), is_address=True)
     if is_camera(source):
         return Container(_device(source), source, is_camera=True)
-    if is_numbered(source):
-        return Pictures(numbered_files(source), source, fps=rate)
-    if searched_folder(source) is not None:
-        return Pictures(search_images([source]), source, fps=rate)
+    if is_numbered(source) or searched_folder(source) is not None:
+        return Pictures(clip_pictures(source, except_folder=except_folder), source, fps=rate)
     if is_animation(source):
         return Animation(source, source)
     return Container(absolute(source), source)
+
+
+def _with_separator(folder: str) -> str:
+    """The folder so that whatever begins with it lies inside."""
+    return folder if folder.endswith(os.sep) else folder + os.sep
 
 
 def _device(source: str) -> str:
