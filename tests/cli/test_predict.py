@@ -41,6 +41,24 @@ def test_a_folder_of_photos(vpd_command: Command, models: Models, photos: Path, 
     assert (again.status, again.out) == (0, f"0 images predicted, 3 were there already, 0 skipped: {out}\n")
 
 
+def test_a_users_own_files_are_not_written_over(vpd_command: Command, models: Models, photos: Path, tmp_path: Path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    Image.new("L", (8, 6), 3).save(masks / "b.png")
+    before = (masks / "b.png").read_bytes()
+    words = ["predict", "segment", photos, "--model", models["segment"], "--out", masks]
+    refused = vpd_command(*words)
+    assert (
+        refused.status == 2 and f"would write over 1 file that it did not make: {masks / 'b.png'}. Give" in refused.err
+    )
+    assert [path.name for path in masks.iterdir()] == ["b.png"] and (masks / "b.png").read_bytes() == before
+    (masks / "b.png").rename(tmp_path / "b.png")
+    assert vpd_command(*words).status == 0
+    (masks / "predictions.jsonl").unlink()  # what the runs made themselves, they replace
+    again = vpd_command(*words)
+    assert again.status == 0 and again.out.startswith("3 images predicted, 0 were there already")
+
+
 @pytest.mark.parametrize("task", WORDS)
 def test_the_data_files_are_what_the_model_says(
     vpd_command: Command, models: Models, photos: Path, tmp_path: Path, task: str

@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from thresholder import Job, Thresholder
+from vpd.errors import UsageError
 from vpd.files.atomic import read_json_lines
+from vpd.files.marks import is_marked
 from vpd.prediction_jobs.job import Share
 from vpd.prediction_jobs.manifest import MANIFEST
 from vpd.prediction_jobs.source_state import SourceState
@@ -157,3 +160,84 @@ def test_a_strange_state_in_a_line_is_none(value: object):
 def test_the_state_of_a_pipe_takes_nothing_out_of_it(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe")
     assert SourceState.of_file(str(tmp_path / "pipe")).digest is None  # nobody writes: reading would wait for ever
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_no_file_is_written_over_that_no_run_made(photos: Path, tmp_path: Path):
+    masks = tmp_path / "masks"
+    for name in ("a.png", "sub/a.png"):
+        (masks / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 6), 3).save(masks / name)
+    (masks / "b.overlay.jpg").symlink_to(photos / "b.bmp")
+    (masks / "other.png").mkdir()  # in nobody's way
+    before, model = contents(tmp_path), Thresholder()
+    with pytest.raises(
+        UsageError,
+        match=f"^`vpd predict` would write over 3 files that it did not make: {masks}/a.png, {masks}/b.overlay.jpg, "
+        f"{masks}/sub/a.png. Give another --out, or move them away.$",
+    ):
+        Job(model, photos, masks)
+    assert contents(tmp_path) == before and model.batches == []
+    (masks / "a.png").unlink(), (masks / "b.overlay.jpg").unlink()
+    with pytest.raises(UsageError, match=f"would write over 1 file that it did not make: {masks}/sub/a.png. Give"):
+        Job(model, photos, masks, share=Share(2, 2))
+    Job(model, photos, masks, share=Share(1, 2)).finish()  # its share is a and b
+    assert (masks / "sub/a.png").read_bytes() == before["masks/sub/a.png"]
+
+
+def test_what_a_killed_run_wrote_and_did_not_list_is_its_own(photos: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    Job(Thresholder(), photos, out).finish()
+    assert all(is_marked(path) for suffix in ("png", "jpg") for path in out.rglob(f"*.{suffix}"))
+    made = contents(out)
+    lines = (out / MANIFEST).read_bytes().splitlines(keepends=True)
+    for left in (lines[0] + lines[1][:40], lines[0][:5], b""):
+        (out / MANIFEST).write_bytes(left)
+        assert len(Job(Thresholder(), photos, out).finish()) == 3 - left.count(b"\n")
+        assert contents(out) == made
+    (out / MANIFEST).unlink()  # as is said of predictions that were made by another model
+    Job(Thresholder(weight=2.0), photos, out).finish()
+    assert contents(out).keys() == made.keys()
+
+
+def test_a_prediction_that_was_changed_by_hand_is_no_longer_the_runs(photos: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    Job(Thresholder(), photos, out).finish()
+    (out / MANIFEST).unlink()
+    with Image.open(out / "a.png") as picture:
+        picture.load()
+    picture.putpixel((0, 0), 1)
+    texts = PngInfo()
+    for key, value in picture.info.items():
+        texts.add_text(key, value)  # as careful programs keep them, the mark too
+    picture.save(out / "a.png", pnginfo=texts)
+    with pytest.raises(UsageError, match=f"over 1 file that it did not make: {out}/a.png"):
+        Job(Thresholder(), photos, out)
+
+
+def test_files_of_runs_that_marked_none_count_where_they_are_listed(photos: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    Job(Thresholder(), photos, out).finish()
+    for path in (out / "a.png", out / "a.overlay.jpg"):
+        with Image.open(path) as picture:
+            picture.load()
+        picture.info.clear()
+        picture.save(path)
+        assert not is_marked(path)
+    write(photos / "a.bmp", "white")
+    Job(Thresholder(), photos, out).finish()
+    assert is_bright(out / "a.png") and is_marked(out / "a.png")
+
+
+@pytest.mark.parametrize("content", ['{"name": "a", "file": "a.png"}\n', "my notes\n", "\n\n[3]\n"])
+@pytest.mark.parametrize("name", [MANIFEST, "shards/1-of-2.jsonl"])
+def test_a_manifest_of_something_else_is_left_alone(photos: Path, tmp_path: Path, name: str, content: str):
+    out = tmp_path / "out"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text(content)
+    with pytest.raises(UsageError, match=f"{out / name} holds other lines than those of `vpd predict`.*another --out"):
+        Job(Thresholder(), photos, out)
+    assert contents(out) == {name: content.encode()}

@@ -154,8 +154,11 @@ def test_an_error_of_the_list_comes_after_what_was_listed(photos: Path, tmp_path
 
 
 def test_files_that_cannot_be_written_end_the_job(photos: Path, tmp_path: Path):
-    (tmp_path / "out" / "0.png").mkdir(parents=True)
-    with pytest.raises(IsADirectoryError):
+    (photos / "sub").mkdir()
+    Image.new("RGB", (4, 4)).save(photos / "sub" / "5.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub").touch()
+    with pytest.raises(FileExistsError):
         Job(Thresholder(), photos, tmp_path / "out").finish()
 
 

@@ -26,6 +26,7 @@ from vpd.prediction_jobs.manifest import (
     read_manifests,
 )
 from vpd.prediction_jobs.output_names import Item, name_outputs
+from vpd.prediction_jobs.own_outputs import refuse_foreign_outputs
 from vpd.prediction_jobs.worker import Chunk, Outcome
 
 Engine = Callable[[Iterable[Chunk]], Iterable[Outcome]]
@@ -74,8 +75,8 @@ class PredictionJob:
         share: This job's share; none = all.
 
     Raises:
-        UsageError: If the sources or the folder cannot be used, or the folder holds predictions made by another
-            model or with other options.
+        UsageError: If the sources or the folder cannot be used, the folder holds predictions made by another model
+            or with other options, or something would be written over a file that no such job made.
     """
 
     def __init__(
@@ -89,7 +90,8 @@ class PredictionJob:
     ) -> None:
         self.out = Path(out)
         self._origin, self._batch_size, self._share = origin, batch_size, share
-        done = read_manifests(self.out, origin).done
+        record = read_manifests(self.out, origin)
+        done = record.done
         names = {source: entry.name for source, entry in done.items()}
         self.items, self.left_out = name_outputs(sources, self.out, taken=names, recognise=partial(find_moved, done))
         """All images, those of other shares too; and what lay beside them, kind -> how many."""
@@ -100,6 +102,7 @@ class PredictionJob:
         self._pending = self._find_pending(own, done)
         self.pending = [self.items[place] for place in self._pending]
         """Those of these that were not finished when the job was made."""
+        refuse_foreign_outputs(self.out, self.pending, record.listed)
         check_results_folder(self.out)  # it is made with the first line
         self._manifest = self.out / MANIFEST if share is None else self.out / SHARDS / share.manifest
 

@@ -26,6 +26,7 @@ MANIFEST = "predictions.jsonl"
 SHARDS = "shards"
 """Folder of the manifests of jobs that share the work, within the output folder."""
 _ORIGIN = ("task", "fingerprint", "options")
+_BEGIN = b'{"source"'
 _BLOCK_BYTES = 2**20
 
 
@@ -54,6 +55,8 @@ class Record:
     """Finished images, in the order of the manifests."""
     skipped: set[str] = field(default_factory=set)
     """Images that such jobs could not read and that are not finished."""
+    listed: set[str] = field(default_factory=set)
+    """Names of all outputs that some line tells of, finished or not."""
 
 
 def manifest_files(out: Path) -> list[Path]:
@@ -69,7 +72,7 @@ def read_manifests(out: Path, origin: Mapping[str, Any]) -> Record:
         origin: What a line says of how its prediction was made: task, fingerprint of the model, options.
 
     Raises:
-        UsageError: If a prediction was made otherwise.
+        UsageError: If a prediction was made otherwise, or a manifest is something else.
     """
     files = manifest_files(out)
     with ExitStack() as stack:
@@ -161,9 +164,12 @@ def _read(opened: Sequence[tuple[Path, BinaryIO]], origin: Mapping[str, Any]) ->
     now = json.loads(json.dumps({key: origin[key] for key in _ORIGIN}))  # as a line has them: no tuples
     record, moved = Record(), dict[str, set[str]]()
     for number, (path, file) in enumerate(opened):
-        start = 0
+        start, is_ours, first = 0, False, b""
         for raw in file:
             line = _parse(raw)
+            is_ours, first = is_ours or line is not None, first or raw.strip()
+            if line is None and _says_something_else(raw):
+                raise _foreign(path)
             if line is not None and isinstance(line.get("skipped"), str):
                 record.skipped.add(line["source"])
             elif line is not None and _is_inside(line.get("data")):
@@ -171,9 +177,12 @@ def _read(opened: Sequence[tuple[Path, BinaryIO]], origin: Mapping[str, Any]) ->
                 name, below = line["data"].removesuffix(DATA_SUFFIX), line.get("source_below")
                 entry = Entry(name, SourceState.of_line(line), below, number, start, len(raw))
                 _add(record.done, line["source"], entry)
+                record.listed.add(name)
                 if isinstance(before := line.get("moved_from"), str):
                     moved.setdefault(name, set()).update((before, line["source"]))
             start += len(raw)
+        if not is_ours and not _BEGIN.startswith(first[: len(_BEGIN)]):  # it may be a torn line of ours
+            raise _foreign(path)
     for name, sources in moved.items():  # the same picture, which lies elsewhere now
         told = [source for source in sources if source in record.done and record.done[source].name == name]
         for source in sorted(told, key=partial(_currency, done=record.done))[:-1]:
@@ -199,6 +208,22 @@ def _parse(raw: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return line if isinstance(line, dict) and isinstance(line.get("source"), str) else None
+
+
+def _says_something_else(raw: bytes) -> bool:
+    """Whether a line is of another file of lines, as those of `vpd eval --predictions` are."""
+    try:
+        line = json.loads(raw)
+    except ValueError:
+        return False
+    return isinstance(line, dict) and "source" not in line
+
+
+def _foreign(path: Path) -> UsageError:
+    return UsageError(
+        f"{path} holds other lines than those of `vpd predict`, which would be lost. Give another --out, or move it "
+        "away."
+    )
 
 
 def _is_inside(data: Any) -> bool:
