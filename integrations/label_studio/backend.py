@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
 
 from integrations.label_studio.answers import check_task, prediction_of, questions
 from integrations.label_studio.label_config import LabelConfig, read_label_config
 from integrations.label_studio.pictures import Pictures
 from vpd.errors import UsageError
 from vpd.serving.engine import BusyError
+from vpd.serving.routes import GONE
 from vpd.serving.schemas import MOST_LETTERS
 from vpd.serving.served import Served
 from vpd.serving.service import Service
@@ -124,6 +127,7 @@ class Backend:
 
 def add_backend(app: FastAPI, service: Service, backend: Backend) -> None:
     """Add the paths of Label Studio to a service."""
+    placed = APIRouter(route_class=_route_class(service))
 
     @app.get("/health", summary="Whether the backend is up, as Label Studio asks it.")
     async def health() -> dict[str, str]:
@@ -133,34 +137,61 @@ def add_backend(app: FastAPI, service: Service, backend: Backend) -> None:
     async def versions() -> dict[str, list[str]]:
         return {"versions": [backend.version]}
 
-    @app.post("/setup", summary="Whether the model can do something for a project of Label Studio.")
+    @placed.post("/setup", summary="Whether the model can do something for a project of Label Studio.")
     async def setup(asked: SetupRequest) -> JSONResponse:
         try:
-            backend.check(read_label_config(asked.schema_))
+            backend.check(await run_in_threadpool(read_label_config, asked.schema_))
         except UsageError as error:
             return _problem(422, str(error))
         return JSONResponse({"model_version": backend.version})
 
-    @app.post("/predict", summary="Predictions for tasks of Label Studio.")
+    @placed.post("/predict", summary="Predictions for tasks of Label Studio.")
     async def predict(asked: PredictRequest, request: Request) -> JSONResponse:
         try:
-            with service.engine.place():
-                return await _predict(backend, asked, request, together=service.engine.batch)
-        except BusyError as error:
-            return _problem(429, str(error), {"Retry-After": str(error.retry_after_s)})
+            return await _predict(backend, asked, request, together=service.engine.batch)
         except UsageError as error:
             return _problem(422, str(error))
 
-    @app.post("/webhook", summary="What Label Studio tells of a project; nothing is trained from here.")
+    @placed.post("/webhook", summary="What Label Studio tells of a project; nothing is trained from here.")
     async def webhook(told: dict[str, Any]) -> JSONResponse:
         if told.get("action") == "START_TRAINING":
             return _problem(501, "Export the project as JSON and train on it: vpd train segment --data FOLDER.")
         return JSONResponse({"status": "ignored"})
 
+    app.include_router(placed)
+
+
+def _route_class(service: Service) -> type[APIRoute]:
+    """Of paths with a body: a place of the queue is taken before the body is read, for which there is a time-out."""
+    timeout_s = service.settings.timeout_s
+
+    class Placed(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            answer = super().get_route_handler()
+
+            async def handle(request: Request) -> Response:
+                try:
+                    with service.engine.place():
+                        try:
+                            async with asyncio.timeout(timeout_s):
+                                await request.body()  # the request keeps it
+                        except TimeoutError:
+                            return _problem(408, f"The request took more than {timeout_s:g} s to arrive.")
+                        return await answer(request)
+                except ClientDisconnect:
+                    return Response(status_code=GONE)
+                except BusyError as error:
+                    status = 503 if service.engine.is_stopping else 429
+                    return _problem(status, str(error), {"Retry-After": str(error.retry_after_s)})
+
+            return handle
+
+    return Placed
+
 
 async def _predict(backend: Backend, asked: PredictRequest, request: Request, *, together: int) -> JSONResponse:
     """All tasks, as many at a time as run together; until whoever asked is gone."""
-    config = read_label_config(asked.label_config)
+    config = await run_in_threadpool(read_label_config, asked.label_config)
     backend.check(config)
     text = _entered_text(asked.params or {})
     results: list[dict[str, Any]] = []

@@ -13,8 +13,9 @@ from vpd.errors import UsageError
 KINDS = {"BrushLabels": "brushlabels", "PolygonLabels": "polygonlabels"}
 """Tag -> what its results are called."""
 _FIELD = re.compile(r"\$(\w+)")
-_INERT = re.compile(r"<!--.*?-->|<\?.*?\?>|<!\[CDATA\[.*?\]\]>", re.DOTALL)
-"""Parts of XML in which `<!` means nothing."""
+_INERT = re.compile(r"<!--.*?(?:-->|\Z)|<\?.*?(?:\?>|\Z)|<!\[CDATA\[.*?(?:\]\]>|\Z)", re.DOTALL)
+"""Parts of XML in which `<!` means nothing. What has no end goes to the end: looking for one at every start of many
+would take the square of their number."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def read_label_config(source: str) -> LabelConfig:
         raise UsageError(f"The labelling configuration is no XML ({error}).") from None
     tags = list(root.iter())
     images = {tag.get("name", ""): tag.get("value") or "" for tag in tags if tag.tag == "Image"}
-    controls = [control for tag in tags if tag.tag in KINDS if (control := _control(tag, images)) is not None]
+    controls = [control for tag in _drawing(root) if (control := _control(tag, images)) is not None]
     if not controls:
         raise UsageError(
             "The labelling configuration has nothing to predict: it needs <BrushLabels> or <PolygonLabels> with "
@@ -108,6 +109,17 @@ def read_label_config(source: str) -> LabelConfig:
             if tag.tag == kind and (found := _FIELD.fullmatch((tag.get("value") or "").strip()))
         ),
     )
+
+
+def _drawing(root: ElementTree.Element) -> Iterator[ElementTree.Element]:
+    """Tags that draw, in their order; none in another, whose labels would be looked at again for each."""
+    found = [root]
+    while found:
+        tag = found.pop()
+        if tag.tag in KINDS:
+            yield tag
+        else:
+            found.extend(reversed(tag))
 
 
 def _control(tag: ElementTree.Element, images: Mapping[str, str]) -> Control | None:

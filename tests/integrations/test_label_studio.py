@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -24,6 +25,7 @@ needs("fastapi", "fastapi_offline", "prometheus_client", "python_multipart", "ht
 from starlette.testclient import TestClient  # noqa: E402
 
 from integrations.label_studio.backend import PATHS, Backend, add_backend  # noqa: E402
+from integrations.label_studio.label_config import read_label_config  # noqa: E402
 from integrations.label_studio.pictures import Pictures  # noqa: E402
 from vpd.serving.guard import Guard  # noqa: E402
 from vpd.serving.routes import create_app, is_service_path  # noqa: E402
@@ -236,6 +238,49 @@ def test_odd_requests_are_refused(refer: TestClient, body: Any) -> None:
     assert refer.post("/predict", json=body).status_code == 422
     assert refer.post("/predict", content=b"{").status_code == 422
     assert refer.post("/setup", json={"schema": 3}).status_code == 422
+
+
+@pytest.mark.parametrize("unit", ["<?", "<!--", "<![CDATA[", "<BrushLabels>"])
+def test_configurations_are_looked_at_once(unit: str) -> None:
+    source = unit * (1_000_000 // len(unit))
+    with pytest.raises(UsageError, match="is no XML"):
+        read_label_config(source)
+
+
+def test_labels_of_tags_in_one_another_are_read_once() -> None:
+    deep = 2000
+    nested = '<BrushLabels name="a" toName="photo"><Label value="x"/>' * deep + "</BrushLabels>" * deep
+    config = read_label_config(f'<View><Image name="photo" value="$image"/>{nested}</View>')
+    (control,) = config.controls
+    assert len(control.labels) == deep
+
+
+@pytest.mark.parametrize("before", ["", "<!-- a -->", "<?x y?>", "<!--<?-->"])
+def test_document_types_are_refused(before: str) -> None:
+    with pytest.raises(UsageError, match="has a document type"):
+        read_label_config(before + '<!DOCTYPE View [<!ENTITY a "b">]>' + BRUSH.strip())
+    assert read_label_config(BRUSH.replace("<View>", "<View><!-- <!DOCTYPE View> --><![CDATA[<!]]>").strip()).controls
+
+
+@pytest.mark.parametrize("path", ["/predict", "/setup", "/webhook"])
+def test_a_body_is_read_in_a_place_and_in_time(models: dict[str, Any], path: str) -> None:
+    inside, sent = list[int](), list[Any]()
+
+    async def receive() -> Any:  # of somebody who never sends it
+        inside.append(client.service.engine.inside)  # type: ignore[attr-defined]
+        await asyncio.sleep(60)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with client_of(models["segment"], timeout_s=0.1) as client:
+        headers = [(b"host", b"127.0.0.1:9090"), (b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}
+        asyncio.run(client.app({**scope, "scheme": "http", "http_version": "1.1"}, receive, send))  # type: ignore[arg-type]
+    assert inside == [1] and sent[0]["status"] == 408
+    with client_of(models["segment"]) as client:
+        client.service.engine.stop()  # type: ignore[attr-defined]
+        assert client.post(path, json={}).status_code == 503
 
 
 def test_more_labels_than_the_service_takes_are_refused(segment: TestClient) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from vpd.errors import UsageError
 from vpd.serving.engine import BusyError, Engine
 
 
@@ -88,6 +91,44 @@ def test_what_is_cancelled_while_it_waits_never_runs() -> None:
     work.go_on.set()
     assert stays.result(20) == "stays"
     assert work.groups == [["first"], ["stays"]]
+    engine.close(20)
+
+
+def test_what_is_cancelled_is_let_go_of_at_once() -> None:
+    class Picture:
+        pass
+
+    engine = Engine(places=9)
+    work = held(engine)
+    pictures = [Picture() for _ in range(50)]
+    seen = [weakref.ref(picture) for picture in pictures]
+    futures = [engine.submit(work, key="a", asked=picture) for picture in pictures]
+    del pictures
+    gc.disable()  # nor may it take a search for circles
+    try:
+        assert engine.waiting == 50 and all(future.cancel() for future in futures)
+        assert engine.waiting == 0 and not [one for one in seen if one() is not None]
+    finally:
+        gc.enable()
+        work.go_on.set()
+    engine.close(20)
+
+
+def test_who_holds_a_place_is_not_done() -> None:
+    engine = Engine(places=9)
+    with engine.place():  # as between two pictures of many
+        assert not engine.is_idle
+    assert engine.is_idle
+    engine.close(20)
+
+
+def test_what_callers_do_wrong_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(asked: Sequence[Any]) -> list[Any]:
+        raise UsageError("twice")
+
+    engine = Engine(places=9)
+    assert isinstance(engine.submit(refuse, key="a", asked="x").exception(20), UsageError)
+    assert caplog.records == []
     engine.close(20)
 
 

@@ -7,19 +7,25 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import zipfile
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from serving_models import picture_bytes
 from vpd.errors import UsageError
-from vpd.serving.page.batch import safe_names
+from vpd.serving.page.batch import safe_names, write_archive
 from vpd.serving.page.scratch import PREFIX, Scratch, scratch_folder
 from vpd.serving.point_cloud import MOST_POINTS, point_cloud
 from vpd.serving.schemas import DepthRequest, ReferRequest, SegmentRequest
+from vpd.serving.served import Asked, Served, load_served
 from vpd.serving.settings import ServiceSettings, check_reach, is_loopback
 
 
@@ -66,6 +72,64 @@ def test_points_keep_to_limits_and_number() -> None:
 )
 def test_names_from_outside_become_plain_ones(given: list[str], wanted: list[str]) -> None:
     assert safe_names(given) == wanted
+
+
+class Pictures:
+    """Uploaded files, and what comes of asking for each: an answer, an accident, or nothing."""
+
+    def __init__(self, served: Served, folder: Path, *fates: str) -> None:
+        (self.answer,) = served.answer_all([Asked(picture_bytes(), {})], words={}, size=None)
+        self.fates, self.asked = dict(enumerate(fates)), list[Future[Any]]()
+        self.paths = [folder / f"{number}.png" for number in self.fates]
+        for number, path in enumerate(self.paths):
+            path.write_bytes(bytes([number]))
+
+    def ask(self, content: bytes) -> Future[Any]:
+        self.asked.append(Future())
+        match self.fates[content[0]]:
+            case "good":
+                self.asked[-1].set_result(self.answer)
+            case "accident":
+                self.asked[-1].set_exception(RuntimeError("inner"))
+        return self.asked[-1]
+
+
+def test_one_of_many_pictures_costs_no_other(served: dict[str, Served], tmp_path: Path) -> None:
+    many = Pictures(served["depth"], tmp_path, "good", "accident", "nothing", "good")
+    archive, failed = tmp_path / "made.zip", list[str]()
+    steps = write_archive(archive, many.paths, many.ask, timeout_s=0.05, failed=failed, say=lambda e: type(e).__name__)
+    assert list(steps) == [0, 1, 2, 3]
+    assert failed == ["1.png: RuntimeError", "2.png: TimeoutError"]
+    assert many.asked[2].cancelled()  # nobody waits for it
+    names = zipfile.ZipFile(archive).namelist()
+    assert names == ["0.png", "0.overlay.jpg", "3.png", "3.overlay.jpg", "predictions.jsonl"]
+
+
+def test_no_archive_is_left_that_is_not_finished(served: dict[str, Served], tmp_path: Path) -> None:
+    many, archive = Pictures(served["depth"], tmp_path, "good", "good", "good"), tmp_path / "made.zip"
+    steps = write_archive(archive, many.paths, many.ask, timeout_s=20, failed=[])
+    assert [next(steps), next(steps)] == [0, 1] and archive.exists()
+    steps.close()  # the browser's tab was closed
+    assert len(many.asked) == 1 and not archive.exists()
+    many = Pictures(served["depth"], tmp_path, "accident")
+    with pytest.raises(UsageError, match="None of the pictures could be predicted. 0.png: inner"):
+        list(write_archive(archive, many.paths, many.ask, timeout_s=20, failed=[]))
+    assert not archive.exists()
+
+
+def test_names_of_models_end_at_the_first_sign(served: dict[str, Served], tmp_path: Path) -> None:
+    folder = tmp_path / "lr=1e-4"
+    served["depth"].model.save(folder)
+    for given, name in ((f"rooms={folder}", "rooms"), (str(folder), "lr=1e-4")):
+        (loaded,) = load_served([given], device="cpu", max_px=1000)
+        assert loaded.name == name
+
+
+def test_a_sweep_is_of_other_things_too() -> None:
+    scratch, swept = Scratch(every_s=0.01), threading.Event()
+    scratch.sweep_too(swept.set)
+    assert swept.wait(20)
+    scratch.close()
 
 
 def test_uploads_are_swept_and_examples_stay() -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import threading
+import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,16 +16,20 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+import vpd
 from serving_models import malformed, needs, picture_bytes
+from vpd.errors import UsageError
 from vpd.files.images import DEPTH_SCALE_KEY
-from vpd.serving.served import Served
+from vpd.serving.served import Asked, Served
 
-needs("fastapi", "fastapi_offline", "prometheus_client", "python_multipart", "httpx")
+needs("fastapi", "fastapi_offline", "prometheus_client", "python_multipart", "httpx", "uvicorn")
 
 from starlette.testclient import TestClient  # noqa: E402
 
 from vpd.serving.guard import Guard  # noqa: E402
+from vpd.serving.page.results import Results  # noqa: E402
 from vpd.serving.routes import create_app, is_service_path  # noqa: E402
+from vpd.serving.run import listen, serve  # noqa: E402
 from vpd.serving.service import Service  # noqa: E402
 from vpd.serving.settings import ServiceSettings  # noqa: E402
 
@@ -70,10 +77,58 @@ def test_segmentation_answers_as_predict_does(client: TestClient, served: dict[s
     assert Image.open(io.BytesIO(ask(client, "segment", format="overlay").content)).format == "JPEG"
 
 
-def test_segmentation_takes_other_classes(client: TestClient) -> None:
+def test_segmentation_takes_other_classes(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     found = ask(client, "segment", classes="zebra, giraffe").json()["classes"]
     assert {each["name"] for each in found} <= {"zebra", "giraffe"} and found
     assert ask(client, "segment", classes="a,a").status_code == 422
+    assert [record for record in caplog.records if record.name.startswith("vpd")] == []
+
+
+def test_words_that_fit_none_leave_each_picture_its_own_error(served: dict[str, Served]) -> None:
+    asked = [Asked(content, {}) for content in (b"no picture", picture_bytes())]
+    broken, good = served["segment"].answer_all(asked, words={"classes": ["a", "a"]}, size=None)
+    assert isinstance(broken, UsageError) and "the picture" in str(broken)
+    assert isinstance(good, UsageError) and "twice" in str(good)
+
+
+def test_no_text_encoder_is_fetched_for_a_caller(
+    served: dict[str, Served], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(*_: Any, **__: Any) -> Any:
+        raise AssertionError("A text encoder was asked for.")
+
+    served["segment"].model.save(tmp_path / "model")
+    model = vpd.load(tmp_path / "model", device="cpu")
+    model.text_encoder = None
+    monkeypatch.setattr("vpd.tasks.classes.TextEncoder.from_pretrained", fetch)
+    with guarded({"segment": Served("bare", model, max_px=250_000)}) as client:
+        refused = ask(client, "segment", classes="zebra")
+        assert refused.status_code == 422 and "saved without text encoder" in refused.json()["detail"]
+        assert "vpd_group_pictures_count 0.0" in client.get("/metrics").text  # it was never queued
+        assert ask(client, "segment", classes="road, sky").status_code == 200  # it has their prompts
+
+
+def test_an_accident_is_not_taken_for_a_wrong_name(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def accident(*_: Any, **__: Any) -> Any:
+        raise KeyError("inner workings")
+
+    monkeypatch.setattr(client.service, "ask", accident)  # type: ignore[attr-defined]
+    answer = ask(client, "depth")
+    assert answer.status_code == 500 and "inner" not in answer.text
+
+
+def test_answers_are_let_go_of_when_their_time_is_over(served: dict[str, Served]) -> None:
+    results = Results()
+    (answered,) = served["refer"].answer_all([Asked(picture_bytes(), {"text": "a"})], words={}, size=None)
+    name, seen = results.add(answered, "tiny"), weakref.ref(answered)
+    del answered
+    assert results.get(name).size_bytes == 80 * 64 * (3 + 4 + 1)  # picture, probability, mask
+    results.sweep(time.monotonic() + 800)
+    assert seen() is not None
+    results.sweep(time.monotonic() + 1000)
+    assert seen() is None
+    with pytest.raises(LookupError, match="run the picture again"):
+        results.get(name)
 
 
 def test_referring_answers_with_mask_box_and_probabilities(client: TestClient) -> None:
@@ -164,6 +219,23 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(served: dict[st
         client.service.engine.stop()  # type: ignore[attr-defined]
         assert ask(client, "depth").status_code == 503
         assert client.get("/healthz").status_code == 503
+
+
+def test_a_stop_waits_as_long_as_a_request_may_take(served: dict[str, Served], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Server:
+        def __init__(self, config: Any, _on_stop: Any) -> None:
+            waits.append(config.timeout_graceful_shutdown)
+
+        def run(self, sockets: Any) -> None:
+            pass
+
+    waits: list[int] = []
+    settings = ServiceSettings(port=0, timeout_s=10.5)
+    monkeypatch.setattr("vpd.serving.run._Server", Server)
+    with listen(settings) as listening:
+        service = Service([served["depth"]], settings)
+        serve(create_app(service), service, settings, listening)
+    assert waits == [2 * 11 + 15]  # to arrive, and then to be answered
 
 
 def test_an_answer_that_takes_too_long_is_given_up(served: dict[str, Served]) -> None:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from vpd.errors import UsageError
+
 logger = logging.getLogger(__name__)
 
 Work = Callable[[Sequence[Any]], Sequence[Any]]
@@ -32,7 +34,7 @@ class BusyError(Exception):
         self.retry_after_s = retry_after_s
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
     work: Work
     key: Hashable
@@ -89,9 +91,9 @@ class Engine:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits or runs."""
+        """Whether nobody holds a place, and nothing waits or runs."""
         with self._changed:
-            return not self._waiting and not self._running
+            return not self._inside and not self._waiting and not self._running
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -113,7 +115,7 @@ class Engine:
                 self._inside -= 1
 
     def submit(self, work: Work, *, key: Hashable, asked: Any, px: int = 0) -> Future[Any]:
-        """Queue a job; its future can be cancelled until it runs.
+        """Queue a job; its future can be cancelled until it runs, and then the job is forgotten at once.
 
         Args:
             work: What is done; of a group the first job's, so it must do the same for all jobs of a key.
@@ -127,7 +129,14 @@ class Engine:
                 raise BusyError("The service is stopping.", retry_after_s=10)
             self._waiting.append(job)
             self._changed.notify()
+        job.future.add_done_callback(self._forget)
         return job.future
+
+    def _forget(self, future: Future[Any]) -> None:
+        """Let go of a cancelled job: its caller's place is free, so its picture would be one more than are allowed."""
+        if future.cancelled():
+            with self._changed:
+                self._waiting = deque(job for job in self._waiting if job.future is not future)
 
     def stop(self) -> None:
         """Take no further request; what was taken is finished."""
@@ -191,7 +200,8 @@ def _finish(group: Sequence[_Job]) -> None:
         if len(results) != len(group):
             raise RuntimeError(f"{len(group)} jobs, but {len(results)} results.")
     except Exception as error:
-        logger.exception("A group of %d failed.", len(group))
+        if not isinstance(error, UsageError):  # that is the caller's, who is told
+            logger.exception("A group of %d failed.", len(group))
         results = [error] * len(group)
     for job, result in zip(group, results, strict=True):
         if isinstance(result, Exception):

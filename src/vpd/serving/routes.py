@@ -27,7 +27,7 @@ from vpd.serving.answers import as_answer, as_file
 from vpd.serving.counters import CONTENT_TYPE
 from vpd.serving.engine import BusyError
 from vpd.serving.served import Answered
-from vpd.serving.service import Service
+from vpd.serving.service import Service, UnknownModelError
 from vpd.serving.uploads import IMAGE_FIELD, UploadError, read_upload
 from vpd.version import __version__
 
@@ -39,7 +39,7 @@ REQUESTS: dict[str, tuple[type[schemas.Request], type[schemas.Answer], str]] = {
     "depth": (schemas.DepthRequest, schemas.DepthAnswer, "The distance of each pixel, metres."),
 }
 """Task -> what it is asked, what it answers, what that is."""
-_GONE = 499
+GONE = 499
 """Status in the counters where nobody waits for the answer."""
 _PROBLEMS = {
     400: "The form cannot be read.",
@@ -165,7 +165,7 @@ async def _handle(service: Service, task: str, asked_type: type[schemas.Request]
             answered = await _result(waiting, request, settings.timeout_s)
             return await run_in_threadpool(_response, answered, served.name, asked)
     except ClientDisconnect:
-        return Response(status_code=_GONE)
+        return Response(status_code=GONE)
     except BusyError as error:
         status = 503 if service.engine.is_stopping else 429
         return _problem(status, str(error), {"Retry-After": str(error.retry_after_s)})
@@ -173,8 +173,8 @@ async def _handle(service: Service, task: str, asked_type: type[schemas.Request]
         return _problem(error.status, str(error))
     except ValidationError as error:
         return _problem(422, "; ".join(map(str, wrong_fields(error)))[:2000])
-    except LookupError as error:
-        return _problem(404, str(error.args[0]))
+    except UnknownModelError as error:
+        return _problem(404, str(error))
     except TooLargeError as error:
         return _problem(413, str(error))
     except OutputError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ from vpd.serving.settings import ServiceSettings, check_reach
 
 _KEEP_ALIVE_S, _MOST_CONNECTIONS = 30, 1000
 _LONGEST_STOP_S = 15
-"""Beyond a request's own time-out, until open connections are closed."""
+"""Beyond a request's own time-outs, to arrive and to be answered, until open connections are closed."""
 
 
 class _Server(uvicorn.Server):
@@ -82,7 +83,7 @@ def serve(app: ASGIApp, service: Service, settings: ServiceSettings, listening: 
         access_log=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(settings.timeout_s) + _LONGEST_STOP_S,
+        timeout_graceful_shutdown=2 * math.ceil(settings.timeout_s) + _LONGEST_STOP_S,
         limit_concurrency=_MOST_CONNECTIONS,
         lifespan="on",
         ws="none",

@@ -106,7 +106,8 @@ class Served:
         """
         own = {name: [value] for name, value in words.items() if name in OF_ONE}
         fit = self.model.fit_at(size)
-        if "classes" not in words:  # their prompts are made when their turn comes
+        # prompts of classes are made when their turn comes; a model that cannot make any says so now
+        if "classes" not in words or self.model.text_encoder is None:
             self.model.prompts(1, **{**words, **own})
         if size is not None and fit.size_px > 8 * self.model.config.fit.size_px:
             raise UsageError(
@@ -141,7 +142,10 @@ class Served:
         good = [place for place, picture in enumerate(pictures) if isinstance(picture, Picture)]
         # those of one fitted size beside one another, as only such neighbours run together
         good.sort(key=lambda place: fitted_size(fit, *reversed(pictures[place].image.size)))  # type: ignore[union-attr]
-        model, shared = self._for_words(dict(words))
+        try:
+            model, shared = self._for_words(dict(words))
+        except UsageError as error:
+            return [error if isinstance(result, Picture) else result for result in results]
         predictions = self._predict(
             model, [pictures[place] for place in good], [asked[place] for place in good], shared, size
         )
@@ -205,6 +209,8 @@ class Served:
         if classes is None or self.model.is_optimised:
             return self.model, words
         names = tuple(classes)
+        if self.model.text_encoder is None:
+            self.model.prompts(1, classes=names)  # refuses new names, for which a text encoder would be downloaded
         with self._lock:
             if names not in self._class_lists:
                 self._class_lists[names] = self.model.for_words({"classes": list(names)})
@@ -232,7 +238,7 @@ def load_served(
     """
     served: dict[str, Served] = {}
     for given in sources or ADAPTED:
-        name, _, source = given.rpartition("=") if "=" in given and not Path(given).exists() else ("", "", given)
+        name, _, source = given.partition("=") if "=" in given and not Path(given).exists() else ("", "", given)
         name = name or Path(source).expanduser().resolve().name if Path(source).exists() else name or source
         if name in served:
             raise UsageError(f"Two models are called {name}. Give one another name: --model OTHER={source}")

@@ -14,6 +14,10 @@ from vpd.serving.served import OF_ONE, Answered, Asked, Served
 from vpd.serving.settings import ServiceSettings
 
 
+class UnknownModelError(LookupError):
+    """No model of that name, or for that task, is served."""
+
+
 class Service:
     """Models, the queue in front of them, and what is counted; handlers of HTTP and the page ask through it.
 
@@ -40,25 +44,25 @@ class Service:
         """A model of a task.
 
         Raises:
-            LookupError: If there is none, or none of that name.
+            UnknownModelError: If there is none, or none of that name.
         """
         of_task = [served for served in self.models if served.task == task]
         found = [served for served in of_task if name in (None, served.name)]
         if not found:
             known = ", ".join(served.name for served in of_task) or f"none; served are {', '.join(self.tasks)}"
-            raise LookupError(f"There is no model {name or ''} for {task}. Served: {known}.".replace("  ", " "))
+            raise UnknownModelError(f"There is no model {name or ''} for {task}. Served: {known}.".replace("  ", " "))
         return found[0]
 
     def named(self, name: str) -> Served:
         """A model of any task.
 
         Raises:
-            LookupError: If there is none of that name.
+            UnknownModelError: If there is none of that name.
         """
         for served in self.models:
             if served.name == name:
                 return served
-        raise LookupError(
+        raise UnknownModelError(
             f"There is no model of that name. Served: {', '.join(served.name for served in self.models)}."
         )
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from vpd.errors import UsageError, first_line
 from vpd.prediction_jobs.manifest import MANIFEST
 from vpd.prediction_jobs.output_names import DATA_SUFFIX, PICTURE_SUFFIX
 from vpd.serving.answers import data_file, overlay_file
-from vpd.serving.engine import BusyError
 from vpd.serving.served import Answered
 
 MOST_PICTURES = 100
@@ -26,45 +26,63 @@ def write_archive(
     ask: Callable[[bytes], Future[Answered]],
     *,
     timeout_s: float,
-    told: Callable[[int], None] = lambda done: None,
-) -> list[str]:
-    """Predict pictures into a zip: a data file, a picture and a line of the manifest for each.
+    failed: list[str],
+    say: Callable[[Exception], str] = first_line,
+) -> Generator[int, None, None]:
+    """Predict pictures into a zip, step by step: a data file, a picture and a line of the manifest for each.
 
     Args:
-        archive: To write; removed again where nothing could be predicted.
+        archive: To write; removed again where it does not get done.
         pictures: Uploaded files.
         ask: Queues a picture.
         timeout_s: Seconds that each may take.
-        told: Is told how many are done.
+        failed: Gets a line for each picture that could not be predicted.
+        say: What a person is told of an error; it is of its own picture alone.
 
-    Returns:
-        What became of those that could not be predicted, a line each.
+    Yields:
+        How many pictures are done. The archive is there when no more comes; who stops before leaves none.
 
     Raises:
         UsageError: If there are none, too many, or none could be predicted.
     """
     if not pictures or len(pictures) > MOST_PICTURES:
         raise UsageError(f"Give 1 to {MOST_PICTURES} pictures; got {len(pictures)}. `vpd predict` takes any number.")
-    names, failed, lines = safe_names([path.name for path in pictures]), list[str](), list[str]()
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as made:  # pictures are compressed already
+    names, lines = safe_names([path.name for path in pictures]), list[str]()
+    with _whole(archive), zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as made:  # pictures are compressed already
         for number, (path, name) in enumerate(zip(pictures, names, strict=True)):
+            yield number
             try:
-                answered = ask(path.read_bytes()).result(timeout_s)
-            except (UsageError, BusyError, TimeoutError, OSError) as error:
-                failed.append(f"{name}: {first_line(error)}")
+                prediction, data, picture = _files_of(ask(path.read_bytes()), timeout_s)
+            except Exception as error:  # the others shall not suffer
+                failed.append(f"{name}: {say(error)}")
                 continue
-            prediction: Any = answered.prediction
             stem = name.rpartition(".")[0] or name
-            made.writestr(stem + DATA_SUFFIX, data_file(prediction))
-            made.writestr(stem + PICTURE_SUFFIX, overlay_file(prediction))
+            made.writestr(stem + DATA_SUFFIX, data)
+            made.writestr(stem + PICTURE_SUFFIX, picture)
             line = {"source": name, "data": stem + DATA_SUFFIX, "picture": stem + PICTURE_SUFFIX, **prediction.facts()}
             lines.append(json.dumps(line, ensure_ascii=False))
-            told(number + 1)
+        if not lines:
+            raise UsageError("None of the pictures could be predicted. " + " · ".join(failed)[:1000])
         made.writestr(MANIFEST, "".join(f"{line}\n" for line in lines))
-    if not lines:
+
+
+def _files_of(waiting: Future[Answered], timeout_s: float) -> tuple[Any, bytes, bytes]:
+    """A prediction, once it is there, its data file and its picture."""
+    try:
+        prediction: Any = waiting.result(timeout_s).prediction
+    finally:
+        waiting.cancel()  # what came too late need not run
+    return prediction, data_file(prediction), overlay_file(prediction)
+
+
+@contextmanager
+def _whole(archive: Path) -> Iterator[None]:
+    """Leave no archive that is not finished."""
+    try:
+        yield
+    except BaseException:
         archive.unlink(missing_ok=True)
-        raise UsageError("None of the pictures could be predicted. " + " · ".join(failed)[:1000])
-    return failed
+        raise
 
 
 def safe_names(given: Sequence[str]) -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -26,11 +27,10 @@ from vpd.serving.page.results import Results, results_router
 from vpd.serving.page.scratch import Scratch
 from vpd.serving.routes import REQUESTS
 from vpd.serving.served import Served
-from vpd.serving.service import Service
+from vpd.serving.service import Service, UnknownModelError
 
 logger = logging.getLogger(__name__)
 
-_PROGRESS = gr.Progress()
 STATIC = Path(__file__).parent / "static"
 _EMPTY = "<p class='vpd-hint'>The answer appears here.</p>"
 _FONTS = ("system-ui", "sans-serif")
@@ -47,6 +47,7 @@ def add_page(app: FastAPI, service: Service, scratch: Scratch) -> None:
     os.environ["GRADIO_TEMP_DIR"] = str(scratch.folder)
     app.add_middleware(Intake, service=service, scratch=scratch)
     results = Results()
+    scratch.sweep_too(results.sweep)
     app.include_router(results_router(results))
     app.mount("/page/static", StaticFiles(directory=STATIC), name="page-static")
     blocks = _blocks(service, results, scratch)
@@ -195,19 +196,21 @@ def _batch_tab(service: Service, results: Results, scratch: Scratch) -> None:
         with gr.Column(scale=3, min_width=280):
             shown = gr.HTML(_EMPTY, elem_id="batch-viewer", min_height=120)
 
-    async def run(pictures: Any, name: Any, given: Any, progress: gr.Progress = _PROGRESS) -> str:
+    # a step a picture: when the browser's tab is closed, the framework takes no further one
+    def run(pictures: Any, name: Any, given: Any) -> Iterator[str]:
         try:
             paths = [scratch.uploaded(picture) for picture in pictures or ()]
-            return await run_in_threadpool(_run_batch, service, results, scratch, paths, name, given, progress)
+            yield from _run_batch(service, results, scratch, paths, name, given)
         except Exception as error:
-            return _error(_words_of(error, service))
+            yield _error(_words_of(error, service))
 
     button.click(run, [files, model, word], shown, preprocess=False, api_visibility="private", trigger_mode="once")
 
 
 def _run_batch(
-    service: Service, results: Results, scratch: Scratch, paths: Sequence[Path], name: Any, given: Any, progress: Any
-) -> str:
+    service: Service, results: Results, scratch: Scratch, paths: Sequence[Path], name: Any, given: Any
+) -> Iterator[str]:
+    """How far it is, and at last the answer."""
     served = service.named(name)
     field = {"segment": "classes", "refer": "text"}.get(served.task)
     words = (
@@ -216,19 +219,23 @@ def _run_batch(
     if scratch.bytes_used() > MOST_KEPT_BYTES:
         raise BusyError("Too many uploads are kept at the moment.", retry_after_s=60)
     archive = scratch.folder / f"predictions-{os.urandom(8).hex()}.zip"
-    with service.engine.place():
-        failed = write_archive(
-            archive,
-            paths,
-            lambda content: service.ask(served, content, words),
-            timeout_s=service.settings.timeout_s,
-            told=lambda done: progress((done, len(paths)), desc="Predicting", unit="pictures"),
-        )
+    failed: list[str] = []
+    steps = write_archive(
+        archive,
+        paths,
+        lambda content: service.ask(served, content, words),
+        timeout_s=service.settings.timeout_s,
+        failed=failed,
+        say=lambda error: _words_of(error, service),
+    )
+    with service.engine.place(), closing(steps):
+        for done in steps:
+            yield f"<p>{done} of {len(paths)} done.</p>"
     done = len(paths) - len(failed)
     source = f"page/results/{results.add_file(archive)}/predictions.zip"
     link = f'<a class="vpd-link" href="{source}" download>Download (.zip)</a>'
     lines = "".join(f"<li>{escape(line)}</li>" for line in failed)
-    return f"<p role='status'>{done} of {len(paths)} predicted. {link}</p>" + (
+    yield f"<p role='status'>{done} of {len(paths)} predicted. {link}</p>" + (
         f"<ul class='vpd-error'>{lines}</ul>" if lines else ""
     )
 
@@ -243,8 +250,8 @@ def _words_of(error: Exception, service: Service) -> str:
         return f"There was no answer within {service.settings.timeout_s:g} s."
     if isinstance(error, FileNotFoundError):
         return "The picture is not kept any more: give it again."
-    if isinstance(error, (UsageError, LookupError)):
-        return str(error.args[0])
+    if isinstance(error, (UsageError, UnknownModelError)):
+        return str(error)
     logger.error("The page could not answer.", exc_info=error)
     return "The prediction failed; the service's log says why."
 

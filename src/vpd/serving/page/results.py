@@ -43,7 +43,7 @@ class Results:
     """The last answers, each under a name that cannot be guessed.
 
     Args:
-        most_bytes: Of all that is kept; the oldest goes first.
+        most_bytes: Of all that is kept, or of the newest alone where it has more; the oldest goes first.
         kept_s: How long, seconds.
     """
 
@@ -58,7 +58,7 @@ class Results:
         size = 3 * prediction.image.width * prediction.image.height + sum(
             4 * one.attention.numel() for one in answered.words
         )
-        size += _pixels(prediction).nbytes
+        size += _pixels(prediction).nbytes + (prediction.mask.nbytes if hasattr(prediction, "mask") else 0)
         return self._add(Kept(answered, model, None, size, time.monotonic()))
 
     def add_file(self, file: Path) -> str:
@@ -69,12 +69,23 @@ class Results:
         name = secrets.token_urlsafe(18)
         with self._lock:
             self._kept[name] = kept
+            self._drop_old()
             total = sum(each.size_bytes for each in self._kept.values())
             for old in list(self._kept):
-                is_old = kept.made_s - self._kept[old].made_s > self._kept_s
-                if old != name and (is_old or total > self._most_bytes):
+                if old != name and total > self._most_bytes:
                     total -= self._kept.pop(old).size_bytes
         return name
+
+    def sweep(self, now_s: float | None = None) -> None:
+        """Let go of what is older than it is kept."""
+        with self._lock:
+            self._drop_old(now_s)
+
+    def _drop_old(self, now_s: float | None = None) -> None:
+        now_s = time.monotonic() if now_s is None else now_s
+        for name, kept in list(self._kept.items()):
+            if now_s - kept.made_s > self._kept_s:
+                del self._kept[name]
 
     def get(self, name: str) -> Kept:
         """What is kept under a name.
@@ -83,8 +94,9 @@ class Results:
             LookupError: If there is nothing, or nothing any more.
         """
         with self._lock:
+            self._drop_old()
             kept = self._kept.get(name)
-            if kept is None or time.monotonic() - kept.made_s > self._kept_s:
+            if kept is None:
                 raise LookupError("This result is not kept any more: run the picture again.")
             return kept
 

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class Scratch:
         self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
         self._kept_s, self._every_s = kept_s, every_s
         self._own: frozenset[Path] = frozenset()
+        self._others: list[Callable[[], None]] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._sweep_on, name="vpd-sweeper", daemon=True)
         self._thread.start()
@@ -40,6 +41,10 @@ class Scratch:
     def keep_all(self) -> None:
         """Keep what is there now: examples, no uploads."""
         self._own = frozenset(self.folder.rglob("*"))
+
+    def sweep_too(self, sweep: Callable[[], None]) -> None:
+        """Have something else swept as often."""
+        self._others.append(sweep)
 
     def uploaded(self, given: Any) -> Path:
         """The file that a browser means by what it was told when it sent it.
@@ -90,7 +95,8 @@ class Scratch:
 
     def _sweep_on(self) -> None:
         while not self._ended.wait(self._every_s):
-            self.sweep()
+            for sweep in (self.sweep, *self._others):
+                sweep()
 
 
 @contextmanager
