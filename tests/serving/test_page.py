@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import socket
 import time
@@ -297,6 +298,32 @@ def test_many_pictures_become_one_archive(app: App, page: Page, tmp_path: Path) 
     assert set(archive.namelist()) == names
     lines = [json.loads(line) for line in archive.read("predictions.jsonl").decode().splitlines()]
     assert [line["source"] for line in lines] == ["one.png", "two.jpg"]
+
+
+def test_pictures_of_a_closed_page_are_not_run(app: App) -> None:
+    def counted(what: str) -> float:
+        found = re.search(rf"^{what} (\S+)", httpx.get(f"{app.url}/metrics").text, re.MULTILINE)
+        assert found
+        return float(found[1])
+
+    before, many, session = counted("vpd_group_pictures_sum"), 100, "closed"
+    with httpx.Client(base_url=f"{app.url}/gradio_api", timeout=WAIT_S) as http:
+        parts = [("files", (f"{number}.png", picture_bytes())) for number in range(many)]
+        files = [
+            {"path": path, "meta": {"_type": "gradio.FileData"}} for path in http.post("/upload", files=parts).json()
+        ]
+        config = httpx.get(f"{app.url}/config").json()
+        button = next(each["id"] for each in config["components"] if each["props"].get("elem_id") == "batch-run")
+        run = next(each["id"] for each in config["dependencies"] if [button, "click"] in each["targets"])
+        asked = {"data": [files, "world-depth", ""], "fn_index": run, "session_hash": session}
+        assert http.post("/queue/join", json=asked).status_code == 200
+        with http.stream("GET", "/queue/data", params={"session_hash": session}) as stream:
+            next(line for line in stream.iter_lines() if "1 of 100 done" in line)
+    deadline = time.monotonic() + WAIT_S
+    while counted("vpd_open_requests"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert counted("vpd_group_pictures_sum") - before < many
 
 
 def test_the_browser_asks_nobody_else(app: App, page: Page) -> None:
