@@ -162,8 +162,7 @@ def add_backend(app: FastAPI, service: Service, backend: Backend) -> None:
 
 
 def _route_class(service: Service) -> type[APIRoute]:
-    """Of paths with a body: a place of the queue is taken before the body is read, for which there is a time-out."""
-    timeout_s = service.settings.timeout_s
+    """Of paths with a body: a place of the queue is taken before it is read; the guard keeps its time."""
 
     class Placed(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -172,11 +171,7 @@ def _route_class(service: Service) -> type[APIRoute]:
             async def handle(request: Request) -> Response:
                 try:
                     with service.engine.place():
-                        try:
-                            async with asyncio.timeout(timeout_s):
-                                await request.body()  # the request keeps it
-                        except TimeoutError:
-                            return _problem(408, f"The request took more than {timeout_s:g} s to arrive.")
+                        await request.body()  # the request keeps it
                         return await answer(request)
                 except ClientDisconnect:
                     return Response(status_code=GONE)
