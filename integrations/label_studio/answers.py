@@ -120,11 +120,13 @@ def _regions_of(
         for region in answer.regions():
             yield *question.drawn[0], region
         return
+    drawn: dict[str, tuple[Control, Label]] = {}
+    for control, label in question.drawn:
+        for spelling in _spellings(label):
+            drawn.setdefault(spelling, (control, label))
     for region in answer.regions():
-        for control, label in question.drawn:
-            if region.name.casefold() in _spellings(label):
-                yield control, label, region
-                break
+        if region.name.casefold() in drawn:
+            yield *drawn[region.name.casefold()], region
 
 
 def _spellings(label: Label) -> set[str]:

@@ -91,6 +91,30 @@ def test_words_that_fit_none_leave_each_picture_its_own_error(served: dict[str, 
     assert isinstance(good, UsageError) and "twice" in str(good)
 
 
+@pytest.mark.parametrize("part", ["predict", "word_maps"])
+def test_an_accident_is_of_its_own_picture(
+    served: dict[str, Served], monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    model, real_predict, real_maps = served["refer"].model, served["refer"].model.predict, Served._word_maps
+
+    def predict(images: Any, **words: Any) -> Any:
+        if part == "predict" and "bad" in words["text"]:
+            raise KeyError("inner workings")
+        return real_predict(images, **words)
+
+    def word_maps(self: Served, image: Any, asked: Asked, fit: Any) -> Any:
+        if part == "word_maps" and asked.words["text"] == "bad":
+            raise KeyError("inner workings")
+        return real_maps(self, image, asked, fit)
+
+    monkeypatch.setattr(model, "predict", predict)
+    monkeypatch.setattr(Served, "_word_maps", word_maps)
+    asked = [Asked(picture_bytes(), {"text": text}, is_attention_wanted=True) for text in ("good", "bad", "fine")]
+    good, bad, fine = served["refer"].answer_all(asked, words={}, size=None)
+    assert isinstance(bad, KeyError) and good.prediction.text == "good" and fine.prediction.text == "fine"
+    assert [word.word for word in good.words] == ["good"]
+
+
 def test_no_text_encoder_is_fetched_for_a_caller(
     served: dict[str, Served], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -153,7 +153,11 @@ class Served:
             results[place] = prediction
             if isinstance(prediction, Exception):
                 continue
-            maps = self._word_maps(prediction.image, asked[place], fit) if asked[place].is_attention_wanted else ()
+            try:
+                maps = self._word_maps(prediction.image, asked[place], fit) if asked[place].is_attention_wanted else ()
+            except Exception as error:  # of this picture alone
+                results[place] = _told(error)
+                continue
             results[place] = Answered(prediction, pictures[place].notes, maps)  # type: ignore[union-attr]
         return results
 
@@ -172,19 +176,13 @@ class Served:
         )
         try:
             return list(model.predict(images, batch_size=len(images), size=size, memory=self._memory, **own, **shared))
-        except (UsageError, MemoryError, RuntimeError) as error:
+        except Exception as error:  # the other pictures shall not suffer
             if len(pictures) > 1:
                 return [
                     self._predict(model, [picture], [one], shared, size)[0]
                     for picture, one in zip(pictures, asked, strict=True)
                 ]
-            if isinstance(error, UsageError) and not isinstance(error, OutputError):
-                return [error]
-            is_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
-            logger.exception("A prediction failed.")
-            return [
-                BudgetError("There is not enough memory for this picture: send a smaller one.") if is_memory else error
-            ]
+            return [_told(error)]
 
     def _word_maps(self, image: Image.Image, asked: Asked, fit: Any) -> tuple[WordMap, ...]:
         """Attention at the size that the network sees."""
@@ -245,6 +243,15 @@ def load_served(
         model = load(source, device=device, dtype=dtype)
         served[name] = Served(name, model, max_px=max_px, memory=memory, is_miniature=source in ADAPTED)
     return list(served.values())
+
+
+def _told(error: Exception) -> Exception:
+    """What the caller is told of a picture that failed; logged, unless it is the caller's mistake."""
+    if isinstance(error, UsageError) and not isinstance(error, OutputError):
+        return error
+    logger.error("A prediction failed.", exc_info=error)
+    is_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
+    return BudgetError("There is not enough memory for this picture: send a smaller one.") if is_memory else error
 
 
 def _hashable(value: Any) -> Hashable:
