@@ -74,6 +74,23 @@ def test_referring(models: dict[str, Any]):
             pipe(PHOTO, **wrong)
 
 
+def test_several_texts_of_a_picture_that_can_be_read_once(models: dict[str, Any], tmp_path: Path):
+    """An open file, turned by EXIF too, gives what its path gives."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    PHOTO.save(tmp_path / "photo.jpg", exif=exif)
+    pipe, texts = vpd.pipeline("referring-segmentation", models["refer"]), ["the sky", "a road"]
+    wanted = [pipe(tmp_path / "photo.jpg", text=text)[0] for text in texts]
+    with (tmp_path / "photo.jpg").open("rb") as file:
+        (found,) = pipe([file], text=texts)
+    assert [part["label"] for part in found] == texts
+    for one, other in zip(found, wanted, strict=True):
+        assert one["mask"].size == PHOTO.size[::-1] and one["score"] == other["score"]
+        np.testing.assert_array_equal(np.asarray(one["mask"]), np.asarray(other["mask"]))
+    with pytest.raises(UsageError, match="none.jpg"):
+        pipe([tmp_path / "photo.jpg", tmp_path / "none.jpg"], text=texts)
+
+
 def test_wrong_requests(models: dict[str, Any]):
     with pytest.raises(UsageError, match="There is no pipeline 'segmentation'. Choose one of: image-segmentation"):
         vpd.pipeline("segmentation", models["segment"])

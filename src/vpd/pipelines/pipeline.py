@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from vpd.errors import UsageError
-from vpd.inference.inputs import list_sources
+from vpd.inference.inputs import list_sources, read_source, source_name
 from vpd.loading import load
 from vpd.tasks.model import PerceptionModel
 from vpd.tasks.predictions import DepthPrediction, MaskPrediction, SegmentationPrediction
@@ -138,6 +138,10 @@ class ReferringSegmentation(Pipeline):
         texts = [texts] if isinstance(texts, str) else texts
         if not isinstance(texts, Iterable) or not (texts := list(texts)):
             raise UsageError("referring-segmentation needs words: pipe(image, text='the zebra on the left').")
+        if len(texts) > 1:  # read once: an open file has no more to give, and decoding takes its time
+            names = [source_name(source, number, len(sources)) for number, source in enumerate(sources)]
+            pictures = map(read_source, sources, names)
+            sources = [np.asarray(picture) for picture in pictures]  # no EXIF, by which they would be turned again
         ask: Callable[..., list[MaskPrediction]] = partial(self.model.predict, sources, **options)
         of_texts = [ask(text=text) for text in texts]
         return [[self.answer(prediction) for prediction in found] for found in zip(*of_texts, strict=True)]
