@@ -206,6 +206,9 @@ def test_a_converted_model_finds_its_text_encoder(
 ) -> None:
     checkpoint = write_published(tmp_path / "file.pth", "segment", weights["segment"])
     assert convert("segment", checkpoint, tmp_path / "model").config.backbone.source == str(checkpoint)
+    monkeypatch.chdir(tmp_path.parent)
+    short = Path(tmp_path.name, "file.pth")  # which looks like a hub id
+    assert convert("segment", short, tmp_path / "model").config.backbone.source == str(checkpoint.resolve())
     monkeypatch.chdir(text_source.parent)
     convert("segment", checkpoint, tmp_path / "model", diffusion=text_source.name)
     monkeypatch.chdir(tmp_path)

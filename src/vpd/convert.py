@@ -21,6 +21,7 @@ from vpd.tasks.model import PerceptionModel
 from vpd.weights.finite import not_finite, told_not_finite
 from vpd.weights.key_names import ENCODER_PREFIX, PUBLISHED_UNET, PUBLISHED_VAE, SIGNS, is_dropped, published_names
 from vpd.weights.single_file import as_linear, infer_unet_config, infer_vae_config, listed, load_renamed, with_prefix
+from vpd.weights.sources import recorded_source
 from vpd.weights.untrusted import read_tensor_file, tensors_only
 
 LICENCE = "weights: CreativeML Open RAIL-M (Stable Diffusion) and the terms of whoever trained them"
@@ -63,7 +64,7 @@ def convert(
         )
     encoder = None if diffusion is None else TextEncoder.from_pretrained(diffusion)
     state, classes = _read_checkpoint(task, checkpoint)
-    source = str(checkpoint) if diffusion is None else _absolute(diffusion)
+    source = str(checkpoint if diffusion is None else diffusion)
     model = build_published(
         task, state, origin=str(checkpoint), source=source, heads=heads, max_depth_m=max_depth_m, classes=classes
     )
@@ -103,7 +104,7 @@ def build_published(
             vae=infer_vae_config(vae, origin=origin),
             latent_scaling="none",
             detach_maps=True,
-            source=source or origin,
+            source=recorded_source(source or origin),
         )
         config = _task_config(task, state, backbone, max_depth_m=max_depth_m, classes=classes)
         config = config.model_copy(update={"notes": {"converted_from": Path(origin).name}})
@@ -205,12 +206,6 @@ def _class_names(meta: object) -> tuple[str, ...]:
         return unique_names(found)
     except UsageError:
         return ()
-
-
-def _absolute(source: str | Path) -> str:
-    """A local path is recorded in full, so that it is found from any folder; a hub id stays."""
-    path = Path(source).expanduser()
-    return str(path.resolve()) if path.exists() else str(source)
 
 
 def _names(file: str, count: int, kind: str) -> tuple[str, ...]:

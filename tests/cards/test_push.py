@@ -62,6 +62,27 @@ def test_there_and_back(hub: FakeHub, model: SegmentationModel, tiny_diffusion: 
     assert model.config.licence == "unknown"  # of the one here, nothing was changed
 
 
+@pytest.mark.parametrize("recorded", ["in full", "models/sd15", "checkpoints/vpd.pth", "checkpoints/vpd.SafeTensors"])
+def test_a_local_path_is_no_model_of_the_hub(
+    hub: FakeHub, tiny_diffusion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorded: str
+):
+    """Nobody's model of that name is asked for, told as the base, or lends its licence."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "sd15").symlink_to(tiny_diffusion)
+    monkeypatch.chdir(tmp_path)
+    local = SegmentationModel.from_diffusion("models/sd15", classes=("sky",), head_channels=8, fit=Resize(size_px=64))
+    assert local.config.backbone.source == str(tiny_diffusion.resolve())
+    if recorded != "in full":  # as older versions did
+        backbone = local.config.backbone.model_copy(update={"source": recorded})
+        local.config = local.config.model_copy(update={"backbone": backbone})
+    name = Path(local.config.backbone.source).name
+    local.push_to_hub(HUB_ID, token="writer")
+    card = (hub.root / HUB_ID / "README.md").read_text()
+    assert "base_model" not in header_of(card) and f"| origin | {name.replace('_', chr(92) + '_')} |" in card
+    assert vpd.load(HUB_ID).config.backbone.source == name
+    assert not [path for path in hub.asked if "models/sd15" in str(path) or "checkpoints/" in str(path)]
+
+
 def test_a_card_says_what_the_record_says(hub: FakeHub, model: SegmentationModel):
     model.push_to_hub(HUB_ID, token="writer", licence="apache-2.0")
     card = (hub.root / HUB_ID / "README.md").read_text()

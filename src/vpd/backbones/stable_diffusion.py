@@ -19,7 +19,7 @@ from vpd.config import BackboneConfig, Checkpointing, LoraSettings, MapScale
 from vpd.files.images import pad_to_multiple
 from vpd.tensors import Features, LayerText, Text, check_text
 from vpd.weights.families import check_unet
-from vpd.weights.sources import load_unet_and_vae
+from vpd.weights.sources import load_unet_and_vae, recorded_source
 
 
 class StableDiffusionBackbone(nn.Module):
@@ -106,7 +106,7 @@ class StableDiffusionBackbone(nn.Module):
             UsageError: If the source cannot be found or is of another family.
         """
         unet, vae = load_unet_and_vae(source)
-        return cls(unet=unet, vae=vae, source=str(source), **options)
+        return cls(unet=unet, vae=vae, source=recorded_source(source), **options)
 
     @property
     def strides(self) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from vpd.errors import UsageError
 from vpd.files.atomic import read_json
 from vpd.weights.hub import is_hub_id, look, no_answer, split_revision
 from vpd.weights.shipped import LICENCE, WORLD
+from vpd.weights.sources import SINGLE_FILE_SUFFIXES
 
 _NOT_TOLD = "not told"
 
@@ -74,9 +75,15 @@ def read_evaluation(evaluation: Mapping[str, Any] | str | Path | None) -> Mappin
 def travelling(config: TaskConfig, licence: str | None = None) -> TaskConfig:
     """A configuration without the path that the diffusion model had on this machine, and with a licence if given."""
     source = config.backbone.source
-    name = Path(source).name if source and not is_hub_id(source) else source
+    name = Path(source).name if source and _is_of_this_machine(source) else source
     changes: dict[str, Any] = {"backbone": config.backbone.model_copy(update={"source": name})}
     return config.model_copy(update=changes | ({} if licence is None else {"licence": licence}))
+
+
+def _is_of_this_machine(source: str) -> bool:
+    """Whether a source is a path; models of older versions hold short ones, which look like hub ids."""
+    path = Path(source).expanduser()
+    return not is_hub_id(source) or path.suffix.lower() in SINGLE_FILE_SUFFIXES or path.exists()
 
 
 def origin_of(config: TaskConfig) -> Origin:

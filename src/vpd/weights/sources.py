@@ -62,6 +62,15 @@ def find_source(source: str | Path, *, with_text: bool = False) -> Path:
     return download(str(source), diffusion_files(with_text=with_text), check=refuse_foreign_folder)
 
 
+def recorded_source(source: str | Path) -> str:
+    """What is kept of where weights came from: a local path in full, anything else as it is.
+
+    So it is found from any folder, and not taken for a hub id, which may look the same (`models/sd15`).
+    """
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() else str(source)
+
+
 def load_part(model_class: Any, folder: Path, *, unused: str, dtype: torch.dtype = torch.float32) -> Any:
     """One part of a diffusion model, all of whose weights come from the folder's safetensors files.
 
