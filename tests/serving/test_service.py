@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 import threading
 import time
 import weakref
@@ -243,6 +244,13 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(served: dict[st
         client.service.engine.stop()  # type: ignore[attr-defined]
         assert ask(client, "depth").status_code == 503
         assert client.get("/healthz").status_code == 503
+
+
+def test_whoever_asks_as_soon_as_the_address_is_told_waits_for_the_start() -> None:
+    with listen(ServiceSettings(port=0)) as listening:
+        socket.create_connection(listening.getsockname(), timeout=20).close()
+        with pytest.raises(UsageError, match="Cannot listen at 127.0.0.1"):
+            listen(ServiceSettings(port=listening.getsockname()[1]))
 
 
 def test_a_stop_waits_as_long_as_a_request_may_take(served: dict[str, Served], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,7 @@ def listen(settings: ServiceSettings) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, settings.port))
+        listening.listen()  # whoever asks from now on waits; and nobody else can have the port
     except OSError as error:
         listening.close()
         raise UsageError(
