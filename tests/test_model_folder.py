@@ -167,3 +167,21 @@ def test_factors_are_exact() -> None:
     torch.testing.assert_close(factors[0] @ factors[1], change, rtol=0, atol=1e-4)
     assert low_rank(torch.randn(64, 80, generator=generator), scale=1.0) is None
     assert low_rank(torch.randn(4, 3, 3, 3, generator=generator), scale=1.0) is None
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "text_encoder/mine.txt", "tokenizer/mine.txt"])
+def test_files_that_are_no_model_of_ours_stay(tmp_path: Path, name: str) -> None:
+    path, model = tmp_path / name, new_model()
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('{"model_type": "clip"}')
+    told = tmp_path / name.partition("/")[0]
+    with pytest.raises(UsageError, match=f"^Saving a model would write over 1 file that it did not make: {told}. Give"):
+        model.save(tmp_path)
+    assert [found for found in tmp_path.rglob("*") if found.is_file()] == [path]
+    path.unlink()
+    if "/" in name:
+        path.parent.rmdir()
+    model.save(tmp_path)
+    (tmp_path / "config.json").unlink()  # cut off
+    model.save(tmp_path)
+    assert vpd.load(tmp_path, device="cpu").config.classes == tuple(CLASSES)

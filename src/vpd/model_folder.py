@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from vpd.config import FORMAT_VERSION, Frozen, TaskConfig
 from vpd.errors import UsageError, wrong_fields
 from vpd.files.atomic import atomic_write, check_writable, read_json, writable_folder, write_json
+from vpd.files.own_files import has_keys, refuse_files
 from vpd.version import __version__
 from vpd.weights.shipped import WORLD, shipped_diffusion
 
@@ -36,6 +37,7 @@ are, so that folders of every release are read. A new field needs none: its defa
 _PAIR = "saved_together"  # the same words in both files: neither is from another save
 _BASE = "base"
 _TEXT_PREFIX = "text_encoder."
+_TEXT_FOLDERS = ("text_encoder", "tokenizer")
 
 
 class Base(Frozen):
@@ -83,10 +85,12 @@ def save_model(
         half: Store floating-point numbers in float16.
 
     Raises:
-        UsageError: If the folder cannot be written, or the base is none or the model not in float32.
+        UsageError: If the folder cannot be written or holds files of these names that are no model of this library,
+            or the base is none or the model not in float32.
     """
     from safetensors.torch import save_file
 
+    _refuse_foreign_files(Path(folder))
     pair = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]
     tensors = {
         key: value.detach().cpu().contiguous() for key, value in weights.items() if not key.startswith(_TEXT_PREFIX)
@@ -100,11 +104,19 @@ def save_model(
     folder = writable_folder(folder)
     with atomic_write(folder / WEIGHTS_FILE) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt", _PAIR: pair})
-    for part in ("text_encoder", "tokenizer"):  # one of another model must not stay
+    for part in _TEXT_FOLDERS:  # one of another model must not stay
         shutil.rmtree(folder / part, ignore_errors=True)
     if text_encoder is not None and not shares_text:
         text_encoder.save(folder)
     write_json(folder / CONFIG_FILE, {**contents, _PAIR: pair})
+
+
+def _refuse_foreign_files(folder: Path) -> None:
+    """Make sure that no file is replaced, and no folder removed, but those of an earlier save."""
+    there = [path for name in (CONFIG_FILE, WEIGHTS_FILE, *_TEXT_FOLDERS) if (path := folder / name).exists()]
+    is_own = has_keys(folder / CONFIG_FILE, ["format_version"]) or _pair_of(folder / WEIGHTS_FILE) is not None
+    if there and not is_own:  # of one that was cut off there are the weights
+        refuse_files(there, "Saving a model", remedy="Give another folder")
 
 
 def _without_base(

@@ -15,6 +15,7 @@ import torch
 from vpd.backbones.tiny_encoder import TinyEncoder, TinyEncoderConfig, save_tiny_encoder
 from vpd.bench import machine, measuring, timing
 from vpd.bench.measuring import SD15, with_random_weights
+from vpd.bench.report import check_own_report
 from vpd.config import BackboneConfig, Resize, SegmentConfig
 from vpd.errors import UsageError
 from vpd.inference.heap import free_heap, keep_heap
@@ -233,3 +234,12 @@ def test_random_weights_of_a_size() -> None:
     assert not model.training
     labels = model.predict(torch.zeros(64, 64, 3, dtype=torch.uint8).numpy(), size=64).labels
     assert labels.shape == (64, 64)
+
+
+def test_files_of_others_are_not_written_over(vpd_command: Command, tmp_path: Path) -> None:
+    (tmp_path / "bench.md").write_text("notes")
+    result = vpd_command("bench", "--out", tmp_path)
+    assert result.status == 2 and (tmp_path / "bench.md").read_text() == "notes"
+    assert f"`vpd bench` would write over 1 file that it did not make: {tmp_path}/bench.md. Give another" in result.err
+    (tmp_path / "bench.json").write_text(json.dumps({"machine": {}, "options": {}}))  # of a run that was killed
+    check_own_report(tmp_path)

@@ -145,6 +145,25 @@ def test_nothing_goes_among_the_data(option: str, vpd_command: Command, models: 
     assert {path: path.read_bytes() for path in labels.iterdir()} == before
 
 
+def test_files_of_others_are_not_written_over(vpd_command: Command, models: Models, data_of: Models, tmp_path: Path):
+    words = ["eval", "segment", "--data", data_of["segment"], "--model", models["segment"], "--limit", 1]
+    own, report, config = tmp_path / "scores.json", tmp_path / "report", tmp_path / "config.json"
+    report.mkdir()
+    for path in (config, report / "counts.json"):
+        path.write_text('{"task": "segment"}')
+    for option, given, named in (("--out", config, config), ("--report", report, report / "counts.json")):
+        result = vpd_command(*words, option, given)
+        assert result.status == 2 and result.out == ""
+        assert f"`vpd eval` would write over 1 file that it did not make: {named}. Give another {option}" in result.err
+        assert named.read_text() == '{"task": "segment"}'
+    (report / "counts.json").unlink()
+    for _ in range(2):  # its own it replaces
+        result = vpd_command(*words, "--out", own, "--report", report)
+        assert result.status == 0, result.err
+    (report / "scores.json").write_text("{}")
+    assert vpd_command(*words, "--report", report).status == 2
+
+
 @pytest.mark.parametrize("task", ["segment", "refer", "depth"])
 def test_a_model_of_another_task_is_refused(task: str, vpd_command: Command, models: Models, data_of: Models):
     other = "depth" if task == "refer" else "refer"

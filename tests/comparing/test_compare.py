@@ -12,6 +12,7 @@ import torch
 import vpd
 from vpd.cli import main
 from vpd.comparing.compare import compare
+from vpd.comparing.page import check_own_page
 from vpd.config import Resize
 from vpd.datasets.layouts import open_data
 from vpd.errors import UsageError
@@ -91,6 +92,7 @@ def test_the_command(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFix
     assert re.search(r"^learning_rate +0.001 +0.002$", shown, flags=re.MULTILINE)
     assert re.search(r"^mIoU +[\d.]+ % +[\d.]+ % +[+−]?[\d.]+ points \(", shown, flags=re.MULTILINE)
     assert "3 samples. Paired bootstrap" in shown
+    check_own_page(tmp_path / "out")  # another run may replace it
     page = (tmp_path / "out" / "compare.html").read_text()
     assert not re.search(r'(src|href)="(?!data:)', page) and "<plain>" not in page and "&lt;plain&gt;" in page
     for title in ("Metrics", "Settings that differ", "In training", "Samples that differ most"):
@@ -109,3 +111,13 @@ def test_what_cannot_be_compared(runs: list[Path], tiny_diffusion: Path, tmp_pat
         compare([str(tmp_path / "other"), str(runs[0])], limit=1)
     with pytest.raises(UsageError, match="is for segment, .*world-depth for depth"):
         compare([str(runs[0]), "world-depth"], limit=1)
+
+
+def test_a_page_of_others_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any):
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("vpd.cli.quiet_libraries", lambda: None)
+    (tmp_path / "compare.html").write_text("<title>Prices</title>")
+    with pytest.raises(SystemExit, match="^2$"):
+        main(["compare", "a", "b", "--out", str(tmp_path)])
+    assert f"`vpd compare` would write over 1 file that it did not make: {tmp_path}/c" in capsys.readouterr().err
+    assert (tmp_path / "compare.html").read_text() == "<title>Prices</title>"

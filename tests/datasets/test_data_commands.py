@@ -72,6 +72,22 @@ def test_prepare_command(tmp_path, capfd):
     assert run("check", "nyu", tmp_path) == 0
 
 
+@pytest.mark.parametrize("name", ["refcoco/refs(unc).json", "official_splits/rooms.json", "notes.json"])
+def test_files_of_others_are_not_written_over(tmp_path, capfd, name):
+    write_refcoco(tmp_path)
+    write_nyu_mat(tmp_path / "nyu_depth_v2_labeled.mat", number=2)
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('{"00000": "my own room"}')
+    words = {"refs(unc)": ["prepare", "refcoco"], "rooms": ["prepare", "nyu"], "notes": ["check", "refcoco"]}[path.stem]
+    more = ["--json", path] if path.stem == "notes" else []
+    before = sorted(tmp_path.rglob("*"))
+    assert run(*words, tmp_path, *more) == 2
+    error = capfd.readouterr().err
+    assert str(path) in error and ("says" in error or "did not make" in error)
+    assert path.read_text() == '{"00000": "my own room"}' and sorted(tmp_path.rglob("*")) == before
+
+
 def test_what_needs_no_preparation(tmp_path):
     with pytest.raises(UsageError, match="ade20k needs no preparation; only these do: nyu, refcoco, refcoco"):
         prepare_data("ade20k", tmp_path)

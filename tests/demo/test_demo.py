@@ -11,7 +11,9 @@ from PIL import Image
 
 from vpd.cli import main
 from vpd.demo.demo import run_demo
+from vpd.demo.page import is_demo_page
 from vpd.demo.race import ARMS, Race, run_race
+from vpd.errors import UsageError
 
 SCENES = 20
 
@@ -96,3 +98,14 @@ def test_wrong_requests(tmp_path: Path, arguments, capsys):
     with pytest.raises(SystemExit, match="^2$"):
         main(["demo", "--out", str(tmp_path), *arguments])
     assert "--prompt needs some words" in capsys.readouterr().err
+
+
+def test_files_of_others_are_not_written_over(demo, tmp_path: Path):
+    for name in ("index.html", "metrics.json", "training.html"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(UsageError, match=f"over 2 files that it did not make: {tmp_path}/index.html, .*metrics.json"):
+        run_demo(tmp_path, scenes=1)
+    with pytest.raises(UsageError, match=f"over 1 file that it did not make: {tmp_path}/training.html. Give another"):
+        run_race(tmp_path, steps=8)
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"mine"}
+    assert is_demo_page(demo.page) and not is_demo_page(tmp_path / "index.html")

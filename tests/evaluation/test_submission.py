@@ -94,6 +94,25 @@ def test_samples_of_one_name_are_not_handed_in(tmp_path: Path):
     assert submission.write_index(records[:2]).is_file()
 
 
+def test_files_that_no_evaluation_wrote_stay(tmp_path: Path):
+    Image.new("L", (3, 2), 7).save(tmp_path / "a.png")
+    before, made = (tmp_path / "a.png").read_bytes(), segmentation([[1]])
+    with pytest.raises(UsageError, match=f"would write over 1 file that it did not make: {tmp_path}/a.png. Give anoth"):
+        Submission(tmp_path, Samples()).keep(sample("a"), made)
+    assert (tmp_path / "a.png").read_bytes() == before
+    Submission(tmp_path, Samples()).keep(sample("b"), made)  # killed before the index
+    again = Submission(tmp_path, Samples())
+    again.write_index([again.keep(sample("b"), made)])
+    Image.new("L", (3, 2)).save(tmp_path / "b.png")  # as earlier versions wrote it, without a mark, but it is listed
+    Submission(tmp_path, Samples()).keep(sample("b"), made)
+    assert read(tmp_path / "b.png").tolist() == [[1]]
+    for content in ('{"source": "/a.jpg", "data": "a.png"}\n', "notes", "[]\n"):
+        (tmp_path / "predictions.jsonl").write_text(content)
+        with pytest.raises(UsageError, match=f"did not make: {tmp_path}/predictions.jsonl"):
+            Submission(tmp_path, Samples())
+        assert (tmp_path / "predictions.jsonl").read_text() == content
+
+
 def test_a_name_with_dots_inside_is_no_harm(tmp_path: Path):
     Submission(tmp_path, Samples()).keep(sample("munich_000000.000019"), segmentation([[1]]))
     assert (tmp_path / "munich_000000.000019.png").is_file()

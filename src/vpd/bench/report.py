@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vpd.bench.measuring import PARTS
 from vpd.files.atomic import atomic_write, writable_folder, write_json
+from vpd.files.own_files import check_own_folder, has_keys
 
 JSON_FILE, TABLE_FILE = "bench.json", "bench.md"
 _WORTH_IT = 1.1  # times faster; less is within what runs differ by
+
+
+def check_own_report(folder: Path) -> None:
+    """Make sure that a folder has no files of these names but those of an earlier run.
+
+    Raises:
+        UsageError: If it has.
+    """
+    is_own = partial(has_keys, keys=("machine", "options"))
+    check_own_folder(folder, [JSON_FILE, TABLE_FILE], "`vpd bench`", is_own=is_own)
 
 
 def write_report(result: dict[str, Any], out: Path) -> list[str]:

@@ -77,12 +77,13 @@ def bench(
 
     import vpd
     from vpd.bench.measuring import measure_speed, random_sd15
-    from vpd.bench.report import describe, write_report
+    from vpd.bench.report import check_own_report, describe, write_report
     from vpd.loading import find_device
     from vpd.model_folder import check_results_folder
 
     if out is not None:
         check_results_folder(out)  # or the figures would be lost
+        check_own_report(out)
     if threads is not None:
         torch.set_num_threads(threads)
     place = find_device(device)

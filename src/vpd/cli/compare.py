@@ -33,13 +33,14 @@ def compare(
     Every model is measured again. The page shows classes and the samples in which the models are furthest apart.
     """
     from vpd.comparing.compare import compare as run
-    from vpd.comparing.page import screen_lines, write_page
+    from vpd.comparing.page import check_own_page, screen_lines, write_page
     from vpd.files.atomic import writable_folder
     from vpd.model_folder import check_results_folder
     from vpd.processes import Heartbeat
 
     if out is not None:
         check_results_folder(out)
+        check_own_page(out)
     opened = None if data is None else _opener(data, format, split, options)
     with Heartbeat(enabled=True) as heartbeat:
         comparison, samples = run(

@@ -41,6 +41,7 @@ def check(
     from vpd.datasets.check import check_data
     from vpd.datasets.layouts import LAYOUTS
     from vpd.files.atomic import check_writable, writable_folder, write_json
+    from vpd.files.own_files import check_own_json
 
     if folder is None:
         name, folder = "", name  # the one word is the folder
@@ -53,6 +54,7 @@ def check(
         given = parse_overrides(options)
     if json is not None:
         check_writable(json.parent)
+        check_own_json(json, ("root", "format", "splits"), "`vpd data check`", option="--json")
     report = check_data(name or None, folder, options=given, progress=_progress)
     if json is not None:
         write_json(writable_folder(json.parent) / json.name, report.as_dict())

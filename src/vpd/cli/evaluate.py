@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -95,9 +96,10 @@ def evaluate(
     from vpd.evaluation.presence import calibrate_presence_of, check_own_presence
     from vpd.evaluation.protocols import change_fit
     from vpd.evaluation.report import screen_lines
-    from vpd.evaluation.report_folder import write_report
+    from vpd.evaluation.report_folder import KEYS, REPORT_FILES, write_report
     from vpd.evaluation.submission import Submission
     from vpd.files.atomic import check_writable, left_as_found, writable_folder, write_json
+    from vpd.files.own_files import check_own_folder, check_own_json, has_keys
     from vpd.loading import find_model
     from vpd.model_folder import check_results_folder
     from vpd.optimising import optimise
@@ -116,6 +118,9 @@ def evaluate(
         check_results_folder(folder)
     if out is not None:
         check_writable(out.parent)
+        check_own_json(out, KEYS, "`vpd eval`")
+    if report is not None:
+        check_own_folder(report, REPORT_FILES, "`vpd eval`", is_own=partial(has_keys, keys=KEYS), option="--report")
     layout = format or layouts.detect_format(data, task)
     wanted = measured_split(data, layout, split)
     if split is None:

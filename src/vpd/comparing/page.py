@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 
@@ -17,11 +18,13 @@ from vpd.drawing.overlays import Shown, fit_picture
 from vpd.drawing.text import one_line
 from vpd.evaluation.fitted_data import fit_classes
 from vpd.evaluation.protocols import Protocol
+from vpd.files.own_files import begins_with, check_own_folder
 from vpd.loading import load
 from vpd.metrics.intervals import Difference
 from vpd.metrics.words import write_value
 
 PAGE = "compare.html"
+_TITLE = "vpd compare: "
 _SAMPLES, _CELL_PX, _MOST_CHARS = 10, 320, 60
 
 
@@ -38,9 +41,18 @@ def screen_lines(comparison: Comparison) -> Iterator[str]:
     yield _interval_words(comparison)
 
 
+def check_own_page(folder: Path) -> None:
+    """Make sure that a folder has no `compare.html` but one of an earlier comparison.
+
+    Raises:
+        UsageError: If it has.
+    """
+    check_own_folder(folder, [PAGE], "`vpd compare`", is_own=partial(begins_with, words=f"<title>{_TITLE}"))
+
+
 def write_page(folder: Path, comparison: Comparison, samples: SampleSet, *, device: str = "auto") -> Path:
     """Write `compare.html` into a folder; the models are read again for the pictures."""
-    title = "vpd compare: " + " and ".join(contestant.source for contestant in comparison.contestants)
+    title = _TITLE + " and ".join(contestant.source for contestant in comparison.contestants)
     write_html(folder / PAGE, title, "\n".join(_body(comparison, samples, device)))
     return folder / PAGE
 

@@ -26,7 +26,7 @@ from vpd.datasets.nyu import OFFICIAL, ROOMS, UNFINISHED
 from vpd.datasets.refer import DATASETS
 from vpd.datasets.refer_files import convert_references
 from vpd.errors import UsageError
-from vpd.files.atomic import atomic_write, writable_folder, write_json
+from vpd.files.atomic import atomic_write, read_json, writable_folder, write_json
 from vpd.files.decoding import check_size
 
 MAT_FILE = "nyu_depth_v2_labeled.mat"
@@ -106,9 +106,11 @@ def extract_nyu(
             )
         check_size(images.shape[2:], f"{file.filename}, images")
         scenes, rooms = _names(file, "sceneTypes", number), _names(file, "scenes", number)
+        room_of = {f"{index:05d}": room for index, room in enumerate(rooms)}
+        _refuse_other_rooms(root / OFFICIAL / ROOMS, room_of)
         folder = writable_folder(root / OFFICIAL)
         (folder / UNFINISHED).touch()
-        write_json(folder / ROOMS, {f"{index:05d}": room for index, room in enumerate(rooms)})
+        write_json(folder / ROOMS, room_of)
         test, written = nyu_test_pictures(), 0
         targets = [folder / ("test" if index in test else "train") / scenes[index] for index in range(number)]
         for target in sorted(set(targets)):
@@ -205,6 +207,13 @@ def _depth_mm(depth_m: NDArray[Any], name: str) -> NDArray[np.uint16]:
             f"{name}: raw depth is {depth_m.min()}..{depth_m.max()} m; 0..{_MAX_MM / 1000} m can be stored"
         )
     return depth_mm.astype(np.uint16)
+
+
+def _refuse_other_rooms(path: Path, rooms: dict[str, str]) -> None:
+    """Keep a file of rooms that holds more than a part of these, as somebody wrote it."""
+    there = read_json(path) if path.exists() else {}
+    if not isinstance(there, dict) or any(rooms.get(number) != room for number, room in there.items()):
+        raise UsageError(f"{path} says other rooms than {MAT_FILE}. Move it away to have it made anew.")
 
 
 def _save(pixels: NDArray[Any], path: Path, **options: Any) -> None:

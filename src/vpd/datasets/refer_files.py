@@ -101,7 +101,8 @@ def convert_references(folder: Path) -> list[tuple[Path, bool]]:
         Each JSON file, and whether it was written: one that already says the same stays.
 
     Raises:
-        UsageError: If there is no pickle, one holds anything but plain data, or a record lacks something.
+        UsageError: If there is no pickle, one holds anything but plain data, a record lacks something, or a JSON file
+            says something else.
     """
     pickles = sorted(folder.glob("refs(*).p"))
     if not pickles:
@@ -115,7 +116,9 @@ def convert_references(folder: Path) -> list[tuple[Path, bool]]:
             content = json.dumps(records).encode()  # ASCII: text that is not UTF-8 is kept as it is, in escapes
         except (TypeError, ValueError) as error:
             raise UsageError(f"{path}: holds something that JSON has no word for ({error})") from error
-        is_new = not target.is_file() or target.read_bytes() != content
+        is_new = not target.exists()
+        if not is_new and target.read_bytes() != content and read_json(target) != json.loads(content):
+            raise UsageError(f"{target} says something else than {path.name}. Move it away to have it made anew.")
         if is_new:
             with atomic_write(target) as temporary:
                 temporary.write_bytes(content)

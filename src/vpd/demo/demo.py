@@ -9,13 +9,14 @@ from PIL import Image
 
 from vpd.demo.attention import ShippedAttention
 from vpd.demo.figures import BLIND, Figure
-from vpd.demo.page import samples_section, write_demo_page
+from vpd.demo.page import is_demo_page, samples_section, write_demo_page
 from vpd.demo.samples import draw_samples
 from vpd.demo.tasks import Watch, show_task
 from vpd.demo.words import words_section
 from vpd.drawing.overlays import contact_sheet
 from vpd.drawing.text import beside, caption_strip, stack
 from vpd.files.atomic import atomic_write, writable_folder, write_json
+from vpd.files.own_files import check_own_folder
 from vpd.model_folder import check_results_folder
 from vpd.world.dataset import WorldSamples, split_seed
 
@@ -29,6 +30,7 @@ PROMPT = (
 SEED = 7
 """Of the fresh scenes."""
 _SHOWN, _SAMPLES = 3, 4
+_PAGE, _SHEET, _METRICS = "index.html", "sheet.png", "metrics.json"
 _SHEET_CELL_PX = 128
 _SHEET_FONT_PX = 13
 
@@ -63,9 +65,12 @@ def run_demo(
         watch: Gets each task and its batches, for a progress bar.
 
     Raises:
-        UsageError: If the folder cannot be written, or the shipped models are damaged.
+        UsageError: If the folder cannot be written or holds files of these names that no demo left, or the shipped
+            models are damaged.
     """
     check_results_folder(out := Path(out))
+    pictures = [f"scenes/scene-{index}.png" for index in range(_SHOWN)]
+    check_own_folder(out, [_PAGE, *pictures, _SHEET, _METRICS], "`vpd demo`", is_own=is_demo_page)
     attention = ShippedAttention()
     shown = []
     for task in BLIND:
@@ -73,18 +78,18 @@ def run_demo(
         add_maps = attention.add_maps if task == "refer" else None
         shown.append(show_task(task, samples, shown=min(_SHOWN, scenes), watch=watch, add_maps=add_maps))
     drawn = [Image.fromarray(pixels) for pixels in draw_samples([prompt] * _SAMPLES)]
-    folder, fresh = writable_folder(out / "scenes"), WorldSamples("segment", "test", _SHOWN, SIZE_PX, seed=SEED)
-    for index in range(_SHOWN):
-        with atomic_write(folder / f"scene-{index}.png") as temporary:
-            Image.fromarray(fresh[index].image).save(temporary)
-    page, sheet = out / "index.html", out / "sheet.png"
+    page, sheet = writable_folder(out) / _PAGE, out / _SHEET
     more = [words_section(split_seed(SEED, "test"), size_px=SIZE_PX), samples_section(prompt, drawn)]
-    write_demo_page(page, shown, more, folder=out)
+    write_demo_page(page, shown, more, folder=out)  # first: by it the rest is known as a demo's
+    folder, fresh = writable_folder(out / "scenes"), WorldSamples("segment", "test", _SHOWN, SIZE_PX, seed=SEED)
+    for index, picture in enumerate(pictures):
+        with atomic_write(out / picture) as temporary:
+            Image.fromarray(fresh[index].image).save(temporary)
     with atomic_write(sheet) as temporary:
         _sheet([one.sheet for one in shown], attention, prompt, drawn).save(temporary, optimize=True)
     figures = [one.figure for one in shown]
     numbers = {f.task: {f.metric: f.score, "interval": list(f.interval), BLIND[f.task]: f.blind} for f in figures}
-    write_json(out / "metrics.json", {"scenes": scenes, **numbers})
+    write_json(out / _METRICS, {"scenes": scenes, **numbers})
     return DemoReport(page, sheet, folder, figures)
 
 

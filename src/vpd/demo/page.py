@@ -9,6 +9,7 @@ from PIL import Image
 
 from vpd.demo.tasks import TaskShown
 from vpd.demo.words import MODEL as OPEN
+from vpd.files.own_files import begins_with
 from vpd.pages.page import Page, Section, write_page
 from vpd.pages.parts import Tile, cards, commands, gallery
 from vpd.weights.shipped import WORLD
@@ -37,6 +38,11 @@ def write_demo_page(path: Path, tasks: Sequence[TaskShown], more: Sequence[Secti
     sections = [*(one.section for one in tasks), *more, _own_photos(), _go_on(folder)]
     foot = "Everything on this page was computed by the command that wrote it. The page asks nothing of the network."
     write_page(path, Page(_TITLE, _WORDS, cards([one.card for one in tasks], _BARS), sections, foot))
+
+
+def is_demo_page(path: Path) -> bool:
+    """Whether a file is such a page."""
+    return begins_with(path, f"<title>{_TITLE}</title>")
 
 
 def samples_section(prompt: str, pictures: Sequence[Image.Image]) -> Section:

@@ -17,9 +17,10 @@ from vpd.config import Resize
 from vpd.data.geometric import RandomFlip
 from vpd.drawing.charts import Axis, line_chart
 from vpd.evaluation.evaluate import evaluate
-from vpd.files.atomic import write_json
+from vpd.files.atomic import writable_folder, write_json
+from vpd.files.own_files import begins_with, check_own_folder
 from vpd.inference.cache import FrozenCaches, TensorCache
-from vpd.model_folder import results_folder
+from vpd.model_folder import check_results_folder
 from vpd.pages.page import Page, write_page
 from vpd.processes import logging_at
 from vpd.tasks.segmentation import SegmentationModel
@@ -32,6 +33,7 @@ from vpd.world.scenes import CLASSES
 
 STEPS, MEASURE_EVERY = 80, 8
 _LABELLED, _MEASURED, _SIZE_PX, _BATCH = 128, 40, 64, 12
+_PAGE, _DATA, _TITLE = "training.html", "training.json", "Does pre-training on text and pictures help?"
 ARMS = ("pre-trained", "random")
 
 
@@ -65,11 +67,13 @@ def run_race(
         The page with the curves, and the race.
 
     Raises:
-        UsageError: If the folder cannot be written.
+        UsageError: If the folder cannot be written, or holds files of these names that no race left.
         SystemExit: With 130 or 143, if Ctrl-C or SIGTERM came.
     """
-    out = results_folder(out)
-    page, race = out / "training.html", Race([*range(0, steps + 1, MEASURE_EVERY)])
+    check_results_folder(out := Path(out))
+    is_own = partial(begins_with, words=f"<title>{_TITLE}</title>")
+    check_own_folder(out, [_PAGE, _DATA], "`vpd demo --train`", is_own=is_own)
+    page, race = writable_folder(out) / _PAGE, Race([*range(0, steps + 1, MEASURE_EVERY)])
     scenes = WorldSamples("segment", "train", _LABELLED, _SIZE_PX, seed=11, keep=True)
     fresh = WorldSamples("segment", "test", _MEASURED, _SIZE_PX, seed=11, keep=True)
     latents = FrozenCaches(TensorCache(2**28), None)  # the VAE is frozen, and the same in both
@@ -79,7 +83,7 @@ def run_race(
         race.miou[arm].append(metrics["mIoU"])
         is_done = all(len(values) == len(race.steps) for values in race.miou.values())
         _draw(page, race, is_done=is_done)
-        write_json(out / "training.json", {"steps": race.steps, "mIoU": race.miou})
+        write_json(out / _DATA, {"steps": race.steps, "mIoU": race.miou})
         on_measured(arm, step, metrics["mIoU"])
 
     # what trainings tell of their folders, which go, is of no use to anybody
@@ -135,5 +139,5 @@ def _draw(page: Path, race: Race, *, is_done: bool) -> None:
         f"One segmenter, {_LABELLED} labelled scenes, the whole UNet trains. The only difference is where its weights "
         f"come from.{told}"
     )
-    told_page = Page("Does pre-training on text and pictures help?", words, Markup(chart))  # noqa: S704, it escapes
+    told_page = Page(_TITLE, words, Markup(chart))  # noqa: S704, it escapes
     write_page(page, told_page, refresh_s=None if is_done else 2)

@@ -24,6 +24,10 @@ from vpd.metrics.words import write_value
 
 PAGE, SCORES, SAMPLES, COUNTS = "report.html", "scores.json", "samples.jsonl", "counts.json"
 """Files of a report's folder."""
+REPORT_FILES = (SCORES, COUNTS, SAMPLES, PAGE)
+"""In the order in which they are written."""
+KEYS = ("task", "metrics")
+"""What `scores.json` has, and whatever else holds the results of `vpd eval`."""
 FAILURES, USUAL, BEST = 12, 4, 4
 """Samples that the page shows."""
 _CELL_PX = 320

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,15 @@ from PIL import Image
 from vpd.data.sample import CountedDepth, Sample, SampleSet
 from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write, check_writable, writable_folder
+from vpd.files.marks import is_marked, write_marked
+from vpd.files.own_files import refuse_files
 from vpd.tasks.conversions import run_lengths
 from vpd.tasks.predictions import DepthPrediction, MaskPrediction, Prediction, SegmentationPrediction
 from vpd.tensors import IGNORE_LABEL
 
 INDEX = "predictions.jsonl"
 """One line for each sample, in the order of the data set."""
+_WRITER, _REMEDY = "`vpd eval --predictions`", "Give another folder"
 
 
 class Submission:
@@ -32,16 +37,17 @@ class Submission:
     * Referring: no picture but a line of the index, with the mask as COCO's compressed run lengths.
 
     Args:
-        folder: Made where it is missing; files of the same names are replaced.
+        folder: Made where it is missing; files of the same names are replaced, if an evaluation wrote them.
         sample_set: What is predicted.
 
     Raises:
-        UsageError: If the folder cannot be written.
+        UsageError: If the folder cannot be written, or its index is of something else.
     """
 
     def __init__(self, folder: str | Path, sample_set: SampleSet) -> None:
         check_writable(folder)  # it is made with the first prediction
         self.folder = Path(folder)
+        self._listed = _listed_files(self.folder / INDEX)
         self._label_values = getattr(sample_set, "label_values", None)
         self._far_m: float | None = getattr(sample_set, "counted", CountedDepth()).max_depth_m
 
@@ -52,7 +58,7 @@ class Submission:
             Its line of the index.
 
         Raises:
-            UsageError: If the sample's name leads out of the folder.
+            UsageError: If the sample's name leads out of the folder, or a file has it that no evaluation wrote.
         """
         if isinstance(prediction, MaskPrediction):
             segmentation = run_lengths(prediction.numpy())
@@ -64,13 +70,13 @@ class Submission:
                 table = np.full(256, IGNORE_LABEL, np.uint8)  # pixels without a class keep 255
                 table[: len(self._label_values)] = self._label_values
                 labels = table[labels]
-            with atomic_write(path) as temporary:
-                Image.fromarray(labels).save(temporary, format="PNG")
+            write_marked(path, partial(Image.fromarray(labels).save, format="PNG"))
         elif isinstance(prediction, DepthPrediction):
             # the step of the file follows from the benchmark's range, not from the model's
-            dataclasses.replace(prediction, max_depth_m=self._far_m or prediction.max_depth_m).save(path)
+            scaled = dataclasses.replace(prediction, max_depth_m=self._far_m or prediction.max_depth_m)
+            write_marked(path, scaled.save)
         else:
-            prediction.save(path)
+            write_marked(path, prediction.save)
         return {"name": sample.name, "file": path.relative_to(self.folder).as_posix()}
 
     def write_index(self, records: Iterable[dict[str, Any] | None]) -> Path:
@@ -99,5 +105,26 @@ class Submission:
             raise UsageError(
                 f"Sample {name!r}: this name leads out of {self.folder}, so its prediction is not written."
             )
+        is_listed = path.relative_to(self.folder).as_posix() in self._listed
+        # a run that was killed before it wrote the index left marks
+        if os.path.lexists(path) and not is_listed and not is_marked(path):
+            refuse_files([path], _WRITER, remedy=_REMEDY)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def _listed_files(index: Path) -> frozenset[str]:
+    """Files that the index of an earlier evaluation lists.
+
+    Raises:
+        UsageError: If it is none of an evaluation.
+    """
+    if not os.path.lexists(index):
+        return frozenset()
+    try:
+        lines = [json.loads(line) for line in index.read_bytes().splitlines()]
+    except (OSError, ValueError):
+        lines = [{}]
+    if any(line is not None and not (isinstance(line, dict) and "name" in line) for line in lines):
+        refuse_files([index], _WRITER, remedy=_REMEDY)
+    return frozenset(str(line["file"]) for line in lines if line and "file" in line)

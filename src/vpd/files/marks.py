@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
+from vpd.files.atomic import atomic_write
 from vpd.files.png_texts import SIGNATURE
 
 _WORDS = b"written by vpd, "
@@ -21,6 +25,23 @@ def marked(content: bytes) -> bytes:
     """
     place, mark = _place(content), _mark(content)
     return content[:place] + mark + content[place:] if mark else content
+
+
+def write_marked(path: Path, save: Callable[[Any], object]) -> None:
+    """Write a file with the mark, whole or not at all, so that it is known though the run may be killed next.
+
+    Args:
+        path: Of the file.
+        save: Writes it into an open file, or, where it takes none, to a path.
+    """
+    buffer = BytesIO()
+    with atomic_write(path) as temporary:
+        try:
+            save(buffer)
+        except TypeError:  # predictions of a task from outside may know paths alone
+            save(temporary)
+            buffer = BytesIO(temporary.read_bytes())
+        temporary.write_bytes(marked(buffer.getvalue()))
 
 
 def is_marked(path: str | Path) -> bool:

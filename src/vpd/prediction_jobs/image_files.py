@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from vpd.config import Resize
 from vpd.drawing.overlays import save_jpeg
 from vpd.errors import UsageError
-from vpd.files.atomic import atomic_write
 from vpd.files.images import read_picture
-from vpd.files.marks import marked
+from vpd.files.marks import write_marked
 from vpd.inference.plan import check_fitted_size
 from vpd.inference.resize import Fitted
 from vpd.prediction_jobs.items import Outcome, Read
@@ -52,8 +50,8 @@ class ImageFiles:
         item, picture, state = read.item, read.picture, read.state or SourceState(0)
         data = self._out / item.data
         data.parent.mkdir(parents=True, exist_ok=True)
-        _write_marked(data, prediction.save)
-        _write_marked(self._out / item.picture, partial(save_jpeg, prediction.overlay()))
+        write_marked(data, prediction.save)
+        write_marked(self._out / item.picture, partial(save_jpeg, prediction.overlay()))
         line = {
             "source": item.source,
             **state.fields(),
@@ -69,15 +67,3 @@ class ImageFiles:
             **self._origin,
         }
         return Outcome(item.source, line=line)
-
-
-def _write_marked(path: Path, save: Callable[[Any], object]) -> None:
-    """Write a file so that a later run knows it, though this one may be killed before it is listed."""
-    buffer = BytesIO()
-    with atomic_write(path) as temporary:
-        try:
-            save(buffer)
-        except TypeError:  # predictions of a task from outside may know paths alone
-            save(temporary)
-            buffer = BytesIO(temporary.read_bytes())
-        temporary.write_bytes(marked(buffer.getvalue()))
