@@ -90,7 +90,7 @@ def save_model(
     """
     from safetensors.torch import save_file
 
-    _refuse_foreign_files(Path(folder))
+    refuse_foreign_files(Path(folder))
     pair = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]
     tensors = {
         key: value.detach().cpu().contiguous() for key, value in weights.items() if not key.startswith(_TEXT_PREFIX)
@@ -111,8 +111,12 @@ def save_model(
     write_json(folder / CONFIG_FILE, {**contents, _PAIR: pair})
 
 
-def _refuse_foreign_files(folder: Path) -> None:
-    """Make sure that no file is replaced, and no folder removed, but those of an earlier save."""
+def refuse_foreign_files(folder: Path) -> None:
+    """Make sure that saving a model replaces no file, and removes no folder, but those of an earlier save.
+
+    Raises:
+        UsageError: If there are others.
+    """
     there = [path for name in (CONFIG_FILE, WEIGHTS_FILE, *_TEXT_FOLDERS) if (path := folder / name).exists()]
     is_own = has_keys(folder / CONFIG_FILE, ["format_version"]) or _pair_of(folder / WEIGHTS_FILE) is not None
     if there and not is_own:  # of one that was cut off there are the weights

@@ -41,3 +41,11 @@ def test_another_model_is_not_written_over(vpd_command: Command, models: dict[st
     result = vpd_command("convert", "segment", tmp_path / "any.pth", "--out", models["depth"])
     assert result.status == 2 and f"{models['depth']} holds a model (model.safetensors)" in result.err
     assert (models["depth"] / "model.safetensors").read_bytes() == before
+
+
+def test_files_of_others_are_not_written_over(vpd_command: Command, tmp_path: Path):
+    (tmp_path / "text_encoder").mkdir()
+    (tmp_path / "text_encoder" / "mine.bin").write_text("mine")
+    result = vpd_command("convert", "segment", tmp_path / "absent.pth", "--out", tmp_path)
+    assert result.status == 2 and f"did not make: {tmp_path}/text_encoder. Give another folder" in result.err
+    assert (tmp_path / "text_encoder" / "mine.bin").read_text() == "mine"

@@ -30,8 +30,9 @@ def convert(
 ) -> None:
     """Turn a published VPD checkpoint into a model folder."""
     from vpd.convert import convert as convert_checkpoint
-    from vpd.model_folder import refuse_models
+    from vpd.model_folder import refuse_foreign_files, refuse_models
 
     refuse_models(out, or_runs=True)
+    refuse_foreign_files(out)  # before the checkpoint is read
     model = convert_checkpoint(task, checkpoint, out, diffusion=diffusion, heads=heads, max_depth_m=max_depth)
     print(f"{out}: {model.config.task} model. See: vpd info {out}")
