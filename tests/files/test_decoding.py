@@ -162,7 +162,7 @@ def test_exif_orientation(tmp_path, orientation, suffix):
     exif[0x0112] = orientation
     path = tmp_path / f"a.{suffix}"
     inverse(upright).save(path, exif=exif, quality=95)
-    for image in (read_image(path), read_image(Image.open(path))):
+    for image in (read_image(path), read_image(Image.open(path)), read_image(read_image(path))):
         assert image.size == (48, 32)
         assert pixel(image, 4, 4)[0] > 200 and max(pixel(image, 40, 4)[0], pixel(image, 4, 28)[0]) < 60
 

@@ -56,6 +56,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TURNING = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # where Pillow looks for an orientation
 
 
 @dataclass(frozen=True)
@@ -257,6 +258,8 @@ def check_size(size: tuple[int, int], name: str, *, most_px: int | None = None) 
 def to_rgb(image: Image.Image, name: str, *, stretch: bool = False, turn: bool = True) -> Image.Image:
     """Upright 8-bit RGB, whatever the colour mode; transparent parts show a white ground. `turn=False`: as it lies.
 
+    What was turned says no more that it has to be, so that it may be handed on as a picture.
+
     Grey of more than 8 bits, with a sign or of floating point is scaled by the rule of `greys`, or stretched.
 
     Raises:
@@ -274,7 +277,12 @@ def to_rgb(image: Image.Image, name: str, *, stretch: bool = False, turn: bool =
             rgb = image.convert("RGB")
     except (ValueError, OSError) as error:  # a PIL image may still have to be read
         raise UsageError(f"{name}: mode {image.mode} cannot be turned into RGB ({first_line(error)})") from error
-    return rgb if upright is None else rgb.transpose(upright)
+    if upright is None:
+        return rgb
+    turned = rgb.transpose(upright)
+    for key in _TURNING:
+        turned.info.pop(key, None)
+    return turned
 
 
 def exif_orientation(image: Image.Image) -> int:

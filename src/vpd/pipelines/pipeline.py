@@ -140,8 +140,7 @@ class ReferringSegmentation(Pipeline):
             raise UsageError("referring-segmentation needs words: pipe(image, text='the zebra on the left').")
         if len(texts) > 1:  # read once: an open file has no more to give, and decoding takes its time
             names = [source_name(source, number, len(sources)) for number, source in enumerate(sources)]
-            pictures = map(read_source, sources, names)
-            sources = [np.asarray(picture) for picture in pictures]  # no EXIF, by which they would be turned again
+            sources = list(map(read_source, sources, names))
         ask: Callable[..., list[MaskPrediction]] = partial(self.model.predict, sources, **options)
         of_texts = [ask(text=text) for text in texts]
         return [[self.answer(prediction) for prediction in found] for found in zip(*of_texts, strict=True)]
