@@ -14,6 +14,7 @@ from vpd.cli.info import describe_source
 from vpd.config import LoraSettings
 from vpd.errors import UsageError
 from vpd.weights.difference import DOWN, UP, leave_out, low_rank, put_back
+from vpd.weights.sources import recorded_source
 
 CLASSES = ["cube", "wall"]
 
@@ -185,3 +186,10 @@ def test_files_that_are_no_model_of_ours_stay(tmp_path: Path, name: str) -> None
     (tmp_path / "config.json").unlink()  # cut off
     model.save(tmp_path)
     assert vpd.load(tmp_path, device="cpu").config.classes == tuple(CLASSES)
+
+
+def test_a_source_behind_a_link_keeps_its_name(tmp_path: Path) -> None:
+    (tmp_path / "blob").touch()
+    (tmp_path / "v1-5.safetensors").symlink_to(tmp_path / "blob")  # as caches of downloads have them
+    assert recorded_source(tmp_path / "v1-5.safetensors") == str(tmp_path / "v1-5.safetensors")
+    assert recorded_source("owner/model") == "owner/model"

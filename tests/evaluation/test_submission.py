@@ -98,8 +98,10 @@ def test_files_that_no_evaluation_wrote_stay(tmp_path: Path):
     Image.new("L", (3, 2), 7).save(tmp_path / "a.png")
     before, made = (tmp_path / "a.png").read_bytes(), segmentation([[1]])
     with pytest.raises(UsageError, match=f"would write over 1 file that it did not make: {tmp_path}/a.png. Give anoth"):
-        Submission(tmp_path, Samples()).keep(sample("a"), made)
-    assert (tmp_path / "a.png").read_bytes() == before
+        Submission(tmp_path, Samples()).keep(sample("b"), made)  # at the first sample, not when its turn comes
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"] and (tmp_path / "a.png").read_bytes() == before
+    (tmp_path / "a.png").unlink()
+    (tmp_path / ".tmp-0123.png").touch()  # of another process that writes
     Submission(tmp_path, Samples()).keep(sample("b"), made)  # killed before the index
     again = Submission(tmp_path, Samples())
     again.write_index([again.keep(sample("b"), made)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -75,6 +76,18 @@ def test_a_clip_that_changed_begins_anew_and_leaves_nothing_of_what_it_was(
     data = [f"{name}.frames/{number:06d}.png" for number in range(3)]
     others = [f"{name}.frames/{each}" for each in ("clip.json", "frames.jsonl", "key.png", "notes.txt")]
     assert sorted(contents(out)) == sorted([*data, *others, f"{name}.overlay.mp4"])
+
+
+def test_a_record_of_an_early_version_is_of_the_same_pictures(tmp_path: Path):
+    clip, out = pictures_of(tmp_path / "shots", 4), tmp_path / "out"
+    stopped_after(job_of(clip, out), 2)
+    path, digest = out / "shots.frames" / "clip.json", hashlib.blake2b(digest_size=16)
+    for picture in sorted(clip.iterdir()):
+        digest.update(f"{picture} {picture.stat().st_size} {picture.stat().st_mtime_ns}\n".encode())
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"source_state": {"pictures": digest.hexdigest()}}))
+    assert job_of(clip, out).num_done == 2 and len(list(job_of(clip, out).run())) == 2
+    Image.new("RGB", (16, 16), "red").save(clip / "1.png")
+    assert job_of(clip, out).num_done == 0 and not job_of(clip, out).record.is_complete
 
 
 def test_a_picture_that_changed_and_kept_its_size_and_time_is_noticed(tmp_path: Path):

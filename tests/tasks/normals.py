@@ -18,7 +18,6 @@ from vpd.data.geometric import RandomCrop
 from vpd.data.sample import Sample, SampleSet
 from vpd.data.transforms import Pipeline
 from vpd.drawing.overlays import Shown
-from vpd.files.atomic import atomic_write
 from vpd.inference.cache import FrozenCaches
 from vpd.inference.plan import Asked
 from vpd.metrics.accumulator import Accumulator
@@ -60,8 +59,7 @@ class NormalsPrediction:
     note: str = ""
 
     def save(self, path: str | Path) -> None:
-        with atomic_write(path) as temporary:
-            self.overlay().save(temporary, format="PNG")
+        self.overlay().save(path)
 
     def overlay(self) -> Image.Image:
         return Image.fromarray(((self.normals.numpy() + 1) * 127.5).astype(np.uint8))

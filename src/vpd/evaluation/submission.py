@@ -16,7 +16,7 @@ from PIL import Image
 
 from vpd.data.sample import CountedDepth, Sample, SampleSet
 from vpd.errors import UsageError
-from vpd.files.atomic import atomic_write, check_writable, writable_folder
+from vpd.files.atomic import TEMPORARY_PREFIX, atomic_write, check_writable, writable_folder
 from vpd.files.marks import is_marked, write_marked
 from vpd.files.own_files import refuse_files
 from vpd.tasks.conversions import run_lengths
@@ -48,6 +48,7 @@ class Submission:
         check_writable(folder)  # it is made with the first prediction
         self.folder = Path(folder)
         self._listed = _listed_files(self.folder / INDEX)
+        self._is_looked_through = False
         self._label_values = getattr(sample_set, "label_values", None)
         self._far_m: float | None = getattr(sample_set, "counted", CountedDepth()).max_depth_m
 
@@ -58,7 +59,7 @@ class Submission:
             Its line of the index.
 
         Raises:
-            UsageError: If the sample's name leads out of the folder, or a file has it that no evaluation wrote.
+            UsageError: If the sample's name leads out of the folder, or there are pictures that no evaluation wrote.
         """
         if isinstance(prediction, MaskPrediction):
             segmentation = run_lengths(prediction.numpy())
@@ -105,12 +106,17 @@ class Submission:
             raise UsageError(
                 f"Sample {name!r}: this name leads out of {self.folder}, so its prediction is not written."
             )
-        is_listed = path.relative_to(self.folder).as_posix() in self._listed
-        # a run that was killed before it wrote the index left marks
-        if os.path.lexists(path) and not is_listed and not is_marked(path):
-            refuse_files([path], _WRITER, remedy=_REMEDY)
+        if not self._is_looked_through:  # at the first, not when the turn of a name comes, hours later
+            refuse_files(self._foreign_pictures(), _WRITER, remedy=_REMEDY)
+            self._is_looked_through = True
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+    def _foreign_pictures(self) -> list[Path]:
+        """Pictures in the folder that no evaluation wrote; one that was killed before its index left marks."""
+        there = (path for path in sorted(self.folder.rglob("*.png")) if not path.name.startswith(TEMPORARY_PREFIX))
+        unlisted = [path for path in there if path.relative_to(self.folder).as_posix() not in self._listed]
+        return [path for path in unlisted if not is_marked(path) and os.path.lexists(path)]
 
 
 def _listed_files(index: Path) -> frozenset[str]:

@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write
 from vpd.files.png_texts import SIGNATURE
 
@@ -32,13 +33,18 @@ def write_marked(path: Path, save: Callable[[Any], object]) -> None:
 
     Args:
         path: Of the file.
-        save: Writes it into an open file, or, where it takes none, to a path.
+        save: Writes it into an open file, or, where it cannot, to a path.
+
+    Raises:
+        UsageError: As `save` does.
     """
     buffer = BytesIO()
     with atomic_write(path) as temporary:
         try:
             save(buffer)
-        except TypeError:  # predictions of a task from outside may know paths alone
+        except UsageError:
+            raise
+        except Exception:  # predictions of a task from outside may know paths alone, and say so in many ways
             save(temporary)
             buffer = BytesIO(temporary.read_bytes())
         temporary.write_bytes(marked(buffer.getvalue()))

@@ -52,7 +52,7 @@ def check_own_folder(
 
 
 def check_own_json(path: Path, keys: Iterable[str], writer: str, *, option: str = "--out") -> None:
-    """Make sure that a JSON file is missing, or such a one as is to be written.
+    """Make sure that a JSON file is missing, empty, or such a one as is to be written.
 
     Args:
         path: Of the file.
@@ -63,7 +63,8 @@ def check_own_json(path: Path, keys: Iterable[str], writer: str, *, option: str 
     Raises:
         UsageError: If it is another file, or a folder.
     """
-    if (path.exists() or path.is_symlink()) and not has_keys(path, keys):
+    is_empty = path.is_file() and not path.stat().st_size  # as programs make them that hand a name on
+    if (path.exists() or path.is_symlink()) and not is_empty and not has_keys(path, keys):
         refuse_files([path], writer, remedy=f"Give another {option}")
 
 

@@ -15,7 +15,7 @@ from vpd.video.opening import clip_pictures
 from vpd.video.pictures import is_numbered
 
 _READERS = 8
-_CONTENT = ("source_bytes", "source_blake2b", "pictures")
+_CONTENT = ("source_bytes", "source_blake2b", "pictures_blake2b")
 
 
 class ClipFiles:
@@ -72,8 +72,16 @@ class ClipFiles:
                 return SourceState.of_line(state).at_a_glance(absolute(self._source))
             except OSError:  # opening it will say so better
                 return True
+        if "pictures" in state and "times" not in state:  # records of early versions
+            return True if state["pictures"] == self._early_times() else None
         is_known = os.name != "nt" and state.get("times") == _times(map(_glance, self._pictures()))
         return True if is_known else None
+
+    def _early_times(self) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        for path, state in map(_glance, clip_pictures(self._source, except_folder=self._out)):
+            digest.update(os.fsencode(f"{path} {state.size_bytes} {state.mtime_ns}\n"))
+        return digest.hexdigest()
 
     def _read(self) -> dict[str, Any]:
         if not self._is_of_pictures:
@@ -86,7 +94,7 @@ class ClipFiles:
             states = list(readers.map(_state, paths))
         for path, state in zip(paths, states, strict=True):
             content.update(os.fsencode(f"{path} {state.size_bytes} {state.digest.hex() if state.digest else ''}\n"))
-        return {"pictures": content.hexdigest(), "times": _times(zip(paths, states, strict=True))}
+        return {"pictures_blake2b": content.hexdigest(), "times": _times(zip(paths, states, strict=True))}
 
     @property
     def _is_of_pictures(self) -> bool:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Container, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from vpd.files.marks import is_marked
 from vpd.files.own_files import refuse_files
 from vpd.prediction_jobs.output_names import Item
+
+_READERS = 8
 
 
 def refuse_foreign_outputs(out: Path, items: Iterable[Item], listed: Container[str]) -> None:
@@ -24,7 +27,7 @@ def refuse_foreign_outputs(out: Path, items: Iterable[Item], listed: Container[s
         UsageError: If there are such files; says which, and how many.
     """
     is_there: dict[str, bool] = {}
-    foreign = []
+    unlisted: list[str] = []
     for item in items:
         if item.name in listed:
             continue
@@ -34,5 +37,9 @@ def refuse_foreign_outputs(out: Path, items: Iterable[Item], listed: Container[s
             is_there[folder] = os.path.isdir(folder)  # noqa: PTH112
         if is_there[folder]:
             paths = (f"{out}/{item.data}", f"{out}/{item.picture}")
-            foreign += [path for path in paths if os.path.lexists(path) and not is_marked(path)]
+            unlisted += [path for path in paths if os.path.lexists(path)]
+    with ThreadPoolExecutor(_READERS) as readers:
+        foreign = [
+            path for path, is_ours in zip(unlisted, readers.map(is_marked, unlisted), strict=True) if not is_ours
+        ]
     refuse_files(foreign, "`vpd predict`", remedy="Give another --out")

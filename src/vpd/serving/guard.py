@@ -132,7 +132,8 @@ class Guard:
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send, headers: Headers, path: str) -> None:
         """Hand the request on with its body limited, and the answer back with what browsers are to heed."""
-        most, seen, timeout_s = self._most(path), 0, self._settings.timeout_s
+        most, seen = self._most(path), 0
+        timeout_s = self._settings.timeout_s * max(1.0, most / self._most(""))  # what may be larger may take longer
         late_s = asyncio.get_running_loop().time() + timeout_s + _GRACE_S  # who keeps the time too says it first
         is_started = is_whole = False
         refusal: tuple[int, str] | None = None

@@ -68,7 +68,7 @@ def recorded_source(source: str | Path) -> str:
     So it is found from any folder, and not taken for a hub id, which may look the same (`models/sd15`).
     """
     path = Path(source).expanduser()
-    return str(path.resolve()) if path.exists() else str(source)
+    return str(path.absolute()) if path.exists() else str(source)  # links stay: caches name what they lead to by hashes
 
 
 def load_part(model_class: Any, folder: Path, *, unused: str, dtype: torch.dtype = torch.float32) -> Any:
