@@ -211,7 +211,10 @@ def _depth_mm(depth_m: NDArray[Any], name: str) -> NDArray[np.uint16]:
 
 def _refuse_other_rooms(path: Path, rooms: dict[str, str]) -> None:
     """Keep a file of rooms that holds more than a part of these, as somebody wrote it."""
-    there = read_json(path) if path.exists() else {}
+    try:
+        there = read_json(path) if path.exists() else {}
+    except UsageError:  # torn
+        return
     if not isinstance(there, dict) or any(rooms.get(number) != room for number, room in there.items()):
         raise UsageError(f"{path} says other rooms than {MAT_FILE}. Move it away to have it made anew.")
 

@@ -116,9 +116,10 @@ def convert_references(folder: Path) -> list[tuple[Path, bool]]:
             content = json.dumps(records).encode()  # ASCII: text that is not UTF-8 is kept as it is, in escapes
         except (TypeError, ValueError) as error:
             raise UsageError(f"{path}: holds something that JSON has no word for ({error})") from error
-        is_new = not target.exists()
-        if not is_new and target.read_bytes() != content and read_json(target) != json.loads(content):
+        there = _json_of(target)
+        if there is not None and there != json.loads(content):
             raise UsageError(f"{target} says something else than {path.name}. Move it away to have it made anew.")
+        is_new = there is None
         if is_new:
             with atomic_write(target) as temporary:
                 temporary.write_bytes(content)
@@ -139,3 +140,11 @@ def _reference(record: Any, where: str) -> Reference:
         split=field(record, "split", str, where),
         sentences=tuple(readable),
     )
+
+
+def _json_of(path: Path) -> Any:
+    """What a JSON file says; none = it is missing or torn, and of no use to anybody."""
+    try:
+        return read_json(path) if path.exists() else None
+    except UsageError:
+        return None
