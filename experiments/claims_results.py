@@ -96,7 +96,10 @@ def _columns(task: str) -> list[int]:
         return [0, 1, 3]  # intersection, union, sentences
     if task == "depth":
         return [ERRORS.index("rmse"), len(ERRORS)]  # and images
-    return list(range(metric_of(task).totals.numel()))
+    totals = metric_of(task).totals
+    if task == "open":
+        return [kind * totals.shape[-1] + place for kind in range(len(totals)) for place in WITHHELD]
+    return list(range(totals.numel()))
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
