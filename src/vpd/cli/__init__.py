@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Exit status: 0 all done; 1 some inputs failed, each named; 2 the request is wrong, one message says how;
     130 interrupted; 143 stopped by SIGTERM. Without arguments, those of the process count.
     """
+    _let_waiting_threads_sleep()
     quiet_libraries()
     signal.signal(signal.SIGTERM, _stop)
     try:
@@ -71,6 +72,14 @@ def quiet_libraries() -> None:
     for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "HF_HUB_VERBOSITY"):
         os.environ.setdefault(variable, "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _let_waiting_threads_sleep() -> None:
+    """Otherwise OpenMP's threads wait awake, and on a busy machine keep cores from those that they wait for.
+
+    It counts if torch was not loaded yet.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _show_version(is_wanted: bool) -> None:
