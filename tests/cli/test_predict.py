@@ -353,9 +353,14 @@ def test_words_that_fit_nothing_are_told(
     monkeypatch.setattr("vpd.tasks.predictions.MaskPrediction.facts", lambda _: {"box": None})
     words = ["predict", "refer", photos, "--model", models["refer"], "--out", tmp_path / "out", *WORDS["refer"]]
     assert "In 3 images of these nothing was found" in vpd_command(*words).out
-    monkeypatch.setattr("vpd.tasks.predictions.MaskPrediction.facts", lambda _: {"box": [0, 0, 5, 5]})
-    words[words.index("--out") + 1] = tmp_path / "found"
-    assert "nothing was found" not in vpd_command(*words).out
+    facts: dict[str, object] = {"box": [0, 0, 5, 5], "presence": 0.1}
+    for is_calibrated in (False, True):
+        facts["presence_is_calibrated"] = is_calibrated
+        monkeypatch.setattr("vpd.tasks.predictions.MaskPrediction.facts", lambda _: dict(facts))
+        words[words.index("--out") + 1] = tmp_path / f"found-{is_calibrated}"
+        told = vpd_command(*words).out
+        assert "nothing was found" not in told
+        assert ("In 3 images of these the text more likely fits nothing (presence below 0.5)" in told) == is_calibrated
 
 
 def test_ctrl_c_says_how_far_it_came(vpd_command: Command, models: Models, photos: Path, tmp_path: Path, monkeypatch):

@@ -30,6 +30,9 @@ from vpd.cli.options import (
 from vpd.cli.predict_clips import check_clips, predict_clips, split_sources
 from vpd.errors import UsageError
 
+_LIKELY = 0.5
+"""Calibrated presence from which on a text more likely fits something in a picture than not."""
+
 
 def predict(
     task: TaskArgument,
@@ -180,7 +183,7 @@ def predict(
         run = partial(predict_by_ray, **made, device=device, dtype=dtype, fast=speed, workers=workers, stretch=stretch)
         del predictor
     total, there = job.total, job.total - len(job.pending)
-    skipped = predicted = missed = 0
+    skipped = predicted = missed = doubtful = 0
     notes: Counter[str] = Counter()
     image_notes = _ImageNotes()
     with (
@@ -202,6 +205,8 @@ def predict(
                         notes[note] += 1
                     image_notes.add(line)
                     missed += "box" in line and line["box"] is None  # of referring alone
+                    is_doubtful = line.get("presence_is_calibrated") and line["presence"] < _LIKELY
+                    doubtful += bool(is_doubtful and line["box"] is not None)
         except KeyboardInterrupt:
             bar.close()
             print(f"vpd: stopped after {there + predicted} of {total}; the same command goes on.", file=sys.stderr)
@@ -215,6 +220,9 @@ def predict(
         print(f"vpd: note: {told}", file=sys.stderr)
     if missed:
         print(f"In {_images(missed)} of these nothing was found: the text fits nothing there, or the model is unsure.")
+    if doubtful:
+        told = f"In {_images(doubtful)} of these the text more likely fits nothing (presence below {_LIKELY:g})"
+        print(f"{told}; --min-presence {_LIKELY:g} leaves such masks empty.")
     for note, count in notes.most_common():
         print(f"To stay within {memory}, {_images(count)} {'was' if count == 1 else 'were'} run {note}.")
     if share is not None:
