@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from vpd.errors import UsageError
+from vpd.files.atomic import read_json
 
 _SHOWN = 3
 
@@ -46,7 +47,7 @@ def check_own_folder(
     Raises:
         UsageError: If there are others.
     """
-    there = [path for name in files if (path := folder / name).exists() or path.is_symlink()]
+    there = [path for name in files if os.path.lexists(path := folder / name)]
     if there and not (there[0] == folder / files[0] and is_own(there[0])):
         refuse_files(there, writer, remedy=f"Give another {option}")
 
@@ -64,15 +65,15 @@ def check_own_json(path: Path, keys: Iterable[str], writer: str, *, option: str 
         UsageError: If it is another file, or a folder.
     """
     is_empty = path.is_file() and not path.stat().st_size  # as programs make them that hand a name on
-    if (path.exists() or path.is_symlink()) and not is_empty and not has_keys(path, keys):
+    if os.path.lexists(path) and not is_empty and not has_keys(path, keys):
         refuse_files([path], writer, remedy=f"Give another {option}")
 
 
 def has_keys(path: Path, keys: Iterable[str]) -> bool:
     """Whether a file is a JSON object that has these keys."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        found = read_json(path)
+    except UsageError:
         return False
     return isinstance(found, dict) and found.keys() >= set(keys)
 

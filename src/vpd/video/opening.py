@@ -72,10 +72,8 @@ def clip_pictures(source: str, *, except_folder: str | Path | None = None) -> li
         return numbered_files(source)
     if except_folder is None:
         return find_images([source]).images
-    root, inside = (
-        _with_separator(searched_folder(source) or absolute(source)),
-        _with_separator(absolute(except_folder)),
-    )
+    root = _with_separator(searched_folder(source) or absolute(source))
+    inside = _with_separator(absolute(except_folder))
     if inside == root:
         raise UsageError(f"{except_folder} holds the frames and cannot take the output as well. Give another --out.")
     images = find_images([source], except_folder=except_folder).images
