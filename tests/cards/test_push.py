@@ -71,7 +71,7 @@ def test_a_local_path_is_no_model_of_the_hub(
     (tmp_path / "models" / "sd15").symlink_to(tiny_diffusion)
     monkeypatch.chdir(tmp_path)
     local = SegmentationModel.from_diffusion("models/sd15", classes=("sky",), head_channels=8, fit=Resize(size_px=64))
-    assert local.config.backbone.source == str(tiny_diffusion.resolve())
+    assert local.config.backbone.source == str(tmp_path / "models" / "sd15")
     if recorded != "in full":  # as older versions did
         backbone = local.config.backbone.model_copy(update={"source": recorded})
         local.config = local.config.model_copy(update={"backbone": backbone})
