@@ -41,6 +41,16 @@ def test_torn_json_is_written_again(folder):
     assert read_references(folder / "refs(unc).json")
 
 
+def test_other_json_is_kept_with_a_byte_order_mark_too(folder):
+    convert_references(folder)
+    target = folder / "refs(unc).json"
+    edited = b"\xef\xbb\xbf" + json.dumps(json.loads(target.read_text())[:1]).encode()
+    target.write_bytes(edited)
+    with pytest.raises(UsageError, match="says something else than"):
+        convert_references(folder)
+    assert target.read_bytes() == edited
+
+
 def test_bytes_that_are_no_text_are_kept(folder):
     records = read_plain_pickle(folder / "refs(unc).p")
     content = as_python_2(records).replace(b"caf\\xc3\\xa9 sign", b"caf\\xe9 sign")

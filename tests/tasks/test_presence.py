@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import vpd
 from vpd.config import PresenceCalibration, Resize
@@ -43,6 +44,24 @@ def referrer(tiny_diffusion: Path) -> ReferringModel:
 
 def predicted(model: ReferringModel, **words: Any) -> MaskPrediction:
     return model.predict(IMAGE, text="the dog", **words)
+
+
+@pytest.mark.parametrize(
+    ("presence", "is_calibrated", "has_mask", "is_told"),
+    [(0.4, True, True, True), (0.5, True, True, False), (0.4, False, True, False), (0.4, True, False, False)],
+)
+def test_a_doubt_stands_below_the_picture(
+    monkeypatch: pytest.MonkeyPatch, presence: float, is_calibrated: bool, has_mask: bool, is_told: bool
+) -> None:
+    told = []
+    monkeypatch.setattr(
+        "vpd.drawing.overlays.caption_strip", lambda text, *_: told.append(text) or Image.new("RGB", (9, 9))
+    )
+    mask = torch.full((8, 8), has_mask)
+    known = {"presence": presence, "presence_is_calibrated": is_calibrated}
+    MaskPrediction(mask, mask.float(), "the dog", Image.new("RGB", (8, 8)), **known).overlay()
+    (line,) = told
+    assert line.startswith("“the dog” · ") and line.endswith(" · more likely not there") == is_told
 
 
 def test_predictions_say_presence(referrer: ReferringModel, tmp_path: Path) -> None:

@@ -63,6 +63,20 @@ def test_a_smaller_size_for_want_of_time_is_told(
     assert config_of(tmp_path / "run")["crop_px"] == 64
 
 
+def test_a_few_steps_are_not_cut_to_a_smaller_size(
+    tmp_path: Path, settings: dict[str, Any], caplog, monkeypatch: pytest.MonkeyPatch
+):
+    """As long as 200 steps may take, four of a size may take all of that; no other size is tried."""
+    tried = []
+    costs = timing.Timing(sample_s=1.0, small_sample_s=0.5, validation_sample_s=0.0)
+    monkeypatch.setattr("vpd.training.first_run._crops", lambda *_: [(128, "large"), (64, "small")])
+    monkeypatch.setattr("vpd.training.first_run.measure_pace", lambda _, config, *__: tried.append(config) or costs)
+    monkeypatch.setitem(first_run._AIM_S, "cpu", 100.0)
+    given = {key: value for key, value in settings.items() if key in ("model", "data", "model_options", "workers")}
+    train("segment", tmp_path / "run", given | {"steps": 4, "batch_size": 2})
+    assert [config.crop_px for config in tried] == [128] == [config_of(tmp_path / "run")["crop_px"]]
+
+
 def test_what_is_given_stays_and_recipes_stay_as_they_are(tmp_path: Path, settings: dict[str, Any], few: None):
     assert left_out(SIZES) == set() and left_out({"recipe": "default"}) == set()
     assert "steps" not in left_out({"epochs": 3}) and "crop_px" not in left_out({"crop_px": 64})

@@ -26,8 +26,9 @@ from vpd.datasets.nyu import OFFICIAL, ROOMS, UNFINISHED
 from vpd.datasets.refer import DATASETS
 from vpd.datasets.refer_files import convert_references
 from vpd.errors import UsageError
-from vpd.files.atomic import atomic_write, read_json, writable_folder, write_json
+from vpd.files.atomic import atomic_write, writable_folder, write_json
 from vpd.files.decoding import check_size
+from vpd.files.own_files import json_of
 
 MAT_FILE = "nyu_depth_v2_labeled.mat"
 PICTURES = 1449
@@ -211,9 +212,8 @@ def _depth_mm(depth_m: NDArray[Any], name: str) -> NDArray[np.uint16]:
 
 def _refuse_other_rooms(path: Path, rooms: dict[str, str]) -> None:
     """Keep a file of rooms that holds more than a part of these, as somebody wrote it."""
-    try:
-        there = read_json(path) if path.exists() else {}
-    except UsageError:  # torn
+    there = json_of(path)
+    if there is None:
         return
     if not isinstance(there, dict) or any(rooms.get(number) != room for number, room in there.items()):
         raise UsageError(f"{path} says other rooms than {MAT_FILE}. Move it away to have it made anew.")

@@ -15,6 +15,7 @@ from vpd.datasets.coco_pictures import CocoPicture, read_pictures
 from vpd.datasets.plain_pickle import read_plain_pickle
 from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write
+from vpd.files.own_files import json_of
 
 _NO_CHARACTER = re.compile("[\ud800-\udfff]")
 """Bytes that were no UTF-8, as they are kept in text, and halves of characters."""
@@ -116,7 +117,7 @@ def convert_references(folder: Path) -> list[tuple[Path, bool]]:
             content = json.dumps(records).encode()  # ASCII: text that is not UTF-8 is kept as it is, in escapes
         except (TypeError, ValueError) as error:
             raise UsageError(f"{path}: holds something that JSON has no word for ({error})") from error
-        there = _json_of(target)
+        there = json_of(target)
         if there is not None and there != json.loads(content):
             raise UsageError(f"{target} says something else than {path.name}. Move it away to have it made anew.")
         is_new = there is None
@@ -140,11 +141,3 @@ def _reference(record: Any, where: str) -> Reference:
         split=field(record, "split", str, where),
         sentences=tuple(readable),
     )
-
-
-def _json_of(path: Path) -> Any:
-    """What a JSON file says; none = it is missing or torn, and of no use to anybody."""
-    try:
-        return read_json(path) if path.exists() else None
-    except UsageError:
-        return None

@@ -97,11 +97,12 @@ def class_legend(labels: NDArray[np.integer], classes: Sequence[str]) -> Counter
     return Counter({meaning: int(count) for meaning, count in zip(meanings, counts, strict=True) if count})
 
 
-def mask_picture(image: Image.Image, mask: NDArray[np.bool_], text: str) -> Image.Image:
-    """What `tint_mask` draws, above the expression; raises as it does."""
+def mask_picture(image: Image.Image, mask: NDArray[np.bool_], text: str, *, doubt: str = "") -> Image.Image:
+    """What `tint_mask` draws, above the expression and any doubt that it is there; raises as it does."""
     drawn = tint_mask(image, mask)
     found = f"{percent(float(mask.mean()))} of the picture" if mask.any() else "nothing found"
-    return stack([drawn, caption_strip(f"“{text}” · {found}", *_strip_size(drawn))])
+    words = " · ".join(filter(None, (f"“{text}”", found, doubt)))
+    return stack([drawn, caption_strip(words, *_strip_size(drawn))])
 
 
 def tint_mask(image: Image.Image, mask: NDArray[np.bool_]) -> Image.Image:

@@ -112,7 +112,7 @@ def read_json(path: Path) -> Any:
         UsageError: If it is missing or no JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # editors may begin it with a mark
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read as JSON: {first_line(error)}") from None
 

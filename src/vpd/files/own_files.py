@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from vpd.errors import UsageError
 from vpd.files.atomic import read_json
@@ -71,11 +72,16 @@ def check_own_json(path: Path, keys: Iterable[str], writer: str, *, option: str 
 
 def has_keys(path: Path, keys: Iterable[str]) -> bool:
     """Whether a file is a JSON object that has these keys."""
-    try:
-        found = read_json(path)
-    except UsageError:
-        return False
+    found = json_of(path)
     return isinstance(found, dict) and found.keys() >= set(keys)
+
+
+def json_of(path: Path) -> Any:
+    """What a JSON file says; none = it is missing, torn or says nothing, and is of no use to anybody."""
+    try:
+        return read_json(path)
+    except UsageError:
+        return None
 
 
 def begins_with(path: Path, words: str) -> bool:

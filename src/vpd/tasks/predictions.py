@@ -35,6 +35,7 @@ from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write
 from vpd.files.images import DEPTH_SCALE_KEY
 from vpd.tasks.conversions import Region, coco_data, detections, fiftyone_heatmap, fiftyone_objects, fiftyone_pixels
+from vpd.tasks.presence import LIKELY
 
 _LARGEST_16_BIT = 65535
 _MILLIMETRES_TO_M = 65.0
@@ -278,8 +279,10 @@ class MaskPrediction:
         return caption_strip(f"“{self.text}”", width, font_px)
 
     def overlay(self) -> Image.Image:
-        """The image with the object tinted and outlined, above the expression."""
-        return mask_picture(self.image, self.mask.numpy(), self.text)
+        """The image with the object tinted and outlined, above the expression and any doubt that it is there."""
+        is_doubtful = self.presence is not None and self.presence_is_calibrated and self.presence < LIKELY
+        doubt = "more likely not there" if is_doubtful and self.mask.any() else ""
+        return mask_picture(self.image, self.mask.numpy(), self.text, doubt=doubt)
 
     def facts(self) -> dict[str, Any]:
         """The expression, the object's share and box `[left, top, right, bottom]`, and presence, for the manifest."""

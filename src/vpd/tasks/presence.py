@@ -12,6 +12,8 @@ from torch import Tensor
 from vpd.config import PresenceCalibration
 from vpd.errors import UsageError
 
+LIKELY = 0.5
+"""Calibrated presence from which on a text more likely fits something in a picture than not."""
 _MOST_PX = 2**20  # of a larger map every n-th row and column
 _EDGE = 1e-6  # log-odds of 0 and 1 are infinite
 

@@ -91,13 +91,14 @@ def choose_settings(
         reasons.pop("accumulate", None)  # told when it is found
     aim_s, timing = _AIM_S.get(device.type, _AIM_S["cuda"]), None
     sizes = _crops(config, model, train_set) if "crop_px" in free else [(config.crop_px, "")]
+    fewest = _ENOUGH_STEPS if "steps" in free else min(_ENOUGH_STEPS, total_steps(config, len(train_set)))
     for crop_px, reason in sizes:
         choose("crop_px", crop_px, reason)
         fit = model.training_fit(config.recipe, config.crop_px)
         if fit.size_px != model.config.fit.size_px:
             model.config = model.config.model_copy(update={"fit": fit})
         timing = measure_pace(model, config, validation_set, accelerator) if can_be_timed(config) else None
-        if timing is None or _ENOUGH_STEPS * costs_of(timing, config, None, processes).step_s < _AT_MOST * aim_s:
+        if timing is None or fewest * costs_of(timing, config, None, processes).step_s < _AT_MOST * aim_s:
             break
     smaller = sizes[0][0] if config.crop_px < sizes[0][0] else 0
     if validation_set is not None and timing and timing.validation_sample_s:

@@ -28,8 +28,13 @@ _MOST_WORDS_BYTES = 1_000_000
 def most_page_bytes(path: str, most_bytes: int) -> int | None:
     """Bytes that a request to a path of the page may have; none = as many as all others, `most_bytes`."""
     if path == UPLOAD_PATH:
-        return _MOST_AT_ONCE * most_bytes
+        return most_upload_bytes(most_bytes)
     return _MOST_WORDS_BYTES if path.startswith(_FRAMEWORK) else None  # words, and names of uploads
+
+
+def most_upload_bytes(most_bytes: int) -> int:
+    """Bytes of one upload of pictures to the page, where a request may have `most_bytes`."""
+    return _MOST_AT_ONCE * most_bytes
 
 
 class Intake:
@@ -85,7 +90,7 @@ class Intake:
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         told = Headers(scope=scope).get("content-length")
-        most = _MOST_AT_ONCE * self._service.settings.most_bytes
+        most = most_upload_bytes(self._service.settings.most_bytes)
         try:
             with self._service.engine.place():
                 async with self._room(int(told) if told else most):  # chunked: as long as it may be
