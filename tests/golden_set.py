@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import json
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,10 @@ class Golden:
         return file in self.omitted or f"{file}:{key}" in self.omitted
 
     def contents(self, file: str) -> bytes:
-        """A file, which the set may hold gzipped."""
+        """A file, which the set may hold packed."""
         self._skip_if_omitted(file)
-        if (self.root / f"{file}.gz").is_file():
-            return gzip.decompress((self.root / f"{file}.gz").read_bytes())
+        if (self.root / f"{file}.xz").is_file():
+            return lzma.decompress((self.root / f"{file}.xz").read_bytes())
         assert (self.root / file).is_file(), f"golden set {self.root} has no {file}, and no manifest that says why"
         return (self.root / file).read_bytes()
 

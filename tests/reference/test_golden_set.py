@@ -18,7 +18,7 @@ def test_what_the_manifest_omits_is_not_there() -> None:
         file, _, key = name.partition(":")
         if not key:
             assert not (COMPACT / file).exists()
-            assert not (COMPACT / f"{file}.gz").exists()
+            assert not (COMPACT / f"{file}.xz").exists()
         elif file.endswith(".safetensors"):
             assert key not in golden.keys(file)
 

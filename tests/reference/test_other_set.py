@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import json
+import lzma
 import shutil
 import subprocess
 import sys
@@ -73,8 +73,8 @@ def other_set(tmp_path: Path) -> Path:
         if task == "seg":
             case |= {"base_lr": 3e-4, "max_iters": 40, "warmup_iters": 0, "power": 2, "iters": [0, 10, 20]}
             case["lr"] = [3e-4 * (1 - step / 40) ** 2 for step in case["iters"]]
-            (folder / "procedures/seg_metrics.safetensors.gz").write_bytes(
-                gzip.compress(save(other_segmentation(contents)))
+            (folder / "procedures/seg_metrics.safetensors.xz").write_bytes(
+                lzma.compress(save(other_segmentation(contents)))
             )
         elif task == "refer":
             case |= {"base_lr": 2e-4, "iters_per_epoch": 7, "epochs": 3, "power": 0.7}
@@ -88,7 +88,7 @@ def other_set(tmp_path: Path) -> Path:
             steps["note"] = "schedule of 5 iterations per epoch and 6 epochs"
             steps["lr"] = rise_and_fall(1e-3, 2e-5, 15, 3)
         contents["lr_schedule"] = [case]
-        (folder / f"{name}.gz").write_bytes(gzip.compress(json.dumps(contents).encode()))
+        (folder / f"{name}.xz").write_bytes(lzma.compress(json.dumps(contents).encode()))
     return folder
 
 
