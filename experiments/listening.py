@@ -2,10 +2,10 @@
 
 python experiments/listening.py out --model world-refer
 
-Left, right, nearest and farthest come in equal parts, in the world's own and in other people's words. An object is
-marked right where the mask's IoU with it is above 0.5 and above that with any other object. Beside it stands how often
-the same object is still marked when the word is exchanged (left for right, nearest for farthest): a model that does not
-hear the word marks it as often.
+Left, right, nearest and farthest come in equal parts, in the world's own words and in others, which training has too.
+An object is marked right where the mask's IoU with it is above 0.5 and above that with any other object. Beside it
+stands how often the same object is still marked when the word is exchanged (left for right, nearest for farthest): a
+model that does not hear the word marks it as often.
 """
 
 from __future__ import annotations

@@ -360,7 +360,7 @@ def test_words_that_fit_nothing_are_told(
         words[words.index("--out") + 1] = tmp_path / f"found-{is_calibrated}"
         told = vpd_command(*words).out
         assert "nothing was found" not in told
-        assert ("In 3 images of these the text more likely fits nothing (presence below 0.5)" in told) == is_calibrated
+        assert ("In 3 images of these the text probably fits nothing (presence below 0.2)" in told) == is_calibrated
 
 
 def test_ctrl_c_says_how_far_it_came(vpd_command: Command, models: Models, photos: Path, tmp_path: Path, monkeypatch):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import vpd
 from experiments.listening import NAMES, OPPOSITES, ask, counts, draw, main, marks, questions, wilson
 from vpd.world.expressions import expressions
 from vpd.world.wordings import EXTREMES
@@ -36,6 +37,13 @@ class Oracle:
         if question is None:
             return np.zeros((64, 64), bool)
         return question.rendering.instances == question.index + 1
+
+
+def test_the_shipped_model_hears_where():
+    """49 of the 50 questions at its own size, and none exchanged: of eight others, most."""
+    asked = questions(8, size_px=128, seed=1)
+    found = counts(asked, ask(vpd.load("world-refer", device="cpu"), asked))["all"]
+    assert found["right"] >= 7 and found["exchanged"] <= 1
 
 
 def test_words_come_in_equal_parts_and_are_true(asked):

@@ -29,7 +29,7 @@ from vpd.cli.options import (
 )
 from vpd.cli.predict_clips import check_clips, predict_clips, split_sources
 from vpd.errors import UsageError
-from vpd.tasks.presence import LIKELY
+from vpd.tasks.presence import DOUBTFUL
 
 
 def predict(
@@ -203,7 +203,7 @@ def predict(
                         notes[note] += 1
                     image_notes.add(line)
                     missed += "box" in line and line["box"] is None  # of referring alone
-                    is_doubtful = line.get("presence_is_calibrated") and line["presence"] < LIKELY
+                    is_doubtful = line.get("presence_is_calibrated") and line["presence"] < DOUBTFUL
                     doubtful += bool(is_doubtful and line["box"] is not None)
         except KeyboardInterrupt:
             bar.close()
@@ -219,8 +219,8 @@ def predict(
     if missed:
         print(f"In {_images(missed)} of these nothing was found: the text fits nothing there, or the model is unsure.")
     if doubtful:
-        told = f"In {_images(doubtful)} of these the text more likely fits nothing (presence below {LIKELY:g})"
-        print(f"{told}; --min-presence {LIKELY:g} leaves such masks empty.")
+        told = f"In {_images(doubtful)} of these the text probably fits nothing (presence below {DOUBTFUL:g})"
+        print(f"{told}; --min-presence {DOUBTFUL:g} leaves such masks empty.")
     for note, count in notes.most_common():
         print(f"To stay within {memory}, {_images(count)} {'was' if count == 1 else 'were'} run {note}.")
     if share is not None:

@@ -52,7 +52,7 @@ def samples_section(prompt: str, pictures: Sequence[Image.Image]) -> Section:
     ]
     words = (
         f"What the model that all of the above stands on makes of the text “{prompt}”, from noise. That is how it was "
-        "trained: pictures and captions, no labels."
+        "trained: pictures and captions, no labels. Of two objects in one text it often exchanges colours and shapes."
     )
     return Section("Pictures from a text", words, gallery(tiles))
 

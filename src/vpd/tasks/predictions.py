@@ -35,7 +35,7 @@ from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write
 from vpd.files.images import DEPTH_SCALE_KEY
 from vpd.tasks.conversions import Region, coco_data, detections, fiftyone_heatmap, fiftyone_objects, fiftyone_pixels
-from vpd.tasks.presence import LIKELY
+from vpd.tasks.presence import DOUBTFUL
 
 _LARGEST_16_BIT = 65535
 _MILLIMETRES_TO_M = 65.0
@@ -280,8 +280,8 @@ class MaskPrediction:
 
     def overlay(self) -> Image.Image:
         """The image with the object tinted and outlined, above the expression and any doubt that it is there."""
-        is_doubtful = self.presence is not None and self.presence_is_calibrated and self.presence < LIKELY
-        doubt = "more likely not there" if is_doubtful and self.mask.any() else ""
+        is_doubtful = self.presence is not None and self.presence_is_calibrated and self.presence < DOUBTFUL
+        doubt = "probably not there" if is_doubtful and self.mask.any() else ""
         return mask_picture(self.image, self.mask.numpy(), self.text, doubt=doubt)
 
     def facts(self) -> dict[str, Any]:
