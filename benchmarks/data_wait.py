@@ -26,7 +26,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # where `experiments` is
 from experiments.autoencoder import build_autoencoder
 from experiments.miniature import write_diffusion_folder
 from experiments.vae import CHANNELS
-from vpd.data.transforms import CROP_PX
 from vpd.files.atomic import read_json_lines, write_json
 from vpd.training.loop import Training
 from vpd.training.settings import resolve_config
@@ -37,6 +36,8 @@ SETTINGS = {
     "refer": {"data": {"root": "refer"}, "crop_px": 224},
     "depth": {"data": {"root": "nyu_depth_v2"}, "crop_px": 192},
 }
+PUBLISHED_PX = {"segment": 512, "refer": 512, "depth": 480}
+"""Side of the published crops."""
 HEADS = {
     "segment": {"head_channels": 64},
     "refer": {"head_channels": 64, "token_length": 16},
@@ -75,7 +76,7 @@ def measure(task: str, data: Path, diffusion: Path, folder: Path, workers: int, 
     model = start_model(config, train_set)
     transform = training_transform(config, model)
     sample_s = cpu_of_samples(train_set, transform)
-    published = config.model_copy(update={"crop_px": CROP_PX[task]})
+    published = config.model_copy(update={"crop_px": PUBLISHED_PX[task]})
     published_s = cpu_of_samples(train_set, training_transform(published, model))
     before = (cpu_s(resource.RUSAGE_SELF), time.perf_counter())
     Training(model, train_set, transform, config, folder).run()

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 import typer
 from numpy.typing import NDArray
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where it is run by its path, `experiments` is found by this
 from experiments.clips import Motion, TrueFrame, clip
 from vpd.loading import load
 from vpd.metrics.segmentation import SegmentationMetrics

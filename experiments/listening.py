@@ -15,11 +15,13 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where it is run by its path, `experiments` is found by this
 import vpd
 from experiments.marking import is_marked
 from vpd.drawing.overlays import contact_sheet, tint_mask

@@ -5,6 +5,7 @@ python experiments/world_scenes.py scenes.png
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections import Counter
 from pathlib import Path
@@ -24,8 +25,11 @@ NEAR_M, FAR_M = 1.9, 9.3
 TITLES = ("image", "classes", "objects", "depth")
 
 
-def main(path: str) -> None:
+def main() -> None:
     """Draw default scenes with their captions, and crowded ones with some expressions."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("path", type=Path, help="the picture to write")
+    path = parser.parse_args().path
     legend: Counter[tuple[Colour, str]] = Counter()
     rows, words = [], []
     for index, style in enumerate([DEFAULT_STYLE] * 3 + [CROWDED_STYLE] * 3):
@@ -41,4 +45,4 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()
