@@ -13,6 +13,7 @@ from pathlib import Path
 from vpd.cli import DEBUG_VARIABLE, describe, quiet_libraries
 from vpd.errors import UsageError
 from vpd.serving.installed import check_installed
+from vpd.serving.schemas import MOST_CLASSES
 from vpd.serving.settings import LOOPBACK, ServiceSettings, check_reach
 
 URL_VARIABLE, KEY_VARIABLE = "LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY"
@@ -84,6 +85,7 @@ def _serve(asked: argparse.Namespace) -> None:
         timeout_s=asked.timeout,
         max_upload_mb=asked.max_upload_mb,
         max_px=asked.max_px,
+        max_new_classes=MOST_CLASSES,  # labels of a project, which no stranger wrote
     )
     check_reach(settings)
     check_installed(with_page=False)

@@ -201,6 +201,16 @@ def test_other_machines_are_let_in_with_a_token_only() -> None:
             ServiceSettings(origins=(origin,))
 
 
+def test_names_count_as_often_as_they_are_read(served: dict[str, Served], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = served["segment"].model
+    known, names = list(model.config.classes), ["zebra", *model.config.classes]
+    served["segment"].check({"classes": names}, None, max_new_classes=1)
+    monkeypatch.setattr(model, "is_optimised", True)  # its own prompts lie ready for the network alone
+    served["segment"].check({"classes": known}, None, max_new_classes=0)
+    with pytest.raises(UsageError, match="4 names must be read"):
+        served["segment"].check({"classes": names}, None, max_new_classes=1)
+
+
 def test_requests_are_read_from_words_and_unknown_ones_refused() -> None:
     of_phrases = SegmentRequest.model_validate({"classes": "red, round things; cubes"})
     assert of_phrases.words() == {"classes": ["red, round things", "cubes"]}

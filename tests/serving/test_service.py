@@ -21,6 +21,7 @@ import vpd
 from serving_models import malformed, needs, picture_bytes
 from vpd.errors import UsageError
 from vpd.files.images import DEPTH_SCALE_KEY
+from vpd.serving.answers import overlay_file
 from vpd.serving.served import Asked, Served
 
 needs("fastapi", "fastapi_offline", "prometheus_client", "python_multipart", "httpx", "uvicorn")
@@ -178,6 +179,34 @@ def test_depth_answers_in_metres_and_as_points(client: TestClient) -> None:
     assert refused.status_code == 422 and "fov_deg" in refused.json()["detail"]
 
 
+def test_depth_comes_in_the_colours_that_were_asked_for(client: TestClient, served: dict[str, Served]) -> None:
+    metres = np.load(io.BytesIO(ask(client, "depth", format="npy").content))
+    middle = f"{np.median(metres):.5f}"
+    shown = served["depth"].model.predict(Image.open(io.BytesIO(picture_bytes())), near_m=float(middle))
+    overlay = ask(client, "depth", format="overlay", near_m=middle).content
+    assert overlay == overlay_file(shown) != ask(client, "depth", format="overlay").content
+    points = ask(client, "depth", format="ply", fov_deg="65", near_m=middle).content
+    assert f"element vertex {(metres >= np.float32(middle)).sum()}\n".encode() in points
+
+
+def test_work_out_of_proportion_is_refused_before_it_waits(served: dict[str, Served]) -> None:
+    asked = [("depth", {"size": "129"}, "128 px"), ("segment", {"classes": ",".join(map(str, range(65)))}, "64 is")]
+    with guarded(served) as client:
+        assert ask(client, "depth", size="128").status_code == 200
+        for task, words, told in asked:
+            refused = ask(client, task, **words)
+            assert refused.status_code == 422 and told in refused.json()["detail"]
+        assert "vpd_group_pictures_count 1.0" in client.get("/metrics").text
+    with guarded(served, max_size=256, max_new_classes=1) as client:
+        assert ask(client, "depth", size="256").status_code == 200
+        assert "256 px is the most" in ask(client, "depth", size="257").json()["detail"]
+        assert ask(client, "segment", classes="sky, road, zebra").status_code == 200
+        assert "2 names must be read" in ask(client, "segment", classes="sky, zebra, emu").json()["detail"]
+    with guarded(served, max_size=8, max_new_classes=0) as client:  # what it runs at anyway, and what it knows
+        assert ask(client, "depth", size="64").status_code == 200
+        assert ask(client, "segment", classes="sky, road").status_code == 200
+
+
 def test_a_picture_may_be_the_body(client: TestClient) -> None:
     headers = {"content-type": "image/png"}
     found = client.post("/v1/refer?text=cube&format=png", content=picture_bytes(), headers=headers)
@@ -213,6 +242,10 @@ def test_the_service_tells_what_it_is(client: TestClient) -> None:
         ("depth", {"scene": "moon"}, 422, "It knows: kitchen, hall"),
         ("depth", {"model": "other"}, 404, "Served: tiny-depth"),
         ("depth", {"size": "8000"}, 422, "64 px"),
+        ("depth", {"near_m": "3", "far_m": "2"}, 422, "near_m=3"),
+        ("depth", {"near_m": "-1"}, 422, "near_m=-1"),
+        ("depth", {"far_m": "nan"}, 422, "far_m=nan"),
+        ("depth", {"far_m": "far"}, 422, "far_m"),
     ],
 )
 def test_wrong_words_are_named(client: TestClient, task: str, words: dict[str, str], status: int, told: str) -> None:

@@ -48,6 +48,13 @@ def app(
     timeout: Annotated[float, typer.Option(metavar="S", help="Seconds to arrive, and to be answered.")] = 60.0,
     max_upload_mb: Annotated[float, typer.Option(metavar="MB", help="Largest request.")] = 25.0,
     max_px: Annotated[int, typer.Option(metavar="N", help="Largest picture, pixels.")] = 40_000_000,
+    max_size: Annotated[
+        int | None,
+        typer.Option(metavar="PX", help="Largest `size` that callers may ask for; twice the model's own if not given."),
+    ] = None,
+    max_new_classes: Annotated[
+        int, typer.Option(metavar="N", help="Most class names of a request that the model does not know.")
+    ] = 64,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     fast: FastOption = False,
@@ -69,6 +76,8 @@ def app(
         timeout_s=timeout,
         max_upload_mb=max_upload_mb,
         max_px=max_px,
+        max_size=max_size,
+        max_new_classes=max_new_classes,
     )
     check_reach(settings)
     from vpd.serving.installed import check_installed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -61,8 +62,10 @@ def as_file(prediction: Prediction, kind: str, *, fov_deg: float | None = None) 
     if kind == "ply":
         if fov_deg is None:
             raise UsageError("format=ply needs fov_deg, the camera's field of view in degrees, such as fov_deg=65.")
-        depth_m: NDArray[Any] = prediction.depth_m.numpy()  # type: ignore[attr-defined]  # of depth alone
-        return File(point_cloud(depth_m, prediction.image, fov_deg=fov_deg), "application/ply", "points.ply")
+        depth: Any = prediction  # no other has points
+        near_m, far_m = depth.shown_m or (0.0, math.inf)
+        points = point_cloud(depth.numpy(), depth.image, fov_deg=fov_deg, near_m=near_m, far_m=far_m)
+        return File(points, "application/ply", "points.ply")
     make, media, name = _FILES[kind]
     return File(make(prediction), media, name)
 

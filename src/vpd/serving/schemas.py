@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, field_validator
 
 from vpd.config import Frozen, listed_names
 
-MOST_CLASSES, MOST_LETTERS = 300, 500
+MOST_CLASSES, MOST_LETTERS, MOST_SIDE_PX = 300, 500, 8192
 _Words = Annotated[str, Field(min_length=1, max_length=MOST_LETTERS)]
 
 
@@ -17,8 +17,8 @@ class Request(Frozen):
 
     model: Annotated[str | None, Field(max_length=MOST_LETTERS)] = None
     """Name of the model, as `/v1/models` has it; none = the first one of the task."""
-    size: Annotated[int | None, Field(ge=8, le=8192)] = None
-    """Short side to run at, pixels; none = the model's own."""
+    size: Annotated[int | None, Field(ge=8, le=MOST_SIDE_PX)] = None
+    """Short side to run at, pixels, up to `--max-size`; none = the model's own."""
 
     def words(self) -> dict[str, Any]:
         """Words for the model's `predict`; those that are not given are left out."""
@@ -34,7 +34,7 @@ class SegmentRequest(Request):
     array; `overlay`: a picture to look at."""
     classes: Annotated[list[_Words] | None, Field(max_length=MOST_CLASSES)] = None
     """Other class names, with `;` or commas between them; needs a model with text encoder and the open head, or they
-    must be among its own."""
+    must be among its own. `--max-new-classes` says how many may be others than its own."""
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -53,7 +53,7 @@ class ReferRequest(Request):
     text: _Words
     """What to look for, such as `the zebra on the left`."""
     threshold: Annotated[float | None, Field(gt=0, lt=1)] = None
-    """Probability above which a pixel belongs to the object; none = 0.5."""
+    """Probability above which a pixel belongs to the object; none = what the model was calibrated to, else 0.5."""
     min_presence: Annotated[float | None, Field(ge=0, le=1)] = None
     """Below this presence score the text fits nothing: an empty mask."""
 
@@ -73,6 +73,11 @@ class DepthRequest(Request):
     to look at; `ply`: coloured points, which needs `fov_deg`."""
     scene: Annotated[str | None, Field(max_length=MOST_LETTERS)] = None
     """Kind of room, one of the model's; none = the mean of all."""
+    near_m: float | None = None
+    """Depth of the first colour of `overlay`, metres, and nearest point of `ply`; alone it goes with the model's range.
+    Without `far_m` too, each picture has its own colours, and all points are there."""
+    far_m: float | None = None
+    """Depth of the last colour of `overlay`, metres, and farthest point of `ply`; alone it goes with 0."""
     fov_deg: Annotated[float | None, Field(ge=1, le=170)] = None
     """Field of view of the camera from the left to the right border, degrees."""
 

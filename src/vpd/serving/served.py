@@ -98,22 +98,41 @@ class Served:
         found = declared_pixels(Encoded(content, PICTURE), PHOTO_FORMATS, most_px=self._max_px)
         return self._max_px if found is None else found
 
-    def check(self, words: Mapping[str, Any], size: int | None) -> None:
-        """Refuse words that the model cannot answer, before they are queued.
+    def check(
+        self, words: Mapping[str, Any], size: int | None, *, max_size: int | None = None, max_new_classes: int
+    ) -> None:
+        """Refuse words that the model cannot answer, or would take too long for, before they are queued.
+
+        Args:
+            words: For `predict`.
+            size: Short side to run at, pixels.
+            max_size: The largest that it may be; none = twice the model's own, which is always served.
+            max_new_classes: Most class names that the model does not know.
 
         Raises:
             UsageError: If there are such.
         """
         own = {name: [value] for name, value in words.items() if name in OF_ONE}
-        fit = self.model.fit_at(size)
+        own_px = self.model.config.fit.size_px
+        most_px = max(own_px, max_size or 2 * own_px)
+        if size is not None and size > most_px:
+            raise UsageError(
+                f"size={size}: {most_px} px is the most that is served (--max-size); this model was trained at "
+                f"{own_px} px. Send a smaller size, or none."
+            )
         # prompts of classes are made when their turn comes; a model that cannot make any says so now
         if "classes" not in words or self.model.text_encoder is None:
             self.model.prompts(1, **{**words, **own})
-        if size is not None and fit.size_px > 8 * self.model.config.fit.size_px:
+        elif (number := self._names_to_read(words["classes"])) > max_new_classes:
             raise UsageError(
-                f"size={size}: this model was trained at {self.model.config.fit.size_px} px; 8 times that "
-                "is the most that is served."
+                f"classes: {number} names must be read for this request, as the model does not know them; "
+                f"{max_new_classes} is the most that is served (--max-new-classes). Send fewer at a time."
             )
+
+    def _names_to_read(self, classes: Sequence[str]) -> int:
+        """How many class names the text encoder will read."""
+        new = {*classes} - {*self.model.config.classes}
+        return len(classes) if new and self.model.is_optimised else len(new)  # that one takes no prompts over
 
     def key(self, words: Mapping[str, Any], size: int | None) -> Hashable:
         """What pictures must agree in to run together."""

@@ -71,6 +71,15 @@ class Service:
         """Of the models."""
         return tuple(dict.fromkeys(served.task for served in self.models))
 
+    def check(self, served: Served, words: dict[str, Any], *, size: int | None = None) -> None:
+        """Refuse what a model cannot answer, or would take too long for, before it is queued.
+
+        Raises:
+            UsageError: If it is so.
+        """
+        settings = self.settings
+        served.check(words, size, max_size=settings.max_size, max_new_classes=settings.max_new_classes)
+
     def ask(
         self, served: Served, content: bytes, words: dict[str, Any], *, size: int | None = None, attention: bool = False
     ) -> Future[Answered]:
@@ -87,7 +96,7 @@ class Service:
             UsageError: If the picture is too large, or the words do not fit the model.
         """
         px = served.count_pixels(content)
-        served.check(words, size)
+        self.check(served, words, size=size)
         own = {name: value for name, value in words.items() if name in OF_ONE}
         shared = {name: value for name, value in words.items() if name not in OF_ONE}
         key = served.key(words, size)

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from vpd.config import Frozen
 from vpd.errors import UsageError
+from vpd.serving.schemas import MOST_CLASSES, MOST_SIDE_PX
 
 LOOPBACK = "127.0.0.1"
 
@@ -28,6 +29,11 @@ class ServiceSettings(Frozen):
     """Largest request, MB."""
     max_px: PositiveInt = 40_000_000
     """Largest picture, pixels; looked up in its header before it is decoded."""
+    max_size: Annotated[int, Field(ge=8, le=MOST_SIDE_PX)] | None = None
+    """Largest `size` that a caller may ask for, pixels; none = twice the model's own. Work grows with its square at
+    least, that of the finest attention with its fourth power."""
+    max_new_classes: Annotated[int, Field(ge=0, le=MOST_CLASSES)] = 64
+    """Most class names of a request that the model does not know: each is read in all its sentences, most often 80."""
     queue: PositiveInt = 64
     """Requests that are received, wait and run at a time; more are refused with 429."""
     batch: PositiveInt | None = None
