@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 
 class App:
@@ -22,6 +23,13 @@ class App:
     @property
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
+
+    def memory_bytes(self) -> float:
+        """What the process holds, as it says itself."""
+        with urlopen(f"{self.url}/metrics") as answer:
+            found = re.search(r"^process_resident_memory_bytes (\S+)", answer.read().decode(), re.MULTILINE)
+        assert found
+        return float(found[1])
 
     def stop(self, timeout_s: float = 120) -> int:
         """SIGTERM, and the exit status."""

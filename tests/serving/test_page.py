@@ -176,11 +176,15 @@ def test_segmentation_shows_classes_and_hands_out_files(app: App, page: Page) ->
     assert other.content == parts["file/png"].content  # page and service give the same file
 
 
-def test_referring_shows_mask_and_attention_of_each_word(page: Page) -> None:
+def test_referring_shows_mask_and_attention_of_each_word(app: App, page: Page) -> None:
     page.open("Refer")
     page.take_example("refer")
     page.run("refer")
     text = page.one("#refer-viewer .vpd-summary").text.split("”")[0].lstrip("“")
+    files = {"image": httpx.get(page.one("#refer-picture img").get_attribute("src")).content}
+    words = {"format": "png", "text": text}  # cut where the model was calibrated to be, which is not at 0.5
+    other = httpx.post(f"{app.url}/v1/refer", files=files, data=words, timeout=WAIT_S)
+    assert other.content == httpx.get(f"{app.url}/{page.source()}/file/png").content
     buttons = page.browser.find_elements(By.CSS_SELECTOR, "#refer-viewer .vpd-legend button")
     assert [button.text for button in buttons] == ["mask", *text.split()]
     assert np.unique(page.drawn()[..., 3]).size <= 2  # in the mask or out of it
@@ -203,6 +207,9 @@ def test_depth_reads_metres_and_makes_points(app: App, page: Page) -> None:
     assert (page.drawn() != before).any()
     link = page.one("#depth-viewer a[download='points.ply']").get_attribute("href")
     assert "fov_deg=65" in link and "far_m=4" in link
+    picture = next(a for a in page.browser.find_elements(By.CSS_SELECTOR, "#depth-viewer a") if "Picture" in a.text)
+    assert str(picture.get_attribute("href")).endswith("&far_m=4")  # in the colours that are shown
+    assert httpx.get(str(picture.get_attribute("href"))).headers["content-type"] == "image/jpeg"
     points = httpx.get(link).content
     assert points.startswith(b"ply\n") and f"element vertex {(depth_m <= 4).sum()}\n".encode() in points
 
@@ -315,7 +322,7 @@ def test_pictures_of_a_closed_page_are_not_run(app: App) -> None:
         config = httpx.get(f"{app.url}/config").json()
         button = next(each["id"] for each in config["components"] if each["props"].get("elem_id") == "batch-run")
         run = next(each["id"] for each in config["dependencies"] if [button, "click"] in each["targets"])
-        asked = {"data": [files, "world-depth", ""], "fn_index": run, "session_hash": session}
+        asked = {"data": [files, "world-depth", "", "", ""], "fn_index": run, "session_hash": session}
         assert http.post("/queue/join", json=asked).status_code == 200
         with http.stream("GET", "/queue/data", params={"session_hash": session}) as stream:
             next(line for line in stream.iter_lines() if "1 of 100 done" in line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import socket
 import time
@@ -38,13 +37,6 @@ def app(folders: list[str], tmp_path: Path) -> Iterator[App]:
         yield running
 
 
-def memory_bytes(app: App) -> float:
-    """What the process holds, as it says itself."""
-    found = re.search(r"^process_resident_memory_bytes (\S+)", httpx.get(f"{app.url}/metrics").text, re.MULTILINE)
-    assert found
-    return float(found[1])
-
-
 def good_ones(app: App, clients: int, each: int) -> list[int]:
     """Statuses of good requests by so many clients at once, who come back when they are told to."""
 
@@ -78,7 +70,7 @@ def vanish(app: App, number: int) -> None:
 
 def test_hostile_clients_cost_no_memory_and_no_good_answer(app: App, tmp_path: Path) -> None:
     assert set(good_ones(app, CLIENTS, EACH)) == {200}
-    before = memory_bytes(app)
+    before = app.memory_bytes()
     with httpx.Client(base_url=app.url, timeout=900) as http:
         for number, (name, content) in enumerate(malformed(500)):
             answer = http.post("/v1/segment", files={"image": (name, content)})
@@ -86,7 +78,7 @@ def test_hostile_clients_cost_no_memory_and_no_good_answer(app: App, tmp_path: P
             if number % 5 == 0:
                 vanish(app, number)
     assert set(good_ones(app, CLIENTS, EACH)) == {200}
-    grown = memory_bytes(app) - before
+    grown = app.memory_bytes() - before
     assert grown < MOST_GROWTH_BYTES, f"{grown / 1e6:.0f} MB"
     deadline = time.monotonic() + 60
     while "vpd_open_requests 0.0" not in httpx.get(f"{app.url}/metrics").text:  # those who hung up hold no place

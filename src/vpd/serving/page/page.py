@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from html import escape
@@ -22,11 +22,11 @@ from vpd.errors import UsageError, wrong_fields
 from vpd.serving.engine import BusyError
 from vpd.serving.page.batch import MOST_PICTURES, write_archive
 from vpd.serving.page.examples import render_examples
+from vpd.serving.page.fields import batch_fields, changed_batch_fields, changed_fields, word_fields
 from vpd.serving.page.intake import MOST_KEPT_BYTES, Intake
 from vpd.serving.page.results import Results, results_router
 from vpd.serving.page.scratch import Scratch
 from vpd.serving.routes import REQUESTS
-from vpd.serving.served import Served
 from vpd.serving.service import Service, UnknownModelError
 
 logger = logging.getLogger(__name__)
@@ -112,9 +112,13 @@ def _task_tab(task: str, service: Service, results: Results, scratch: Scratch) -
                 height=280,
                 elem_id=f"{task}-picture",
             )
-            names, fields = _fields(task, models[0])
+            names, fields = word_fields(task, models[0])
             choice = gr.Dropdown(
-                [served.name for served in models], value=models[0].name, label="Model", visible=len(models) > 1
+                [served.name for served in models],
+                value=models[0].name,
+                label="Model",
+                visible=len(models) > 1,
+                elem_id=f"{task}-model",
             )
             button = gr.Button("Run", variant="primary", elem_id=f"{task}-run")
             if examples:
@@ -129,28 +133,22 @@ def _task_tab(task: str, service: Service, results: Results, scratch: Scratch) -
     for start in (button.click, *(field.submit for field in fields if isinstance(field, gr.Textbox))):
         # not read by the page's framework, which knows no limits: decoded where all pictures are
         start(run, inputs, viewer, preprocess=False, api_visibility="private", trigger_mode="once")
+    _follow(choice, lambda name: changed_fields(task, names, service.find(task, name)), fields)
 
 
-def _fields(task: str, served: Served) -> tuple[list[str], list[Any]]:
-    """Names of the words that people may give, and the fields for them."""
-    config = served.model.config
-    if task == "segment":
-        return ["classes"], [
-            gr.Textbox(
-                label="Classes",
-                info="Names with ; or commas between them; empty = all that the model knows.",
-                placeholder=", ".join(config.classes[:12]),
-            )
-        ]
-    if task == "refer":
-        text = gr.Textbox(label="Expression", info="What to look for.", placeholder="the red cube on the left")
-        attention = gr.Checkbox(True, label="Show attention to each word")
-        with gr.Accordion("Thresholds", open=False):
-            threshold = gr.Slider(0.05, 0.95, 0.5, step=0.05, label="Probability of a pixel")
-            presence = gr.Slider(0, 1, 0, step=0.05, label="Least presence score; below it nothing fits")
-        return ["text", "attention", "threshold", "min_presence"], [text, attention, threshold, presence]
-    scenes = [("mean of all scenes", ""), *((scene, scene) for scene in config.scenes)]
-    return ["scene"], [gr.Dropdown(scenes, value="", label="Scene")]
+def _follow(choice: gr.Dropdown, changed: Callable[[Any], Any], fields: Sequence[Any]) -> None:
+    """Show in the fields what is of the model, as soon as another one is chosen."""
+
+    def follow(name: Any) -> Any:
+        try:
+            return changed(name)
+        except UnknownModelError:  # no browser asks so
+            return [gr.skip() for _ in fields] if len(fields) > 1 else gr.skip()
+
+    # not by the queue, in which pictures wait
+    choice.change(
+        follow, choice, [*fields], preprocess=False, queue=False, show_progress="hidden", api_visibility="private"
+    )
 
 
 async def _run(
@@ -187,35 +185,40 @@ def _batch_tab(service: Service, results: Results, scratch: Scratch) -> None:
                 f"<p>Up to {MOST_PICTURES} pictures; the answer is a zip with what <code>vpd predict</code> writes.</p>"
             )
             files = gr.File(label="Pictures", file_count="multiple", file_types=["image"], elem_id="batch-files")
-            model = gr.Dropdown([served.name for served in service.models], label="Model", value=service.models[0].name)
-            word = gr.Textbox(
-                label="Expression or classes",
-                info="For referring what to look for; for segmentation class names, if not the model's.",
+            model = gr.Dropdown(
+                [served.name for served in service.models],
+                label="Model",
+                value=service.models[0].name,
+                elem_id="batch-model",
             )
+            names, fields = batch_fields(service.models[0].task)
             button = gr.Button("Run", variant="primary", elem_id="batch-run")
         with gr.Column(scale=3, min_width=280):
             shown = gr.HTML(_EMPTY, elem_id="batch-viewer", min_height=120)
 
     # a step a picture: when the browser's tab is closed, the framework takes no further one
-    def run(pictures: Any, name: Any, given: Any) -> Iterator[str]:
+    def run(pictures: Any, name: Any, *given: Any) -> Iterator[str]:
         try:
             paths = [scratch.uploaded(picture) for picture in pictures or ()]
-            yield from _run_batch(service, results, scratch, paths, name, given)
+            yield from _run_batch(service, results, scratch, paths, name, dict(zip(names, given, strict=True)))
         except Exception as error:
             yield _error(_words_of(error, service))
 
-    button.click(run, [files, model, word], shown, preprocess=False, api_visibility="private", trigger_mode="once")
+    inputs = [files, model, *fields]
+    button.click(run, inputs, shown, preprocess=False, api_visibility="private", trigger_mode="once")
+    _follow(model, lambda name: changed_batch_fields(service.named(name).task), fields)
 
 
 def _run_batch(
-    service: Service, results: Results, scratch: Scratch, paths: Sequence[Path], name: Any, given: Any
+    service: Service, results: Results, scratch: Scratch, paths: Sequence[Path], name: Any, given: dict[str, Any]
 ) -> Iterator[str]:
     """How far it is, and at last the answer."""
     served = service.named(name)
-    field = {"segment": "classes", "refer": "text"}.get(served.task)
-    words = (
-        REQUESTS[served.task][0].model_validate({field: given} if field and str(given or "").strip() else {}).words()
-    )
+    asked_type = REQUESTS[served.task][0]
+    offered = {"classes": given["word"], "text": given["word"], **given}
+    told = {name: each for name, each in offered.items() if each is not None and str(each).strip()}
+    words = asked_type.model_validate({name: told[name] for name in asked_type.model_fields if name in told}).words()
+    service.check(served, words)
     if scratch.bytes_used() > MOST_KEPT_BYTES:
         raise BusyError("Too many uploads are kept at the moment.", retry_after_s=60)
     archive = scratch.folder / f"predictions-{os.urandom(8).hex()}.zip"

@@ -7,6 +7,7 @@ import math
 import secrets
 import time
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -19,9 +20,11 @@ from starlette.responses import FileResponse, JSONResponse
 
 from vpd.drawing.colours import class_colours, depth_colours
 from vpd.drawing.overlays import MASK_COLOUR, depth_range
+from vpd.errors import UsageError
 from vpd.serving.answers import as_answer, as_file
 from vpd.serving.point_cloud import point_cloud
 from vpd.serving.served import Answered
+from vpd.tasks.predictions import DepthPrediction, read_shown_range
 
 VIEW_PX = 1280
 """Longest side of what is drawn in the browser; files have the picture's own size."""
@@ -159,10 +162,17 @@ def results_router(results: Results) -> APIRouter:
         return _attachment(content, "application/json", "prediction.json")
 
     @router.get("/{name}/file/{kind}")
-    def file(name: str, kind: str) -> Response:
+    def file(name: str, kind: str, near_m: float | None = None, far_m: float | None = None) -> Response:
         if kind not in ("png", "npy", "overlay"):
             raise HTTPException(404, "There is no such file.")
-        made = as_file(answered(name).prediction, kind)
+        prediction = answered(name).prediction
+        if isinstance(prediction, DepthPrediction):  # in the colours that the viewer shows
+            try:
+                shown_m = read_shown_range(near_m, far_m, prediction.max_depth_m)
+            except UsageError as error:
+                raise HTTPException(422, str(error)) from None
+            prediction = replace(prediction, shown_m=shown_m)
+        made = as_file(prediction, kind)
         return _attachment(made.content, made.kind, made.name)
 
     @router.get("/{name}/predictions.zip")

@@ -154,6 +154,9 @@
           fov_deg: fov.value || "65", near_m: chosen(near, view.near_m, "0"), far_m: chosen(far, view.far_m, "1e9"),
         });
         points.href = `${this.getAttribute("src")}/points.ply?${query}`;
+        const is_own = limits[0] === view.near_m && limits[1] === view.far_m;
+        const colours = is_own ? "" : `?${new URLSearchParams({ near_m: limits[0], far_m: limits[1] })}`;
+        this.overlay.href = `${this.getAttribute("src")}/file/overlay${colours}`;
         this.draw();
       };
       const reset = make("button", { type: "button", class: "vpd-link" }, "Reset limits");
@@ -169,7 +172,7 @@
 
     limits() {
       const near = Number.parseFloat(this.near.value), far = Number.parseFloat(this.far.value);
-      const low = Number.isFinite(near) ? near : this.view.near_m;
+      const low = Number.isFinite(near) ? Math.max(0, near) : this.view.near_m;
       return [low, Math.max(Number.isFinite(far) ? far : this.view.far_m, low + 0.01)];
     }
 
@@ -177,11 +180,12 @@
       const source = this.getAttribute("src");
       const link = (href, label) => make("a", { class: "vpd-link", href: `${source}/${href}`, download: "" }, label);
       const what = { classes: "Labels", mask: "Mask", depth: "Depth, 16 bits" }[this.view.kind];
+      this.overlay = link("file/overlay", "Picture (.jpg)");
       const array = { classes: "Labels", mask: "Probability", depth: "Metres" }[this.view.kind];
       return make(
         "div", { class: "vpd-row vpd-downloads" },
         link("file/png", `${what} (.png)`), link("file/npy", `${array} (.npy)`),
-        link("answer.json", "Facts (.json)"), link("file/overlay", "Picture (.jpg)"),
+        link("answer.json", "Facts (.json)"), this.overlay,
       );
     }
 
