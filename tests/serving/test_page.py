@@ -203,11 +203,12 @@ def test_depth_reads_metres_and_makes_points(app: App, page: Page) -> None:
     depth_m = np.load(io.BytesIO(httpx.get(f"{app.url}/{page.source()}/file/npy").content))
     assert float(metres) == pytest.approx(float(depth_m[row, column]), abs=0.02)
     before = page.drawn()
+    picture = next(a for a in page.browser.find_elements(By.CSS_SELECTOR, "#depth-viewer a") if "Picture" in a.text)
+    assert str(picture.get_attribute("href")).endswith("/file/overlay")  # as `vpd predict` draws it
     page.slide("#depth-viewer input[id^=vpd-far]", "4")
     assert (page.drawn() != before).any()
     link = page.one("#depth-viewer a[download='points.ply']").get_attribute("href")
     assert "fov_deg=65" in link and "far_m=4" in link
-    picture = next(a for a in page.browser.find_elements(By.CSS_SELECTOR, "#depth-viewer a") if "Picture" in a.text)
     assert str(picture.get_attribute("href")).endswith("&far_m=4")  # in the colours that are shown
     assert httpx.get(str(picture.get_attribute("href"))).headers["content-type"] == "image/jpeg"
     points = httpx.get(link).content
