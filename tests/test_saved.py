@@ -7,6 +7,7 @@ makes the next. They are packed because many of their files hold the same weight
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -55,7 +56,7 @@ def test_models_answer_as_they_did(saved: Path) -> None:
     wanted, got = dict(np.load(saved / "answers.npz")), answers(saved)
     assert wanted.keys() == got.keys()
     for name, value in wanted.items():
-        np.testing.assert_allclose(got[name], value, rtol=1e-5, atol=ATOL.get(name, 1e-5), err_msg=name)
+        np.testing.assert_allclose(got[name], value, rtol=5e-5, atol=ATOL.get(name, 1e-5), err_msg=name)
 
 
 def test_a_run_goes_on_to_the_same_weights(saved: Path, tmp_path: Path) -> None:
@@ -66,7 +67,9 @@ def test_a_run_goes_on_to_the_same_weights(saved: Path, tmp_path: Path) -> None:
     wanted, got = load_file(saved / "run_end.safetensors"), load_file(tmp_path / "run" / "last" / "model.safetensors")
     assert wanted.keys() == got.keys()
     for name, value in wanted.items():
-        np.testing.assert_allclose(got[name].numpy(), value.numpy(), rtol=1e-4, atol=1e-5, err_msg=name)
+        # before a norm a bias has no gradient but rounding, of which AdamW makes two whole steps of 1e-3
+        atol = 4e-3 if re.fullmatch(r"head\.outputs\.\d+\.bias", name) else 1e-5
+        np.testing.assert_allclose(got[name].numpy(), value.numpy(), rtol=1e-4, atol=atol, err_msg=name)
 
 
 def test_predictions_go_on(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,8 +28,8 @@ from vpd.cli.options import (
     speed_options,
 )
 from vpd.cli.predict_clips import check_clips, predict_clips, split_sources
+from vpd.config import DOUBTFUL
 from vpd.errors import UsageError
-from vpd.tasks.presence import DOUBTFUL
 
 
 def predict(

@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from vpd.config import first_names
+from vpd.config import DOUBTFUL, first_names
 from vpd.drawing.colours import depth_colours
 from vpd.drawing.figures import side_by_side, with_scale
 from vpd.drawing.overlays import (
@@ -35,7 +35,6 @@ from vpd.errors import UsageError
 from vpd.files.atomic import atomic_write
 from vpd.files.images import DEPTH_SCALE_KEY
 from vpd.tasks.conversions import Region, coco_data, detections, fiftyone_heatmap, fiftyone_objects, fiftyone_pixels
-from vpd.tasks.presence import DOUBTFUL
 
 _LARGEST_16_BIT = 65535
 _MILLIMETRES_TO_M = 65.0

@@ -12,10 +12,6 @@ from torch import Tensor
 from vpd.config import PresenceCalibration
 from vpd.errors import UsageError
 
-DOUBTFUL = 0.2
-"""Calibrated presence below which a text is told to fit probably nothing: one of four would be right where half are.
-
-At 0.5 every fifth right mask of `world-refer` would be doubted, here every twentieth."""
 _MOST_PX = 2**20  # of a larger map every n-th row and column
 _EDGE = 1e-6  # log-odds of 0 and 1 are infinite
 

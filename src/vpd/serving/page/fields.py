@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from vpd.serving.routes import REQUESTS
 from vpd.serving.served import Served
 from vpd.tasks.presence import read_thresholds
 
@@ -66,4 +67,5 @@ def changed_batch_fields(task: str) -> list[Any]:
 
 
 def _shown(task: str) -> dict[str, bool]:
-    return {"word": task != "depth", "near_m": task == "depth", "far_m": task == "depth"}
+    asked = REQUESTS[task][0].model_fields
+    return {"word": "text" in asked or "classes" in asked, "near_m": "near_m" in asked, "far_m": "far_m" in asked}
