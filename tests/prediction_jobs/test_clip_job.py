@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from clip_jobs import QuickModel, job_of, stopped_after
+from live_camera import LiveCamera
 from vpd.prediction_jobs import clip_job
 from vpd.video.frames import Frame, whole
 
@@ -81,3 +82,12 @@ def test_of_a_camera_all_frames_are_kept_whichever_were_passed_over(
     assert job.record.is_complete and done == min(stop, 20)
     assert [line["frame"] for line in lines_of(job.record.folder)] == [3 * place for place in range(done)]
     assert number_of_frames(job.record.video) == done
+
+
+def test_of_a_live_camera_the_frame_that_came_last_is_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    camera, model = LiveCamera(), QuickModel()
+    camera.plug_in(monkeypatch, clip_job)
+    monkeypatch.setattr(model, "predict", camera.watching(model.predict))
+    job = job_of("webcam", tmp_path / "out", model=model, frames=25)
+    assert len(list(job.run())) == 25 and job.record.is_complete
+    assert max(camera.ages) <= 1  # no frame waits while others are predicted

@@ -14,9 +14,11 @@ import torch
 from PIL import Image
 
 import vpd
+from live_camera import LiveCamera
 from vpd.config import Resize
 from vpd.errors import UsageError
 from vpd.inference.outputs import OutputError
+from vpd.tasks import streaming
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,17 @@ def test_an_endless_stream_is_read_no_further_than_needed(model: vpd.Segmentatio
     assert sum(image() is not None for image in made) < 40
     stream.close()
     assert [each.frame for each in model.stream(endless(), frames=7)] == list(range(7))
+
+
+def test_of_a_camera_the_frame_that_came_last_is_predicted(
+    model: vpd.SegmentationModel, monkeypatch: pytest.MonkeyPatch
+):
+    camera = LiveCamera()
+    camera.plug_in(monkeypatch, streaming)
+    monkeypatch.setattr(model, "predict", camera.watching(model.predict), raising=False)
+    numbers = [prediction.frame for prediction in model.stream("webcam", frames=25)]
+    assert numbers == sorted(set(numbers)) and numbers[-1] > 50
+    assert max(camera.ages) <= 1  # no frame waits while others are predicted
 
 
 def test_frames_that_cannot_be_read_are_named_and_left_out(

@@ -157,7 +157,9 @@ class ClipJob:
         with ExitStack() as stack:
             encoder = _Encoder(stack.enter_context(atomic_write(video)), painter, clip)
             stack.callback(encoder.close)
-            done = self._predictor.run(self._chunks(frames, taken), files, smoother=self._smoother, **words)
+            done = self._predictor.run(
+                self._chunks(frames, taken), files, is_live=clip.is_live, smoother=self._smoother, **words
+            )
             encoded = stack.enter_context(closing(overlapped(encoder.add, done, threads=1, most_ahead=2)))
             for outcome in encoded:
                 frame = self._under_way.pop(outcome.source)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vpd.inference.memory import BudgetError
 from vpd.inference.outputs import NOT_NUMBERS, OutputError
-from vpd.inference.overlapped import Room, Threads, overlapped, threads_for
+from vpd.inference.overlapped import Room, overlapped, threads_for
 from vpd.inference.resize import Fitted
 from vpd.optimising import found_options, optimise
 from vpd.prediction_jobs.image_files import ImageFiles
@@ -89,27 +89,32 @@ class Predictor:
         self._at_once, self._room, self._more = 0, Room(0), dict[str, Any]()
         self._image_files: Kind = ImageFiles(self.out, self.origin, stretch=stretch)
 
-    def run(self, chunks: Iterable[Chunk], kind: Kind | None = None, **more: Any) -> Iterator[Any]:
+    def run(
+        self, chunks: Iterable[Chunk], kind: Kind | None = None, *, is_live: bool = False, **more: Any
+    ) -> Iterator[Any]:
         """Predict chunks and write the files of the images that are wanted; yields each of these when it is done.
 
         Args:
             chunks: What to predict.
             kind: What their items are; none = image files.
+            is_live: Whether what waits grows old: then nothing is read ahead.
             more: Further arguments of the model's `predict`; with a `smoother`, one chunk after the other.
 
         Pictures are read ahead, and files are written, by threads while the model runs, and a GPU is given the next
-        chunk before it is done with one; with a budget of memory, all is done one after the other.
+        chunk before it is done with one; with a budget of memory, all is done one after the other. What was predicted
+        before an error is written and yielded first.
         """
         if self._fast is not None:
             self.model, self._fast = optimise(self.model, **self._fast), None
         limits, how = threads_for(self.model), self._image_files if kind is None else kind
         self._more, is_ordered = more, more.get("smoother") is not None
-        self._at_once = 0 if self._is_frugal or is_ordered else limits.network
+        self._at_once = 0 if self._is_frugal or is_ordered or is_live else limits.network
+        readers = 0 if self._is_frugal or is_live else limits.readers
         self._room = Room(self._at_once)
         waiting: deque[tuple[int, Future[Any]]] = deque()
         with (
             ThreadPoolExecutor(_THREADS, thread_name_prefix="vpd-files") as writers,
-            closing(self._read_ahead(chunks, how, limits)) as read,
+            closing(self._read_ahead(chunks, how, readers, limits.most_read_px)) as read,
             closing(overlapped(self._predicted, read, threads=self._at_once, device=self.model.device)) as done,
         ):
             try:
@@ -121,6 +126,9 @@ class Predictor:
                         yield waiting.popleft()[1].result()
                 while waiting:
                     yield waiting.popleft()[1].result()
+            except Exception:
+                yield from (writing.result() for _, writing in waiting if writing.exception() is None)
+                raise
             finally:
                 for _, writing in waiting:
                     writing.cancel()
@@ -147,7 +155,7 @@ class Predictor:
                 waiting.append((image.width * image.height, writers.submit(kind.write, read, prediction)))
 
     def _read_ahead(
-        self, chunks: Iterable[Chunk], kind: Kind, limits: Threads
+        self, chunks: Iterable[Chunk], kind: Kind, readers: int, most_px: int
     ) -> Generator[tuple[Chunk, list[Read | Outcome]], None, None]:
         """Chunks with their pictures, or what became of those that cannot be read."""
         fit = self.model.fit_at(self.call_options.get("size"))
@@ -155,9 +163,9 @@ class Predictor:
         pictures = overlapped(
             partial(kind.read, fit=fit, fit_now=not self._is_frugal),
             (item for chunk in ahead for item in chunk.items),
-            threads=0 if self._is_frugal else limits.readers,
+            threads=readers,
             cost=_pixels,
-            most_cost=limits.most_read_px,
+            most_cost=most_px,
         )
         with closing(pictures):
             for chunk in own:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any
 
@@ -56,25 +56,24 @@ def _predictions(
 ) -> Iterator[Any]:
     limits = threads_for(model)
     is_free = options["memory"] is None  # within a budget, one after the other
-    network = limits.network if is_free and options["smoother"] is None else 0
 
     def predicted(chunk: list[Read]) -> list[Any]:
         return _predict(model, chunk, options)
 
-    with (
-        open_clip(source, fps=fps) as clip,
-        closing(arriving(clip, most=most)) as frames,
-        closing(
-            overlapped(
-                partial(read_frame, fit=model.fit_at(options["size"]), fit_now=is_free),
-                frames,
-                threads=limits.readers if is_free else 0,
-                cost=_pixels,
-                most_cost=limits.most_read_px,
-            )
-        ) as read,
-        closing(overlapped(predicted, _chunks(read, batch_size), threads=network, device=model.device)) as made,
-    ):
+    with ExitStack() as stack:
+        clip = stack.enter_context(open_clip(source, fps=fps))
+        is_ahead = is_free and not clip.is_live  # a live frame that waited would not be the newest any more
+        frames = stack.enter_context(closing(arriving(clip, most=most)))
+        read = overlapped(
+            partial(read_frame, fit=model.fit_at(options["size"]), fit_now=is_free),
+            frames,
+            threads=limits.readers if is_ahead else 0,
+            cost=_pixels,
+            most_cost=limits.most_read_px,
+        )
+        chunks = _chunks(stack.enter_context(closing(read)), batch_size)
+        network = limits.network if is_ahead and options["smoother"] is None else 0
+        made = stack.enter_context(closing(overlapped(predicted, chunks, threads=network, device=model.device)))
         for predictions in made:
             yield from predictions
         if clip.note:
