@@ -1,20 +1,27 @@
 from __future__ import annotations
 
+import io
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from functools import partial
-from http.server import HTTPServer, SimpleHTTPRequestHandler
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vpd.errors import UsageError
+from vpd.video.arriving import arriving
 from vpd.video.frames import Frame
 from vpd.video.opening import open_clip
 
 pytestmark = pytest.mark.extras
 small_clips = pytest.importorskip("small_clips", reason="PyAV is not installed: pip install 'vpd-perception[video]'")
 number_of, level_frames, write_clip = small_clips.number_of, small_clips.level_frames, small_clips.write_clip
+_PLAYLIST = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:0\n"
 
 
 def read_all(path: Path) -> tuple[list[Frame], list[int | str], str]:
@@ -168,10 +175,7 @@ def test_random_bytes_anywhere_end_in_frames_or_a_message(tmp_path: Path):
 
 def test_an_address_is_read_and_its_secrets_are_not_told(tmp_path: Path):
     write_clip(tmp_path / "clip.mkv", level_frames(10))
-    handler = partial(_Quiet, directory=str(tmp_path))
-    with HTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
+    with serving(tmp_path) as address:
         with open_clip(f"{address}/clip.mkv?token=secret") as clip:
             assert [number_of(frame.read()) for frame in clip.frames()] == list(range(10))
             assert clip.name == f"{address}/clip.mkv"
@@ -180,10 +184,79 @@ def test_an_address_is_read_and_its_secrets_are_not_told(tmp_path: Path):
         ) as caught:
             open_clip(f"{address.replace('://', '://me:secret@')}/nothing.mkv?token=secret")
         assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.ts", "ended.m3u8"])
+def test_what_an_address_gives_with_a_length_is_a_file(tmp_path: Path, name: str):
+    write_clip(tmp_path / name.replace("ended.m3u8", "0.ts"), level_frames(10))
+    (tmp_path / "ended.m3u8").write_text(_PLAYLIST + "#EXTINF:0.4,\n0.ts\n#EXT-X-ENDLIST\n")
+    with serving(tmp_path) as address, open_clip(f"{address}/{name}") as clip:
+        assert not clip.is_live
+        numbers = []
+        for frame in arriving(clip, most=100):
+            numbers.append(number_of(frame.read()))
+            time.sleep(0.01)
+        assert numbers == list(range(10))
+
+
+def test_of_a_camera_that_pushes_pictures_the_newest_comes(tmp_path: Path):
+    with (
+        serving(tmp_path) as address,
+        open_clip(f"{address}/camera") as clip,
+        closing(arriving(clip, most=100)) as frames,
+    ):
+        assert clip.is_live and clip.about_frames is None
+        first = next(frames).number
+        time.sleep(0.5)
+        assert next(frames).number > first + 10
+
+
+def test_live_pieces_of_seconds_are_shown_frame_by_frame(tmp_path: Path):
+    for number in range(3):
+        write_clip(tmp_path / f"{number}.ts", level_frames(25))
+    (tmp_path / "live.m3u8").write_text(_PLAYLIST + "".join(f"#EXTINF:1.0,\n{number}.ts\n" for number in range(3)))
+    with (
+        serving(tmp_path) as address,
+        open_clip(f"{address}/live.m3u8") as clip,
+        closing(arriving(clip, most=100)) as frames,
+    ):
+        assert clip.is_live and clip.about_frames is None
+        began_s, numbers = time.monotonic(), []
+        while not numbers or numbers[-1] < 12:
+            numbers.append(next(frames).number)
+            time.sleep(0.05)
+        assert len(numbers) > 3 or time.monotonic() - began_s > 1  # and not the last of what came at once
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """The address of a server of a folder's files, and of a `camera`."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Server, directory=str(folder))) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
-class _Quiet(SimpleHTTPRequestHandler):
+class _Server(SimpleHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if self.path == "/camera":
+            with suppress(OSError):  # who looks has gone
+                self._show_pictures()
+        else:
+            super().do_GET()
+
+    def _show_pictures(self) -> None:
+        picture = io.BytesIO()
+        Image.new("RGB", (64, 48), "white").save(picture, "JPEG")
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture.getvalue())}\r\n\r\n"
+        while True:
+            self.wfile.write(head.encode() + picture.getvalue() + b"\r\n")
+            time.sleep(0.01)
+
     def log_message(self, *_: object) -> None:
         pass
 

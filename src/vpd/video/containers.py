@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from fractions import Fraction
@@ -28,6 +29,11 @@ _FORMATS = (
     "mlv,mov,mp4,m4a,3gp,3g2,mj2,mpeg,mpegts,mpegvideo,mv,mxf,mxg,nut,obu,ogg,rm,roq,swf,vc1,vvc,wtv,yuv4mpegpipe"
 )
 """Of files: those that hold the pictures themselves, none of those that name other files or addresses."""
+_LISTS = ("hls", "dash")
+"""Over the network: lists of pieces of a video, which grow while it is live."""
+_PICTURES_PUSHED = "mpjpeg"
+"""Of cameras, some of which tell a length all the same."""
+_LONGEST_PIECE_S = 30.0
 _OPEN_S, _READ_S = 20.0, 20.0
 _MOST_BREAKS = 20  # of a file, after which reading goes on
 _MOST_FAILURES = 1000  # packets, one after the other, of which none gives a frame
@@ -69,8 +75,7 @@ class Container:
         self._container = self._open()
         self._stream = _picture_streams(self._container)[0]
         self.fps = sane_fps(self._stream.average_rate or self._stream.guessed_rate)
-        scheme = source.partition("://")[0].lower() if is_address else ""
-        self.is_live = is_camera or (is_address and not scheme.startswith("http"))
+        self.is_live = is_camera or (is_address and not self._has_end())
         self.about_frames = None if self.is_live else self._count()
         aspect = self._stream.sample_aspect_ratio
         self.pixel_aspect = Fraction(aspect) if aspect and Fraction(1, 10) < aspect < 10 else Fraction(1)
@@ -85,6 +90,19 @@ class Container:
 
     def frames(self) -> Iterator[Frame]:
         """See `Clip`."""
+        if not (self.is_live and self._container.format.name in _LISTS):
+            yield from self._frames()
+            return
+        began_s = time.monotonic()
+        for frame in self._frames():  # pieces of some seconds come at once: each frame has its own time
+            wait_s = began_s + frame.time_s - time.monotonic()
+            if wait_s > _LONGEST_PIECE_S:  # pieces were missed
+                began_s -= wait_s
+            elif wait_s > 0:
+                time.sleep(wait_s)
+            yield frame
+
+    def _frames(self) -> Iterator[Frame]:
         clock, number, last_pts = Clock(self.fps), 0, None
         waiting: set[int] = set()  # times of packets that gave no frame yet
         has_failed = False
@@ -239,6 +257,13 @@ class Container:
     def _seconds(self, pts: int | None) -> float | None:
         base = self._stream.time_base
         return None if pts is None or base is None else float(pts * base)
+
+    def _has_end(self) -> bool:
+        """Whether an address leads to a file: it says how long it is, in seconds, frames or bytes."""
+        if not self._source.lower().startswith("http"):
+            return False
+        is_sized = self._container.size > 0 and self._container.format.name not in (*_LISTS, _PICTURES_PUSHED)
+        return is_sized or self._count() is not None
 
     def _count(self) -> int | None:
         if 0 < self._stream.frames < 10**9:
