@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import nullcontext
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,8 @@ from PIL import Image
 from clip_jobs import QuickModel, job_of, stopped_after
 from live_camera import LiveCamera
 from vpd.prediction_jobs import clip_job
+from vpd.prediction_jobs.clip_job import ClipJob
+from vpd.prediction_jobs.clip_record import ClipRecord
 from vpd.video.frames import Frame, whole
 
 pytestmark = pytest.mark.extras
@@ -70,18 +73,77 @@ class Camera(SimpleNamespace):
             yield whole(number, number / 25, "webcam", lambda: Image.new("RGB", (32, 32), "white"))
 
 
-@pytest.mark.parametrize("stop", [7, 99])
-def test_of_a_camera_all_frames_are_kept_whichever_were_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
-):
+@pytest.fixture
+def camera(monkeypatch: pytest.MonkeyPatch) -> Camera:
     camera = Camera(name="webcam", fps=25.0, about_frames=None, is_live=False, pixel_aspect=Fraction(1), note="")
     monkeypatch.setattr(clip_job, "open_clip", lambda source, **_: nullcontext(camera))
     monkeypatch.setattr(clip_job, "PART_FRAMES", 4)
+    return camera
+
+
+def has_frames(job: ClipJob, count: int) -> bool:
+    """Whether so many frames are there as lines and in the video, and no parts any more."""
+    numbers = [line["frame"] for line in lines_of(job.record.folder)]
+    is_whole = numbers == [3 * place for place in range(count)] and number_of_frames(job.record.video) == count
+    return is_whole and not (job.record.folder / "parts").exists()
+
+
+@pytest.mark.usefixtures("camera")
+@pytest.mark.parametrize("stop", [7, 99])
+def test_of_a_camera_all_frames_are_kept_whichever_were_passed_over(tmp_path: Path, stop: int):
     job = job_of("webcam", tmp_path / "out")
     done = stopped_after(job, stop)
     assert job.record.is_complete and done == min(stop, 20)
-    assert [line["frame"] for line in lines_of(job.record.folder)] == [3 * place for place in range(done)]
-    assert number_of_frames(job.record.video) == done
+    assert has_frames(job, done)
+
+
+class FailingModel(QuickModel):
+    """Fails at the sixth frame."""
+
+    def predict(self, images: list[Any], **options: Any) -> list[Any]:
+        if len(self.batches) == 6:
+            raise OSError(28, "No space left on device")
+        return super().predict(images, **options)
+
+
+@pytest.mark.usefixtures("camera")
+def test_of_a_camera_what_was_done_before_an_error_is_put_together(tmp_path: Path):
+    job = job_of("webcam", tmp_path / "out", model=FailingModel())
+    with pytest.raises(OSError, match="No space left"):
+        list(job.run())
+    assert job.record.is_complete and has_frames(job, 6)
+
+
+@pytest.mark.usefixtures("camera")
+def test_of_a_camera_what_was_done_before_a_hard_stop_is_put_together(tmp_path: Path):
+    job = job_of("webcam", tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        for number, _ in enumerate(run := job.run()):
+            if number == 6:
+                run.throw(KeyboardInterrupt)  # type: ignore[attr-defined]
+    assert job.record.is_complete and has_frames(job, 7)
+
+
+@pytest.mark.usefixtures("camera")
+def test_what_a_killed_run_of_a_camera_left_is_put_together_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "out"
+    left = job_of("webcam", out, model=FailingModel())
+    with monkeypatch.context() as patch:
+        patch.setattr(ClipRecord, "finish", lambda record, note: (_ for _ in ()).throw(OSError("no room here either")))
+        with pytest.raises(OSError, match="No space left"):
+            list(left.run())
+    other = job_of("webcam:1", out)
+    list(other.run())
+    assert (left.record.folder / "parts").exists() and not left.record.video.exists()  # not of that camera
+    again = job_of("webcam", out)
+    run = again.run()
+    list(islice(run, 6))
+    assert has_frames(left, 6)
+    third = job_of("webcam", out)
+    assert len(list(third.run())) == 20  # and the second, which is under way, is left alone
+    assert len(list(run)) == 14 and has_frames(again, 20) and has_frames(third, 20)
 
 
 def test_of_a_live_camera_the_frame_that_came_last_is_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

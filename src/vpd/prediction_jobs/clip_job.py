@@ -6,22 +6,23 @@ import logging
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
-from itertools import islice, takewhile
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
+from vpd.errors import first_line
 from vpd.files.atomic import atomic_write
 from vpd.files.find_images import absolute
 from vpd.inference.overlapped import overlapped
 from vpd.inference.smoothing import Smoother
 from vpd.model_folder import check_results_folder
 from vpd.prediction_jobs.clip_files import ClipFiles
+from vpd.prediction_jobs.clip_part import Encoder, Taken
 from vpd.prediction_jobs.clip_record import ClipRecord, is_free
 from vpd.prediction_jobs.frame_files import FrameDone, FrameFiles, Painter, View
 from vpd.prediction_jobs.items import Chunk, Outcome
+from vpd.prediction_jobs.left_runs import finish_left_runs
 from vpd.prediction_jobs.worker import Predictor
 from vpd.video.arriving import arriving
-from vpd.video.encoding import VideoWriter
 from vpd.video.frames import MOST_FRAMES, Clip, Frame
 from vpd.video.opening import clip_name, is_address, is_camera, open_clip, shown_name
 
@@ -36,8 +37,9 @@ class ClipJob:
     """Predicts a clip into a folder of data files, with a line for each frame, and a video.
 
     Made again after a stop, it goes on where it was, and the data come out as if it had never stopped; a clip whose
-    files changed begins anew. A stream or camera begins anew each time, under a name of its own. Nothing is written or
-    removed before it runs, and then by one run at a time.
+    files changed begins anew. A stream or camera begins anew each time, under a name of its own, and whatever ends it,
+    what is done is put together: if not by itself, as when it is killed, by the next run of the same stream. Nothing is
+    written or removed before it runs, and then by one run at a time.
 
     Args:
         source: What `open_clip` takes as a word.
@@ -111,6 +113,8 @@ class ClipJob:
         if self.record.is_complete:
             return
         check_results_folder(out)
+        if self.is_unique:
+            finish_left_runs(out, self.name)
         with ExitStack() as stack:
             if self._files is not None:
                 self._files.state()  # before they are opened: the next run notices what changes from here on
@@ -125,10 +129,26 @@ class ClipJob:
             for _ in islice(frames, self.num_done):  # decoded again, as no other way is sure to count them the same
                 pass
             first = self.num_done
-            while not (self._is_over or self._is_stopped):
-                first = yield from self._part(first, frames, clip, painter, words)
+            try:
+                while not (self._is_over or self._is_stopped):
+                    first = yield from self._part(first, frames, clip, painter, words)
+            except BaseException:
+                if self.is_unique and self.record.num_done:
+                    self._keep_what_is_done(clip.note)
+                raise
             if self._is_over or self.is_unique:
                 self.record.finish(clip.note)
+
+    def _keep_what_is_done(self, note: str) -> None:
+        """Put together what is done of what cannot be had again, while an error is on its way out."""
+        try:
+            self.record.finish(note or "The run broke off.")
+        except Exception as error:  # of whatever kind: the first one is what is to be told
+            told = "%s: what is done could not be put together (%s). The next run of %s does that."
+            logger.warning(told, self.record.folder, first_line(error), self.name)
+        else:
+            predicted = self.record.told["predicted"]
+            logger.warning("%s broke off. %d frames that were done are in %s", self.name, predicted, self.record.folder)
 
     def _prepare(self, clip: Clip) -> tuple[Painter, dict[str, Any]]:
         """What draws, and the words that give all pictures the same colours: as an earlier run had them, or found."""
@@ -151,27 +171,43 @@ class ClipJob:
         self, first: int, frames: Iterator[Frame], clip: Clip, painter: Painter, words: Mapping[str, Any]
     ) -> Generator[FrameDone | Outcome, None, int]:
         """Predict a part that begins with this frame; returns with which the next one does."""
-        taken = _Taken()
+        taken, failure = Taken(), None
         files = FrameFiles(self.record.folder, painter)
-        video = self.record.part_video(first)
-        with ExitStack() as stack:
-            encoder = _Encoder(stack.enter_context(atomic_write(video)), painter, clip)
-            stack.callback(encoder.close)
-            done = self._predictor.run(
-                self._chunks(frames, taken), files, is_live=clip.is_live, smoother=self._smoother, **words
-            )
-            encoded = stack.enter_context(closing(overlapped(encoder.add, done, threads=1, most_ahead=2)))
-            for outcome in encoded:
-                frame = self._under_way.pop(outcome.source)
-                if isinstance(outcome, FrameDone):
-                    line = outcome.line
-                else:
-                    line = {"frame": frame.number, "time_s": round(frame.time_s, 6), "skipped": outcome.error}
-                taken.lines[outcome.source] = line
-                yield outcome
-                # with smoothing, what is averaged has gone on with all frames under way
-                if self._is_stopped and self._smoother is None and taken.has_whole_chunk_of(outcome.source):
-                    break
+        try:
+            with ExitStack() as stack:
+                encoder = Encoder(stack.enter_context(atomic_write(self.record.part_video(first))), painter, clip)
+                stack.callback(encoder.close)
+                done = self._predictor.run(
+                    self._chunks(frames, taken), files, is_live=clip.is_live, smoother=self._smoother, **words
+                )
+                encoded = stack.enter_context(closing(overlapped(encoder.add, done, threads=1, most_ahead=2)))
+                try:
+                    yield from self._noted(encoded, taken)
+                except BaseException as error:
+                    if not self.is_unique:
+                        raise
+                    failure = error  # what is done cannot be had again: the part is finished first
+            return self._finish_part(first, taken, painter)
+        finally:
+            if failure is not None:
+                raise failure
+
+    def _noted(self, encoded: Iterator[FrameDone | Outcome], taken: Taken) -> Iterator[FrameDone | Outcome]:
+        """What is done of a part, once `taken` has a line of it, until the run is stopped."""
+        for outcome in encoded:
+            frame = self._under_way.pop(outcome.source)
+            if isinstance(outcome, FrameDone):
+                line = outcome.line
+            else:
+                line = {"frame": frame.number, "time_s": round(frame.time_s, 6), "skipped": outcome.error}
+            taken.lines[outcome.source] = line
+            yield outcome
+            # with smoothing, what is averaged has gone on with all frames under way
+            if self._is_stopped and self._smoother is None and taken.has_whole_chunk_of(outcome.source):
+                return
+
+    def _finish_part(self, first: int, taken: Taken, painter: Painter) -> int:
+        """Write down what is done; returns with which frame the next part begins."""
         lines = taken.all_lines() if self.is_unique else taken.lines_of_whole_chunks()
         self._is_over = taken.has_met_the_end and len(lines) == taken.count
         if not lines:
@@ -182,7 +218,7 @@ class ClipJob:
         self.record.finish_part(first, lines, {} if self._smoother is None else self._smoother.state())
         return int(lines[-1]["frame"]) + 1
 
-    def _chunks(self, frames: Iterator[Frame], taken: _Taken) -> Iterator[Chunk]:
+    def _chunks(self, frames: Iterator[Frame], taken: Taken) -> Iterator[Chunk]:
         """Frames of one part; `taken` is told of them."""
         began_s = time.monotonic()
         for _ in range(0, PART_FRAMES, self._batch_size):
@@ -207,57 +243,3 @@ class ClipJob:
             name = f"{plain}-{number}"
         taken.add(name.casefold())
         return name
-
-
-class _Taken:
-    """Frames that were taken for a part, and the lines of those that are done, which may be fewer after a stop."""
-
-    def __init__(self) -> None:
-        self.chunks: list[tuple[str, ...]] = []
-        """Sources of frames, in their order; not the frames, which hold pictures."""
-        self.lines: dict[str, dict[str, Any]] = {}
-        """Source -> line; those of broken frames are known before others."""
-        self.has_met_the_end = False
-        """Whether the clip has no further frames. Frames are taken ahead: those before need not be done."""
-
-    @property
-    def count(self) -> int:
-        """How many were taken."""
-        return sum(map(len, self.chunks))
-
-    def all_lines(self) -> list[dict[str, Any]]:
-        """Lines of all that is done, in the order of the frames."""
-        return [self.lines[source] for chunk in self.chunks for source in chunk if source in self.lines]
-
-    def lines_of_whole_chunks(self) -> list[dict[str, Any]]:
-        """Lines as far as no frame of a chunk is missing: the next run cuts the same chunks."""
-        whole = takewhile(lambda chunk: all(source in self.lines for source in chunk), self.chunks)
-        return [self.lines[source] for chunk in whole for source in chunk]
-
-    def has_whole_chunk_of(self, source: str) -> bool:
-        """Whether all frames are done that were taken together with this one."""
-        return all(each in self.lines for chunk in self.chunks if source in chunk for each in chunk)
-
-
-class _Encoder:
-    """Adds pictures to the video of a part, in a thread of its own."""
-
-    def __init__(self, path: Path, painter: Painter, clip: Clip) -> None:
-        self._path, self._painter, self._clip = path, painter, clip
-        self._writer: VideoWriter | None = None
-        self._begins_s = 0.0
-
-    def add(self, outcome: FrameDone | Outcome) -> FrameDone | Outcome:
-        """Write the picture of a frame, if it has one; hands the outcome on."""
-        if isinstance(outcome, FrameDone):
-            if self._writer is None:
-                size, aspect = outcome.picture.size, self._clip.pixel_aspect
-                self._writer = VideoWriter(self._path, size, fps=self._clip.fps, pixel_aspect=aspect)
-                self._begins_s = outcome.time_s
-            self._writer.add(outcome.picture, outcome.time_s - self._begins_s)
-        return outcome
-
-    def close(self) -> None:
-        """Finish the file."""
-        if self._writer is not None:
-            self._writer.close()

@@ -161,19 +161,7 @@ class ClipRecord:
 
     def finish(self, note: str) -> None:
         """All parts are done: put them together."""
-        parts, num_frames, num_predicted = list[Part](), 0, 0
-        with atomic_write(self.folder / LINES) as temporary, temporary.open("w") as file:
-            for path in self._finished():
-                lines = read_json_lines(path)
-                shown = [line["time_s"] for line in lines if "data" in line]
-                parts += [Part(path.with_suffix(".mp4"), shown[0], len(shown))] if shown else []
-                num_frames, num_predicted = num_frames + len(lines), num_predicted + len(shown)
-                file.writelines(f"{json.dumps(line)}\n" for line in lines)
-        if parts:
-            with atomic_write(self.video) as temporary:
-                join(parts, temporary)
-        counts = {"frames": num_frames, "predicted": num_predicted, "skipped": num_frames - num_predicted}
-        self.note(is_complete=True, **counts, note=note, video=self.video.name if parts else None)
+        self.note(is_complete=True, **put_together(self.folder, self.video), note=note)
         shutil.rmtree(self.folder / PARTS, ignore_errors=True)
 
     def _refuse_strangers(self) -> None:
@@ -219,14 +207,33 @@ class ClipRecord:
     def _write(self) -> None:
         write_json(self.folder / RECORD, {"made": self._made, "source_state": self._state, "told": self.told})
 
-    def _finished(self) -> list[Path]:
-        return sorted((self.folder / PARTS).glob("*.jsonl"), key=lambda path: int(path.stem))
-
     def _part(self, suffix: str) -> Path | None:
         """A file of the last part that is done."""
-        finished = self._finished()
+        finished = finished_parts(self.folder)
         path = finished[-1].with_suffix(suffix) if finished else None
         return path if path is not None and path.exists() else None
+
+
+def finished_parts(folder: Path) -> list[Path]:
+    """The lines of each part that is done, in their order."""
+    return sorted((folder / PARTS).glob("*.jsonl"), key=lambda path: int(path.stem))
+
+
+def put_together(folder: Path, video: Path) -> dict[str, Any]:
+    """Make one file of all lines and one video of all parts; returns what a record tells of the result."""
+    parts, num_frames, num_predicted = list[Part](), 0, 0
+    with atomic_write(folder / LINES) as temporary, temporary.open("w") as file:
+        for path in finished_parts(folder):
+            lines = read_json_lines(path)
+            shown = [line["time_s"] for line in lines if "data" in line]
+            parts += [Part(path.with_suffix(".mp4"), shown[0], len(shown))] if shown else []
+            num_frames, num_predicted = num_frames + len(lines), num_predicted + len(shown)
+            file.writelines(f"{json.dumps(line)}\n" for line in lines)
+    if parts:
+        with atomic_write(video) as temporary:
+            join(parts, temporary)
+    counts = {"frames": num_frames, "predicted": num_predicted, "skipped": num_frames - num_predicted}
+    return {**counts, "video": video.name if parts else None}
 
 
 def is_free(out: Path, name: str) -> bool:
