@@ -130,13 +130,19 @@ def test_what_was_stopped_or_killed_goes_on_as_if_nothing_had_been(
         assert np.abs(one.astype(int) - other).mean() < 3
 
 
-def test_the_first_signal_stops_gently_and_the_second_at_once(capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize("is_finishing", [False, True])
+def test_the_first_signal_stops_gently_and_the_next_at_once_unless_all_is_nearly_done(
+    capsys: pytest.CaptureFixture[str], is_finishing: bool
+):
     stopped: list[bool] = []
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), _stopping(SimpleNamespace(stop=lambda: stopped.append(True))) as came:
+    job = SimpleNamespace(stop=lambda: stopped.append(True), is_finishing=is_finishing)
+    with pytest.raises(KeyboardInterrupt), _stopping(job) as came:
         signal.raise_signal(signal.SIGINT)
         assert (stopped, came) == ([True], [signal.SIGINT])
         assert "finishing the frames under way" in capsys.readouterr().err
+        if is_finishing:
+            signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGINT) == before
 

@@ -153,3 +153,13 @@ def test_of_a_live_camera_the_frame_that_came_last_is_predicted(tmp_path: Path, 
     job = job_of("webcam", tmp_path / "out", model=model, frames=25)
     assert len(list(job.run())) == 25 and job.record.is_complete
     assert max(camera.ages) <= 1  # no frame waits while others are predicted
+
+
+def test_a_live_camera_that_is_stopped_keeps_all_that_was_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    camera, model = LiveCamera(), QuickModel()
+    camera.plug_in(monkeypatch, clip_job)
+    monkeypatch.setattr(model, "predict", camera.watching(model.predict))
+    job = job_of("webcam", tmp_path / "out", model=model)
+    done = stopped_after(job, 5)
+    assert done == len(model.batches) == len(lines_of(job.record.folder)) == number_of_frames(job.record.video)
+    assert len(list(job.record.folder.glob("0*.png"))) == done

@@ -158,6 +158,8 @@ def _say_result(job: ClipJob) -> None:
 def _stopping(job: ClipJob) -> Iterator[list[int]]:
     """While a clip is predicted, the first Ctrl-C or SIGTERM lets it finish what is under way, the second ends it.
 
+    Where all that is left is to put together what is done, it takes a third.
+
     Yields:
         The signals that came.
     """
@@ -165,7 +167,7 @@ def _stopping(job: ClipJob) -> Iterator[list[int]]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         came.append(number)
-        if len(came) > 1:
+        if len(came) > (2 if job.is_finishing else 1):
             raise KeyboardInterrupt
         job.stop()
         print("vpd: finishing the frames under way; once more stops at once.", file=sys.stderr)

@@ -88,6 +88,8 @@ class ClipJob:
         """How many frames there are, once that is known, about."""
         self.num_done = self.record.num_done
         """Frames that an earlier run finished."""
+        self.is_finishing = False
+        """Whether no frame is under way and what is done is being put together: a moment to be waited for."""
         self._is_over = self._is_stopped = False
         self._under_way: dict[str, Frame] = {}
 
@@ -171,7 +173,7 @@ class ClipJob:
         self, first: int, frames: Iterator[Frame], clip: Clip, painter: Painter, words: Mapping[str, Any]
     ) -> Generator[FrameDone | Outcome, None, int]:
         """Predict a part that begins with this frame; returns with which the next one does."""
-        taken, failure = Taken(), None
+        taken, failure, self.is_finishing = Taken(), None, False
         files = FrameFiles(self.record.folder, painter)
         try:
             with ExitStack() as stack:
@@ -182,17 +184,20 @@ class ClipJob:
                 )
                 encoded = stack.enter_context(closing(overlapped(encoder.add, done, threads=1, most_ahead=2)))
                 try:
-                    yield from self._noted(encoded, taken)
+                    yield from self._noted(encoded, taken, is_live=clip.is_live)
                 except BaseException as error:
                     if not self.is_unique:
                         raise
                     failure = error  # what is done cannot be had again: the part is finished first
+                self.is_finishing = True
             return self._finish_part(first, taken, painter)
         finally:
             if failure is not None:
                 raise failure
 
-    def _noted(self, encoded: Iterator[FrameDone | Outcome], taken: Taken) -> Iterator[FrameDone | Outcome]:
+    def _noted(
+        self, encoded: Iterator[FrameDone | Outcome], taken: Taken, *, is_live: bool
+    ) -> Iterator[FrameDone | Outcome]:
         """What is done of a part, once `taken` has a line of it, until the run is stopped."""
         for outcome in encoded:
             frame = self._under_way.pop(outcome.source)
@@ -202,8 +207,9 @@ class ClipJob:
                 line = {"frame": frame.number, "time_s": round(frame.time_s, 6), "skipped": outcome.error}
             taken.lines[outcome.source] = line
             yield outcome
-            # with smoothing, what is averaged has gone on with all frames under way
-            if self._is_stopped and self._smoother is None and taken.has_whole_chunk_of(outcome.source):
+            # with smoothing, what is averaged has gone on with all frames under way; live ones cannot be had again
+            is_needed = is_live or self._smoother is not None
+            if self._is_stopped and not is_needed and taken.has_whole_chunk_of(outcome.source):
                 return
 
     def _finish_part(self, first: int, taken: Taken, painter: Painter) -> int:

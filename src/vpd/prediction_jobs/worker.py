@@ -122,7 +122,11 @@ class Predictor:
                     yield from self._begin_to_write(chunk, found, predictions, writers, how, waiting)
                     most = 0 if self._is_frugal else max(_THREADS, len(chunk.items))
                     del found, predictions  # or they would be there while the next are read
-                    while len(waiting) > most or sum(pixels for pixels, _ in waiting) > _MOST_WAITING_PX:
+                    while waiting and (
+                        waiting[0][1].done()
+                        or len(waiting) > most
+                        or sum(pixels for pixels, _ in waiting) > _MOST_WAITING_PX
+                    ):
                         yield waiting.popleft()[1].result()
                 while waiting:
                     yield waiting.popleft()[1].result()

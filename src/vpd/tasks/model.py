@@ -197,8 +197,8 @@ class PerceptionModel(Task[P], nn.Module):
         """Predictions for the frames of a clip or stream as they come, each with `frame` and `time_s`.
 
         Frames are read ahead by threads, and only a few are in memory at a time. A frame that cannot be read is
-        named in a warning of the logger `vpd` and left out. Of a camera or live stream, those that come while the
-        network is busy are left out.
+        named in a warning of the logger `vpd` and left out. Of a camera or live stream the one that came last is
+        predicted, and those that come while the network is busy are left out.
 
         Args:
             source: A video file; a GIF or WebP animation; `frames/%06d.png`; a folder or pattern of pictures; the
