@@ -10,7 +10,7 @@ import pytest
 import yaml
 from check_package import ROOT
 from check_release import problems_of
-from check_versions import constraint, lowest_versions
+from check_versions import TESTS, constraint, lowest_versions
 
 from vpd.version import __version__
 
@@ -73,9 +73,18 @@ def test_the_page_says_what_is_required() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["requires-python"] == f">={rows['Python'][0]}"
     lowest = dict(pin.split("==") for pin in lowest_versions())
-    for name in ("torch", "diffusers", "transformers"):
+    for name in ("torch", "diffusers", "transformers", "Pillow"):
         assert rows[name][0] == lowest[name]
-        assert tuple(map(int, rows[name][1].split("."))) >= tuple(map(int, constraint(name).split(".")))
+        assert tuple(map(int, rows[name][1].split("."))) >= tuple(map(int, constraint(name.lower()).split(".")))
+
+
+def test_each_pillow_reads_and_draws_in_the_workflow() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "versions.yml").read_text(encoding="utf-8"))["jobs"]
+    rows = jobs["versions"]["strategy"]["matrix"]["include"]
+    assert {"pillow==12.*", "pillow==13.*"} <= {row.get("with") for row in rows}
+    assert '--with "${{ matrix.with }}"' in str(jobs["versions"]["steps"])
+    assert {"tests/files", "tests/drawing", "tests/video"} <= set(TESTS)
+    assert all((ROOT / path).exists() for path in TESTS)
 
 
 def test_workflows_call_what_is_there() -> None:
