@@ -37,7 +37,7 @@ LEFT_OUT = ("## All pages",)
 """Headings of the README whose part the first page has not: the navigation says it."""
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#|/)(?P<path>[^)#\s]+)(?P<anchor>#[^)\s]*)?(?=\))")
 _PICTURE = re.compile(r"^!\[[^\]]*\]\([^)]*\)\n", re.MULTILINE)
-_MARK = re.compile(r"^ *<!-- *(setup|parsed only|serves):.*?--> *\n", re.MULTILINE)
+_MARK = re.compile(r"^ *<!-- *(setup|parsed only|serves|steps):.*?--> *\n", re.MULTILINE)
 _FENCED = re.compile(r"^( *)(```+|~~~+).*?^\1\2 *$", re.DOTALL | re.MULTILINE)
 
 logger = logging.getLogger("mkdocs.hooks.site_pages")

@@ -4,6 +4,8 @@
 <!-- parsed only: it needs a GPU -->                 the next block is not run; its words are checked all the same
 <!-- serves: http://127.0.0.1:7860/healthz -->       the next block runs until the page ends, the rest of the page
                                                      when that address answers
+<!-- steps: 3 -->                                    `vpd train` of the next block is cut to so many steps by the test;
+                                                     the page's words say none, and are run as they stand
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 LANGUAGES = ("bash", "python")
 _FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,}) *(?P<language>[\w-]*)[^\n]*$")
-_MARK = re.compile(r"^\s*<!-- *(?P<kind>setup|parsed only|serves): *(?P<words>.*?) *-->\s*$")
+_MARK = re.compile(r"^\s*<!-- *(?P<kind>setup|parsed only|serves|steps): *(?P<words>.*?) *-->\s*$")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Block:
     """Why it is not run; empty where it is."""
     serves: str = ""
     """Address that answers once it runs; empty where it ends by itself."""
+    steps: str = ""
+    """How many its trainings take; empty = what its words say."""
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,18 @@ def test_marks_of_a_page() -> None:
         list(read_page("<!-- parsed only: why -->\nwords\n```bash\nx\n```\n"))
 
 
+def test_trainings_are_cut_and_all_else_is_run_as_it_stands(tmp_path: Path, made: Path) -> None:
+    (tmp_path / "vpd").write_text('#!/bin/sh\necho "$@" >> told\n')
+    (tmp_path / "vpd").chmod(0o755)
+    code = 'PATH="$PWD:$PATH"\nvpd train depth --data "d e"  # words\nvpd data check train\n'
+    (tmp_path / "page.md").write_text(f"<!-- steps: 3 -->\n```bash\n{code}```\n\n```bash\n{code}```\n")
+    run = run_page(tmp_path / "page.md", tmp_path, made)
+    assert run.returncode == 0, run.stderr
+    cut, other, *as_it_stands = (tmp_path / "told").read_text().splitlines()
+    assert cut == "train depth --data d e -s steps=3"
+    assert as_it_stands == ["train depth --data d e", other] and other == "data check train"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
