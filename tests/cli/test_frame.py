@@ -139,10 +139,12 @@ def test_one_wrong_key_is_one_line():
 
 
 WAITING = """
-import sys, time, typer
+import signal, sys, time, typer
 from pathlib import Path
 import vpd.cli
 from vpd.files.atomic import atomic_write
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background of a shell ignores it
 
 def wait():
     with atomic_write(Path(sys.argv[1]) / "a.txt") as temporary:
