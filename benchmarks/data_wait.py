@@ -36,8 +36,6 @@ SETTINGS = {
     "refer": {"data": {"root": "refer"}, "crop_px": 224},
     "depth": {"data": {"root": "nyu_depth_v2"}, "crop_px": 192},
 }
-PUBLISHED_PX = {"segment": 512, "refer": 512, "depth": 480}
-"""Side of the published crops."""
 HEADS = {
     "segment": {"head_channels": 64},
     "refer": {"head_channels": 64, "token_length": 16},
@@ -76,7 +74,8 @@ def measure(task: str, data: Path, diffusion: Path, folder: Path, workers: int, 
     model = start_model(config, train_set)
     transform = training_transform(config, model)
     sample_s = cpu_of_samples(train_set, transform)
-    published = config.model_copy(update={"crop_px": PUBLISHED_PX[task]})
+    sizeless = {name: value for name, value in settings.items() if name != "crop_px"}  # then it is the recipe's
+    published = config.model_copy(update={"crop_px": resolve_config(task, sizeless).crop_px})
     published_s = cpu_of_samples(train_set, training_transform(published, model))
     before = (cpu_s(resource.RUSAGE_SELF), time.perf_counter())
     Training(model, train_set, transform, config, folder).run()

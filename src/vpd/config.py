@@ -276,6 +276,11 @@ DOUBTFUL = 0.2
 At 0.5 every fifth right text of `world-refer` would be doubted, at this every twentieth."""
 
 
+def is_doubtful(presence: float | None, *, is_calibrated: bool) -> bool:
+    """Whether a text is told to fit probably nothing; a raw score is no probability and tells none."""
+    return is_calibrated and presence is not None and presence < DOUBTFUL
+
+
 class PresenceCalibration(Frozen):
     """How the probabilities of a mask tell whether the text fits anything (Platt 1999); fitted on validation data."""
 

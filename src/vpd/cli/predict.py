@@ -28,7 +28,7 @@ from vpd.cli.options import (
     speed_options,
 )
 from vpd.cli.predict_clips import check_clips, predict_clips, split_sources
-from vpd.config import DOUBTFUL
+from vpd.config import DOUBTFUL, is_doubtful
 from vpd.errors import UsageError
 
 
@@ -203,8 +203,8 @@ def predict(
                         notes[note] += 1
                     image_notes.add(line)
                     missed += "box" in line and line["box"] is None  # of referring alone
-                    is_doubtful = line.get("presence_is_calibrated") and line["presence"] < DOUBTFUL
-                    doubtful += bool(is_doubtful and line["box"] is not None)
+                    presence, is_calibrated = line.get("presence"), line.get("presence_is_calibrated", False)
+                    doubtful += is_doubtful(presence, is_calibrated=is_calibrated) and line["box"] is not None
         except KeyboardInterrupt:
             bar.close()
             print(f"vpd: stopped after {there + predicted} of {total}; the same command goes on.", file=sys.stderr)

@@ -74,16 +74,16 @@ class ClipRecord:
             return
         if self._files is None:
             raise UsageError(f"{self.folder} was taken by another run. Start again: a stream gets a name of its own.")
-        there = _dictionary(read_json(path))
-        made = _dictionary(there.get("made"))
+        there = dictionary(read_json(path))
+        made = dictionary(there.get("made"))
         if changed := sorted(key for key, value in self._made.items() if made.get(key) != value):
             raise UsageError(
                 f"{self.folder} holds a clip that was made differently ({', '.join(changed)}). Give another --out, or "
                 f"remove {self.folder} and {self.video.name} to predict it anew."
             )
-        self._state = _dictionary(there.get("source_state"))
+        self._state = dictionary(there.get("source_state"))
         if self._files.are(self._state):
-            self.told = _dictionary(there.get("told"))
+            self.told = dictionary(there.get("told"))
         else:
             self._is_outdated = True
 
@@ -246,6 +246,6 @@ def _is_of_a_beginning(name: str) -> bool:
     return name == LOCK_FILE or name.startswith(TEMPORARY_PREFIX)
 
 
-def _dictionary(value: Any) -> dict[str, Any]:
+def dictionary(value: Any) -> dict[str, Any]:
     """What stands in a file, where it is what it should be."""
     return value if isinstance(value, dict) else {}

@@ -11,7 +11,15 @@ from typing import Any
 from vpd.errors import UsageError, first_line
 from vpd.files.atomic import read_json, write_json
 from vpd.files.lock import LOCK_FILE, only_run_in
-from vpd.prediction_jobs.clip_record import FOLDER_SUFFIX, PARTS, RECORD, VIDEO_SUFFIX, finished_parts, put_together
+from vpd.prediction_jobs.clip_record import (
+    FOLDER_SUFFIX,
+    PARTS,
+    RECORD,
+    VIDEO_SUFFIX,
+    dictionary,
+    finished_parts,
+    put_together,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +48,8 @@ def finish_left_runs(out: Path, source: str) -> None:
 
 def _is_left(path: Path, source: str) -> bool:
     """Whether a record is of that stream, and of a run that did not finish."""
-    there = _dictionary(read_json(path))
-    return _dictionary(there.get("made")).get("source") == source and not _told(there).get("is_complete")
+    there = dictionary(read_json(path))
+    return dictionary(there.get("made")).get("source") == source and not _told(there).get("is_complete")
 
 
 def _finish(path: Path) -> None:
@@ -49,7 +57,7 @@ def _finish(path: Path) -> None:
     video = folder.with_name(folder.name.removesuffix(FOLDER_SUFFIX) + VIDEO_SUFFIX)
     if os.path.lexists(video):
         raise FileExistsError(f"{video} is there, and may be yours; move it away")
-    there, result = _dictionary(read_json(path)), put_together(folder, video)
+    there, result = dictionary(read_json(path)), put_together(folder, video)
     told = {
         **_told(there),
         "is_complete": True,
@@ -62,9 +70,4 @@ def _finish(path: Path) -> None:
 
 
 def _told(there: dict[str, Any]) -> dict[str, Any]:
-    return _dictionary(there.get("told"))
-
-
-def _dictionary(value: Any) -> dict[str, Any]:
-    """What stands in a file, where it is what it should be."""
-    return value if isinstance(value, dict) else {}
+    return dictionary(there.get("told"))

@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from vpd.config import DOUBTFUL, first_names
+from vpd.config import first_names, is_doubtful
 from vpd.drawing.colours import depth_colours
 from vpd.drawing.figures import side_by_side, with_scale
 from vpd.drawing.overlays import (
@@ -279,8 +279,8 @@ class MaskPrediction:
 
     def overlay(self) -> Image.Image:
         """The image with the object tinted and outlined, above the expression and any doubt that it is there."""
-        is_doubtful = self.presence is not None and self.presence_is_calibrated and self.presence < DOUBTFUL
-        doubt = "probably not there" if is_doubtful and self.mask.any() else ""
+        is_doubted = is_doubtful(self.presence, is_calibrated=self.presence_is_calibrated) and bool(self.mask.any())
+        doubt = "probably not there" if is_doubted else ""
         return mask_picture(self.image, self.mask.numpy(), self.text, doubt=doubt)
 
     def facts(self) -> dict[str, Any]:
